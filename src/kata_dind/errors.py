@@ -1,0 +1,163 @@
+"""The whole error tree; a class stands for a reaction of the caller, and each names its exit code.
+
+    KataDindError            1
+    ├─ SpecError             2  what was asked is wrong
+    ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, KvmUnavailable
+    ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
+    ├─ DataRootError         5  DataRootBusy, ForeignData, NoSpace, OverlayRefused
+    ├─ BackendError          6  ContainerdError, KubernetesError
+    ├─ ImageError            7  an image or guest OS that could not be built, pulled or read
+    └─ ProcessError          1  CommandFailed, CommandTimedOut, ProcessExited
+
+`details` is evidence (argv, status, last log lines), `hint` a command to run or a line to change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class KataDindError(Exception):
+    """Something could not be done; `summary` is one sentence in the user's words."""
+
+    exit_code = 1
+
+    def __init__(self, summary: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(summary)
+        self.summary = summary
+        self.details = details
+        self.hint = hint
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the error as it crosses a process border or `--json`: error, summary, details, hint, exit_code."""
+        return {
+            "error": type(self).__name__,
+            "summary": self.summary,
+            "details": "\n".join(filter(None, [self.details, *getattr(self, "__notes__", [])])),
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+
+
+def error_from_fields(fields: dict[str, Any]) -> KataDindError:
+    """Rebuild an error from `as_fields`; a name this version does not know becomes a plain KataDindError."""
+    classes = {cls.__name__: cls for cls in _descendants(KataDindError)}
+    error = classes.get(str(fields.get("error")), KataDindError)(
+        str(fields.get("summary", "unknown error")),
+        details=str(fields.get("details", "")),
+        hint=str(fields.get("hint", "")),
+    )
+    return error
+
+
+def _descendants(cls: type[KataDindError]) -> list[type[KataDindError]]:
+    children = cls.__subclasses__()
+    return children + [below for child in children for below in _descendants(child)]
+
+
+class SpecError(KataDindError):
+    """What was asked is wrong; the summary names the field, the value and what is allowed."""
+
+    exit_code = 2
+
+
+class HostError(KataDindError):
+    """This host can't do it."""
+
+    exit_code = 3
+
+
+class ToolMissing(HostError):
+    """A program that we build on is not installed."""
+
+
+class PermissionMissing(HostError):
+    """The user may not use a device, a namespace or a file."""
+
+
+class KvmUnavailable(HostError):
+    """KVM was asked for, and no guest boots on it."""
+
+
+class SandboxError(KataDindError):
+    """A sandbox failed."""
+
+    exit_code = 4
+
+
+class BootFailed(SandboxError):
+    """The machine or its guest OS did not come up."""
+
+
+class GuestNotReady(SandboxError):
+    """The guest booted, but something in it did not answer in time."""
+
+
+class DockerdFailed(SandboxError):
+    """Dockerd ended, or does not answer."""
+
+
+class VerdictFailed(SandboxError):
+    """Dockerd answers, and yet the proof failed."""
+
+
+class AbnormalShutdown(SandboxError):
+    """The guest did not go down by itself; its file systems saw a power cut."""
+
+
+class DataRootError(KataDindError):
+    """No usable data root."""
+
+    exit_code = 5
+
+
+class DataRootBusy(DataRootError):
+    """Another sandbox uses it."""
+
+
+class ForeignData(DataRootError):
+    """It holds data that is not ours, so it is not touched."""
+
+
+class NoSpace(DataRootError):
+    """The host or the data root is full."""
+
+
+class OverlayRefused(DataRootError):
+    """The overlay proof failed; the details name the step."""
+
+
+class BackendError(KataDindError):
+    """A backend's own service failed."""
+
+    exit_code = 6
+
+
+class ContainerdError(BackendError):
+    """Containerd refused or failed."""
+
+
+class KubernetesError(BackendError):
+    """The API server refused or failed."""
+
+
+class ImageError(KataDindError):
+    """An image, a guest OS or a kernel could not be built, pulled or read."""
+
+    exit_code = 7
+
+
+class ProcessError(KataDindError):
+    """A tool failed; the room that ran it translates this."""
+
+
+class CommandFailed(ProcessError):
+    """A command ended with a status other than 0."""
+
+
+class CommandTimedOut(ProcessError):
+    """A command did not end within its deadline and was killed."""
+
+
+class ProcessExited(ProcessError):
+    """A program that should have gone on ended."""

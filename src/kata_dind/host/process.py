@@ -1,0 +1,225 @@
+"""Running programs: `run` for a command that ends, `daemon` for one that lives as long as a `with` block.
+
+The only module that imports `subprocess`. Argument lists, never shell strings; stdin closed; each argv logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kata_dind.errors import CommandFailed, CommandTimedOut, ToolMissing
+
+logger = logging.getLogger(__name__)
+
+_KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "LANG", "SSL_CERT_FILE", "XDG_RUNTIME_DIR")
+_KEPT_SUFFIXES = ("_proxy", "_PROXY")
+
+# "Die with the parent" is armed by an exec wrapper, for a preexec_fn is unsafe beside threads. The parent may have
+# died before the signal was armed, hence the look at $PPID. The signal follows the thread that forked (prctl(2)).
+_DIE_WITH_PARENT = '[ "$PPID" = "$0" ] || exit 143; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended with status 0, and what it printed (text, undecodable bytes replaced)."""
+
+    argv: tuple[str, ...]
+    stdout: str
+    stderr: str
+
+
+def scrubbed_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the few variables that children may see: paths, locale and proxies, with `extra` on top; LC_ALL is C."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT_VARIABLES or name.endswith(_KEPT_SUFFIXES)
+    }
+    # mkfs and losetup live in sbin, which an ordinary user's PATH lacks on Debian.
+    kept["PATH"] = kept.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    return {**kept, "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def find_tool(name: str) -> Path | None:
+    """Find a program on PATH, sbin included."""
+    found = shutil.which(name, path=scrubbed_environment()["PATH"])
+    return Path(found) if found else None
+
+
+def require_tool(name: str, *, package: str) -> Path:
+    """Return a program's path, or raise ToolMissing with the Debian package that has it."""
+    found = find_tool(name)
+    if found is None:
+        raise ToolMissing(f"{name} is not installed", hint=f"sudo apt-get install {package}")
+    return found
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout_seconds: float,
+    stdin: IO[bytes] | None = None,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a command to its end, in a process group that does not outlive it.
+
+    With `log`, both outputs go to that file instead of memory. Raises CommandFailed with argv, status and the last
+    lines, CommandTimedOut after `timeout_seconds`, ToolMissing when the program does not exist.
+    """
+    words = [os.fspath(word) for word in argv]
+    logger.debug("run: %s", shlex.join(words))
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("ab")) if log else subprocess.PIPE
+        popen = _popen([*_die_with_parent(), *words], words[0], stdin=stdin or subprocess.DEVNULL, stdout=sink,
+                       stderr=sink, environment=environment)
+        stack.callback(_kill_group, popen)
+        try:
+            stdout, stderr = popen.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise CommandTimedOut(
+                f"{Path(words[0]).name} did not end within {timeout_seconds:g} s",
+                details=_evidence(words, "killed", tail(log) if log else ""),
+            ) from error
+    out, err = ((text or b"").decode(errors="replace") for text in (stdout, stderr))
+    if popen.returncode:
+        raise CommandFailed(
+            f"{Path(words[0]).name} failed ({describe_status(popen.returncode)})",
+            details=_evidence(words, describe_status(popen.returncode), tail(log) if log else (err or out)),
+        )
+    return Completed(tuple(words), out, err)
+
+
+class Daemon:
+    """A program that runs; `pid` stays ours until the `with` block of `daemon` ends."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._popen = popen
+        self._pidfd = os.pidfd_open(popen.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process id, not reaped while the block lasts."""
+        return self._popen.pid
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that becomes readable when the program ends; closed with the block."""
+        return self._pidfd
+
+    def ended(self, *, within_seconds: float = 0.0) -> bool:
+        """Tell whether the program has ended, waiting at most so long. It does not reap."""
+        return bool(select.select([self._pidfd], [], [], within_seconds)[0])
+
+    def describe_end(self) -> str:
+        """Say how the program ended, from its unreaped status, with its log's last lines."""
+        status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if status is None:
+            return f"{self.name} still runs"
+        code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+        return f"{self.name} ended ({describe_status(code)})\n{tail(self.log)}".rstrip()
+
+    def stop(self, *, rung_seconds: float) -> None:
+        """End the whole process group: TERM, then KILL, each with its deadline."""
+        for rung in (signal.SIGTERM, signal.SIGKILL):
+            os.killpg(self.pid, rung)  # not reaped yet, so the number is still ours
+            if self.ended(within_seconds=rung_seconds):
+                break
+        else:
+            logger.error("%s (pid %d) survives SIGKILL; the next start sweeps it", self.name, self.pid)
+            return
+        _kill_group(self._popen)  # what the leader left behind in its group
+
+
+@contextlib.contextmanager
+def daemon(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    name: str,
+    log: Path,
+    pass_fds: Sequence[int] = (),
+    rung_seconds: float = 5.0,
+) -> Iterator[Daemon]:
+    """Run a program for the length of a `with` block; neither it nor its process group outlives the block."""
+    words = [os.fspath(word) for word in argv]
+    logger.debug("daemon %s: %s", name, shlex.join(words))
+    with log.open("ab") as sink:
+        # Own group: Ctrl-C must reach us alone, so that the guest goes down before its disk does.
+        popen = _popen([*_die_with_parent(), *words], words[0], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+                       pass_fds=pass_fds)
+    process = Daemon(name, popen, log)
+    try:
+        yield process
+    finally:
+        process.stop(rung_seconds=rung_seconds)
+        os.close(process.pidfd)
+
+
+def spawn_detached(
+    argv: Sequence[str | os.PathLike[str]], *, log: Path, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, made to outlive us; the caller waits for what it reports."""
+    words = [os.fspath(word) for word in argv]
+    logger.debug("detached: %s", shlex.join(words))
+    with log.open("ab") as sink:
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
+                                pass_fds=tuple(pass_fds), cwd="/")
+
+
+def describe_status(code: int) -> str:
+    """Say a return code in words: `exit 3`, or a signal's name."""
+    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def tail(log: Path, *, lines: int = 20) -> str:
+    """Return a log's last lines, at most 16 KiB of them; empty when there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _die_with_parent() -> list[str]:
+    return ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+
+
+def _popen(
+    argv: list[str],
+    program: str,
+    *,
+    stdin: IO[bytes] | int,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    if find_tool(program) is None:
+        raise ToolMissing(f"{program} is not installed", hint=f"install the package that has {program}")
+    return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=scrubbed_environment(environment),
+                            pass_fds=tuple(pass_fds), process_group=0)
+
+
+def _kill_group(popen: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(popen.pid, signal.SIGKILL)
+    popen.wait()
+
+
+def _evidence(words: list[str], status: str, output: str) -> str:
+    return f"command: {shlex.join(words)}\nstatus: {status}\n{output[-4000:].strip()}".rstrip()
