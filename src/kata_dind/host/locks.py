@@ -1,0 +1,83 @@
+"""File locks: state lies under a flock that its owner holds, so held means alive and free means left over.
+
+The kernel releases a lock when its holder dies, however it dies. Lock files are never removed while others may wait
+on them, for a waiter would then hold a lock on a file that nobody else sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kata_dind.errors import HostError
+
+_POLL_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
+    """Hold an exclusive lock on a file, made when absent, for the length of the block; yields its descriptor.
+
+    Waits at most `timeout_seconds`, for ever when None. Raises HostError when somebody holds it until then.
+    """
+    with _opened(path) as descriptor:
+        _acquire(descriptor, fcntl.LOCK_EX, path=path, timeout_seconds=timeout_seconds)
+        yield descriptor
+
+
+@contextlib.contextmanager
+def locked_shared(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
+    """Hold a shared lock, as `locked` holds an exclusive one: many may, but not beside an exclusive holder."""
+    with _opened(path) as descriptor:
+        _acquire(descriptor, fcntl.LOCK_SH, path=path, timeout_seconds=timeout_seconds)
+        yield descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody, ourselves included, holds a lock on a file; False when there is no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise HostError(f"the lock {path} cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"the lock {path} cannot be opened: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, operation: int, *, path: Path, timeout_seconds: float | None) -> None:
+    if timeout_seconds is None:
+        fcntl.flock(descriptor, operation)
+        return
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            # flock(2) has no timeout of its own, and an alarm signal would belong to the whole process.
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise HostError(f"{path} is in use by another process") from error
+            time.sleep(_POLL_SECONDS)
+        else:
+            return

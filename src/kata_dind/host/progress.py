@@ -1,0 +1,25 @@
+"""Progress as events: library code calls a `Report` and never prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened, for a person (`message`, a plain sentence) and for a program (`name`, `fields`)."""
+
+    name: str
+    message: str
+    seconds: float | None = None
+    """How long it took, once it is over."""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Report nothing: for callers who don't listen."""
