@@ -1,0 +1,1 @@
+"""What runs inside the guest, and only there: shell steps and the agent, on the standard library alone."""

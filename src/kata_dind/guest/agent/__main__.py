@@ -1,0 +1,247 @@
+"""Process 1 of the guest: sets the machine up, then serves the channel until it is told to power off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from . import spawn, system
+from .loop import READ, WRITE, Loop
+from .protocol import (
+    CLOSE,
+    CONTROL,
+    CREDIT,
+    DATA,
+    END,
+    EVENTS,
+    HELLO,
+    OPEN,
+    PENDING_BYTES,
+    Frame,
+    Mux,
+    load_message,
+)
+from .streams import ProcessStream, SocketStream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .streams import Handler
+
+_HERE = "/usr/lib/kata-dind"
+_RUN = "/run/kata-dind/run"
+"""The container's /run: a directory of ours, so that we reach its Docker socket without entering it."""
+
+_KILL_GRACE_SECONDS = 2.0
+
+
+class Agent:
+    """Answers the host's requests; one dind container at a time."""
+
+    def __init__(self, loop: Loop, port: int) -> None:
+        self._loop = loop
+        self._port = port
+        self._mux = Mux(is_host=False)
+        self._handlers: dict[int, Handler] = {}
+        self._container_pid = 0
+        self._container_environment: dict[str, str] = {}
+        self._throttled = False
+        loop.watch(port, READ, self._port_ready)
+
+    # --- the channel
+
+    def _port_ready(self, events: int) -> None:
+        if events & READ:
+            self._receive()
+        self._flush()
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._port, 65536)
+        except BlockingIOError:
+            return
+        if not data:  # the host's end is closed: poll would report that without a pause
+            self._loop.unwatch(self._port)
+            self._loop.after(0.05, lambda: self._loop.watch(self._port, READ, self._port_ready))
+            return
+        for frame in self._mux.receive(data):
+            self._act(frame)
+
+    def _flush(self) -> None:
+        """Send what fits; watch for room as long as there is more."""
+        while self._mux.pending_bytes:
+            data = self._mux.peek()
+            try:
+                count = os.write(self._port, data)
+            except BlockingIOError:
+                break
+            self._mux.took(count)
+        self._loop.watch(self._port, READ | WRITE if self._mux.pending_bytes else READ, self._port_ready)
+        if self._mux.pending_bytes >= PENDING_BYTES:
+            self._throttled = True
+        elif self._throttled:
+            self._throttled = False
+            for handler in list(self._handlers.values()):
+                handler.may_send()
+
+    def flush_soon(self) -> None:
+        """Watch for room on the port, after output was queued outside of a port event."""
+        if self._mux.pending_bytes:
+            self._flush()
+
+    def _event(self, name: str, **fields: Any) -> None:
+        self._mux.control(EVENTS, {"event": name, "uptime_seconds": round(system.uptime_seconds(), 3), **fields})
+
+    # --- requests
+
+    def _act(self, frame: Frame) -> None:
+        if frame.kind == HELLO:
+            self._begin(load_message(frame.payload))
+        elif frame.kind == OPEN:
+            self._open(frame.stream, load_message(frame.payload))
+        else:
+            handler = self._handlers.get(frame.stream)
+            if handler is not None:
+                self._pass_on(handler, frame)
+
+    def _pass_on(self, handler: Handler, frame: Frame) -> None:
+        if frame.kind == DATA:
+            handler.data(frame.payload)
+        elif frame.kind == CREDIT:
+            handler.may_send()
+        elif frame.kind == END:
+            handler.end()
+        elif frame.kind == CONTROL:
+            handler.control(load_message(frame.payload))
+        elif frame.kind == CLOSE:
+            del self._handlers[frame.stream]
+            handler.close()
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        """A new epoch: streams of the old one are gone, the clock is the host's."""
+        for handler in self._handlers.values():
+            handler.close()
+        self._handlers.clear()
+        system.set_clock(float(message["time"]))
+        self._event("agent", kernel=os.uname().release)
+
+    def _open(self, stream: int, request: dict[str, Any]) -> None:
+        try:
+            handler = self._handler_for(stream, request)
+        except (OSError, KeyError, ValueError) as error:
+            self._mux.close(stream, {"error": f"{type(error).__name__}: {error}"})
+            return
+        if handler is not None:
+            self._handlers[stream] = handler
+
+    def _handler_for(self, stream: int, request: dict[str, Any]) -> Handler | None:
+        kind = request["kind"]
+        if kind == "docker":
+            return SocketStream(self._loop, self._mux, stream, f"{_RUN}/docker.sock")
+        if kind == "exec":
+            return ProcessStream(self._loop, self._mux, stream, self._exec(request))
+        if kind == "container":
+            return self._start_container(stream, request)
+        if kind == "poweroff":
+            self._power_off(float(request["timeout_seconds"]))
+            return None
+        raise ValueError(f"unknown request {kind!r}")
+
+    # --- the container
+
+    def _start_container(self, stream: int, request: dict[str, Any]) -> Handler:
+        system.configure(request)
+        os.makedirs(_RUN, exist_ok=True)  # noqa: PTH103
+        os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)  # noqa: PTH103
+        self._container_environment = dict(request["environment"])
+        device = system.find_disk("data")
+        if device:
+            self._container_environment["KATA_DIND_DEVICE"] = device
+        settings = {
+            "KATA_DIND_IMAGE_DISK": _require_disk("image"),
+            "KATA_DIND_LAYER_DISK": _require_disk("layer"),
+            "KATA_DIND_RUN": _RUN,
+            "KATA_DIND_SHARES": "\n".join(request["shares"]),
+        }
+        child = spawn.spawn(
+            ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "--",
+             "/bin/sh", f"{_HERE}/container.sh", *request["argv"]],
+            {**self._container_environment, **settings},
+            size=None,
+            cgroups=[spawn.CONTAINER_CGROUP],
+        )  # fmt: skip
+        self._container_pid = child.pid
+        self._event("container")
+        return ProcessStream(self._loop, self._mux, stream, child, on_exit=self._container_ended)
+
+    def _container_ended(self, code: int) -> None:
+        self._container_pid = 0
+        self._event("container-ended", exit_code=code)
+
+    def _container_init(self) -> int:
+        """Return the pid, as we see it, of the container's process 1: the one child of `unshare`."""
+        if not self._container_pid:
+            raise ProcessLookupError("no container runs")
+        with open(f"/proc/{self._container_pid}/task/{self._container_pid}/children") as file:  # noqa: PTH123
+            return int(file.read().split()[0])
+
+    def _exec(self, request: dict[str, Any]) -> spawn.Child:
+        size = (int(request["rows"]), int(request["columns"])) if request.get("tty") else None
+        environment = dict(request.get("environment") or {})
+        if request["where"] == "guest":
+            return spawn.spawn(request["argv"], {**os.environ, "HOME": "/root", **environment}, size=size)
+        cwd = request.get("cwd") or "/"
+        enter = ["nsenter", "--target", str(self._container_init()), "--mount", "--uts", "--ipc", "--pid", "--cgroup",
+                 "--root", f"--wdns={cwd}", "--"]  # fmt: skip
+        return spawn.spawn(
+            [*enter, *request["argv"]],
+            {**self._container_environment, "HOME": "/root", **environment},
+            size=size,
+            cgroups=[f"{spawn.CONTAINER_CGROUP}/init", spawn.CONTAINER_CGROUP],
+        )
+
+    def _power_off(self, timeout_seconds: float) -> None:
+        """Stop dockerd, let its file systems go, and switch off."""
+        if not self._container_pid:
+            system.power_off()
+        self._loop.when_child_ends(self._container_pid, lambda _code: system.power_off())
+        try:
+            os.kill(self._container_init(), signal.SIGTERM)
+        except (OSError, IndexError):
+            timeout_seconds = 0
+        self._loop.after(timeout_seconds, self._kill_container)
+        self._loop.after(timeout_seconds + _KILL_GRACE_SECONDS, system.power_off)
+
+    def _kill_container(self) -> None:
+        self._event("container-killed")
+        if self._container_pid:
+            os.kill(self._container_pid, signal.SIGKILL)  # --kill-child takes the container's process 1 along
+
+
+def _require_disk(serial: str) -> str:
+    disk = system.find_disk(serial)
+    if disk is None:
+        raise FileNotFoundError(f"no disk has the serial number {serial}")
+    return disk
+
+
+def main() -> None:
+    """Serve; ends only with the machine."""
+    os.environ.setdefault("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    system.prepare()
+    loop = Loop()
+    agent = Agent(loop, system.require_port())
+    loop.before_waiting = agent.flush_soon
+    loop.run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException:
+        # Process 1 must not end silently: the host reads the console when the guest does not answer.
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        system.power_off()

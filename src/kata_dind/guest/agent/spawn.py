@@ -1,0 +1,118 @@
+"""Child processes: fork and exec with pipes or a terminal. `subprocess` would cost a slow guest 0.1 s at start."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import termios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CGROUP = "/sys/fs/cgroup"
+CONTAINER_CGROUP = f"{CGROUP}/kata-dind"
+
+
+class Child:
+    """A started process: its pid, and our ends of its standard descriptors; with a terminal all three are `terminal`."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int, *, terminal: bool) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        """-1 with a terminal, which has one output."""
+        self.terminal = terminal
+
+
+def run(argv: Sequence[str], *, stdin: bytes = b"") -> int:
+    """Run a short command to its end and return its exit code; output goes to the console.
+
+    Only for the time before the loop runs, since it waits.
+    """
+    read, write = os.pipe()
+    os.write(write, stdin)
+    os.close(write)
+    pid = os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, read, 0)])
+    os.close(read)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def spawn(
+    argv: Sequence[str], environment: dict[str, str], *, cwd: str = "/", size: tuple[int, int] | None, cgroups: Sequence[str] = ()
+) -> Child:
+    """Start a program on pipes or, given a `size` in rows and columns, on a terminal of its own.
+
+    It joins the first of `cgroups` that takes it. When the program can't be started the child ends with 127 (absent) or
+    126, and says so on its standard error, as a shell would.
+    """
+    if size is not None:
+        master, slave = os.openpty()
+        resize(master, size)
+        ours, theirs = (master, master, -1), (slave, slave, slave)
+    else:
+        pipes = [os.pipe() for _ in range(3)]
+        ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+        theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
+    pid = os.fork()
+    if pid == 0:
+        _become(argv, environment, cwd, theirs, terminal=size is not None, cgroups=cgroups)
+    for fd in set(theirs):
+        os.close(fd)
+    for fd in set(ours) - {-1}:
+        os.set_blocking(fd, False)
+        os.set_inheritable(fd, False)
+    return Child(pid, *ours, terminal=size is not None)
+
+
+def resize(terminal: int, size: tuple[int, int]) -> None:
+    """Set a terminal's rows and columns; the kernel tells its foreground process."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
+
+
+def _become(
+    argv: Sequence[str],
+    environment: dict[str, str],
+    cwd: str,
+    fds: Sequence[int],
+    *,
+    terminal: bool,
+    cgroups: Sequence[str],
+) -> None:
+    """Turn the forked child into the program; never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        for target, fd in enumerate(fds):
+            os.dup2(fd, target)
+        os.closerange(3, 4096)
+        if terminal:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        join_first(cgroups)
+        os.chdir(cwd)
+        os.execvpe(argv[0], argv, environment)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+    finally:
+        os._exit(126)
+
+
+def join_first(cgroups: Sequence[str]) -> None:
+    """Move this process into the first cgroup that takes it.
+
+    A container's own root cgroup refuses (EBUSY) once dockerd's nesting has moved everything into `init` below it:
+    https://github.com/kata-containers/kata-containers/issues/10733.
+    """
+    for cgroup in cgroups:
+        try:
+            with open(f"{cgroup}/cgroup.procs", "w") as file:  # noqa: PTH123 - pathlib is slow to import in the guest
+                file.write("0")
+        except OSError:
+            continue
+        return

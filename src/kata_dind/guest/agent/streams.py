@@ -1,0 +1,269 @@
+"""What a stream of the channel is connected to in the guest: a process or a Unix socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from . import spawn
+from .loop import READ, WRITE
+from .protocol import ERROR, MAIN, MAX_PAYLOAD_BYTES, PENDING_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from .loop import Loop
+    from .protocol import Mux
+
+    class Handler(Protocol):
+        """What the channel tells a stream."""
+
+        def data(self, data: bytes) -> None: ...
+        def end(self) -> None: ...
+        def control(self, message: dict[str, Any]) -> None: ...
+        def may_send(self) -> None: ...
+        def close(self) -> None: ...
+
+
+EXIT_GRACE_SECONDS = 0.5
+"""How long a process that left its output open to a background child may keep its stream after its own end."""
+
+
+class Reader:
+    """Carries a descriptor's bytes into a stream, as far as the stream's credit and the channel's backlog let it."""
+
+    def __init__(self, loop: Loop, mux: Mux, stream: int, fd: int, substream: int, on_end: Callable[[], None]) -> None:
+        self._loop, self._mux, self._stream, self._substream = loop, mux, stream, substream
+        self._fd = fd
+        self._on_end = on_end
+        self.open = True
+        self.resume()
+
+    def resume(self) -> None:
+        """Read again, when there is credit."""
+        if self.open:
+            self._loop.watch(self._fd, READ if self._room() else 0, self._ready)
+
+    def stop(self) -> None:
+        """Read no more; the descriptor stays the owner's to close."""
+        if self.open:
+            self.open = False
+            self._loop.unwatch(self._fd)
+
+    def _room(self) -> int:
+        return self._mux.credit(self._stream) if self._mux.pending_bytes < PENDING_BYTES else 0
+
+    def _ready(self, _events: int) -> None:
+        room = self._room()
+        if not room:
+            return self.resume()
+        try:
+            data = os.read(self._fd, min(room, MAX_PAYLOAD_BYTES))
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""  # a terminal whose last process ended says EIO, a peer that vanished ECONNRESET
+        if data:
+            self._mux.send(self._stream, data, self._substream)
+            return None if self._room() else self.resume()
+        self.stop()
+        return self._on_end()
+
+
+class Writer:
+    """Carries a stream's bytes into a descriptor, and grants credit for what that took."""
+
+    def __init__(self, loop: Loop, mux: Mux, stream: int, fd: int, on_end: Callable[[], None]) -> None:
+        self._loop, self._mux, self._stream = loop, mux, stream
+        self._fd = fd
+        self._on_end = on_end
+        self._waiting = bytearray()
+        self._ending = False
+        self.open = True
+
+    def data(self, data: bytes) -> None:
+        """Write what fits now and keep the rest; after the end of the reader, drop it."""
+        if not self.open:
+            return self._mux.consumed(self._stream, len(data))
+        self._waiting += data
+        return self._flush()
+
+    def end(self) -> None:
+        """End the descriptor once everything is written."""
+        self._ending = True
+        self._flush()
+
+    def stop(self) -> None:
+        """Write no more; the descriptor stays the owner's to close."""
+        if self.open:
+            self.open = False
+            self._mux.consumed(self._stream, len(self._waiting))
+            self._waiting.clear()
+
+    def _flush(self, _events: int = 0) -> None:
+        while self._waiting and self.open:
+            try:
+                count = os.write(self._fd, self._waiting)
+            except BlockingIOError:
+                return self._loop.watch(self._fd, WRITE, self._flush)
+            except OSError:
+                self._loop.unwatch(self._fd)
+                return self.stop()
+            del self._waiting[:count]
+            self._mux.consumed(self._stream, count)
+        if not self.open:
+            return None
+        self._loop.unwatch(self._fd)
+        if self._ending:
+            self.open = False
+            self._on_end()
+        return None
+
+
+class ProcessStream:
+    """A process: its standard descriptors are the stream, its exit code the stream's result."""
+
+    def __init__(self, loop: Loop, mux: Mux, stream: int, child: spawn.Child, *, on_exit: Callable[[int], None] | None = None) -> None:
+        self._loop, self._mux, self._stream, self._child = loop, mux, stream, child
+        self._on_exit = on_exit
+        self._exit_code: int | None = None
+        self._closed = False
+        self._killed_on_close = on_exit is None
+        # A terminal is read and written through one descriptor each, since a descriptor has one watch.
+        self._input = os.dup(child.stdin) if child.terminal else child.stdin
+        self._fds = {fd for fd in (self._input, child.stdout, child.stderr) if fd >= 0}
+        self._writer = Writer(loop, mux, stream, self._input, self._end_input)
+        self._readers = [Reader(loop, mux, stream, child.stdout, MAIN, self._finish)]
+        if child.stderr >= 0:
+            self._readers.append(Reader(loop, mux, stream, child.stderr, ERROR, self._finish))
+        loop.when_child_ends(child.pid, self._exited)
+
+    def data(self, data: bytes) -> None:
+        self._writer.data(data)
+
+    def end(self) -> None:
+        self._writer.end()
+
+    def control(self, message: dict[str, Any]) -> None:
+        if "rows" in message and self._child.terminal:
+            spawn.resize(self._child.stdout, (int(message["rows"]), int(message["columns"])))
+        if "signal" in message and self._exit_code is None:
+            _kill(self._child.pid, int(message["signal"]))
+
+    def may_send(self) -> None:
+        for reader in self._readers:
+            reader.resume()
+
+    def close(self) -> None:
+        """The host has closed the stream, or is gone: hang up on the process."""
+        if self._exit_code is None and self._killed_on_close:
+            _kill(self._child.pid, 1)
+            _kill(self._child.pid, 15)
+        self._release()
+
+    def _end_input(self) -> None:
+        if self._child.terminal:
+            self._writer.open = True
+            os.write(self._input, b"\x04")  # what a person types to end a terminal's input
+            self._writer.open = False
+        else:
+            self._close_fd(self._input)
+
+    def _exited(self, code: int) -> None:
+        self._exit_code = code
+        if self._on_exit:
+            self._on_exit(code)
+        self._loop.after(EXIT_GRACE_SECONDS, self._give_up_output)
+        self._finish()
+
+    def _give_up_output(self) -> None:
+        for reader in self._readers:
+            reader.stop()
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._exit_code is None or self._closed or any(reader.open for reader in self._readers):
+            return
+        self._release()
+        self._mux.close(self._stream, {"exit_code": self._exit_code})
+
+    def _release(self) -> None:
+        self._closed = True
+        self._writer.stop()
+        for reader in self._readers:
+            reader.stop()
+        for fd in list(self._fds):
+            self._close_fd(fd)
+
+    def _close_fd(self, fd: int) -> None:
+        if fd in self._fds:
+            self._fds.discard(fd)
+            self._loop.unwatch(fd)
+            os.close(fd)
+
+
+class SocketStream:
+    """A connection to a Unix socket in the guest, half-closed as its two ends half-close it."""
+
+    def __init__(self, loop: Loop, mux: Mux, stream: int, path: str) -> None:
+        """Connect; raises OSError when nobody listens."""
+        self._loop, self._mux, self._stream = loop, mux, stream
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+        self._socket.setblocking(False)
+        self._output = os.dup(self._socket.fileno())  # a descriptor has one watch
+        self._writer = Writer(loop, mux, stream, self._output, self._end_output)
+        self._reader = Reader(loop, mux, stream, self._socket.fileno(), MAIN, self._end_input)
+
+    def data(self, data: bytes) -> None:
+        self._writer.data(data)
+        if not self._writer.open:
+            self._finish()
+
+    def end(self) -> None:
+        self._writer.end()
+
+    def control(self, message: dict[str, Any]) -> None:
+        """Sockets take no messages."""
+
+    def may_send(self) -> None:
+        self._reader.resume()
+
+    def close(self) -> None:
+        if self._output < 0:
+            return
+        self._reader.stop()
+        self._writer.stop()
+        self._loop.unwatch(self._output)
+        os.close(self._output)
+        self._output = -1
+        self._socket.close()
+
+    def _end_output(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        self._finish()
+
+    def _end_input(self) -> None:
+        self._mux.end(self._stream)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._output >= 0 and not self._reader.open and not self._writer.open:
+            self.close()
+            self._mux.close(self._stream, {})
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        pass

@@ -1,0 +1,104 @@
+"""The guest as a machine: modules, network, clock, host name, power."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PORT_NAME = "kata-dind.agent"
+
+# What no alias loads in time: the channel, entropy, and what dockerd looks for but does not load.
+_MODULES = ("virtio_console", "virtio_rng", "virtio_net", "overlay", "br_netfilter", "ip_tables", "loop")
+
+
+def prepare() -> None:
+    """Load the modules that a Docker guest needs; a kernel that has them built in says so by ignoring us."""
+    if os.path.isdir("/lib/modules/" + os.uname().release):  # noqa: PTH112 - pathlib is slow to import here
+        spawn.run(["modprobe", "-qa", *_MODULES])
+
+
+def require_port() -> int:
+    """Open the channel's virtio-serial port, which appears a moment after its driver; raises OSError without one."""
+    for _ in range(200):
+        port = _find_port()
+        if port:
+            return os.open(port, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        time.sleep(0.02)
+    raise FileNotFoundError(f"no virtio-serial port is named {PORT_NAME}")
+
+
+def find_disk(serial: str) -> str | None:
+    """Find the block device with a serial number, `/dev/vdb` or so."""
+    for name in sorted(os.listdir("/sys/block")):
+        if _read(f"/sys/block/{name}/serial") == serial:
+            return f"/dev/{name}"
+    return None
+
+
+def set_clock(seconds: float) -> None:
+    """Set the clock to the host's, in seconds since the epoch."""
+    time.clock_settime(time.CLOCK_REALTIME, seconds)
+
+
+def configure(request: dict[str, Any]) -> None:
+    """Give the guest its name, machine id and network; `network` holds address, gateway and nameserver, or is absent."""
+    hostname = str(request["hostname"])
+    with open("/proc/sys/kernel/hostname", "w") as file:  # noqa: PTH123
+        file.write(hostname)
+    network = request.get("network")
+    _write("/run/hosts", f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {hostname}\n")
+    _write("/run/hostname", f"{hostname}\n")
+    _write("/run/machine-id", f"{os.urandom(16).hex()}\n")
+    _write("/run/resolv.conf", f"nameserver {network['nameserver']}\n" if network else "")
+    lines = ["link set lo up"]
+    if network:
+        lines += [
+            f"addr add {network['address']} dev eth0",
+            "link set eth0 up",
+            f"route add default via {network['gateway']}",
+        ]
+    spawn.run(["ip", "-batch", "-"], stdin=("\n".join(lines) + "\n").encode())
+
+
+def power_off() -> None:
+    """Write everything out and switch the machine off; does not return."""
+    import ctypes
+
+    os.sync()
+    ctypes.CDLL(None).reboot(0x4321FEDC)  # LINUX_REBOOT_CMD_POWER_OFF, reboot(2)
+
+
+def uptime_seconds() -> float:
+    """Return the seconds since the kernel started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _find_port() -> str | None:
+    base = "/sys/class/virtio-ports"
+    try:
+        ports = os.listdir(base)
+    except OSError:
+        return None
+    for port in ports:
+        if _read(f"{base}/{port}/name") == PORT_NAME:
+            return f"/dev/{port}"
+    return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:  # noqa: PTH123
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:  # noqa: PTH123
+        file.write(text)
