@@ -1,0 +1,241 @@
+"""What the user asked for: frozen models, parsed once, at the edge, by `parse_spec`.
+
+Pure: no I/O and no look at the host. That a host path exists, that the host has the memory, or that a name is free is
+for the backend to check. Every refusal is a `SpecError` of one line: the field as the user typed it, the value, and
+what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from kata_dind.errors import SpecError
+from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, NetworkMode
+
+__all__ = [
+    "Accelerator",
+    "BackendName",
+    "DataRootKind",
+    "NetworkMode",
+    "SandboxSpec",
+    "Share",
+    "parse_name",
+    "parse_share",
+    "parse_size",
+    "parse_spec",
+]
+
+_NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
+_SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])(?:i?B|i)?", re.ASCII | re.IGNORECASE)
+_UNIT_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MIB = 1 << 20
+
+# The largest file of ext4 (4 KiB blocks), which is also far beyond any host's memory.
+_MAXIMUM_BYTES = 16 << 40
+_MINIMUM_SIZE_BYTES = 64 * _MIB
+_MINIMUM_MEMORY_BYTES = 256 * _MIB
+
+_NAME_RULE = "use 1 to 40 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+_SIZE_RULE = "use a number and a unit, like 512M or 20G"
+_SHARE_RULE = "use HOST:GUEST or HOST:GUEST:ro, like ./src:/src:ro"
+
+# A share on one of these would hide what dockerd and the image's own programs need.
+_GUESTS_OWN = frozenset(
+    PurePosixPath(path)
+    for path in (
+        *("/", "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/run", "/sbin", "/tmp", "/usr", "/var"),
+        *("/usr/bin", "/usr/lib", "/usr/local", "/usr/local/bin", "/usr/sbin", "/usr/share", "/var/lib", "/var/run"),
+    )
+)
+# And nothing may be mounted inside these; a data root on a share is what overlayfs refuses in the first place.
+_GUESTS_TREES = tuple(PurePosixPath(path) for path in ("/dev", "/proc", "/sys", "/var/lib/docker"))
+
+
+def parse_size(text: str) -> int:
+    """Parse `512M`, `1.5G`, `20GiB` into bytes; units are powers of 1024. Raises ValueError with a whole sentence."""
+    match = _SIZE_PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; {_SIZE_RULE}")
+    number, unit = match.groups()
+    size_bytes = int(Decimal(number) * _UNIT_BYTES[unit.upper()])
+    if size_bytes == 0:
+        raise ValueError(f"{text!r} is no size above zero; {_SIZE_RULE}")
+    return size_bytes
+
+
+def parse_name(text: str, *, field: str = "name") -> str:
+    """Return a sandbox's name as it is, or raise SpecError."""
+    try:
+        return _checked_name(text)
+    except ValueError as error:
+        raise SpecError(f"{field}: {error}") from error
+
+
+class Share(BaseModel):
+    """A directory of the host that the guest sees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host_path: Path
+    """As the user gave it; relative to the working directory of whoever parsed it."""
+    guest_path: PurePosixPath
+    """Absolute, without `.`, `..` or doubled slashes, and never `/`."""
+    read_only: bool = False
+
+
+def parse_share(text: str) -> Share:
+    """Parse `HOST:GUEST` or `HOST:GUEST:ro`. Raises ValueError with a whole sentence.
+
+    The guest path is what follows the last colon (before `:ro`), and so has no colon in it; a host path may have some.
+    """
+    body, read_only = (text[: -len(":ro")], True) if text.endswith(":ro") else (text, False)
+    host, colon, guest = body.rpartition(":")
+    if not colon or not host or not guest:
+        raise ValueError(f"{text!r} is not a share; {_SHARE_RULE}")
+    _refuse_control_characters(text)
+    return Share(host_path=Path(host), guest_path=_guest_path(guest, share=text), read_only=read_only)
+
+
+def _guest_path(guest: str, *, share: str) -> PurePosixPath:
+    if guest == "rw":
+        raise ValueError(f"{share!r} ends in 'rw', which is what a share is without ':ro'; {_SHARE_RULE}")
+    path = PurePosixPath(guest)
+    if not guest.startswith("/") or guest.startswith("//") or ".." in path.parts:
+        raise ValueError(f"{share!r} has the guest path {guest!r}; it must be absolute and without '..'")
+    if path in _GUESTS_OWN or any(path.is_relative_to(tree) for tree in _GUESTS_TREES):
+        raise ValueError(f"{share!r} would cover the guest's own {path}; use a directory of its own, like /src")
+    return path
+
+
+def _refuse_control_characters(text: str) -> None:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError(f"{text!r} has a control character in it")
+
+
+def _checked_name(text: str) -> str:
+    if not _NAME_PATTERN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a name; {_NAME_RULE}")
+    return text
+
+
+def _checked_size(text: str, *, least_bytes: int) -> str:
+    size_bytes = parse_size(text)
+    if size_bytes < least_bytes:
+        raise ValueError(f"{text!r} is too small; it must be at least {least_bytes // _MIB}M")
+    if size_bytes > _MAXIMUM_BYTES:
+        raise ValueError(f"{text!r} is too large; it must be at most {_MAXIMUM_BYTES >> 40}T")
+    return text
+
+
+def _checked_reference(text: str) -> str:
+    if text.startswith("-") or not text.isprintable() or any(character.isspace() for character in text):
+        raise ValueError(f"{text!r} is not an image; use a reference from `kata-dind image ls`, like docker:28-dind")
+    return text
+
+
+def _checked_path(value: object) -> object:
+    if isinstance(value, str | Path) and (not str(value) or "\0" in str(value)):
+        raise ValueError(f"{str(value)!r} is not a path")
+    return value
+
+
+def _available_backend(backend: BackendName) -> BackendName:
+    if backend is not BackendName.VM:
+        raise ValueError(f"{backend.value!r} is not available yet in this version; use {BackendName.VM.value}")
+    return backend
+
+
+def _parsed_shares(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(parse_share(share) if isinstance(share, str) else share for share in value)
+
+
+def _separate_shares(shares: tuple[Share, ...]) -> tuple[Share, ...]:
+    for index, share in enumerate(shares):
+        for other in shares[:index]:
+            outer, inner = sorted((share.guest_path, other.guest_path))
+            if inner.is_relative_to(outer):
+                how = "twice" if inner == outer else f"inside {str(outer)!r}, which is a share as well"
+                raise ValueError(f"the guest path {str(inner)!r} is used {how}; give each share a place of its own")
+    return shares
+
+
+_Size = Annotated[str, AfterValidator(lambda text: _checked_size(text, least_bytes=_MINIMUM_SIZE_BYTES))]
+_Memory = Annotated[str, AfterValidator(lambda text: _checked_size(text, least_bytes=_MINIMUM_MEMORY_BYTES))]
+
+
+class SandboxSpec(BaseModel):
+    """One sandbox, as asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, AfterValidator(_checked_name)]
+    backend: Annotated[BackendName, AfterValidator(_available_backend)] = BackendName.VM
+    data_root: DataRootKind = DataRootKind.AUTO
+    size: _Size = "20G"
+    """The data root's; a disk is sparse, so it costs what is used."""
+    cpus: Annotated[int, Field(ge=1, le=255)] = 2
+    memory: _Memory = "2G"
+    image: Annotated[str, StringConstraints(max_length=512), AfterValidator(_checked_reference)] = ""
+    """The dind image; empty for the default one, built from the distribution's packages."""
+    kernel: Annotated[Path | None, BeforeValidator(_checked_path)] = None
+    """A guest kernel; empty for Kata's or the distribution's."""
+    accelerator: Accelerator = Accelerator.AUTO
+    network: NetworkMode = NetworkMode.NAT
+    allow_link_local: bool = False
+    shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
+    timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0
+    """For the whole start, to a passing verdict."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The data root's size, in whole MiB: a disk has whole sectors."""
+        return parse_size(self.size) // _MIB * _MIB
+
+    @property
+    def memory_bytes(self) -> int:
+        """The guest's memory, in whole MiB."""
+        return parse_size(self.memory) // _MIB * _MIB
+
+
+def parse_spec(**fields: Any) -> SandboxSpec:
+    """Parse fields by their names in `SandboxSpec`; shares may be `HOST:GUEST[:ro]`. Raises SpecError for the first."""
+    try:
+        return SandboxSpec(**fields)
+    except ValidationError as error:
+        _raise_spec_error(error)
+
+
+_OPTION_NAMES = {"accelerator": "--accel", "shares": "--share", "timeout_seconds": "--timeout", "name": "name"}
+
+
+def _raise_spec_error(error: ValidationError) -> NoReturn:
+    """Turn pydantic's first complaint into one line; `from error` keeps the others for the log."""
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else "spec"
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(SandboxSpec.model_fields)
+        raise SpecError(f"{field}: there is no such field; allowed are {allowed}") from error
+    option = _OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
+    raise SpecError(f"{option}: {_complaint(first)}") from error
+
+
+def _complaint(details: ErrorDetails) -> str:
+    """Say one of pydantic's complaints in our words: the value, and what is allowed."""
+    context, value, message = details.get("ctx", {}), details["input"], details["msg"]
+    match details["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "missing":
+            return "it is required"
+        case "enum":
+            return f"{value!r} is unknown; use {context['expected'].replace(chr(39), '')}"
+        case _:
+            return f"{value!r} is not allowed; {message[:1].lower()}{message[1:]}"

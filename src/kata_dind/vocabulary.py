@@ -1,0 +1,38 @@
+"""The closed sets of words that users type; no third-party import, so that `--help` and completion stay quick."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class BackendName(StrEnum):
+    """Where a sandbox's virtual machine comes from."""
+
+    VM = "vm"
+    CONTAINERD = "containerd"
+    KUBERNETES = "kubernetes"
+
+
+class DataRootKind(StrEnum):
+    """How dockerd's data root is backed; `auto` lets the plan choose."""
+
+    AUTO = "auto"
+    MEMORY = "memory"
+    LOOP = "loop"
+    BLOCK = "block"
+    VIRTIOFS = "virtiofs"
+
+
+class Accelerator(StrEnum):
+    """What runs the guest's processors; `auto` is KVM where a guest has booted on it, else TCG."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class NetworkMode(StrEnum):
+    """What the guest reaches: nothing, or the outside through NAT."""
+
+    NONE = "none"
+    NAT = "nat"
