@@ -1,0 +1,69 @@
+"""Commands that must own files of many users: run by root in a private mount namespace, by others in a user namespace.
+
+In the user namespace the caller is root, and ids from 1 up are the caller's subordinate ids, so that a root file
+system can be unpacked with its real owners, packed, and removed again. Every call maps ids alike.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kata_dind.errors import CommandFailed, HostError, PermissionMissing
+from kata_dind.host.process import Completed, run
+
+
+def rootlike_argv(argv: Sequence[str | os.PathLike[str]], *, as_root: bool) -> list[str]:
+    """Wrap a command so that it runs as root, or as the root of a user namespace, with mounts of its own."""
+    namespaces = ["--mount"] if as_root else ["--user", "--map-root-user", "--map-auto", "--mount"]
+    return ["unshare", *namespaces, "--", *(os.fspath(word) for word in argv)]
+
+
+def run_rootlike(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout_seconds: float,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a command as `rootlike_argv` wraps it; errors are those of `run`."""
+    wrapped = rootlike_argv(argv, as_root=os.geteuid() == 0)
+    return run(wrapped, timeout_seconds=timeout_seconds, log=log, environment=environment)
+
+
+def require_rootlike() -> None:
+    """Raise PermissionMissing, with the way out, when this user cannot have such a namespace."""
+    try:
+        run_rootlike(["true"], timeout_seconds=20)
+    except CommandFailed as error:
+        raise PermissionMissing(
+            "this user cannot own the files of a root file system, which building an image needs",
+            details=error.details,
+            hint=_hint(error.details),
+        ) from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all in it, also what belongs to our subordinate ids. Raises HostError."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        try:
+            run_rootlike(["rm", "-rf", "--one-file-system", "--", path], timeout_seconds=600)
+        except CommandFailed as failure:
+            raise HostError(f"{path} cannot be removed: {error.strerror}", details=failure.details) from error
+
+
+def _hint(evidence: str) -> str:
+    if os.geteuid() == 0:
+        return "run as root with CAP_SYS_ADMIN, or as an ordinary user with subordinate ids"
+    if "subordinate" in evidence or "subid" in evidence or "newuidmap" in evidence:
+        return (
+            "sudo apt-get install uidmap && "
+            'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "$USER"'
+        )
+    return "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0 kernel.unprivileged_userns_clone=1"

@@ -1,0 +1,160 @@
+"""dind images from the distribution's own packages: no registry, no network but the mirror."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+
+from kata_dind.errors import ImageError
+from kata_dind.host.directories import cache_directory
+from kata_dind.host.locks import locked
+from kata_dind.host.progress import Event, Report
+from kata_dind.image import rootfs, store
+from kata_dind.image.busybox import find_busybox
+from kata_dind.image.cache import content_key, require_built
+from kata_dind.image.guestos import GUEST_CODE
+from kata_dind.image.hello import hello_archive
+from kata_dind.image.rootfs import Recipe
+from kata_dind.image.source import PackageSource, debian_architecture
+from kata_dind.image.store import DindImage
+from kata_dind.image.workspace import Workspace, open_workspace
+
+_PACKAGES = (
+    "docker.io",
+    # Debian 13 split the client off; a pattern may match nothing, where a name may not.
+    "?exact-name(docker-cli)",
+    "containerd",
+    "runc",
+    "iptables",
+    "e2fsprogs",
+    "xfsprogs",
+    "kmod",
+    "mount",
+    "util-linux",
+    "iproute2",
+    "procps",
+    "pigz",
+    "xz-utils",
+    "ca-certificates",
+    "busybox-static",
+)
+_HOOKS = (
+    'cd "$1" && rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/bash-completion '
+    "usr/share/lintian usr/share/bug var/lib/apt/lists/* var/cache/debconf/* var/cache/apt/* var/log/apt "
+    "var/log/dpkg.log",
+)
+_RECIPE = Recipe("minbase", _PACKAGES, _HOOKS)
+
+_MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/lib/docker")
+_HELLO = "usr/share/kata-dind/hello.tar"
+_ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+
+
+def require_dind_image(reference: str, source: PackageSource, *, report: Report) -> DindImage:
+    """Return the image of that name or id; "" means the one from the source's packages, built when absent or stale.
+
+    Raises ImageError when there is no such image.
+    """
+    if reference:
+        return store.require_image(reference)
+    image = store.find_image(default_reference(source))
+    if image is not None and image.recipe == _recipe_key(source):
+        return image
+    return _build(source, report=report, since=0.0)
+
+
+def build_dind_image(source: PackageSource, *, report: Report) -> DindImage:
+    """Build the image from the packages as they are now, and give it the reference `dind:SUITE`.
+
+    Equal packages give the same image. A build by somebody else that ends after this call began counts as ours.
+    """
+    return _build(source, report=report, since=time.time())
+
+
+def default_reference(source: PackageSource) -> str:
+    """Return what the image built from a source is called."""
+    return f"dind:{source.suite}"
+
+
+def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
+    cache = cache_directory()
+    recipe = _recipe_key(source)
+    goal = f"build a dind image from packages of {source.suite}"
+    base = _require_base(source, cache=cache, goal=goal, since=since, report=report)
+    (cache / "locks").mkdir(mode=0o700, exist_ok=True)
+    with locked(cache / "locks" / f"dind-{recipe}", timeout_seconds=None):
+        existing = store.image_since(default_reference(source), since=max(since, base.stat().st_mtime))
+        if existing is not None and existing.recipe == recipe:
+            return existing
+        report(Event("build", f"making the dind image {default_reference(source)}"))
+        started = time.monotonic()
+        with open_workspace(cache, goal=goal) as workspace:
+            image = _make_image(base, source, recipe=recipe, workspace=workspace, cache=cache)
+    report(
+        Event(
+            "built",
+            f"{image.reference} is ready, with Docker {image.docker_version}",
+            time.monotonic() - started,
+            {"image_id": image.image_id},
+        )
+    )
+    return image
+
+
+def _require_base(source: PackageSource, *, cache: Path, goal: str, since: float, report: Report) -> Path:
+    base = cache / "bases" / f"dind-{source.suite}-{content_key(source, _RECIPE)}.tar"
+    if not base.exists() or base.stat().st_mtime < since:
+        report(Event("build", f"installing Docker from packages of {source.suite} into an image; a minute or so"))
+
+    def build(workspace: Workspace, product: Path) -> None:
+        rootfs.build_rootfs(_RECIPE, source, workspace=workspace, output=product)
+
+    return require_built(base, build, cache=cache, goal=goal, since=since)
+
+
+def _make_image(base: Path, source: PackageSource, *, recipe: str, workspace: Workspace, cache: Path) -> DindImage:
+    tree = rootfs.extract_rootfs(base, workspace=workspace)
+    rootfs.make_mount_points(tree, _MOUNT_POINTS)
+    for name in ("etc/resolv.conf", "etc/hostname", "etc/machine-id"):
+        (tree / name).unlink(missing_ok=True)
+        rootfs.write_file(tree / name, b"")
+    rootfs.write_file(tree / _HELLO, _hello(find_busybox(tree).read_bytes()))
+    finished = workspace.directory / "image"
+    finished.mkdir(mode=0o700)
+    rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
+    return store.add_image(
+        finished,
+        DindImage(
+            reference=default_reference(source),
+            image_id="",
+            disk=finished,
+            entrypoint=(),
+            command=("dockerd",),
+            environment=_ENVIRONMENT,
+            docker_version=docker_version((tree / "var/lib/dpkg/status").read_text()),
+            created=store.now_as_text(),
+            size_bytes=0,
+            origin=f"packages of {source.suite}",
+            recipe=recipe,
+        ),
+        cache=cache,
+    )
+
+
+def docker_version(status: str) -> str:
+    """Return the upstream version of docker.io in a dpkg status file. Raises ImageError when it is not there."""
+    for paragraph in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Package") == "docker.io":
+            return fields["Version"].rpartition(":")[2].partition("+")[0].partition("-")[0]
+    raise ImageError("the packages hold no docker.io")
+
+
+def _hello(busybox: bytes) -> bytes:
+    script = (GUEST_CODE / "hello.sh").read_bytes()
+    return hello_archive(busybox=busybox, script=script, architecture=debian_architecture(platform.machine()))
+
+
+def _recipe_key(source: PackageSource) -> str:
+    return content_key(source, _RECIPE, (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 1)

@@ -1,0 +1,103 @@
+"""The guest OS: a small read-only root of our own, with our agent as its one service.
+
+The packages are a base that is built once per release; our code is put on top of it, so that a change of the code
+costs seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from kata_dind.host.directories import cache_directory
+from kata_dind.host.progress import Event, Report
+from kata_dind.image import rootfs
+from kata_dind.image.cache import content_key, files_key, require_built
+from kata_dind.image.rootfs import Recipe
+from kata_dind.image.source import PackageSource
+from kata_dind.image.workspace import Workspace
+
+GUEST_CODE = Path(__file__).parents[1] / "guest"
+"""What runs in the guest, as data."""
+
+CODE_DIRECTORY = "usr/lib/kata-dind"
+_ELSEWHERE = ("initramfs.sh", "hello.sh")  # part of the initramfs and of the dind image
+
+_PACKAGES = ("python3", "kmod", "util-linux", "mount", "e2fsprogs", "iproute2")
+
+# Bytecode that is never checked against its source saves a slow guest a look at each source file.
+_HOOKS = (
+    'chroot "$1" sh -c "exec python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3*"',
+    'cd "$1" && rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/zoneinfo usr/share/perl5 '
+    "usr/share/bash-completion usr/share/lintian usr/share/bug usr/share/pixmaps usr/share/common-licenses "
+    "var/lib/apt/lists var/cache/debconf var/cache/apt var/log/apt var/log/dpkg.log var/lib/dpkg/info "
+    "usr/lib/python3*/test usr/lib/python3*/lib2to3 usr/lib/python3*/pydoc_data usr/lib/python3*/idlelib "
+    "usr/lib/*-linux-gnu/gconv usr/lib/*-linux-gnu/perl-base usr/bin/perl*",
+)
+_RECIPE = Recipe("essential", _PACKAGES, _HOOKS)
+
+_MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "mnt", "lib/modules", CODE_DIRECTORY)
+
+
+def require_guest_os(source: PackageSource, *, report: Report) -> Path:
+    """Return the guest OS's read-only disk with our agent in it, built when absent."""
+    cache = cache_directory()
+    base = _require_base(source, cache=cache, report=report)
+    key = content_key(base.stem, base.stat().st_mtime_ns, files_key(GUEST_CODE, guest_files()), _MOUNT_POINTS)
+    disk = cache / "guest-os" / f"{key}.erofs"
+    if disk.exists():
+        return disk
+    report(Event("build", "putting the agent into the guest OS"))
+    started = time.monotonic()
+
+    def build(workspace: Workspace, product: Path) -> None:
+        tree = rootfs.extract_rootfs(base, workspace=workspace)
+        _install_code(tree)
+        _fill_in(tree)
+        workspace.run_rootlike(
+            "chroot",
+            tree,
+            "python3",
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            "unchecked-hash",
+            f"/{CODE_DIRECTORY}",
+        )
+        rootfs.pack_disk(tree, product, workspace=workspace)
+
+    require_built(disk, build, cache=cache, goal="build the guest OS")
+    report(Event("built", "the guest OS is ready", time.monotonic() - started, {"path": str(disk)}))
+    return disk
+
+
+def guest_files() -> list[str]:
+    """Name the files of our code that go into the guest OS, relative to GUEST_CODE."""
+    scripts = [path.name for path in GUEST_CODE.glob("*.sh") if path.name not in _ELSEWHERE]
+    return sorted([*scripts, *(f"agent/{path.name}" for path in (GUEST_CODE / "agent").glob("*.py"))])
+
+
+def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path:
+    base = cache / "bases" / f"guest-{source.suite}-{content_key(source, _RECIPE)}.tar"
+    if base.exists():
+        return base
+    report(Event("build", f"building the guest OS from packages of {source.suite}, once; half a minute or so"))
+
+    def build(workspace: Workspace, product: Path) -> None:
+        rootfs.build_rootfs(_RECIPE, source, workspace=workspace, output=product)
+
+    return require_built(base, build, cache=cache, goal=f"build a guest OS from packages of {source.suite}")
+
+
+def _install_code(tree: Path) -> None:
+    for name in guest_files():
+        mode = 0o755 if name.endswith(".sh") else 0o644
+        rootfs.write_file(tree / CODE_DIRECTORY / name, (GUEST_CODE / name).read_bytes(), mode=mode)
+
+
+def _fill_in(tree: Path) -> None:
+    rootfs.make_mount_points(tree, _MOUNT_POINTS)
+    rootfs.replace_with_symlink(tree / "etc/resolv.conf", "/run/resolv.conf")
+    rootfs.replace_with_symlink(tree / "etc/machine-id", "/run/machine-id")
+    rootfs.write_file(tree / "etc/hostname", b"")

@@ -1,0 +1,251 @@
+"""The guest kernel: the user's, Kata's, or the distribution's cloud kernel, unpacked and never installed on the host.
+
+Beside it come an initramfs that reaches the disks, and a disk with the modules that a Docker guest may need.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import platform
+import shutil
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.errors import ImageError, SpecError
+from kata_dind.host.directories import cache_directory
+from kata_dind.host.progress import Event, Report
+from kata_dind.image import cpio, rootfs
+from kata_dind.image.busybox import find_busybox, require_busybox, unpack
+from kata_dind.image.cache import content_key, require_built
+from kata_dind.image.guestos import GUEST_CODE
+from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_tree
+from kata_dind.image.rootfs import Recipe
+from kata_dind.image.source import PackageSource, debian_architecture
+from kata_dind.image.workspace import Workspace
+
+_KATA_KERNELS = tuple(
+    Path("/opt/kata/share/kata-containers") / name for name in ("vmlinuz.container", "vmlinux.container")
+)
+_XEN_PHYS32_ENTRY = 18  # the ELF note that says where a PVH guest starts
+
+
+@dataclass(frozen=True)
+class GuestKernel:
+    """A kernel and what it boots with; `modules` is a disk that holds VERSION/, to be mounted at /lib/modules."""
+
+    version: str
+    vmlinuz: Path
+    initramfs: Path
+    modules: Path | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Packaged:
+    """A kernel as it lies in the cache: files of one directory."""
+
+    directory: Path
+
+    @property
+    def version(self) -> str:
+        return str(json.loads((self.directory / "kernel.json").read_text())["version"])
+
+    @property
+    def modules(self) -> Path | None:
+        disk = self.directory / "modules.erofs"
+        return disk if disk.exists() else None
+
+    @property
+    def boot_modules(self) -> tuple[str, ...]:
+        return tuple(json.loads((self.directory / "kernel.json").read_text())["boot_modules"])
+
+
+def require_guest_kernel(path: Path | None, source: PackageSource, *, report: Report) -> GuestKernel:
+    """Return the kernel at `path`, else Kata's when installed, else the distribution's, fetched when absent.
+
+    Raises SpecError when the file at `path` is not a kernel.
+    """
+    chosen = path or next(filter(Path.is_file, _KATA_KERNELS), None)
+    cache = cache_directory()
+    if chosen is None:
+        return _distribution_kernel(source, cache=cache, report=report)
+    return _own_kernel(chosen.absolute(), source, cache=cache, origin="given" if path else "Kata")
+
+
+def read_kernel_version(path: Path) -> str:
+    """Return the version of a bzImage, or of an ELF vmlinux that can start as a PVH guest.
+
+    Raises SpecError for anything else. Source: the kernel's x86/boot.rst, and xen/interface/elfnote.h for the note.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
+            version = _bzimage_version(image) or _vmlinux_version(image)
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise SpecError(f"--kernel: {path} cannot be read as a kernel: {error}") from error
+    if version is None:
+        raise SpecError(f"--kernel: {path} is not a kernel; a bzImage (vmlinuz) or a PVH vmlinux is needed")
+    return version
+
+
+def _bzimage_version(image: mmap.mmap) -> str | None:
+    if len(image) < 0x210 or image[0x202:0x206] != b"HdrS":
+        return None
+    (offset,) = struct.unpack_from("<H", image, 0x20E)
+    return _first_word(image[offset + 0x200 : offset + 0x200 + 256]) if offset else None
+
+
+def _vmlinux_version(image: mmap.mmap) -> str | None:
+    if image[:6] != b"\x7fELF\x02\x01" or not any(kind == _XEN_PHYS32_ENTRY for kind in _xen_notes(image)):
+        return None
+    start = image.find(b"Linux version ")
+    return _first_word(image[start + 14 : start + 270]) if start >= 0 else None
+
+
+def _xen_notes(image: mmap.mmap) -> Iterable[int]:
+    try:
+        (headers,) = struct.unpack_from("<Q", image, 0x20)
+        size, count = struct.unpack_from("<HH", image, 0x36)
+        for number in range(count):
+            kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", image, headers + number * size)
+            if kind == 4:  # PT_NOTE
+                yield from _notes(image[offset : offset + length])
+    except struct.error:
+        return
+
+
+def _notes(segment: bytes) -> Iterable[int]:
+    position = 0
+    while position + 12 <= len(segment):
+        name_size, data_size, kind = struct.unpack_from("<III", segment, position)
+        name = segment[position + 12 : position + 12 + name_size]
+        if name == b"Xen\0":
+            yield kind
+        position += 12 + _aligned(name_size) + _aligned(data_size)
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
+
+
+def _first_word(text: bytes) -> str | None:
+    words = text.partition(b"\0")[0].decode("ascii", errors="replace").split()
+    return words[0] if words else None
+
+
+def kernel_package(source: PackageSource, *, machine: str) -> str:
+    """Name the distribution's package that depends on its newest kernel for virtual machines."""
+    if source.is_ubuntu:
+        return "linux-image-virtual"
+    return f"linux-image-cloud-{debian_architecture(machine)}"
+
+
+def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) -> GuestKernel:
+    package = kernel_package(source, machine=platform.machine())
+    recipe = Recipe("extract", (package, "busybox-static"))
+    directory = cache / "kernels" / f"{source.suite}-{content_key(source, recipe, _format_key())}"
+    if not directory.exists():
+        report(Event("build", f"fetching the guest kernel, {package} of {source.suite}"))
+        started = time.monotonic()
+
+        def build(workspace: Workspace, product: Path) -> None:
+            archive = workspace.directory / "packages.tar"
+            rootfs.build_rootfs(recipe, source, workspace=workspace, output=archive)
+            product.mkdir()
+            _unpack_kernel(unpack(archive, workspace=workspace), product, workspace=workspace)
+
+        require_built(directory, build, cache=cache, goal=f"fetch the kernel {package} of {source.suite}")
+        report(Event("built", "the guest kernel is ready", time.monotonic() - started, {"path": str(directory)}))
+    packaged = _Packaged(directory)
+    initramfs = _require_initramfs(packaged, directory / "busybox", cache=cache)
+    return GuestKernel(
+        packaged.version, directory / "vmlinuz", initramfs, packaged.modules, f"{package} {source.suite}"
+    )
+
+
+def _unpack_kernel(tree: Path, product: Path, *, workspace: Workspace) -> None:
+    kernels = sorted((tree / "boot").glob("vmlinuz-*"))
+    if len(kernels) != 1:
+        raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
+    shutil.copyfile(kernels[0], product / "vmlinuz")
+    shutil.copyfile(find_busybox(tree), product / "busybox")
+    _add_modules(tree, product, version=kernels[0].name.removeprefix("vmlinuz-"), workspace=workspace)
+
+
+def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) -> GuestKernel:
+    version = read_kernel_version(path)
+    installed = Path("/lib/modules") / version
+    index = installed / "modules.dep"
+    key = content_key(version, index.read_text() if index.is_file() else "", _format_key())
+    directory = cache / "kernels" / f"own-{key}"
+
+    def build(workspace: Workspace, product: Path) -> None:
+        product.mkdir()
+        tree = workspace.directory / "installed"
+        if index.is_file():
+            shutil.copytree(installed, tree / "lib/modules" / version, symlinks=True)
+        _add_modules(tree, product, version=version, workspace=workspace)
+
+    packaged = _Packaged(require_built(directory, build, cache=cache, goal=f"prepare the kernel {path}"))
+    initramfs = _require_initramfs(packaged, require_busybox(source, cache=cache), cache=cache)
+    return GuestKernel(version, path, initramfs, packaged.modules, f"{origin}: {path}")
+
+
+def _add_modules(tree: Path, product: Path, *, version: str, workspace: Workspace) -> None:
+    """Put the modules' disk, the boot modules and the description of a kernel into its directory of the cache."""
+    boot: list[str] = []
+    if (tree / "lib/modules" / version).is_dir():
+        pruned = workspace.directory / "pruned"
+        boot = make_module_tree(tree, pruned, version=version, workspace=workspace)
+        rootfs.pack_disk(pruned / "lib/modules", product / "modules.erofs", workspace=workspace)
+        for path in boot:
+            target = product / "boot" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(pruned / "lib/modules" / version / path, target)
+    (product / "kernel.json").write_text(json.dumps({"version": version, "boot_modules": boot}))
+
+
+def _require_initramfs(kernel: _Packaged, busybox: Path, *, cache: Path) -> Path:
+    script = (GUEST_CODE / "initramfs.sh").read_bytes()
+
+    def build(workspace: Workspace, product: Path) -> None:
+        product.write_bytes(
+            cpio.encode_cpio(
+                initramfs_entries(
+                    kernel.directory / "boot",
+                    kernel.version,
+                    boot_modules=kernel.boot_modules,
+                    busybox=busybox.read_bytes(),
+                    script=script,
+                )
+            )
+        )
+
+    key = content_key(kernel.directory.name, script.decode(), str(busybox.parent.name), _format_key())
+    return require_built(cache / "initramfs" / f"{key}.cpio", build, cache=cache, goal="write the initramfs")
+
+
+def initramfs_entries(
+    modules: Path, version: str, *, boot_modules: Iterable[str], busybox: bytes, script: bytes
+) -> list[cpio.Entry]:
+    """Return what an initramfs holds: our /init, busybox under its names, and the boot modules with their order."""
+    paths = list(boot_modules)
+    home = f"lib/modules/{version}"
+    return [
+        cpio.regular("init", script, mode=0o755),
+        *(cpio.directory(name) for name in ("dev", "proc", "sys", "run", "root", "tmp", "bin")),
+        cpio.character_device("dev/console", (5, 1)),
+        cpio.character_device("dev/null", (1, 3)),
+        cpio.regular("bin/busybox", busybox, mode=0o755),
+        cpio.symlink("bin/sh", "busybox"),
+        *(cpio.regular(f"{home}/{path}", (modules / path).read_bytes()) for path in paths),
+        cpio.regular(f"{home}/boot-modules", "".join(f"/{home}/{path}\n" for path in paths).encode()),
+    ]
+
+
+def _format_key() -> str:
+    """Return a key of what shapes a kernel's directory and initramfs, so that a change of ours rebuilds them."""
+    return content_key(KEPT_MODULES, BOOT_MODULES, 1)

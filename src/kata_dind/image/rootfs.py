@@ -1,0 +1,117 @@
+"""Root file systems from distribution packages, through mmdebstrap, and read-only disks made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.host.process import require_tool
+from kata_dind.host.rootlike import require_rootlike
+from kata_dind.image.source import PackageSource
+from kata_dind.image.workspace import FIXED_TIME, Workspace
+
+_DISK_UUID = "6b617461-6469-6e64-8000-000000000000"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which packages make up a root file system, and what is done to it before it is packed."""
+
+    variant: str
+    """mmdebstrap's: `extract` unpacks only, `essential` has no apt, `minbase` has it."""
+    packages: tuple[str, ...]
+    hooks: tuple[str, ...] = ()
+    """Shell commands that run at the end with the root file system's path as `$1`."""
+
+
+def rootfs_argv(recipe: Recipe, source: PackageSource, *, output: Path) -> list[str]:
+    """Return the mmdebstrap call that writes a recipe's root file system to a tar file."""
+    return [
+        "mmdebstrap",
+        # Under our own namespace this makes no further user namespace, only mounts and processes of its own.
+        "--mode=unshare",
+        "--format=tar",
+        f"--variant={recipe.variant}",
+        f"--include={','.join(recipe.packages)}",
+        "--skip=output/dev",
+        '--aptopt=APT::Install-Recommends "false"',
+        *(f"--aptopt={option}" for option in source.apt_options),
+        *(["--components=main,universe"] if source.is_ubuntu else []),
+        *(["--dpkgopt=force-unsafe-io"] if recipe.variant != "extract" else []),
+        *(f"--customize-hook={hook}" for hook in recipe.hooks),
+        source.suite,
+        str(output),
+        *([source.mirror] if source.mirror else []),
+    ]
+
+
+def build_rootfs(recipe: Recipe, source: PackageSource, *, workspace: Workspace, output: Path) -> None:
+    """Build a recipe's root file system into a tar file, as root or as an ordinary user with subordinate ids."""
+    require_tool("mmdebstrap", package="mmdebstrap")
+    require_rootlike()
+    workspace.run_rootlike(*rootfs_argv(recipe, source, output=output), timeout_seconds=3600)
+
+
+def extract_argv(archive: Path, tree: Path) -> list[str]:
+    """Return the tar call that unpacks a root file system with owners and extended attributes, without devices."""
+    return [
+        "tar",
+        "--extract",
+        f"--file={archive}",
+        f"--directory={tree}",
+        "--numeric-owner",
+        "--same-owner",
+        "--preserve-permissions",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--exclude=./dev/*",
+    ]
+
+
+def disk_argv(tree: Path, disk: Path, *, options: Sequence[str] = (f"-T{FIXED_TIME}",)) -> list[str]:
+    """Return the mkfs.erofs call that packs a directory, uncompressed, into a read-only disk.
+
+    By default all times are fixed, so that equal trees give equal disks.
+    """
+    return ["mkfs.erofs", "--quiet", f"-U{_DISK_UUID}", *options, str(disk), str(tree)]
+
+
+def extract_rootfs(archive: Path, *, workspace: Workspace) -> Path:
+    """Unpack a root file system's tar into the workspace; files of its root are ours, others our subordinate ids'."""
+    require_rootlike()
+    tree = workspace.directory / "tree"
+    tree.mkdir(mode=0o755)
+    workspace.run_rootlike(*extract_argv(archive, tree))
+    return tree
+
+
+def pack_disk(tree: Path, disk: Path, *, workspace: Workspace) -> None:
+    """Pack a built tree into a read-only disk."""
+    require_tool("mkfs.erofs", package="erofs-utils")
+    workspace.run_rootlike(*disk_argv(tree, disk))
+
+
+def pack_foreign_disk(tree: Path, disk: Path, *, workspace: Workspace) -> None:
+    """Pack somebody else's tree, with its times, for programs of theirs may look at them."""
+    require_tool("mkfs.erofs", package="erofs-utils")
+    workspace.run_rootlike(*disk_argv(tree, disk, options=()))
+
+
+def replace_with_symlink(path: Path, target: str) -> None:
+    """Put a symbolic link where a file may be."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def make_mount_points(tree: Path, names: Sequence[str]) -> None:
+    """Make directories in a tree that mounts will cover. A trusted tree: symbolic links in it are followed."""
+    for name in names:
+        (tree / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file of a tree, with its mode whatever the umask."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(mode)

@@ -1,0 +1,133 @@
+"""Temporary directories of builds: each under a lock that its builder holds, so that left-overs are known and swept."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, ImageError, NoSpace
+from kata_dind.host.locks import is_locked, locked
+from kata_dind.host.process import run
+from kata_dind.host.rootlike import remove_tree, run_rootlike
+
+logger = logging.getLogger(__name__)
+
+_NO_SPACE = "No space left on device"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A build's private directory, and what its commands said."""
+
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """The output of all commands of the build."""
+        return self.directory / "build.log"
+
+    def run(self, *argv: str | os.PathLike[str], timeout_seconds: float = 900) -> None:
+        """Run a command of the build as ourselves."""
+        run(argv, timeout_seconds=timeout_seconds, log=self.log, environment=self._environment)
+
+    def run_rootlike(self, *argv: str | os.PathLike[str], timeout_seconds: float = 900) -> None:
+        """Run a command of the build that has to own the files of many users."""
+        run_rootlike(argv, timeout_seconds=timeout_seconds, log=self.log, environment=self._environment)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        # What a killed tool leaves in its own temporary directory is swept with ours. Files made during the build
+        # get a fixed time, so that the same packages give the same image.
+        return {"TMPDIR": str(self.directory), "SOURCE_DATE_EPOCH": str(FIXED_TIME)}
+
+
+FIXED_TIME = 1577836800
+"""2020-01-01: the time of files that a build makes."""
+
+
+@contextlib.contextmanager
+def open_workspace(cache: Path, *, goal: str) -> Iterator[Workspace]:
+    """Make a build's directory in the cache, remove it after the block, and sweep those of builders that died.
+
+    `goal` completes "could not …" in the ImageError or NoSpace that a failed command or a full disk becomes.
+    """
+    parent = cache / "tmp"
+    parent.mkdir(mode=0o700, exist_ok=True)
+    directory = parent / secrets.token_hex(6)
+    lock = _lock_of(directory)
+    with contextlib.ExitStack() as stack:
+        with locked(parent / "sweep.lock", timeout_seconds=None):
+            _sweep(parent)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            directory.mkdir(mode=0o700)
+        stack.callback(_discard, directory)
+        workspace = Workspace(directory)
+        with _translated_errors(workspace, goal=goal):
+            yield workspace
+
+
+def sweep_workspaces(cache: Path) -> None:
+    """Remove the directories of builders that died."""
+    parent = cache / "tmp"
+    if parent.is_dir():
+        with locked(parent / "sweep.lock", timeout_seconds=None):
+            _sweep(parent)
+
+
+def _sweep(parent: Path) -> None:
+    for lock in parent.glob("*.lock"):
+        if lock.name != "sweep.lock" and not is_locked(lock):
+            logger.info("removing %s, left over from a build that was killed", lock.with_suffix(""))
+            _discard(lock.with_suffix(""))
+
+
+def _discard(directory: Path) -> None:
+    try:
+        remove_tree(directory)
+    except HostError as error:
+        # A killed builder's tools may still be dying. The lock file stays, so that the next build tries again.
+        logger.warning("%s; the next build tries again", error.summary)
+    else:
+        _lock_of(directory).unlink(missing_ok=True)
+
+
+def _lock_of(directory: Path) -> Path:
+    return directory.with_name(directory.name + ".lock")
+
+
+@contextlib.contextmanager
+def _translated_errors(workspace: Workspace, *, goal: str) -> Iterator[None]:
+    try:
+        yield
+    except (CommandFailed, CommandTimedOut) as error:
+        if _NO_SPACE in error.details or _NO_SPACE in _text(workspace.log):
+            raise _no_space(workspace, goal=goal) from error
+        raise ImageError(f"could not {goal}: {error.summary}", details=error.details) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(workspace, goal=goal) from error
+        raise ImageError(f"could not {goal}: {error}") from error
+
+
+def _no_space(workspace: Workspace, *, goal: str) -> NoSpace:
+    cache = workspace.directory.parents[1]
+    return NoSpace(
+        f"could not {goal}: the disk under {cache} is full",
+        hint="free 2 GiB there, or point KATA_DIND_CACHE_DIR at a directory on a larger disk",
+    )
+
+
+def _text(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace")
+    except OSError:
+        return ""
