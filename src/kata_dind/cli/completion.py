@@ -1,0 +1,38 @@
+"""What the shell may complete: sandboxes, images, and the words of closed sets. It never fails, and prints nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+
+def sandbox_names(incomplete: str) -> list[str]:
+    """Complete a sandbox's name."""
+    with contextlib.suppress(Exception):
+        from kata_dind.sandbox import list_sandboxes
+
+        return _beginning(incomplete, (sandbox.name for sandbox in list_sandboxes()))
+    return []
+
+
+def image_references(incomplete: str) -> list[str]:
+    """Complete the reference of a dind image."""
+    with contextlib.suppress(Exception):
+        from kata_dind.image.store import list_images
+
+        return _beginning(incomplete, (image.reference for image in list_images()))
+    return []
+
+
+def words(allowed: Iterable[str]) -> Callable[[str], list[str]]:
+    """Complete the words of a closed set."""
+    known = [str(word) for word in allowed]
+
+    def complete(incomplete: str) -> list[str]:
+        return _beginning(incomplete, known)
+
+    return complete
+
+
+def _beginning(incomplete: str, candidates: Iterable[str]) -> list[str]:
+    return [candidate for candidate in candidates if candidate and candidate.startswith(incomplete)]

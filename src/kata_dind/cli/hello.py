@@ -1,0 +1,68 @@
+"""The built-in image `kata-dind/hello`: loaded into a sandbox on first use, and told what a container cannot see."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.errors import SandboxError
+
+if TYPE_CHECKING:
+    from kata_dind.sandbox import Sandbox
+
+REFERENCE = "kata-dind/hello"
+
+_LOAD = """\
+docker image inspect kata-dind/hello >/dev/null 2>&1 || exec docker load --quiet --input /usr/share/kata-dind/hello.tar
+"""
+
+
+def is_hello(word: str) -> bool:
+    """Tell whether a word of a docker command is our image."""
+    return word in (REFERENCE, f"{REFERENCE}:latest")
+
+
+def load(sandbox: Sandbox) -> None:
+    """Load the image into the sandbox's Docker unless it is there. Raises SandboxError with Docker's words."""
+    result = sandbox.run(["sh", "-c", _LOAD], timeout_seconds=120)
+    if result.exit_code:
+        raise SandboxError(
+            f"{REFERENCE} could not be loaded into {sandbox.name}",
+            details=result.stderr.decode(errors="replace").strip(),
+            hint="only images that kata-dind has built have it inside; leave out --image",
+        )
+
+
+def facts(inspected: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the container prints but cannot see, as its environment, from a sandbox's `inspect`."""
+    data_root, docker = inspected.get("data_root") or {}, inspected.get("docker") or {}
+    timings = inspected.get("timings") or {}
+    known = {
+        "ACCELERATOR": inspected.get("accelerator"),
+        "DATA_ROOT": _with_filesystem(data_root),
+        "STORAGE": docker.get("storage"),
+        "DOCKER": docker.get("version"),
+        "BOOT_SECONDS": _rounded(timings.get("boot_seconds")),
+        "DOCKER_SECONDS": _rounded(timings.get("docker_seconds")),
+        "STARTED": f"{process_started():.2f}",
+    }
+    return {f"KATA_DIND_HELLO_{name}": str(value) for name, value in known.items() if value}
+
+
+def process_started() -> float:
+    """Return when this process was started, in seconds since the epoch. Source: proc_pid_stat(5), field 22."""
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_after_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started_after_boot)
+
+
+def _with_filesystem(data_root: Mapping[str, Any]) -> str:
+    kind, filesystem = data_root.get("kind", ""), data_root.get("filesystem", "")
+    return f"{kind} ({filesystem})" if filesystem else str(kind)
+
+
+def _rounded(duration_seconds: float | None) -> str:
+    return "" if duration_seconds is None else f"{duration_seconds:.1f}"

@@ -1,0 +1,107 @@
+"""`kata-dind image`: make, fetch, list and remove dind images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kata_dind.cli import completion
+from kata_dind.cli.options import AptOptions, Json, Mirror, Suite, flag, takes_session
+from kata_dind.cli.output import human_size, print_json, print_table, progress
+from kata_dind.cli.session import Session
+from kata_dind.errors import SpecError
+
+if TYPE_CHECKING:
+    from kata_dind.image.store import DindImage
+
+References = Annotated[list[str], typer.Argument(metavar="IMAGE...", autocompletion=completion.image_references)]
+Remote = Annotated[
+    str,
+    typer.Argument(metavar="REFERENCE", show_default=False,
+                   help="Such as docker:28-dind; also oci:DIR[:TAG] and docker-archive:FILE."),
+]  # fmt: skip
+Insecure = Annotated[
+    bool,
+    flag(
+        "--insecure", variable="PULL_INSECURE",
+        help_text="Accept a registry without TLS, or with a certificate that nobody vouches for.",
+    ),
+]  # fmt: skip
+
+
+@takes_session
+def build(
+    session: Session,
+    *,
+    suite: Suite = "",
+    mirror: Mirror = "",
+    apt_options: AptOptions = None,
+    json: Json = False,
+) -> None:
+    """Build a dind image from a distribution's packages."""
+    from kata_dind.image.dind import build_dind_image
+    from kata_dind.image.source import PackageSource, default_source
+
+    extra: dict[str, Any] = {"mirror": mirror or None, "apt_options": tuple(apt_options or ())}
+    source = PackageSource(suite, **extra) if suite else default_source(**extra)
+    with progress(session) as shown:
+        image = build_dind_image(source, report=shown.report)
+    _print_made(session, image)
+
+
+@takes_session
+def pull(session: Session, reference: Remote, *, insecure: Insecure = False, json: Json = False) -> None:
+    """Fetch a dind image from a registry or an archive."""
+    from kata_dind.image.oci import pull_image
+
+    with progress(session) as shown:
+        image = pull_image(reference, insecure=insecure, report=shown.report)
+    _print_made(session, image)
+
+
+@takes_session
+def ls(session: Session, *, json: Json = False) -> None:
+    """List the dind images; with --quiet only their references."""
+    from kata_dind.image.store import list_images
+
+    images = list_images()
+    if json:
+        print_json([dataclasses.asdict(image) for image in images])
+    elif session.quiet:
+        print("".join(f"{image.reference or image.image_id}\n" for image in images), end="")
+    else:
+        print_table(("IMAGE", "ID", "DOCKER", "SIZE", "CREATED", "FROM"), [_row(image) for image in images])
+
+
+@takes_session
+def rm(session: Session, references: References) -> None:
+    """Remove dind images."""
+    from kata_dind.image.store import find_image, list_images, remove_image
+
+    wanted = list(dict.fromkeys(references))
+    for reference in wanted:
+        if find_image(reference) is None:
+            known = ", ".join(image.reference or image.image_id[:12] for image in list_images())
+            raise SpecError(f"IMAGE: there is no image {reference!r}; known are: {known or 'none'}")
+    for reference in wanted:
+        remove_image(reference)
+
+
+def _print_made(session: Session, image: DindImage) -> None:
+    if session.json:
+        print_json(dataclasses.asdict(image))
+    else:
+        print(image.reference)
+
+
+def _row(image: DindImage) -> tuple[str, ...]:
+    return (
+        image.reference or "-",
+        image.image_id[:12],
+        image.docker_version or "-",
+        human_size(image.size_bytes),
+        image.created[:10],
+        image.origin,
+    )

@@ -1,0 +1,20 @@
+"""`kata-dind inspect`: all that is known of one sandbox."""
+
+from __future__ import annotations
+
+from kata_dind.cli.options import DEFAULT_NAME, Json, NameOrDefault, takes_session
+from kata_dind.cli.output import print_json, print_tree
+from kata_dind.cli.session import Session
+
+
+@takes_session
+def inspect(session: Session, name: NameOrDefault = DEFAULT_NAME, *, json: Json = False) -> None:
+    """Show all that is known of a sandbox, also why it is as it is.
+
+    That includes its plan, the verdict on its data root, and where the time of its start went.
+    """
+    facts = session.sandboxes.require_sandbox(name).inspect()
+    if json:
+        print_json(facts)
+    else:
+        print_tree(facts)

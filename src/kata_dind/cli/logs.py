@@ -1,0 +1,112 @@
+"""`kata-dind logs`: what dockerd, the guest or the machine has said."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+from kata_dind.cli import completion
+from kata_dind.cli.options import DEFAULT_NAME, NameOrDefault, flag, option, takes_session, whole_number
+from kata_dind.cli.session import Session
+from kata_dind.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# inotify is not in the standard library; four looks a second at a file's size cost next to nothing, and only with -f.
+_POLL_SECONDS = 0.25
+
+# A guest is not to be trusted with escape sequences for the user's terminal; tabs and line ends may stay.
+_PRINTABLE = bytes(byte if byte in b"\t\n" or (byte >= 32 and byte != 127) else ord("?") for byte in range(256))
+
+
+class LogSource(StrEnum):
+    """Whose log."""
+
+    DOCKERD = "dockerd"
+    GUEST = "guest"
+    VMM = "vmm"
+
+
+Follow = Annotated[bool, flag("--follow", "-f", variable="LOGS_FOLLOW", help_text="Go on until the sandbox ends.")]
+Source = Annotated[
+    str,
+    option(
+        "--source", variable="LOGS_SOURCE", metavar="|".join(LogSource), autocompletion=completion.words(LogSource),
+        help_text="Whose log to show.",
+    ),
+]  # fmt: skip
+Lines = Annotated[
+    int | None,
+    option(
+        "--lines", "-n", variable="LOGS_LINES", metavar="N", parser=whole_number, show_default="all",
+        help_text="Show only so many of the last lines.",
+    ),
+]  # fmt: skip
+
+
+@takes_session
+def logs(
+    session: Session,
+    name: NameOrDefault = DEFAULT_NAME,
+    *,
+    follow: Follow = False,
+    source: Source = LogSource.DOCKERD,
+    lines: Lines = None,
+) -> None:
+    """Show what dockerd, the guest or its machine has logged."""
+    if source not in set(LogSource):
+        raise SpecError(f"--source: {source!r} is unknown; use {', '.join(LogSource)}")
+    sandboxes = session.sandboxes
+    path = sandboxes.require_sandbox(name).log_path(source)
+    write = _writer(sys.stdout.buffer, for_terminal=sys.stdout.isatty())
+    position = show(path, lines=lines, write=write)
+    if follow:
+        follow_log(path, position, write=write, lives=lambda: sandboxes.require_sandbox(name).state == "running")
+
+
+def show(path: Path, *, lines: int | None, write: Callable[[bytes], None]) -> int:
+    """Write a log, or its last lines; return the position after what was written. A missing log is an empty one."""
+    try:
+        with path.open("rb") as log:
+            if lines is None:
+                for line in log:
+                    write(line)
+            else:
+                write(b"".join(deque(log, maxlen=lines)))
+            return log.tell()
+    except FileNotFoundError:
+        return 0
+
+
+def follow_log(path: Path, position: int, *, write: Callable[[bytes], None], lives: Callable[[], bool]) -> None:
+    """Write what is added to a log until `lives` says no; begin anew when the log does."""
+    going_on = True
+    while going_on:
+        going_on = lives()  # asked before the last look, so that a sandbox's last words are shown
+        if path.exists():
+            position = _write_new(path, position, write=write)
+        if going_on:
+            time.sleep(_POLL_SECONDS)
+
+
+def _write_new(path: Path, position: int, *, write: Callable[[bytes], None]) -> int:
+    if path.stat().st_size < position:
+        position = 0
+    with path.open("rb") as log:
+        log.seek(position)
+        while piece := log.read(65536):
+            write(piece)
+        return log.tell()
+
+
+def _writer(sink: BinaryIO, *, for_terminal: bool) -> Callable[[bytes], None]:
+    def write(piece: bytes) -> None:
+        sink.write(piece.replace(b"\r\n", b"\n").translate(_PRINTABLE) if for_terminal else piece)
+        sink.flush()
+
+    return write

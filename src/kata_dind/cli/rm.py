@@ -1,0 +1,18 @@
+"""`kata-dind rm`: remove sandboxes with all that they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kata_dind.cli.options import Names, flag, takes_session
+from kata_dind.cli.session import Session
+
+Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Also those that run.")]
+
+
+@takes_session
+def rm(session: Session, names: Names, *, force: Force = False) -> None:
+    """Remove sandboxes and their data roots."""
+    sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
+    for sandbox in sandboxes:
+        sandbox.remove(force=force)

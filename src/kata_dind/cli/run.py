@@ -1,0 +1,60 @@
+"""`kata-dind run`: one container in a sandbox of its own, which ends with it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from kata_dind.cli import hello
+from kata_dind.cli.options import takes_sandbox_options, takes_session
+from kata_dind.cli.output import progress
+from kata_dind.cli.passthrough import Variables, attach, has_terminal, parse_variables
+from kata_dind.cli.request import sandbox_spec
+from kata_dind.cli.session import Session
+from kata_dind.errors import SpecError
+
+Image = Annotated[
+    str, typer.Argument(metavar="IMAGE", show_default=False, help="The container's image; kata-dind/hello is built in.")
+]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The container's command.")]
+# People type `-it` out of habit. What it asks for comes by itself, so it is accepted and changes nothing.
+Habit = Annotated[bool, typer.Option("-i", "-t", hidden=True)]
+
+
+@takes_session
+@takes_sandbox_options
+def run(
+    session: Session,
+    container_image: Image,
+    arguments: Arguments = None,
+    *,
+    variables: Variables = None,
+    habit: Habit = False,
+    fields: dict[str, Any],
+) -> None:
+    """Run one container in a sandbox of its own.
+
+    As docker run --rm: stdin, stdout and stderr are yours, with a terminal when you have one, and so is the exit code.
+    The sandbox is removed afterwards.
+    """
+    spec = sandbox_spec(f"run-{secrets.token_hex(4)}", fields)
+    environment = parse_variables(variables)
+    if not container_image or container_image.startswith("-"):
+        raise SpecError(f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello")
+    with progress(session) as shown, session.sandboxes.open_sandbox(spec, report=shown.report) as sandbox:
+        if hello.is_hello(container_image):
+            hello.load(sandbox)
+            environment = {**hello.facts(sandbox.inspect()), **environment}
+        shown.pause()
+        argv = docker_run_argv(container_image, arguments or (), environment=environment, tty=has_terminal())
+        exit_code = attach(sandbox, argv)
+    raise typer.Exit(exit_code)
+
+
+def docker_run_argv(image: str, arguments: Sequence[str], *, environment: Mapping[str, str], tty: bool) -> list[str]:
+    """Compose the guest's `docker run`."""
+    variables = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
+    return ["docker", "run", "--rm", "--interactive", *(["--tty"] if tty else []), *variables, image, *arguments]
