@@ -9,14 +9,16 @@ import contextlib
 import logging
 import os
 import select
+import selectors
 import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, ToolMissing
 
@@ -24,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "LANG", "SSL_CERT_FILE", "XDG_RUNTIME_DIR")
 _KEPT_SUFFIXES = ("_proxy", "_PROXY")
+
+P = TypeVar("P", bound="Process")
+
+_RUN_RUNG_SECONDS = 2.0
+_DRAIN_SECONDS = 1.0
 
 # "Die with the parent" is armed by an exec wrapper, for a preexec_fn is unsafe beside threads. The parent may have
 # died before the signal was armed, hence the look at $PPID. The signal follows the thread that forked (prctl(2)).
@@ -42,9 +49,7 @@ class Completed:
 def scrubbed_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the few variables that children may see: paths, locale and proxies, with `extra` on top; LC_ALL is C."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT_VARIABLES or name.endswith(_KEPT_SUFFIXES)
+        name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.endswith(_KEPT_SUFFIXES)
     }
     # mkfs and losetup live in sbin, which an ordinary user's PATH lacks on Debian.
     kept["PATH"] = kept.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -65,6 +70,62 @@ def require_tool(name: str, *, package: str) -> Path:
     return found
 
 
+class Process:
+    """A running program and its process group; not reaped, so that `pid` stays ours, until its `with` block ends."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self._pidfd = os.pidfd_open(popen.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process id, and that of its group."""
+        return self._popen.pid
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that becomes readable when the program ends; closed with the block."""
+        return self._pidfd
+
+    def ended(self, *, within_seconds: float = 0.0) -> bool:
+        """Tell whether the program has ended, waiting at most so long. It does not reap."""
+        watch = select.poll()
+        watch.register(self._pidfd, select.POLLIN)
+        return bool(watch.poll(within_seconds * 1000))
+
+    def returncode(self) -> int | None:
+        """Return the exit code, or minus the signal's number, and None while it runs. It does not reap."""
+        status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if status is None:
+            return None
+        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+    def stop(self, *, rung_seconds: float) -> None:
+        """End the whole process group: TERM, then KILL, each with its deadline. Harmless when it has ended already."""
+        for rung in (signal.SIGTERM, signal.SIGKILL):
+            if self.ended():
+                break
+            os.killpg(self.pid, rung)  # not reaped yet, so the number is still ours
+            self.ended(within_seconds=rung_seconds)
+        os.killpg(self.pid, signal.SIGKILL)  # what the leader left behind in its group
+
+
+class Daemon(Process):
+    """A program that should run as long as its `with` block."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+        super().__init__(popen)
+        self.name = name
+        self.log = log
+
+    def describe_end(self) -> str:
+        """Say how the program ended, with its log's last lines."""
+        code = self.returncode()
+        if code is None:
+            return f"{self.name} still runs"
+        return f"{self.name} ended ({describe_status(code)})\n{tail(self.log)}".rstrip()
+
+
 def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
@@ -81,67 +142,20 @@ def run(
     words = [os.fspath(word) for word in argv]
     logger.debug("run: %s", shlex.join(words))
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(log.open("ab")) if log else subprocess.PIPE
-        popen = _popen([*_die_with_parent(), *words], words[0], stdin=stdin or subprocess.DEVNULL, stdout=sink,
-                       stderr=sink, environment=environment)
-        stack.callback(_kill_group, popen)
-        try:
-            stdout, stderr = popen.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired as error:
-            raise CommandTimedOut(
-                f"{Path(words[0]).name} did not end within {timeout_seconds:g} s",
-                details=_evidence(words, "killed", tail(log) if log else ""),
-            ) from error
-    out, err = ((text or b"").decode(errors="replace") for text in (stdout, stderr))
-    if popen.returncode:
-        raise CommandFailed(
-            f"{Path(words[0]).name} failed ({describe_status(popen.returncode)})",
-            details=_evidence(words, describe_status(popen.returncode), tail(log) if log else (err or out)),
-        )
+        sink: IO[bytes] | int = stack.enter_context(log.open("ab")) if log else subprocess.PIPE
+        popen = _popen(words, stdin=stdin or subprocess.DEVNULL, sink=sink, environment=environment)
+        stack.enter_context(_reaped(popen, name=words[0]))
+        process = stack.enter_context(_stopped(Process(popen), rung_seconds=_RUN_RUNG_SECONDS))
+        out, err = _collect(process, popen, timeout_seconds=timeout_seconds)
+        code = process.returncode()
+    name = Path(words[0]).name
+    if code is None:
+        evidence = _evidence(words, "killed", tail(log) if log else err or out)
+        raise CommandTimedOut(f"{name} did not end within {timeout_seconds:g} s", details=evidence)
+    if code != 0:
+        evidence = _evidence(words, describe_status(code), tail(log) if log else err or out)
+        raise CommandFailed(f"{name} failed ({describe_status(code)})", details=evidence)
     return Completed(tuple(words), out, err)
-
-
-class Daemon:
-    """A program that runs; `pid` stays ours until the `with` block of `daemon` ends."""
-
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._popen = popen
-        self._pidfd = os.pidfd_open(popen.pid)
-
-    @property
-    def pid(self) -> int:
-        """The process id, not reaped while the block lasts."""
-        return self._popen.pid
-
-    @property
-    def pidfd(self) -> int:
-        """A descriptor that becomes readable when the program ends; closed with the block."""
-        return self._pidfd
-
-    def ended(self, *, within_seconds: float = 0.0) -> bool:
-        """Tell whether the program has ended, waiting at most so long. It does not reap."""
-        return bool(select.select([self._pidfd], [], [], within_seconds)[0])
-
-    def describe_end(self) -> str:
-        """Say how the program ended, from its unreaped status, with its log's last lines."""
-        status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        if status is None:
-            return f"{self.name} still runs"
-        code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-        return f"{self.name} ended ({describe_status(code)})\n{tail(self.log)}".rstrip()
-
-    def stop(self, *, rung_seconds: float) -> None:
-        """End the whole process group: TERM, then KILL, each with its deadline."""
-        for rung in (signal.SIGTERM, signal.SIGKILL):
-            os.killpg(self.pid, rung)  # not reaped yet, so the number is still ours
-            if self.ended(within_seconds=rung_seconds):
-                break
-        else:
-            logger.error("%s (pid %d) survives SIGKILL; the next start sweeps it", self.name, self.pid)
-            return
-        _kill_group(self._popen)  # what the leader left behind in its group
 
 
 @contextlib.contextmanager
@@ -158,14 +172,9 @@ def daemon(
     logger.debug("daemon %s: %s", name, shlex.join(words))
     with log.open("ab") as sink:
         # Own group: Ctrl-C must reach us alone, so that the guest goes down before its disk does.
-        popen = _popen([*_die_with_parent(), *words], words[0], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                       pass_fds=pass_fds)
-    process = Daemon(name, popen, log)
-    try:
+        popen = _popen(words, stdin=subprocess.DEVNULL, sink=sink, pass_fds=pass_fds)
+    with _reaped(popen, name=name), _stopped(Daemon(name, popen, log), rung_seconds=rung_seconds) as process:
         yield process
-    finally:
-        process.stop(rung_seconds=rung_seconds)
-        os.close(process.pidfd)
 
 
 def spawn_detached(
@@ -175,8 +184,15 @@ def spawn_detached(
     words = [os.fspath(word) for word in argv]
     logger.debug("detached: %s", shlex.join(words))
     with log.open("ab") as sink:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
-                                pass_fds=tuple(pass_fds), cwd="/")
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+            cwd="/",
+        )
 
 
 def describe_status(code: int) -> str:
@@ -195,30 +211,71 @@ def tail(log: Path, *, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def _die_with_parent() -> list[str]:
-    return ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _DIE_WITH_PARENT, str(os.getpid())]
-
-
 def _popen(
-    argv: list[str],
-    program: str,
+    words: list[str],
     *,
     stdin: IO[bytes] | int,
-    stdout: IO[bytes] | int,
-    stderr: IO[bytes] | int,
+    sink: IO[bytes] | int,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    if find_tool(program) is None:
-        raise ToolMissing(f"{program} is not installed", hint=f"install the package that has {program}")
-    return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=scrubbed_environment(environment),
-                            pass_fds=tuple(pass_fds), process_group=0)
+    if find_tool(words[0]) is None:
+        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+    die_with_parent = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+    return subprocess.Popen(
+        [*die_with_parent, *words],
+        stdin=stdin,
+        stdout=sink,
+        stderr=sink,
+        env=scrubbed_environment(environment),
+        pass_fds=tuple(pass_fds),
+        process_group=0,
+    )
 
 
-def _kill_group(popen: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
+@contextlib.contextmanager
+def _reaped(popen: subprocess.Popen[bytes], *, name: str) -> Iterator[None]:
+    # Reaping comes last: from then on the number may be somebody else's.
+    try:
+        yield
+    finally:
         os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()
+        for pipe in filter(None, (popen.stdout, popen.stderr)):
+            pipe.close()
+        try:
+            popen.wait(timeout=_RUN_RUNG_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.error("%s (pid %d) survives SIGKILL; the next start sweeps it", name, popen.pid)
+
+
+@contextlib.contextmanager
+def _stopped(process: P, *, rung_seconds: float) -> Iterator[P]:
+    try:
+        yield process
+    finally:
+        process.stop(rung_seconds=rung_seconds)
+        os.close(process.pidfd)
+
+
+def _collect(process: Process, popen: subprocess.Popen[bytes], *, timeout_seconds: float) -> tuple[str, str]:
+    # Popen.communicate would reap, and would wait for a left-behind child that holds the pipes.
+    pipes = [pipe for pipe in (popen.stdout, popen.stderr) if pipe]
+    output = {pipe.fileno(): bytearray() for pipe in pipes}
+    deadline = time.monotonic() + timeout_seconds
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (process.pidfd, *output):
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+            for descriptor in (key.fd for key, _ in ready):
+                if descriptor != process.pidfd and (data := os.read(descriptor, 65536)):
+                    output[descriptor] += data
+                    continue
+                selector.unregister(descriptor)
+                if descriptor == process.pidfd:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    deadline = min(deadline, time.monotonic() + _DRAIN_SECONDS)
+    out, err = (output[pipe.fileno()].decode(errors="replace") for pipe in pipes) if pipes else ("", "")
+    return out, err
 
 
 def _evidence(words: list[str], status: str, output: str) -> str:
