@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from pathlib import Path
 
 from kata_dind.image import rootfs
-from kata_dind.image.cache import content_key, require_built
+from kata_dind.image.cache import require_built
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
 from kata_dind.image.workspace import Workspace
@@ -32,7 +31,7 @@ def require_busybox(source: PackageSource, *, cache: Path) -> Path:
         shutil.copyfile(find_busybox(unpack(archive, workspace=workspace)), product)
         product.chmod(0o755)
 
-    key = content_key(source, _RECIPE, platform.machine())
+    key = rootfs.recipe_key(_RECIPE, source)
     return require_built(cache / "busybox" / key, build, cache=cache, goal=f"fetch busybox from {source.suite}")
 
 

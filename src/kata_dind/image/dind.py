@@ -103,7 +103,7 @@ def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
 
 
 def _require_base(source: PackageSource, *, cache: Path, goal: str, since: float, report: Report) -> Path:
-    base = cache / "bases" / f"dind-{source.suite}-{content_key(source, _RECIPE)}.tar"
+    base = cache / "bases" / f"dind-{source.suite}-{rootfs.recipe_key(_RECIPE, source)}.tar"
     if not base.exists() or base.stat().st_mtime < since:
         report(Event("build", f"installing Docker from packages of {source.suite} into an image; a minute or so"))
 
@@ -157,4 +157,4 @@ def _hello(busybox: bytes) -> bytes:
 
 
 def _recipe_key(source: PackageSource) -> str:
-    return content_key(source, _RECIPE, (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 1)
+    return content_key(rootfs.recipe_key(_RECIPE, source), (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 1)

@@ -79,7 +79,7 @@ def guest_files() -> list[str]:
 
 
 def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path:
-    base = cache / "bases" / f"guest-{source.suite}-{content_key(source, _RECIPE)}.tar"
+    base = cache / "bases" / f"guest-{source.suite}-{rootfs.recipe_key(_RECIPE, source)}.tar"
     if base.exists():
         return base
     report(Event("build", f"building the guest OS from packages of {source.suite}, once; half a minute or so"))

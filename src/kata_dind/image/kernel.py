@@ -146,7 +146,7 @@ def kernel_package(source: PackageSource, *, machine: str) -> str:
 def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) -> GuestKernel:
     package = kernel_package(source, machine=platform.machine())
     recipe = Recipe("extract", (package, "busybox-static"))
-    directory = cache / "kernels" / f"{source.suite}-{content_key(source, recipe, _format_key())}"
+    directory = cache / "kernels" / f"{source.suite}-{content_key(rootfs.recipe_key(recipe, source), _format_key())}"
     if not directory.exists():
         report(Event("build", f"fetching the guest kernel, {package} of {source.suite}"))
         started = time.monotonic()

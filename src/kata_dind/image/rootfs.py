@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kata_dind.host.process import require_tool
 from kata_dind.host.rootlike import require_rootlike
+from kata_dind.image.cache import content_key
 from kata_dind.image.source import PackageSource
 from kata_dind.image.workspace import FIXED_TIME, Workspace
 
 _DISK_UUID = "6b617461-6469-6e64-8000-000000000000"
+
+# Without the hook init-system-helpers pulls in usrmerge, and that a whole perl: 50 MB in Debian 12.
+_INSTALL_OPTIONS = ("--dpkgopt=force-unsafe-io", "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr")
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,17 @@ def rootfs_argv(recipe: Recipe, source: PackageSource, *, output: Path) -> list[
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--aptopt={option}" for option in source.apt_options),
         *(["--components=main,universe"] if source.is_ubuntu else []),
-        *(["--dpkgopt=force-unsafe-io"] if recipe.variant != "extract" else []),
+        *(_INSTALL_OPTIONS if recipe.variant != "extract" else []),
         *(f"--customize-hook={hook}" for hook in recipe.hooks),
         source.suite,
         str(output),
         *([source.mirror] if source.mirror else []),
     ]
+
+
+def recipe_key(recipe: Recipe, source: PackageSource) -> str:
+    """Return a key of everything that shapes a root file system, but the packages' versions."""
+    return content_key(rootfs_argv(recipe, source, output=Path("rootfs.tar")), platform.machine())
 
 
 def build_rootfs(recipe: Recipe, source: PackageSource, *, workspace: Workspace, output: Path) -> None:
