@@ -44,16 +44,10 @@ find_disk() {
 
 mount_guest_os() {
 	disk=$(find_disk guest-os) || fail 'no disk has the serial number guest-os'
-	mount -t "$(blkid_type "$disk")" -o ro "$disk" /sysroot || fail "cannot mount $disk"
+	mount -o ro "$disk" /sysroot || fail "cannot mount $disk"
 	if disk=$(find_disk modules); then
-		mount -t "$(blkid_type "$disk")" -o ro "$disk" /sysroot/lib/modules || fail "cannot mount $disk"
+		mount -o ro "$disk" /sysroot/lib/modules || fail "cannot mount $disk"
 	fi
-}
-
-blkid_type() {
-	type=$(blkid "$1")
-	type=${type##*TYPE=\"}
-	printf '%s\n' "${type%%\"*}"
 }
 
 mount_for_the_agent() {

@@ -1,0 +1,70 @@
+"""Backends turn a plan into a running sandbox; everything above knows one by the protocols in this file only.
+
+A backend MUST leave nothing behind when the block of `Launch.start` ends, however it ends; MUST NOT yield before the
+guest answers; and MUST stop the guest's dockerd and file systems before it takes the guest away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from kata_dind.host.channel import ChannelStream
+from kata_dind.host.progress import Report
+
+if TYPE_CHECKING:
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Takes what the guest reports: `event` names it."""
+
+
+class Guest(Protocol):
+    """A running guest, as the owner of a sandbox uses it."""
+
+    ended: asyncio.Event
+    """Set when the guest is gone, by whatever cause."""
+
+    def open(self, request: dict[str, Any]) -> ChannelStream:
+        """Open a stream to the guest: `docker`, `exec`, `container`. Raises ChannelClosed when the guest is gone."""
+
+    def evidence(self) -> str:
+        """Return what is known of the guest's state, for an error's details."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one sandbox is started."""
+
+    start: Callable[[Path, OnEvent], AbstractAsyncContextManager[Guest]]
+    """Start the guest of a sandbox's directory for the length of a block."""
+    container_request: Callable[[bool], dict[str, Any]]
+    """What the guest is asked to run; True demands a check of the data root's file system."""
+    timeout_seconds: float
+    """For the whole start, to a passing verdict."""
+
+
+class Backend(Protocol):
+    """One way to run sandboxes."""
+
+    def prepare(
+        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report
+    ) -> dict[str, Any]:
+        """Check the spec against the host and return a plan as JSON values; `directory` is not touched."""
+
+    def launch(self, plan: dict[str, Any]) -> Launch:
+        """Return how to start a plan. Raises HostError for a plan that another version made."""
+
+
+_MODULES = {"vm": "kata_dind.backend.vm.backend"}
+
+
+def load_backend(name: str) -> Backend:
+    """Return a backend by its name; only the chosen one is imported. Raises KeyError for a name that has none."""
+    return cast(Backend, importlib.import_module(_MODULES[name]).BACKEND)

@@ -1,0 +1,44 @@
+"""The vm backend behind the protocol that all backends share."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.backend import Launch
+from kata_dind.backend.vm.plan import container_request, plan_from_json, plan_to_json
+from kata_dind.backend.vm.start import start_guest
+from kata_dind.errors import HostError
+from kata_dind.host.progress import Report
+
+if TYPE_CHECKING:
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+
+class VmBackend:
+    """QEMU microVMs on this host."""
+
+    def prepare(
+        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report
+    ) -> dict[str, Any]:
+        """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
+        from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
+
+        return plan_to_json(prepare(spec, directory, source, report=report))
+
+    def launch(self, plan: dict[str, Any]) -> Launch:
+        """Return how to start a plan."""
+        try:
+            parsed = plan_from_json(plan)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
+        return Launch(
+            start=functools.partial(start_guest, parsed),
+            container_request=lambda check: container_request(parsed, check=check),
+            timeout_seconds=parsed.timeout_seconds,
+        )
+
+
+BACKEND = VmBackend()

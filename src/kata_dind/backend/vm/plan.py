@@ -1,0 +1,217 @@
+"""What the vm backend will do, and why: computed from the spec and what this host has. Pure, and plain enough for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.dataroot.kinds import LOOP_GUEST_PATH, LOOP_SHARE, DataRootNeeds
+from kata_dind.image.dind import DindImage
+from kata_dind.image.kernel import GuestKernel
+from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
+from kata_dind.machine.network import OUTER_DNS
+from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape
+from kata_dind.vocabulary import Accelerator, DataRootKind
+
+DOCKER_SOCKET = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True)
+class PlannedShare:
+    """A share: its place below the shared directory, and where the container sees it."""
+
+    name: str
+    host_path: Path
+    guest_path: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a start needs to know; it looks nothing up any more."""
+
+    name: str
+    accelerator: Accelerator
+    accelerator_reason: str
+    cpus: int
+    memory_mib: int
+    guest_os: Path
+    kernel_version: str
+    kernel_origin: str
+    vmlinuz: Path
+    initramfs: Path
+    modules: Path | None
+    image_reference: str
+    image_id: str
+    image_disk: Path
+    argv: tuple[str, ...]
+    environment: tuple[str, ...]
+    data_root: DataRootKind
+    data_root_reason: str
+    data_root_mib: int
+    data_disk: bool
+    network: bool
+    allow_link_local: bool
+    shares: tuple[PlannedShare, ...]
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this host has for a sandbox, as data."""
+
+    accelerator: Accelerator
+    accelerator_reason: str
+    guest_os: Path
+    kernel: GuestKernel
+    image: DindImage
+
+
+def dockerd_argv(image: DindImage) -> tuple[str, ...]:
+    """Compute the container's command: the image's own way to dockerd, on the Unix socket alone.
+
+    Naming dockerd and its socket keeps the official image's entrypoint from opening a TCP port, and from the seconds
+    that dockerd waits for an unauthenticated one.
+    """
+    starts_dockerd = any(word.rpartition("/")[2] == "dockerd" for word in image.command)
+    command = image.command if starts_dockerd else ("dockerd",)
+    return (*image.entrypoint, *command, f"--host={DOCKER_SOCKET}")
+
+
+def make_plan(
+    *,
+    name: str,
+    cpus: int,
+    memory_mib: int,
+    needs: DataRootNeeds,
+    data_root_reason: str,
+    data_root_mib: int,
+    network: bool,
+    allow_link_local: bool,
+    shares: tuple[PlannedShare, ...],
+    timeout_seconds: float,
+    capabilities: Capabilities,
+) -> Plan:
+    """Compute the plan of a sandbox."""
+    told = {
+        "KATA_DIND_DATA_ROOT": needs.kind.value,
+        "KATA_DIND_SIZE": f"{data_root_mib}M",
+        "KATA_DIND_PATH": "/var/lib/docker",
+        **needs.environment,
+    }
+    return Plan(
+        name=name,
+        accelerator=capabilities.accelerator,
+        accelerator_reason=capabilities.accelerator_reason,
+        cpus=cpus,
+        memory_mib=memory_mib,
+        guest_os=capabilities.guest_os,
+        kernel_version=capabilities.kernel.version,
+        kernel_origin=capabilities.kernel.origin,
+        vmlinuz=capabilities.kernel.vmlinuz,
+        initramfs=capabilities.kernel.initramfs,
+        modules=capabilities.kernel.modules,
+        image_reference=capabilities.image.reference,
+        image_id=capabilities.image.image_id,
+        image_disk=capabilities.image.disk,
+        argv=dockerd_argv(capabilities.image),
+        environment=(*capabilities.image.environment, *(f"{key}={value}" for key, value in told.items())),
+        data_root=needs.kind,
+        data_root_reason=data_root_reason,
+        data_root_mib=data_root_mib,
+        data_disk=needs.disk,
+        network=network,
+        allow_link_local=allow_link_local,
+        shares=shares,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def plan_shares(shares: list[tuple[Path, str, bool]], needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
+    """Name the shares (host path, guest path, read-only), and add the loop kind's own, which lives in the sandbox."""
+    planned = [
+        PlannedShare(f"share-{number}", host_path, guest_path, read_only)
+        for number, (host_path, guest_path, read_only) in enumerate(shares)
+    ]
+    if needs.share:
+        planned.append(PlannedShare(LOOP_SHARE, directory / LOOP_SHARE, LOOP_GUEST_PATH, read_only=False))
+    return tuple(planned)
+
+
+def machine_shape(plan: Plan, directory: Path) -> MachineShape:
+    """Compute the machine of a plan; its own disks lie in the sandbox's directory."""
+    disks = [Disk(GUEST_OS, plan.guest_os, read_only=True)]
+    if plan.modules is not None:
+        disks.append(Disk(MODULES, plan.modules, read_only=True))
+    disks += [Disk(IMAGE, plan.image_disk, read_only=True), Disk(LAYER, layer_disk(directory))]
+    if plan.data_disk:
+        disks.append(Disk(DATA, data_disk(directory)))
+    return MachineShape(
+        name=plan.name,
+        accelerator=plan.accelerator,
+        cpus=plan.cpus,
+        memory_mib=plan.memory_mib,
+        kernel=plan.vmlinuz,
+        initramfs=plan.initramfs,
+        disks=tuple(disks),
+        network=plan.network,
+        shared_directory=bool(plan.shares),
+    )
+
+
+def container_request(plan: Plan, *, check: bool) -> dict[str, Any]:
+    """Compute what the agent is asked to start; `check` demands a full check of the data root's file system."""
+    environment = dict(pair.partition("=")[::2] for pair in plan.environment)
+    if check:
+        environment["KATA_DIND_CHECK"] = "1"
+    network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
+    return {
+        "kind": "container",
+        "argv": list(plan.argv),
+        "environment": environment,
+        "hostname": plan.name,
+        "network": network if plan.network else None,
+        "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
+    }
+
+
+def layer_disk(directory: Path) -> Path:
+    """The disk of a sandbox that takes what is written over the image."""
+    return directory / "layer.img"
+
+
+def data_disk(directory: Path) -> Path:
+    """The disk of a sandbox that holds the data root of the block kind."""
+    return directory / "data.img"
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON values."""
+    return {key: _plain(value) for key, value in asdict(plan).items()}
+
+
+def plan_from_json(values: dict[str, Any]) -> Plan:
+    """Rebuild a plan from `plan_to_json`; a plan of another version raises TypeError or KeyError."""
+    converted = dict(values)
+    for key in ("guest_os", "vmlinuz", "initramfs", "image_disk"):
+        converted[key] = Path(values[key])
+    converted["modules"] = Path(values["modules"]) if values["modules"] else None
+    converted["accelerator"] = Accelerator(values["accelerator"])
+    converted["data_root"] = DataRootKind(values["data_root"])
+    converted["argv"] = tuple(values["argv"])
+    converted["environment"] = tuple(values["environment"])
+    converted["shares"] = tuple(
+        PlannedShare(**{**share, "host_path": Path(share["host_path"])}) for share in values["shares"]
+    )
+    return Plan(**converted)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

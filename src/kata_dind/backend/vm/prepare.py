@@ -1,0 +1,84 @@
+"""From a spec to a plan on this host: the checks that need the host, the images, the accelerator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
+from kata_dind.dataroot.choose import choose_data_root
+from kata_dind.errors import SpecError
+from kata_dind.host.directories import cache_directory
+from kata_dind.host.namespaces import find_unshare, require_network_namespaces
+from kata_dind.host.process import require_tool
+from kata_dind.host.progress import Report
+from kata_dind.image.dind import require_dind_image
+from kata_dind.image.guestos import require_guest_os
+from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
+from kata_dind.image.source import PackageSource
+from kata_dind.machine.accelerator import choose_accelerator
+from kata_dind.machine.argv import qemu_binary
+from kata_dind.machine.virtiofsd import require_virtiofsd
+from kata_dind.spec import DataRootKind, NetworkMode, SandboxSpec
+
+
+def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> Plan:
+    """Check what was asked against this host, make what is missing (guest OS, kernel, image), and plan.
+
+    Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
+    """
+    check_against_host(spec)
+    needs, reason = choose_data_root(spec.data_root)
+    require_host_tools(shares=bool(spec.shares) or needs.share)
+    image = require_dind_image(spec.image, source, report=report)
+    guest_os = require_guest_os(source, report=report)
+    kernel = require_guest_kernel(spec.kernel, source, report=report)
+    accelerator, accelerator_reason = choose_accelerator(
+        spec.accelerator, kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=report
+    )
+    shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
+    return make_plan(
+        name=spec.name,
+        cpus=spec.cpus,
+        memory_mib=spec.memory_bytes >> 20,
+        needs=needs,
+        data_root_reason=reason,
+        data_root_mib=spec.size_bytes >> 20,
+        network=spec.network is NetworkMode.NAT,
+        allow_link_local=spec.allow_link_local,
+        shares=plan_shares(shares, needs, directory),
+        timeout_seconds=spec.timeout_seconds,
+        capabilities=Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
+    )
+
+
+def check_against_host(spec: SandboxSpec) -> None:
+    """Raise SpecError for what this host can't have been asked: its memory, paths that don't exist, a bad kernel."""
+    if spec.memory_bytes > (total := _memory_bytes()):
+        raise SpecError(f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)")
+    if spec.data_root is DataRootKind.MEMORY and spec.size_bytes > spec.memory_bytes:
+        raise SpecError(
+            f"--size: '{spec.size}' of a memory data root is more than the guest's memory ({spec.memory}); "
+            "use a smaller --size or a larger --memory"
+        )
+    for share in spec.shares:
+        if not share.host_path.exists():
+            raise SpecError(f"--share: '{share.host_path}' does not exist on this host")
+        if not os.access(share.host_path, os.R_OK):
+            raise SpecError(f"--share: '{share.host_path}' may not be read by this user")
+    if spec.kernel is not None:
+        read_kernel_version(spec.kernel)
+
+
+def require_host_tools(*, shares: bool) -> None:
+    """Raise ToolMissing or PermissionMissing before anything slow is begun."""
+    require_tool(qemu_binary(), package="qemu-system-x86")
+    require_tool("slirp4netns", package="slirp4netns")
+    require_tool("mke2fs", package="e2fsprogs")
+    require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0)
+    if shares:
+        require_virtiofsd()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,70 @@
+"""From a plan to a running guest: disks, file sharing, the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from kata_dind.backend import OnEvent
+from kata_dind.backend.vm.plan import Plan, data_disk, layer_disk, machine_shape
+from kata_dind.dataroot.kinds import LOOP_SHARE
+from kata_dind.host.channel import ChannelStream
+from kata_dind.host.disks import create_disk
+from kata_dind.host.namespaces import find_unshare
+from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
+from kata_dind.machine.network import Isolation
+from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+
+LAYER_MIB = 10 * 1024
+
+
+class VmGuest:
+    """The guest of a machine, as the owner of a sandbox sees it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.ended = machine.ended
+
+    def open(self, request: dict[str, Any]) -> ChannelStream:
+        """Open a stream to the agent."""
+        return self._machine.channel.open(request)
+
+    def evidence(self) -> str:
+        """Return QEMU's end and the logs' tails."""
+        return self._machine.evidence()
+
+
+@contextlib.asynccontextmanager
+async def start_guest(plan: Plan, directory: Path, on_event: OnEvent) -> AsyncIterator[VmGuest]:
+    """Start a plan's machine in a sandbox's directory; the block's end stops it.
+
+    Raises NoSpace, HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
+    """
+    unshare, as_root = find_unshare(), os.geteuid() == 0
+    create_disk(layer_disk(directory), size_mib=LAYER_MIB)
+    if plan.data_disk:
+        create_disk(data_disk(directory), size_mib=plan.data_root_mib)
+    with contextlib.ExitStack() as stack:
+        socket_path = None
+        if plan.shares:
+            (directory / LOOP_SHARE).mkdir(exist_ok=True)
+            socket_path = directory / "virtiofsd.sock"
+            binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
+            stack.enter_context(
+                start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
+                                unshare=unshare, as_root=as_root)
+            )  # fmt: skip
+        isolation = Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local)
+        async with open_machine(
+            machine_shape(plan, directory),
+            directory,
+            isolation=isolation,
+            virtiofsd_socket=socket_path,
+            on_event=on_event,
+            deadlines=StopDeadlines(),
+        ) as machine:
+            await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
+            yield VmGuest(machine)

@@ -1,0 +1,311 @@
+"""A client of a sandbox's control socket: run a command in the guest, attached or captured; ask it to stop.
+
+Plain blocking sockets and `selectors`, since a command-line program carries one stream and must start quickly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.errors import GuestNotReady, SandboxError
+from kata_dind.guest.agent import protocol
+from kata_dind.guest.agent.protocol import Frame, Mux, ProtocolError
+
+LOST_EXIT_CODE = 255
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """A command in the guest that ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Control:
+    """One connection, one stream on it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._mux = Mux(is_host=True)
+        self._frames: list[Frame] = []
+        self._mux.hello("client", time=0)
+        while not self._agreed():
+            self._flush()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to wait on for reading."""
+        return self._socket.fileno()
+
+    @property
+    def owner_pid(self) -> int:
+        """The process at the other end, as the kernel knows it."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+    def open(self, request: dict[str, Any]) -> int:
+        """Open a stream. Raises SandboxError for a request above 32 KiB: too many or too long arguments."""
+        try:
+            number = self._mux.open(request)
+        except ValueError as error:
+            raise SandboxError(f"the command is too long: {error}") from error
+        self._flush()
+        return number
+
+    def send(self, number: int, data: bytes) -> None:
+        """Send bytes; at most `credit` of them."""
+        self._mux.send(number, data)
+        self._flush()
+
+    def credit(self, number: int) -> int:
+        """How many bytes may be sent now."""
+        return self._mux.credit(number)
+
+    def end(self, number: int) -> None:
+        """Say that no more bytes follow."""
+        self._mux.end(number)
+        self._flush()
+
+    def control(self, number: int, message: dict[str, Any]) -> None:
+        """Send a message: a resize, a signal."""
+        self._mux.control(number, message)
+        self._flush()
+
+    def receive(self) -> list[Frame]:
+        """Wait for frames and return them. Raises GuestNotReady when the owner is gone."""
+        if self._frames:
+            frames, self._frames = self._frames, []
+            return frames
+        try:
+            data = self._socket.recv(65536)
+            frames = self._mux.receive(data)
+        except (OSError, ProtocolError) as error:
+            raise GuestNotReady(f"the sandbox broke the connection: {error}") from error
+        if not data:
+            raise GuestNotReady("the sandbox has ended")
+        for frame in frames:
+            if frame.kind == protocol.DATA:
+                self._mux.consumed(frame.stream, len(frame.payload))
+        self._flush()
+        return frames
+
+    def _agreed(self) -> bool:
+        self._flush()
+        return any(frame.kind == protocol.HELLO for frame in self.receive())
+
+    def _flush(self) -> None:
+        while data := self._mux.peek():
+            try:
+                self._mux.took(self._socket.send(data))
+            except OSError as error:
+                raise GuestNotReady("the sandbox has ended") from error
+
+
+@contextlib.contextmanager
+def connect(path: Path) -> Iterator[Control]:
+    """Connect to a control socket. Raises GuestNotReady when nobody serves it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_CONNECT_SECONDS)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            raise GuestNotReady(f"the sandbox does not answer: {error.strerror or error}") from error
+        control = Control(connection)
+        connection.settimeout(None)
+        yield control
+
+
+def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_seconds: float) -> ExecResult:
+    """Run a command with given input and return what it printed.
+
+    Raises GuestNotReady when the sandbox ends before the command does, or the time is over.
+    """
+    outputs = {protocol.MAIN: bytearray(), protocol.ERROR: bytearray()}
+    deadline = time.monotonic() + timeout_seconds
+    with connect(path) as control:
+        number = control.open(request)
+        waiting = memoryview(stdin)
+        ended = False
+        while True:
+            count = min(len(waiting), control.credit(number))
+            if count:
+                control.send(number, bytes(waiting[:count]))
+                waiting = waiting[count:]
+            if not waiting and not ended:
+                control.end(number)
+                ended = True
+            _wait_readable(control.fd, deadline)
+            for frame in control.receive():
+                if frame.kind == protocol.DATA:
+                    outputs[frame.substream] += frame.payload
+                elif frame.kind == protocol.CLOSE:
+                    code = _exit_code(protocol.load_message(frame.payload))
+                    return ExecResult(code, bytes(outputs[protocol.MAIN]), bytes(outputs[protocol.ERROR]))
+
+
+def attach(path: Path, request: dict[str, Any], *, terminal: bool) -> int:
+    """Run a command on our own standard descriptors and return its exit code.
+
+    With `terminal` our terminal is in raw mode meanwhile, and its size is passed on as it changes; else INT and TERM
+    are passed on. Raises GuestNotReady when the sandbox ends before the command does.
+    """
+    with contextlib.ExitStack() as stack:
+        if terminal:
+            rows, columns = _terminal_size()
+            request = {**request, "tty": True, "rows": rows, "columns": columns}
+        control = stack.enter_context(connect(path))
+        session = _Session(control, control.open(request))
+        if terminal:
+            stack.enter_context(_raw_terminal())
+            stack.enter_context(_on_signals([signal.SIGWINCH], session.resized, session.wake_fd))
+        else:
+            stack.enter_context(_on_signals([signal.SIGINT, signal.SIGTERM], session.signalled, session.wake_fd))
+        return session.run()
+
+
+class _Session:
+    """Carries our standard descriptors to and from one stream."""
+
+    def __init__(self, control: Control, number: int) -> None:
+        self._control = control
+        self._number = number
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self.wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reading_input = False
+        self._input_open = True
+        self._messages: list[dict[str, Any]] = []
+
+    def resized(self, _number: int) -> None:
+        rows, columns = _terminal_size()
+        self._messages.append({"rows": rows, "columns": columns})
+
+    def signalled(self, number: int) -> None:
+        self._messages.append({"signal": number})
+
+    def run(self) -> int:
+        self._selector.register(self._control.fd, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        try:
+            while True:
+                self._watch_input()
+                for key, _ in self._selector.select():
+                    if key.fd == self._control.fd:
+                        code = self._receive()
+                        if code is not None:
+                            return code
+                    elif key.fd == self._wake_read:
+                        self._send_messages()
+                    else:
+                        self._read_input()
+        finally:
+            self._selector.close()
+            os.close(self._wake_read)
+            os.close(self.wake_fd)
+
+    def _watch_input(self) -> None:
+        wanted = self._input_open and self._control.credit(self._number) > 0
+        if wanted == self._reading_input:
+            return
+        if wanted:
+            try:
+                self._selector.register(0, selectors.EVENT_READ)
+            except PermissionError:  # epoll takes no regular files; those never block
+                self._read_input()
+                return
+        else:
+            self._selector.unregister(0)
+        self._reading_input = wanted
+
+    def _read_input(self) -> None:
+        data = os.read(0, min(65536, self._control.credit(self._number)))
+        if data:
+            self._control.send(self._number, data)
+        else:
+            self._input_open = False
+            self._control.end(self._number)
+
+    def _send_messages(self) -> None:
+        os.read(self._wake_read, 4096)
+        messages, self._messages = self._messages, []
+        for message in messages:
+            self._control.control(self._number, message)
+
+    def _receive(self) -> int | None:
+        for frame in self._control.receive():
+            if frame.kind == protocol.DATA:
+                _write_all(2 if frame.substream == protocol.ERROR else 1, frame.payload)
+            elif frame.kind == protocol.CLOSE:
+                return _exit_code(protocol.load_message(frame.payload))
+        return None
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    if "error" in result:
+        raise SandboxError(f"the guest could not run the command: {result['error']}")
+    return int(result.get("exit_code", LOST_EXIT_CODE))
+
+
+def _wait_readable(fd: int, deadline: float) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise GuestNotReady("the command in the guest did not end in time")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _terminal_size() -> tuple[int, int]:
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        rows = columns = 0
+    return rows or 24, columns or 80
+
+
+@contextlib.contextmanager
+def _raw_terminal() -> Iterator[None]:
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _on_signals(numbers: list[signal.Signals], handle: Callable[[int], None], wake_fd: int) -> Iterator[None]:
+    """Call `handle` for signals, and wake a `select` through the pipe; as it was before when the block ends."""
+    before_fd = signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda seen, _frame: handle(seen)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+
+
+def stdin_and_stdout_are_terminals() -> bool:
+    """Tell whether a command should get a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

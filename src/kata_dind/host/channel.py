@@ -1,0 +1,312 @@
+"""A channel of framed streams over a connected socket, in asyncio: to the agent in a guest, and from our own clients.
+
+The protocol, with its credit and epochs, is `kata_dind.guest.agent.protocol`; this file only moves bytes and wakes
+waiters. Nothing here polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from kata_dind.guest.agent import protocol
+from kata_dind.guest.agent.protocol import Frame, Mux, ProtocolError
+
+READ_BYTES = 64 * 1024
+
+OnEvent = Callable[[dict[str, Any]], None]
+OnOpen = Callable[["ChannelStream", dict[str, Any]], Awaitable[None]]
+
+
+class ChannelClosed(Exception):
+    """The other side of the channel is gone."""
+
+
+class ChannelStream:
+    """One stream of a channel. `result` is what the other side closed it with; None while it is open."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._incoming: deque[Frame] = deque()
+        self._arrived = asyncio.Event()
+        self._credit = asyncio.Event()
+        self.result: dict[str, Any] | None = None
+
+    async def receive(self) -> Frame | None:
+        """Return the next DATA, END or CONTROL frame, None when the stream is closed.
+
+        Raises ChannelClosed when the channel broke before the stream was closed.
+        """
+        while not self._incoming:
+            if self.result is not None:
+                return None
+            self._channel.raise_if_lost()
+            self._arrived.clear()
+            await self._arrived.wait()
+        frame = self._incoming.popleft()
+        if frame.kind == protocol.DATA:
+            self._channel.consumed(self._number, len(frame.payload))
+        return frame
+
+    async def send(self, data: bytes, substream: int = protocol.MAIN) -> None:
+        """Send bytes, waiting for credit and for the socket; after the other side's CLOSE they are dropped."""
+        view = memoryview(data)
+        while view and self.result is None:
+            await self._channel.writable()
+            room = self._channel.mux.credit(self._number)
+            if not room:
+                self._credit.clear()
+                await self._credit.wait()
+                continue
+            self._channel.mux.send(self._number, bytes(view[:room]), substream)
+            self._channel.flush()
+            view = view[room:]
+
+    def end(self) -> None:
+        """Say that we send no more; receiving goes on."""
+        self._channel.mux.end(self._number)
+        self._channel.flush()
+
+    def control(self, message: dict[str, Any]) -> None:
+        """Send a message beside the bytes."""
+        self._channel.mux.control(self._number, message)
+        self._channel.flush()
+
+    def close(self, result: dict[str, Any] | None = None) -> None:
+        """End both directions; harmless when the stream is closed already."""
+        self._channel.forget(self._number)
+        self._channel.mux.close(self._number, result or {})
+        self._channel.flush()
+        self.result = self.result if self.result is not None else {}
+        self.wake()
+
+    async def wait_closed(self) -> dict[str, Any]:
+        """Drop what comes until the other side closes the stream; return its result."""
+        while await self.receive() is not None:
+            pass
+        return self.result or {}
+
+    def deliver(self, frame: Frame) -> None:
+        """Take a frame from the channel (the channel's part)."""
+        if frame.kind == protocol.CLOSE:
+            self.result = protocol.load_message(frame.payload)
+        elif frame.kind != protocol.CREDIT:
+            self._incoming.append(frame)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        self._arrived.set()
+        self._credit.set()
+
+
+class Channel(asyncio.Protocol):
+    """One side of a channel on an asyncio transport; `lost` is set when the socket is gone."""
+
+    def __init__(self, *, is_host: bool, on_event: OnEvent | None = None, on_open: OnOpen | None = None) -> None:
+        self.mux = Mux(is_host=is_host)
+        self.lost = asyncio.Event()
+        self.agreed = asyncio.Event()
+        self._on_event = on_event
+        self._on_open = on_open
+        self._streams: dict[int, ChannelStream] = {}
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: asyncio.Transport | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cause: Exception | None = None
+
+    def begin(self) -> None:
+        """Send the host's HELLO, with the clock that the guest should take."""
+        self.mux.hello(os.urandom(8).hex(), time=time.time())
+        self.flush()
+
+    def open(self, request: dict[str, Any]) -> ChannelStream:
+        """Open a stream. Raises ChannelClosed when the channel is gone, ValueError for a request above 32 KiB."""
+        self.raise_if_lost()
+        number = self.mux.open(request)
+        stream = self._streams[number] = ChannelStream(self, number)
+        self.flush()
+        return stream
+
+    def close(self) -> None:
+        """Close the socket; streams see ChannelClosed."""
+        if self._transport is not None:
+            self._transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def raise_if_lost(self) -> None:
+        """Raise ChannelClosed when the other side is gone."""
+        if self.lost.is_set():
+            raise ChannelClosed("the channel is closed") from self._cause
+
+    async def writable(self) -> None:
+        """Wait until the socket takes more. Raises ChannelClosed."""
+        await self._writable.wait()
+        self.raise_if_lost()
+
+    def flush(self) -> None:
+        """Hand what the mux holds to the socket."""
+        while self._transport is not None and (data := self.mux.peek()):
+            self.mux.took(len(data))
+            self._transport.write(data)
+
+    def consumed(self, number: int, count: int) -> None:
+        """Grant credit for bytes that a reader took."""
+        self.mux.consumed(number, count)
+        self.flush()
+
+    def forget(self, number: int) -> None:
+        """Deliver no more to a stream."""
+        self._streams.pop(number, None)
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=protocol.PENDING_BYTES)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self.mux.receive(data)
+        except ProtocolError as error:
+            self._cause = error
+            self.close()
+            return
+        for frame in frames:
+            self._act(frame)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cause = self._cause or exc
+        self.lost.set()
+        self._writable.set()
+        for stream in list(self._streams.values()):
+            stream.wake()
+        self._streams.clear()
+
+    def _act(self, frame: Frame) -> None:
+        if frame.kind == protocol.HELLO:
+            self.agreed.set()
+        elif frame.stream == protocol.EVENTS:
+            if self._on_event is not None:
+                self._on_event(protocol.load_message(frame.payload))
+        elif frame.kind == protocol.OPEN:
+            self._accept(frame)
+        elif (stream := self._streams.get(frame.stream)) is not None:
+            if frame.kind == protocol.CLOSE:
+                self.forget(frame.stream)
+            stream.deliver(frame)
+
+    def _accept(self, frame: Frame) -> None:
+        if self._on_open is None:
+            self.mux.close(frame.stream, {"error": "nothing is served here"})
+            return
+        stream = self._streams[frame.stream] = ChannelStream(self, frame.stream)
+        task = asyncio.ensure_future(self._serve(stream, protocol.load_message(frame.payload)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, stream: ChannelStream, request: dict[str, Any]) -> None:
+        assert self._on_open is not None
+        with contextlib.suppress(ChannelClosed):
+            await self._on_open(stream, request)
+
+
+@contextlib.asynccontextmanager
+async def open_channel(connected: socket.socket, *, on_event: OnEvent) -> AsyncIterator[Channel]:
+    """Speak the host's side of the protocol on a connected socket, which is closed with the block.
+
+    `channel.agreed` is set once the guest has answered.
+    """
+    channel = Channel(is_host=True, on_event=on_event)
+    await asyncio.get_running_loop().create_connection(lambda: channel, sock=connected)
+    channel.begin()
+    try:
+        yield channel
+    finally:
+        channel.close()
+        # The transport closes its socket in a later turn of the loop, which may be about to end.
+        await channel.lost.wait()
+
+
+async def relay_streams(left: ChannelStream, right: ChannelStream) -> None:
+    """Carry everything between two streams until one side closes its own; then close the other with that result."""
+    tasks = [asyncio.ensure_future(_carry(left, right)), asyncio.ensure_future(_carry(right, left))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if right.result is not None:  # the answering side ended: let what it sent before go out first
+            await tasks[1]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        left.close(right.result)
+        right.close(left.result)
+
+
+async def _carry(source: ChannelStream, target: ChannelStream) -> None:
+    while (frame := await source.receive()) is not None:
+        if frame.kind == protocol.DATA:
+            await target.send(frame.payload, frame.substream)
+        elif frame.kind == protocol.END:
+            target.end()
+        elif frame.kind == protocol.CONTROL:
+            target.control(protocol.load_message(frame.payload))
+
+
+async def relay_connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: ChannelStream
+) -> None:
+    """Carry bytes between a client's connection and a stream, each half closed as its source closes it."""
+    upload = asyncio.ensure_future(_upload(reader, stream))
+    try:
+        while (frame := await stream.receive()) is not None:
+            if frame.kind == protocol.DATA:
+                writer.write(frame.payload)
+                await writer.drain()
+            elif frame.kind == protocol.END and writer.can_write_eof():
+                writer.write_eof()
+    except (ConnectionError, ChannelClosed):
+        pass  # the client or the guest has gone; both halves end here
+    finally:
+        upload.cancel()
+        await asyncio.gather(upload, return_exceptions=True)
+        stream.close()
+        writer.close()
+
+
+async def _upload(reader: asyncio.StreamReader, stream: ChannelStream) -> None:
+    try:
+        while data := await reader.read(READ_BYTES):
+            await stream.send(data)
+    except ConnectionError:
+        stream.close()  # a client that was killed; there is nobody to answer
+    else:
+        stream.end()
+
+
+async def first_of(*waits: Any) -> None:
+    """Wait until one of several awaitables is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,61 @@
+"""Disk files: sparse, formatted on the host in milliseconds, and never touched when they exist."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from kata_dind.errors import CommandFailed, NoSpace
+from kata_dind.host.process import require_tool, run
+
+LABEL = "kata-dind"
+
+
+def mke2fs_argv(mke2fs: Path, disk: Path) -> list[str]:
+    """Compute the ext4 of a data root: made for many small files, and almost nothing allocated at first.
+
+    Lazy tables and a 64 MiB journal allocate 4.4 MiB of a 20 GiB disk, where the defaults take 135 MiB.
+    """
+    options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,assume_storage_prezeroed=1"
+    return [str(mke2fs), "-q", "-F", "-t", "ext4", "-L", LABEL, "-m", "0", "-i", "16384", "-J", "size=64",
+            "-E", options, str(disk)]  # fmt: skip
+
+
+def create_disk(disk: Path, *, size_mib: int) -> None:
+    """Make a sparse ext4 disk unless it exists; it gets its name only when it is whole.
+
+    Raises NoSpace when the host's file system is full.
+    """
+    if disk.exists():
+        return
+    unfinished = disk.with_suffix(".new")
+    try:
+        with unfinished.open("wb") as file:
+            os.truncate(file.fileno(), size_mib << 20)
+        run(mke2fs_argv(require_tool("mke2fs", package="e2fsprogs"), unfinished), timeout_seconds=120)
+        unfinished.replace(disk)
+    except (OSError, CommandFailed) as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise NoSpace(
+                f"the file system of {disk.parent} takes no file of {size_mib} MiB", hint="use a smaller --size"
+            ) from error
+        if isinstance(error, CommandFailed) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"cannot make a disk in {disk.parent}",
+                details=getattr(error, "details", str(error)),
+                hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
+            ) from error
+        raise
+
+
+def allocated_bytes(directory: Path) -> int:
+    """Return what a directory's files really take on disk; files that vanish meanwhile count nothing."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            total += path.lstat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,43 @@
+"""Argument lists that give a program namespaces of its own; an ordinary user gets them through a user namespace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kata_dind.errors import CommandFailed, PermissionMissing
+from kata_dind.host.process import require_tool, run
+
+
+def private_network_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -> list[str]:
+    """Run a program in a network namespace of its own, as its root; it keeps the caller's process id."""
+    user = [] if as_root else ["--user", "--map-root-user"]
+    return [str(unshare), *user, "--net", "--", *argv]
+
+
+def private_mounts_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -> list[str]:
+    """Run a program in a mount namespace of its own, so that its mounts end with it.
+
+    An ordinary user is root in there, and its subordinate ids are the other users.
+    """
+    user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
+    return [str(unshare), *user, "--mount", "--propagation", "private", "--", *argv]
+
+
+def find_unshare() -> Path:
+    """Return the `unshare` to use: a copy beside our interpreter where AppArmor lets only that one make namespaces."""
+    beside = Path(sys.executable).with_name("kata-dind-unshare")
+    return beside if beside.exists() else require_tool("unshare", package="util-linux")
+
+
+def require_network_namespaces(unshare: Path, *, as_root: bool) -> None:
+    """Raise PermissionMissing when this user can't make a network namespace and set it up."""
+    try:
+        run(private_network_argv(["ip", "link", "set", "lo", "up"], unshare=unshare, as_root=as_root), timeout_seconds=10)
+    except CommandFailed as error:
+        raise PermissionMissing(
+            "this user may not make network namespaces, which keep the guest away from this host",
+            details=error.details,
+            hint="on Ubuntu 24.04 run `make setup`, which allows it for one program; or use --network none",
+        ) from error

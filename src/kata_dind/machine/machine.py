@@ -1,0 +1,172 @@
+"""A running machine: QEMU with its side processes, its control socket, and the channel to the agent.
+
+The order in which things start is the order of reading; they end in reverse, the guest before QEMU before its disks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.errors import AbnormalShutdown, BootFailed
+from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
+from kata_dind.host.process import Daemon, tail
+from kata_dind.machine.argv import machine_argv
+from kata_dind.machine.network import Isolation, isolated_daemon
+from kata_dind.machine.shape import MachineShape, Wiring
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StopDeadlines:
+    """How long each step of going down may take, in seconds."""
+
+    dockerd_seconds: float = 20.0
+    """Dockerd and its containers, from the agent's TERM on."""
+    guest_seconds: float = 8.0
+    """From there to the machine's own power-off."""
+    quit_seconds: float = 3.0
+    """QEMU's `quit`; then TERM and KILL, as for every daemon."""
+
+
+class Machine:
+    """A machine whose guest may be talked to over `channel`."""
+
+    def __init__(self, process: Daemon, qmp: QMPClient, channel: Channel, logs: list[Path]) -> None:
+        self.process = process
+        self.channel = channel
+        self._qmp = qmp
+        self._logs = logs
+        self.ended = asyncio.Event()
+        """Set when QEMU has ended, for whatever reason."""
+        asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
+
+    def _process_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.process.pidfd)
+        self.ended.set()
+
+    async def wait_for_guest(self, *, timeout_seconds: float) -> None:
+        """Wait for the agent's answer. Raises BootFailed when QEMU ends or the time is over, with the logs' tails."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await first_of(self.channel.agreed.wait(), self.ended.wait())
+        except TimeoutError as error:
+            raise BootFailed(
+                f"the guest did not answer within {timeout_seconds:g} s", details=self.evidence()
+            ) from error
+        if not self.channel.agreed.is_set():
+            raise BootFailed("QEMU ended before the guest answered", details=self.evidence())
+
+    def evidence(self) -> str:
+        """Return how QEMU ended, if it did, and the last lines of the machine's logs."""
+        parts = [self.process.describe_end()] if self.ended.is_set() else []
+        parts += [f"--- {log.name}\n{text}" for log in self._logs if (text := tail(log))]
+        return "\n".join(parts)
+
+    async def stop(self, deadlines: StopDeadlines) -> None:
+        """Take the guest down: dockerd, its file systems, the power; then QEMU.
+
+        Raises AbnormalShutdown when the guest had to be cut off.
+        """
+        if self.ended.is_set():
+            raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+        if await self._guest_powers_off(deadlines):
+            return
+        with contextlib.suppress(Exception):  # noqa: BLE001 - any failure here is met by the next rung, TERM
+            async with asyncio.timeout(deadlines.quit_seconds):
+                await self._qmp.execute("quit")
+                await self.ended.wait()
+        raise AbnormalShutdown(
+            "the guest did not shut down in time and was cut off; its data root is checked at the next start",
+            details=self.evidence(),
+        )
+
+    async def _guest_powers_off(self, deadlines: StopDeadlines) -> bool:
+        if not self.channel.agreed.is_set():
+            return False
+        with contextlib.suppress(TimeoutError, ChannelClosed):
+            async with asyncio.timeout(deadlines.dockerd_seconds + deadlines.guest_seconds):
+                self.channel.open({"kind": "poweroff", "timeout_seconds": deadlines.dockerd_seconds})
+                await self.ended.wait()
+        return self.ended.is_set()
+
+
+@contextlib.asynccontextmanager
+async def open_machine(
+    shape: MachineShape,
+    directory: Path,
+    *,
+    isolation: Isolation,
+    virtiofsd_socket: Path | None,
+    on_event: Callable[[dict[str, Any]], None],
+    deadlines: StopDeadlines,
+) -> AsyncIterator[Machine]:
+    """Start QEMU for the length of the block; the guest is told to go down before QEMU is.
+
+    Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
+    a block that itself went well.
+    """
+    from qemu.qmp import QMPClient, QMPError
+
+    console, log = directory / "guest.log", directory / "vmm.log"
+    async with contextlib.AsyncExitStack() as stack:
+        qmp_ours, qmp_theirs = _socketpair(stack)
+        agent_ours, agent_theirs = _socketpair(stack)
+        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket)
+        process = stack.enter_context(
+            isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log,
+                            pass_fds=[wiring.qmp_fd, wiring.agent_fd])
+        )  # fmt: skip
+        qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
+        agent_theirs.close()
+        qmp = QMPClient(shape.name)
+        try:
+            async with asyncio.timeout(30):
+                await qmp.connect(qmp_ours)
+        except (QMPError, TimeoutError, OSError) as error:
+            process.ended(within_seconds=1.0)
+            raise BootFailed("QEMU did not start", details=process.describe_end()) from error
+        stack.push_async_callback(_disconnect, qmp)
+        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=on_event))
+        machine = Machine(process, qmp, channel, [log, console])
+        stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
+        yield machine
+
+
+def _stop_unless_hidden(machine: Machine, deadlines: StopDeadlines) -> Callable[..., Any]:
+    """Make an exit callback that stops the machine, and never hides the error that ended the block."""
+
+    async def stop(_kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            await machine.stop(deadlines)
+        except AbnormalShutdown as abnormal:
+            if error is None:
+                raise
+            error.add_note(abnormal.summary)
+
+    return stop
+
+
+async def _disconnect(qmp: QMPClient) -> None:
+    try:
+        await qmp.disconnect()
+    except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
+        logger.debug("qmp: %s", error)
+
+
+def _socketpair(stack: contextlib.AsyncExitStack) -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(False)
+        stack.callback(end.close)
+    return pair

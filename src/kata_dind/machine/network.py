@@ -1,0 +1,127 @@
+"""The guest's way out: QEMU's user network, in a network namespace whose only exit is slirp4netns.
+
+QEMU's user network alone maps the guest's gateway to the host's loopback, so QEMU runs where that loopback is empty.
+slirp4netns carries what leaves the namespace; routing rules in it close what no guest should reach. No privilege is
+needed beyond a user namespace, and nothing is left when QEMU ends: the namespace ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.errors import HostError, ProcessExited
+from kata_dind.host.namespaces import private_network_argv
+from kata_dind.host.process import Daemon, daemon
+
+OUTER_NETWORK = "198.18.0.0/24"
+OUTER_DNS = "198.18.0.3"
+LINK_LOCAL = "169.254.0.0/16"
+
+# The program waits until its way out is there. Its paths through /proc are for dash, whose redirections know one-digit
+# descriptors only.
+_WAIT_AND_EXEC = """
+printf x >"/proc/self/fd/$0"
+read -r rules <"/proc/self/fd/$1" || exit 1
+shift
+[ -z "$rules" ] || printf '%s' "$rules" | tr ';' '\\n' | ip -batch - || exit 1
+exec "$@"
+"""
+
+
+def routing_rules(*, allow_link_local: bool) -> list[str]:
+    """Compute `ip -batch` lines that close a namespace's exits.
+
+    libslirp forwards the DNS alias to the host's resolver on every port, and that resolver may be a loopback address:
+    so only port 53 of it stays open. Link-local addresses hold a cloud's metadata service.
+    """
+    rules = [
+        f"rule add pref 100 to {OUTER_DNS} ipproto udp dport 53 lookup main",
+        f"rule add pref 101 to {OUTER_DNS} ipproto tcp dport 53 lookup main",
+        f"rule add pref 102 to {OUTER_DNS} type unreachable",
+        "link set lo up",
+    ]
+    if not allow_link_local:
+        rules.append(f"route add unreachable {LINK_LOCAL}")
+    return rules
+
+
+def slirp4netns_argv(pid: int, *, ready_fd: int, exit_fd: int) -> list[str]:
+    """Compute the arguments of slirp4netns for the namespace of a process. Source: slirp4netns(1)."""
+    return [
+        "slirp4netns",
+        "--configure",
+        "--mtu=65520",
+        f"--cidr={OUTER_NETWORK}",
+        "--disable-host-loopback",
+        "--enable-seccomp",
+        f"--ready-fd={ready_fd}",
+        f"--exit-fd={exit_fd}",
+        str(pid),
+        "tap0",
+    ]
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How a program is kept apart from the host's network."""
+
+    unshare: Path
+    as_root: bool
+    outbound: bool
+    allow_link_local: bool = False
+
+
+@contextlib.contextmanager
+def isolated_daemon(
+    argv: Sequence[str], isolation: Isolation, *, name: str, log: Path, pass_fds: Sequence[int]
+) -> Iterator[Daemon]:
+    """Run a program in a network namespace of its own, with a guarded way out or none.
+
+    Raises HostError when the namespace or its way out can't be made.
+    """
+    with contextlib.ExitStack() as stack:
+        made_read, made_write = _pipe(stack)
+        go_read, go_write = _pipe(stack)
+        waiting = ["sh", "-c", _WAIT_AND_EXEC, str(made_write), str(go_read), *argv]
+        wrapped = private_network_argv(waiting, unshare=isolation.unshare, as_root=isolation.as_root)
+        process = stack.enter_context(
+            daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write, go_read], rung_seconds=5.0)
+        )
+        _wait_for_byte(made_read, process, "make a network namespace")
+        rules: list[str] = []
+        if isolation.outbound:
+            stack.enter_context(_open_exit(process, log.with_name("network.log")))
+            rules = routing_rules(allow_link_local=isolation.allow_link_local)
+        os.write(go_write, (";".join(rules) + "\n").encode())
+        yield process
+
+
+@contextlib.contextmanager
+def _open_exit(process: Daemon, log: Path) -> Iterator[Daemon]:
+    with contextlib.ExitStack() as stack:
+        ready_read, ready_write = _pipe(stack)
+        exit_read, _exit_write = _pipe(stack)  # slirp4netns ends when our end closes, even by our death
+        argv = slirp4netns_argv(process.pid, ready_fd=ready_write, exit_fd=exit_read)
+        slirp = stack.enter_context(daemon(argv, name="slirp4netns", log=log, pass_fds=[ready_write, exit_read]))
+        _wait_for_byte(ready_read, slirp, "give the guest a network")
+        yield slirp
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        stack.callback(os.close, end)
+    return ends
+
+
+def _wait_for_byte(fd: int, process: Daemon, what: str, *, timeout_seconds: float = 10.0) -> None:
+    ready = select.select([fd, process.pidfd], [], [], timeout_seconds)[0]
+    if fd in ready and os.read(fd, 1):
+        return
+    cause = ProcessExited(process.describe_end())
+    raise HostError(f"cannot {what}", details=str(cause), hint="kata-dind … --network none needs none") from cause

@@ -1,0 +1,48 @@
+"""What a machine is made of: plain values, from which `argv` computes QEMU's arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kata_dind.vocabulary import Accelerator
+
+GUEST_OS, MODULES, IMAGE, LAYER, DATA = "guest-os", "modules", "image", "layer", "data"
+"""Serial numbers of the disks, by which the guest finds them."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A virtio-blk disk; `serial` has at most 20 characters."""
+
+    serial: str
+    path: Path
+    read_only: bool = False
+    image_format: str = "raw"
+
+
+@dataclass(frozen=True)
+class MachineShape:
+    """Everything about a machine that does not change from one start to the next."""
+
+    accelerator: Accelerator
+    cpus: int
+    memory_mib: int
+    kernel: Path
+    initramfs: Path
+    disks: tuple[Disk, ...]
+    kernel_arguments: tuple[str, ...] = ()
+    network: bool = True
+    shared_directory: bool = False
+    hotplug_ports: int = 4
+    name: str = field(default="kata-dind")
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What connects one start of a machine to us: descriptors that QEMU inherits, and paths."""
+
+    qmp_fd: int
+    agent_fd: int
+    console: Path
+    virtiofsd_socket: Path | None = None

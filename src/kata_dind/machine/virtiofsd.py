@@ -1,0 +1,115 @@
+"""File sharing: one virtiofsd per sandbox, serving a directory in which every share is a submount, as Kata does it.
+
+The shares are bound into the sandbox's shared directory in a mount namespace that only virtiofsd lives in, so nothing
+stays mounted when it ends. We bind and listen; the daemon inherits the descriptor, so nobody polls for a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.errors import HostError, ToolMissing
+from kata_dind.host.namespaces import private_mounts_argv
+from kata_dind.host.process import Daemon, daemon, find_tool, run
+
+_SYSTEM_PATHS = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/qemu/virtiofsd"), Path("/opt/kata/libexec/virtiofsd"))
+
+# $0 is the shared directory; then three words a share: name, host path, ro or rw; then `--` and the daemon.
+_BIND_AND_EXEC = """
+set -e
+while [ "$1" != -- ]; do
+	target=$0/$1
+	if [ -d "$2" ]; then mkdir -p "$target"; else : >>"$target"; fi
+	mount --bind -- "$2" "$target"
+	[ "$3" != ro ] || mount -o remount,bind,ro -- "$target"
+	shift 3
+done
+shift
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One share as virtiofsd sees it; `name` is its place below the shared directory."""
+
+    name: str
+    host_path: Path
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Virtiofsd:
+    """The daemon that this host has; the Rust one and QEMU's old C one take different options."""
+
+    program: Path
+    is_rust: bool
+
+
+def find_virtiofsd() -> Virtiofsd | None:
+    """Find virtiofsd where the distributions and Kata put it."""
+    candidates = [*_SYSTEM_PATHS, *filter(None, [find_tool("virtiofsd")])]
+    program = next((path for path in candidates if path.exists()), None)
+    if program is None:
+        return None
+    version = run([program, "--version"], timeout_seconds=10)
+    return Virtiofsd(program, is_rust="FUSE" not in version.stdout + version.stderr)
+
+
+def require_virtiofsd() -> Virtiofsd:
+    """Return this host's virtiofsd, or raise ToolMissing."""
+    found = find_virtiofsd()
+    if found is None:
+        raise ToolMissing(
+            "virtiofsd is not installed, which shares and the loop kind need", hint="sudo apt-get install virtiofsd"
+        )
+    return found
+
+
+def virtiofsd_argv(virtiofsd: Virtiofsd, *, directory: Path, socket_fd: int) -> list[str]:
+    """Compute the daemon's arguments: Kata's defaults, so no xattr, and submounts announced."""
+    if virtiofsd.is_rust:
+        return [
+            str(virtiofsd.program), f"--fd={socket_fd}", f"--shared-dir={directory}", "--cache=auto",
+            "--announce-submounts", "--sandbox=chroot", "--inode-file-handles=never",
+        ]  # fmt: skip
+    return [
+        str(virtiofsd.program), f"--fd={socket_fd}", "-o", f"source={directory}", "-o", "cache=auto",
+        "-o", "announce_submounts", "-o", "sandbox=chroot",
+    ]  # fmt: skip
+
+
+def binding_argv(argv: Sequence[str], directory: Path, binds: Sequence[Bind]) -> list[str]:
+    """Compute a command that binds the shares below a directory, then becomes the daemon."""
+    words = [word for bind in binds for word in (bind.name, str(bind.host_path), "ro" if bind.read_only else "rw")]
+    return ["sh", "-c", _BIND_AND_EXEC, str(directory), *words, "--", *argv]
+
+
+@contextlib.contextmanager
+def start_virtiofsd(
+    directory: Path, binds: Sequence[Bind], *, socket_path: Path, log: Path, unshare: Path, as_root: bool
+) -> Iterator[Daemon]:
+    """Serve a directory on a socket that QEMU may connect to at once.
+
+    Raises ToolMissing without virtiofsd, HostError when the socket can't be made.
+    """
+    virtiofsd = require_virtiofsd()
+    directory.mkdir(mode=0o755, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        socket_path.unlink(missing_ok=True)
+        try:
+            listener.bind(str(socket_path))
+            listener.listen(1)
+        except OSError as error:
+            raise HostError(f"cannot listen on {socket_path}: {error.strerror}") from error
+        stack.callback(socket_path.unlink, missing_ok=True)
+        argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno())
+        wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)
+        process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=[listener.fileno()]))
+        listener.close()  # ours; QEMU's connect waits in the queue, or fails at once when virtiofsd is gone
+        yield process

@@ -1,0 +1,381 @@
+"""Owning a sandbox: from a plan to a proven daemon, then its endpoint and control socket until it is told to stop.
+
+Used by the supervisor of `up` and, in a thread, by `run` and the Python API. Knows a backend by its protocol only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from kata_dind.backend import Guest, Launch
+from kata_dind.errors import (
+    DataRootError,
+    DockerdFailed,
+    GuestNotReady,
+    KataDindError,
+    OverlayRefused,
+    SandboxError,
+    VerdictFailed,
+)
+from kata_dind.guest.agent import protocol
+from kata_dind.host.channel import (
+    READ_BYTES,
+    Channel,
+    ChannelClosed,
+    ChannelStream,
+    first_of,
+    relay_connection,
+    relay_streams,
+)
+from kata_dind.host.process import tail
+from kata_dind.host.progress import Event, Report
+from kata_dind.record import Record
+from kata_dind.verdict import Verdict, prove
+
+logger = logging.getLogger(__name__)
+
+LOG_LIMIT_BYTES = 16 << 20
+"""dockerd.log is set aside as dockerd.log.1 beyond this."""
+
+_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT = 64, 78
+_PING = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_PING_PAUSE_SECONDS = 0.1
+
+
+class Owner:
+    """One start of one sandbox; `run` is its whole life."""
+
+    def __init__(self, record: Record, launch: Launch, *, report: Report, started: float | None = None) -> None:
+        self._record = record
+        self._launch = launch
+        self._report = report
+        self._started = time.monotonic() if started is None else started
+        self._phases: list[dict[str, Any]] = []
+        self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
+        self._ready = False
+        self._stop = asyncio.Event()
+        self._container_ended = asyncio.Event()
+        self._container_code: int | None = None
+        self._complaint: dict[str, str] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Start the sandbox, serve it, stop it. Raises what made it fail; its record then says so, too."""
+        self._write_status()
+        self._task = asyncio.ensure_future(self._run())
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            self._end("stopped", None)
+            raise
+        except BaseException as error:
+            self._end("crashed", error)
+            raise
+        self._end("stopped", None)
+
+    def request_stop(self) -> None:
+        """Ask `run` to end, from the loop's thread: a start is broken off, a running sandbox goes down in order."""
+        if self._ready:
+            self._stop.set()
+        elif self._task is not None:
+            self._task.cancel()
+
+    # --- start, serve, stop
+
+    async def _run(self) -> None:
+        unclean = self._record.directory / "unclean"
+        check = unclean.exists()
+        async with contextlib.AsyncExitStack() as stack:
+            guest = await stack.enter_async_context(self._launch.start(self._record.directory, self._guest_event))
+            self._phase("boot", "the guest has booted")
+            unclean.touch()
+            await self._serve(stack, guest, check=check)
+        unclean.unlink(missing_ok=True)
+
+    async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
+        container = guest.open(self._launch.container_request(check))
+        await stack.enter_async_context(_background(self._follow_container(container)))
+        await stack.enter_async_context(self._control_server(guest))
+        async with _deadline(self._remaining_seconds(), self._not_ready(guest)):
+            await self._wait_for_dockerd(guest)
+            self._phase("dockerd", "dockerd answers")
+            await stack.enter_async_context(self._endpoint_server(guest))
+            verdict = await self._prove(guest)
+        self._phase("proof", "the data root is proven")
+        self._become_ready(verdict)
+        await first_of(self._stop.wait(), guest.ended.wait(), self._container_ended.wait())
+        self._set_state("stopping")
+        if not self._stop.is_set():
+            raise self._sudden_end(guest)
+
+    def _become_ready(self, verdict: Verdict) -> None:
+        self._ready = True
+        self._status["verdict"] = dataclasses.asdict(verdict)
+        self._set_state("running")
+        seconds = time.monotonic() - self._started
+        self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
+
+    def _sudden_end(self, guest: Guest) -> KataDindError:
+        if guest.ended.is_set():
+            return SandboxError("the guest is gone: QEMU ended", details=guest.evidence())
+        return DockerdFailed(f"dockerd ended (exit {self._container_code})", details=self._dockerd_tail())
+
+    # --- readiness
+
+    async def _wait_for_dockerd(self, guest: Guest) -> None:
+        """Wait for dockerd's first answer. Raises the reason why there will be none."""
+        answer = asyncio.ensure_future(_first_answer(guest))
+        try:
+            await first_of(asyncio.wait([answer]), guest.ended.wait(), self._container_ended.wait())
+            if guest.ended.is_set():
+                raise SandboxError("the guest is gone: QEMU ended", details=guest.evidence())
+            if not answer.done():
+                raise self._container_failure(await _guest_evidence(guest))
+            answer.result()
+        finally:
+            answer.cancel()
+
+    def _container_failure(self, evidence: str) -> KataDindError:
+        details = f"{self._dockerd_tail()}\n{evidence}".strip()
+        complaint = self._complaint
+        if complaint is not None and self._container_code in (_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT):
+            kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
+            return kind(complaint["message"], details=details, hint=complaint["hint"])
+        return DockerdFailed(f"dockerd ended before it answered (exit {self._container_code})", details=details)
+
+    async def _prove(self, guest: Guest) -> Verdict:
+        try:
+            return await asyncio.to_thread(prove, self._record.endpoint, timeout_seconds=self._remaining_seconds())
+        except VerdictFailed as error:
+            evidence = [error.details, self._dockerd_tail(), await _guest_evidence(guest)]
+            error.details = "\n".join(filter(None, evidence))
+            raise
+
+    def _remaining_seconds(self) -> float:
+        return max(1.0, self._launch.timeout_seconds - (time.monotonic() - self._started))
+
+    def _not_ready(self, guest: Guest) -> Callable[[], KataDindError]:
+        return lambda: GuestNotReady(
+            f"dockerd was not ready within {self._launch.timeout_seconds:g} s",
+            details=f"{guest.evidence()}\n{self._dockerd_tail()}",
+            hint="give it more time with --timeout",
+        )
+
+    # --- what the guest says
+
+    def _guest_event(self, message: dict[str, Any]) -> None:
+        logger.info("guest: %s", message)
+        if message.get("event") == "agent":
+            self._status["kernel"] = message.get("kernel")
+            self._status["guest_boot_seconds"] = message.get("uptime_seconds")
+
+    async def _follow_container(self, container: ChannelStream) -> None:
+        """Write what the container says to dockerd.log, and listen to the guest entrypoint."""
+        log = RotatingLog(self._record.log_path("dockerd"), limit_bytes=LOG_LIMIT_BYTES)
+        lines = LineSplitter()
+        try:
+            while (frame := await container.receive()) is not None:
+                if frame.kind == protocol.DATA:
+                    log.write(frame.payload)
+                    for line in lines.feed(frame.payload) if frame.substream == protocol.ERROR else ():
+                        self._hear(line)
+        except ChannelClosed:
+            return  # the guest's end is reported by itself
+        result = container.result or {}
+        self._container_code = result.get("exit_code")
+        if "error" in result:
+            self._complaint = {"step": "container", "message": str(result["error"]), "hint": ""}
+        self._container_ended.set()
+
+    def _hear(self, line: bytes) -> None:
+        if not line.startswith(b'{"kata_dind":'):
+            return
+        try:
+            spoken = json.loads(line)
+        except ValueError:
+            return
+        if spoken["kata_dind"] == "error":
+            self._complaint = spoken
+        elif spoken["kata_dind"] == "warning":
+            self._report(Event("warning", str(spoken["message"])))
+            self._status.setdefault("warnings", []).append(spoken["message"])
+        if spoken["step"] == "ready":
+            self._status["data_root"] = {key: spoken[key] for key in ("kind", "path", "filesystem") if key in spoken}
+            self._phase("data-root", "overlay works on the data root")
+
+    # --- sockets
+
+    @contextlib.asynccontextmanager
+    async def _endpoint_server(self, guest: Guest) -> AsyncIterator[None]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                stream = guest.open({"kind": "docker"})
+            except ChannelClosed:
+                writer.close()
+                return
+            await relay_connection(reader, writer, stream)
+
+        server = await asyncio.start_unix_server(serve, self._record.endpoint, limit=READ_BYTES)
+        async with _published(server, self._record.endpoint):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _control_server(self, guest: Guest) -> AsyncIterator[None]:
+        async def serve(stream: ChannelStream, request: dict[str, Any]) -> None:
+            if request.get("kind") == "stop":
+                stream.close({})
+                self.request_stop()
+            elif request.get("kind") == "exec":
+                await relay_streams(stream, guest.open(request))
+            else:
+                stream.close({"error": f"unknown request {request.get('kind')!r}"})
+
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(
+            lambda: Channel(is_host=False, on_open=serve), str(self._record.control)
+        )
+        async with _published(server, self._record.control):
+            yield
+
+    # --- the record
+
+    def _phase(self, name: str, message: str) -> None:
+        elapsed = time.monotonic() - self._started
+        before = sum(phase["seconds"] for phase in self._phases)
+        self._phases.append({"name": name, "seconds": round(elapsed - before, 3)})
+        self._report(Event(name, message, seconds=elapsed))
+        self._write_status()
+
+    def _set_state(self, state: str) -> None:
+        self._status["state"] = state
+        self._write_status()
+
+    def _end(self, state: str, error: BaseException | None) -> None:
+        self._status |= {"state": state, "ended_at": time.time()}
+        if isinstance(error, KataDindError):
+            self._status["error"] = error.as_fields()
+        elif error is not None:
+            self._status["error"] = {"summary": f"{type(error).__name__}: {error}"}
+        self._write_status()
+
+    def _write_status(self) -> None:
+        try:
+            self._record.write("status.json", {**self._status, "phases": self._phases, "timings": self._timings()})
+        except OSError as error:
+            # A full disk must not end a sandbox that runs; `ls` asks the lock, not this file.
+            logger.warning("cannot write the status: %s", error)
+
+    def _timings(self) -> dict[str, float]:
+        """Seconds from the owner's start to each milestone, and the proof's own."""
+        until, timings = 0.0, {}
+        for phase in self._phases:
+            until += phase["seconds"]
+            timings[phase["name"]] = round(until, 3)
+        names = {"boot": "boot_seconds", "dockerd": "docker_seconds", "proof": "ready_seconds"}
+        named = {names[name]: seconds for name, seconds in timings.items() if name in names}
+        proof = next((phase["seconds"] for phase in self._phases if phase["name"] == "proof"), None)
+        return named if proof is None else {**named, "proof_seconds": proof}
+
+    def _dockerd_tail(self) -> str:
+        text = tail(self._record.log_path("dockerd"), lines=15)
+        return f"--- dockerd.log\n{text}" if text else ""
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines; keeps an incomplete one, up to 64 KiB of it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes in, give whole lines out, without their ends."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-65536:]
+        return lines
+
+
+class RotatingLog:
+    """An append-only log; beyond its limit it is set aside as `NAME.1` and begun anew."""
+
+    def __init__(self, path: Path, *, limit_bytes: int) -> None:
+        self._path = path
+        self._limit_bytes = limit_bytes
+
+    def write(self, data: bytes) -> None:
+        """Append; a full disk loses the data and is logged."""
+        try:
+            with self._path.open("ab") as file:
+                file.write(data)
+                size = file.tell()
+            if size > self._limit_bytes:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self._path.name, error)
+
+
+async def _first_answer(guest: Guest) -> None:
+    """Ask /_ping until dockerd answers; it listens long before it does, so one question mostly suffices."""
+    while True:
+        stream = guest.open({"kind": "docker"})
+        try:
+            await stream.send(_PING)
+            answer = b""
+            while (frame := await stream.receive()) is not None:
+                answer += frame.payload if frame.kind == protocol.DATA else b""
+                if b"200 OK" in answer:
+                    return
+        finally:
+            stream.close()
+        await asyncio.sleep(_PING_PAUSE_SECONDS)
+
+
+async def _guest_evidence(guest: Guest) -> str:
+    """Ask the guest's kernel what it saw; empty when the guest does not tell within a few seconds."""
+    command = "grep -E ' /var/lib/(docker|kata-dind) ' /proc/self/mountinfo; dmesg | tail -n 10"
+    with contextlib.suppress(ChannelClosed, TimeoutError):
+        async with asyncio.timeout(5):
+            stream = guest.open({"kind": "exec", "where": "guest", "argv": ["sh", "-c", command]})
+            stream.end()
+            output = b""
+            while (frame := await stream.receive()) is not None:
+                output += frame.payload if frame.kind == protocol.DATA else b""
+            return "--- guest kernel\n" + output.decode(errors="replace").strip()
+    return ""
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _published(server: asyncio.Server, path: Path) -> AsyncIterator[None]:
+    path.chmod(0o600)
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float, failure: Callable[[], KataDindError]) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise failure() from error

@@ -1,0 +1,140 @@
+"""A sandbox's directory: what was asked, what was planned, what goes on. The lock in it says whether it is owned.
+
+    lock          held by the owner for as long as the sandbox runs; the only truth about that
+    spec.json     what the user asked for        plan.json   what the last start did, and why
+    status.json   phases, timings, verdict, error of the last start
+    docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
+    unclean       there while the guest runs: found at a start, it demands a check of the data root
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.errors import HostError, SandboxError, SpecError
+from kata_dind.host.directories import state_directory
+from kata_dind.host.locks import locked, locked_shared
+
+SOCKET_PATH_LIMIT = 107
+"""What fits into sockaddr_un beside its closing zero, unix(7)."""
+
+LOGS = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """The directory of one sandbox."""
+
+    name: str
+    directory: Path
+
+    @property
+    def endpoint(self) -> Path:
+        """The Docker API's socket."""
+        return self.directory / "docker.sock"
+
+    @property
+    def control(self) -> Path:
+        """The socket for our own commands."""
+        return self.directory / "control.sock"
+
+    @property
+    def owner_log(self) -> Path:
+        """What the owning process had to say."""
+        return self.directory / "supervisor.log"
+
+    def log_path(self, source: str) -> Path:
+        """Return a log by its source: dockerd, guest or vmm."""
+        return self.directory / LOGS[source]
+
+    def is_owned(self) -> bool:
+        """Tell whether a process holds the sandbox."""
+        lock = self.directory / "lock"
+        if not lock.exists():
+            return False
+        try:
+            with locked_shared(lock, timeout_seconds=0):
+                return False
+        except HostError:
+            return True
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the sandbox for the length of the block. Raises SandboxError when another process holds it."""
+        with contextlib.ExitStack() as stack:
+            try:
+                # A look at the lock by `ls` holds it for an instant.
+                stack.enter_context(locked(self.directory / "lock", timeout_seconds=1.0))
+            except HostError as error:
+                raise SandboxError(f"the sandbox '{self.name}' is running or starting already") from error
+            yield
+
+    def read(self, file: str) -> dict[str, Any]:
+        """Return one of the JSON files; empty when it is absent or unreadable."""
+        try:
+            value = json.loads((self.directory / file).read_text())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def write(self, file: str, value: dict[str, Any]) -> None:
+        """Replace one of the JSON files in one step."""
+        temporary = self.directory / f".{file}.{os.getpid()}"
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(self.directory / file)
+
+    def remove(self) -> None:
+        """Delete the directory and all in it."""
+        # Renamed first, so that a removal that is killed half-way leaves no half sandbox under the name.
+        doomed = self.directory.with_name(f".removed-{self.name}-{os.getpid()}")
+        self.directory.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def sandboxes_directory() -> Path:
+    """Return where sandboxes live, made when absent."""
+    directory = state_directory() / "sandboxes"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def record_of(name: str) -> Record:
+    """Return the record that a name has or would have.
+
+    Raises HostError when the state directory's path leaves no room for a socket's name.
+    """
+    record = Record(name, sandboxes_directory() / name)
+    if len(os.fsencode(record.control)) > SOCKET_PATH_LIMIT:
+        raise HostError(
+            f"the path {record.control} is too long for a socket (at most {SOCKET_PATH_LIMIT} bytes)",
+            hint="set KATA_DIND_STATE_DIR to a shorter path",
+        )
+    return record
+
+
+def create_record(name: str) -> Record:
+    """Take a free name. Raises SpecError when it is used."""
+    record = record_of(name)
+    try:
+        record.directory.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise SpecError(
+            f"name: '{name}' is used by a sandbox already",
+            hint=f"kata-dind start {name}, or kata-dind rm {name}, or use another name",
+        ) from error
+    return record
+
+
+def list_records() -> list[Record]:
+    """Return all sandboxes' records by name; removals that were killed half-way are finished."""
+    directory = sandboxes_directory()
+    for doomed in directory.glob(".removed-*"):
+        shutil.rmtree(doomed, ignore_errors=True)
+    return [Record(path.name, path) for path in sorted(directory.iterdir()) if path.is_dir()]

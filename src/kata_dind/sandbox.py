@@ -1,0 +1,446 @@
+"""Sandboxes as users know them: start one, find one, run commands in it, stop it, remove it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
+from kata_dind.host.disks import allocated_bytes
+from kata_dind.host.locks import locked_shared
+from kata_dind.host.process import spawn_detached, tail
+from kata_dind.host.progress import Event, Report, silent
+from kata_dind.record import Record, create_record, list_records, record_of
+
+if TYPE_CHECKING:
+    from kata_dind.control import ExecResult
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+STOP_SECONDS = 45.0
+"""How long an orderly stop may take: the sum of its steps' deadlines, and some."""
+
+Source: TypeAlias = "PackageSource | None"
+
+
+@dataclass(frozen=True)
+class SandboxSummary:
+    """One row of `ls`."""
+
+    name: str
+    state: str
+    """starting, running, stopping, stopped or crashed"""
+    backend: str
+    image: str
+    data_root: str
+    docker_version: str
+    accelerator: str
+    created: float
+    """Seconds since the epoch."""
+    uptime_seconds: float | None
+    disk_bytes: int
+
+
+class Sandbox:
+    """A sandbox that exists, running or not."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._record.name
+
+    @property
+    def directory(self) -> Path:
+        """Where its state lies."""
+        return self._record.directory
+
+    @property
+    def endpoint(self) -> Path:
+        """The Unix socket that speaks the Docker API while the sandbox runs."""
+        return self._record.endpoint
+
+    @property
+    def docker_host(self) -> str:
+        """The endpoint as DOCKER_HOST."""
+        return f"unix://{self.endpoint}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What was asked for."""
+        return self._record.read("spec.json")
+
+    @property
+    def state(self) -> str:
+        """starting, running or stopping while a process owns the sandbox, else stopped or crashed."""
+        state = str(self._record.read("status.json").get("state", "starting"))
+        if self._record.is_owned():
+            return state if state in {"starting", "running", "stopping"} else "starting"
+        return "stopped" if state == "stopped" else "crashed"
+
+    def inspect(self) -> dict[str, Any]:
+        """Return all that is known of the sandbox: spec, plan, phases, verdict, disk use, error."""
+        status, plan = self._record.read("status.json"), self._record.read("plan.json")
+        verdict = status.get("verdict") or {}
+        planned = plan.get("plan") or {}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "directory": str(self.directory),
+            "docker_host": self.docker_host,
+            "spec": self.spec,
+            "backend": plan.get("backend"),
+            "accelerator": planned.get("accelerator"),
+            "accelerator_reason": planned.get("accelerator_reason"),
+            "kernel": status.get("kernel") or planned.get("kernel_version"),
+            "image": {"reference": planned.get("image_reference"), "id": planned.get("image_id")},
+            "data_root": {
+                "kind": planned.get("data_root"),
+                "reason": planned.get("data_root_reason"),
+                "filesystem": (status.get("data_root") or {}).get("filesystem"),
+                "size_mib": planned.get("data_root_mib"),
+            },
+            "docker": {
+                "version": verdict.get("docker_version"),
+                "storage": verdict.get("storage"),
+                "native_diff": verdict.get("native_diff"),
+            },
+            "phases": status.get("phases", []),
+            "timings": status.get("timings", {}),
+            "warnings": status.get("warnings", []),
+            "error": status.get("error"),
+            "created": self._created(),
+            "uptime_seconds": self._uptime(status),
+            "disk_bytes": allocated_bytes(self.directory),
+        }
+
+    def summary(self) -> SandboxSummary:
+        """Return the sandbox's row of `ls`."""
+        status, plan = self._record.read("status.json"), self._record.read("plan.json")
+        planned = plan.get("plan") or {}
+        return SandboxSummary(
+            name=self.name,
+            state=self.state,
+            backend=str(plan.get("backend") or ""),
+            image=str(planned.get("image_reference") or ""),
+            data_root=str(planned.get("data_root") or ""),
+            docker_version=str((status.get("verdict") or {}).get("docker_version") or ""),
+            accelerator=str(planned.get("accelerator") or ""),
+            created=self._created(),
+            uptime_seconds=self._uptime(status),
+            disk_bytes=allocated_bytes(self.directory),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return what points Docker clients and testcontainers at this sandbox."""
+        # Ryuk bind-mounts the socket as the daemon sees it, not as the client does.
+        return {"DOCKER_HOST": self.docker_host, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock"}
+
+    def log_path(self, source: str) -> Path:
+        """Return the log of dockerd, guest or vmm. Raises SpecError for another source."""
+        try:
+            return self._record.log_path(source)
+        except KeyError as error:
+            raise SpecError(f"--source: '{source}' is not a log; use dockerd, guest or vmm") from error
+
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        where: str = "container",
+        tty: bool,
+        environment: dict[str, str] | None = None,
+        cwd: str = "",
+    ) -> int:
+        """Run a command on our own standard descriptors and return its exit code.
+
+        `where` is container or guest. Raises GuestNotReady when the sandbox does not run, or ends meanwhile.
+        """
+        from kata_dind.control import attach
+
+        self._require_running()
+        return attach(self._record.control, _exec_request(argv, where, environment, cwd), terminal=tty)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        where: str = "container",
+        input: bytes = b"",  # noqa: A002 - the name that subprocess.run has made the term
+        environment: dict[str, str] | None = None,
+        cwd: str = "",
+        timeout_seconds: float = 600.0,
+    ) -> ExecResult:
+        """Run a command to its end and return its exit code and what it printed."""
+        from kata_dind.control import capture
+
+        self._require_running()
+        request = _exec_request(argv, where, environment, cwd)
+        return capture(self._record.control, request, stdin=input, timeout_seconds=timeout_seconds)
+
+    def stop(self, *, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
+        """Stop the sandbox in order: dockerd, its file systems, the machine. Harmless when it does not run.
+
+        Raises SandboxError when the owner does not end in time; `remove(force=True)` ends it anyway.
+        """
+        from kata_dind.control import connect
+
+        if not self._record.is_owned():
+            return
+        report(Event("stop", f"stopping {self.name}"))
+        try:
+            with connect(self._record.control) as control:
+                control.open({"kind": "stop"})
+        except GuestNotReady:
+            # Not serving yet: the owner is at the very beginning, or at the end.
+            self._signal_owner(signal.SIGTERM)
+        if not self._wait_until_free(timeout_seconds):
+            raise SandboxError(
+                f"the sandbox '{self.name}' did not stop within {timeout_seconds:g} s",
+                hint=f"kata-dind rm --force {self.name}",
+            )
+        error = self._record.read("status.json").get("error") or {}
+        if error.get("error") == "AbnormalShutdown":
+            report(Event("warning", str(error["summary"])))
+
+    def remove(self, *, force: bool = False, report: Report = silent) -> None:
+        """Delete the sandbox and its data root. Raises SpecError when it runs, unless `force` stops it."""
+        if self._record.is_owned():
+            if not force:
+                raise SpecError(
+                    f"the sandbox '{self.name}' is {self.state}",
+                    hint=f"kata-dind stop {self.name}, or kata-dind rm --force {self.name}",
+                )
+            self._force_stop(report)
+        with contextlib.suppress(FileNotFoundError):
+            self._record.remove()
+
+    def _force_stop(self, report: Report) -> None:
+        try:
+            self.stop(timeout_seconds=STOP_SECONDS, report=report)
+        except SandboxError:
+            self._signal_owner(signal.SIGKILL)
+            if not self._wait_until_free(10.0):
+                raise
+
+    def _signal_owner(self, number: signal.Signals) -> None:
+        """Signal the process that holds the lock; the status names it, and a pidfd keeps the name true."""
+        pid = int(self._record.read("status.json").get("pid") or 0)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (OSError, ValueError):
+            return
+        try:
+            if self._record.is_owned() and str(self.directory) in _command_line(pid):
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+    def _wait_until_free(self, timeout_seconds: float) -> bool:
+        try:
+            with locked_shared(self.directory / "lock", timeout_seconds=timeout_seconds):
+                return True
+        except KataDindError:
+            return not self.directory.exists()
+
+    def _require_running(self) -> None:
+        if not self._record.is_owned():
+            raise GuestNotReady(f"the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
+
+    def _created(self) -> float:
+        try:
+            return (self.directory / "spec.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _uptime(self, status: dict[str, Any]) -> float | None:
+        return time.time() - float(status["started_at"]) if self.state == "running" else None
+
+
+def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> Sandbox:
+    """Start a new sandbox under a supervisor of its own and return it when it is proven.
+
+    Raises SpecError for what can't be, with nothing created; else what made the start fail, with nothing left.
+    """
+    _require_free(spec.name)
+    plan = _prepare(spec, report=report, source=source)
+    record = create_record(spec.name)
+    try:
+        record.write("spec.json", spec.model_dump(mode="json"))
+        record.write("plan.json", plan)
+        _supervise(record, report)
+    except BaseException:
+        record.remove()
+        raise
+    return Sandbox(record)
+
+
+def start(name: str, *, report: Report = silent, source: Source = None) -> Sandbox:
+    """Start a stopped or crashed sandbox again, with its data root as it was left."""
+    from kata_dind.spec import parse_spec
+
+    sandbox = require_sandbox(name)
+    record = record_of(name)
+    if record.is_owned():
+        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
+    plan = _prepare(parse_spec(**sandbox.spec), report=report, source=source)
+    record.write("plan.json", plan)
+    _supervise(record, report)
+    return sandbox
+
+
+@contextlib.contextmanager
+def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> Iterator[Sandbox]:
+    """Own a sandbox in this process for the length of the block; it is removed at its end.
+
+    An empty name gets a random one. Raises what `up` raises.
+    """
+    if not spec.name:
+        spec = spec.model_copy(update={"name": random_name()})
+    _require_free(spec.name)
+    plan = _prepare(spec, report=report, source=source)
+    record = create_record(spec.name)
+    try:
+        record.write("spec.json", spec.model_dump(mode="json"))
+        record.write("plan.json", plan)
+        with record.owned(), _owned_in_thread(record, report):
+            yield Sandbox(record)
+    finally:
+        record.remove()
+
+
+def random_name() -> str:
+    """Return a name for a sandbox that nobody will type."""
+    return f"run-{secrets.token_hex(4)}"
+
+
+def list_sandboxes() -> list[SandboxSummary]:
+    """Return all sandboxes of this user, by name."""
+    return [Sandbox(record).summary() for record in list_records()]
+
+
+def require_sandbox(name: str) -> Sandbox:
+    """Return a sandbox by its name. Raises SpecError for an unknown one, naming those that exist."""
+    records = {record.name: record for record in list_records()}
+    if name not in records:
+        known = ", ".join(records) or "none"
+        raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
+    return Sandbox(records[name])
+
+
+def _require_free(name: str) -> None:
+    if record_of(name).directory.exists():
+        raise SpecError(
+            f"name: '{name}' is used by a sandbox already",
+            hint=f"kata-dind start {name}, or kata-dind rm {name}, or use another name",
+        )
+
+
+def _prepare(spec: SandboxSpec, *, report: Report, source: Source) -> dict[str, Any]:
+    from kata_dind.backend import load_backend
+    from kata_dind.image.source import default_source
+
+    backend = load_backend(spec.backend.value)
+    directory = record_of(spec.name).directory
+    plan = backend.prepare(spec, directory, source or default_source(), report=report)
+    return {"backend": spec.backend.value, "plan": plan}
+
+
+def _supervise(record: Record, report: Report) -> None:
+    """Start the supervisor and follow it until the sandbox is ready; end it again when we are interrupted."""
+    read, write = os.pipe()
+    with open(read, "rb") as events:  # noqa: PTH123 - a descriptor, not a path
+        try:
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write)]
+            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write])
+        finally:
+            os.close(write)
+        try:
+            for line in events:
+                fields = json.loads(line)
+                if "error" in fields:
+                    supervisor.wait(timeout=STOP_SECONDS)
+                    raise error_from_fields(fields)
+                report(Event(fields["name"], fields["message"], seconds=fields["seconds"]))
+                if fields["name"] == "ready":
+                    return
+            supervisor.wait(timeout=STOP_SECONDS)
+            raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
+        except BaseException:
+            if supervisor.poll() is None:
+                supervisor.terminate()
+                supervisor.wait(timeout=STOP_SECONDS)
+            raise
+
+
+@contextlib.contextmanager
+def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
+    """Run the owner in a thread that lasts as long as its children, since their death signal follows the thread."""
+    import asyncio
+
+    from kata_dind.backend import load_backend
+    from kata_dind.owner import Owner
+
+    plan = record.read("plan.json")
+    loop = asyncio.new_event_loop()
+    ready_read, ready_write = os.pipe()
+    failure: list[BaseException] = []
+
+    def heard(event: Event) -> None:
+        report(event)
+        if event.name == "ready":
+            os.write(ready_write, b"r")
+
+    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"]), report=heard)
+
+    def own() -> None:
+        try:
+            loop.run_until_complete(owner.run())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failure.append(error)
+        finally:
+            loop.close()
+            os.write(ready_write, b"e")
+
+    thread = threading.Thread(target=own, name=f"owner of {record.name}")
+    thread.start()
+    try:
+        select.select([ready_read], [], [])
+        if failure:
+            raise failure[0]
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(owner.request_stop)
+        thread.join()
+        os.close(ready_read)
+        os.close(ready_write)
+    if failure:
+        raise failure[0]
+
+
+def _exec_request(argv: Sequence[str], where: str, environment: dict[str, str] | None, cwd: str) -> dict[str, Any]:
+    return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+

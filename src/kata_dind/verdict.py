@@ -1,0 +1,99 @@
+"""The proof that dockerd's storage works: load → create → export of an image that only a working overlay gets right.
+
+`docker info` is no proof: a containerd image store on an unfit file system reports itself healthy and fails at the
+first layer with a whiteout. The guest entrypoint has made the other half of the proof, a real overlay mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.errors import DockerdFailed, VerdictFailed
+from kata_dind.host.docker_api import DockerApi
+from kata_dind.image.archive import Layer, docker_archive
+
+PROOF_IMAGE = "kata-dind/proof:latest"
+
+_LOWER = Layer(files={"d/hidden": b"lower", "d/removed": b"lower", "kept": b"lower", "o/below": b"lower"})
+_UPPER = Layer(files={"d/.wh.removed": b"", "kept": b"upper", "o/.wh..wh..opq": b"", "o/above": b"upper"})
+_EXPECTED = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper"}
+
+_UNFIT_DRIVERS = frozenset({"vfs", "native"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A proof that passed."""
+
+    docker_version: str
+    storage: str
+    """Driver or snapshotter, with the backing file system where Docker tells it: `overlay2 on extfs`."""
+    native_diff: bool | None
+    seconds: float
+
+
+def prove(endpoint: Path, *, timeout_seconds: float, allow_copying: bool = False) -> Verdict:
+    """Make the round trip through a daemon and return the verdict.
+
+    Raises VerdictFailed with the step that failed. `allow_copying` accepts vfs, for who has asked for it.
+    """
+    started = time.monotonic()
+    api = DockerApi(endpoint, timeout_seconds=timeout_seconds)
+    step = "info"
+    try:
+        info = api.info()
+        if info["Driver"] in _UNFIT_DRIVERS and not allow_copying:
+            raise VerdictFailed(
+                f"dockerd fell back to the storage driver {info['Driver']}, which copies every layer",
+                hint="choose another --data-root",
+            )
+        step = "load"
+        api.load_image(docker_archive(PROOF_IMAGE, [_LOWER, _UPPER]))
+        step = "create and export"
+        found = _export(api)
+    except DockerdFailed as error:
+        raise VerdictFailed(
+            f"the proof failed at {step}: {error.summary}", details=error.details, hint="choose another --data-root"
+        ) from error
+    finally:
+        with contextlib.suppress(DockerdFailed):
+            api.remove_image(PROOF_IMAGE)
+    if found != _EXPECTED:
+        raise VerdictFailed(
+            "the proof failed: a container does not hold what its image's layers say",
+            details=f"expected {_EXPECTED}\nfound    {found}",
+            hint="choose another --data-root",
+        )
+    return Verdict(str(info["ServerVersion"]), describe_storage(info), native_diff(info), time.monotonic() - started)
+
+
+def describe_storage(info: dict[str, Any]) -> str:
+    """Say what GET /info tells of the storage: `overlay2 on extfs`, or a snapshotter's name alone."""
+    backing = dict(info.get("DriverStatus") or []).get("Backing Filesystem")
+    return f"{info['Driver']} on {backing}" if backing else str(info["Driver"])
+
+
+def native_diff(info: dict[str, Any]) -> bool | None:
+    """Tell whether layers are diffed by overlayfs itself; None where Docker does not say."""
+    value = dict(info.get("DriverStatus") or []).get("Native Overlay Diff")
+    return None if value is None else value == "true"
+
+
+def _export(api: DockerApi) -> dict[str, bytes]:
+    container = api.create_container(PROOF_IMAGE, ["/none"])
+    try:
+        archive = api.export_container(container)
+    finally:
+        api.remove_container(container)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {
+            member.name: file.read()
+            for member in tar
+            if member.name.partition("/")[0] in {"d", "kept", "o"} and (file := tar.extractfile(member))
+        }
