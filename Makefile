@@ -1,0 +1,33 @@
+# Thin on purpose: each target is a script of a few lines that works without make, too.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint format setup clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: ## set everything up, then run a container in a Docker daemon in a virtual machine
+	@scripts/setup run
+	@.venv/bin/kata-dind run kata-dind/hello
+
+test: ## run all tests but the slow ones; ARGS='…' is passed to pytest
+	@scripts/setup test
+	@scripts/test -m 'not slow' $(ARGS)
+
+test-all: ## run all tests
+	@scripts/setup test
+	@scripts/test $(ARGS)
+
+lint: ## check style, types, import rules, shell scripts and generated pages
+	@scripts/setup test
+	@scripts/lint
+
+format: ## format the Python code
+	@scripts/setup test
+	@scripts/format
+
+setup: ## install what `make run` needs, without running it
+	@scripts/setup run
+
+clean: ## remove the virtual environment and caches of this checkout; sandboxes and images stay
+	@scripts/clean
