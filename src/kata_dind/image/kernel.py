@@ -22,7 +22,7 @@ from kata_dind.image import cpio, rootfs
 from kata_dind.image.busybox import find_busybox, require_busybox, unpack
 from kata_dind.image.cache import content_key, require_built
 from kata_dind.image.guestos import GUEST_CODE
-from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_tree
+from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_root, prune_modules
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource, debian_architecture
 from kata_dind.image.workspace import Workspace
@@ -170,9 +170,15 @@ def _unpack_kernel(tree: Path, product: Path, *, workspace: Workspace) -> None:
     kernels = sorted((tree / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
         raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
+    version = kernels[0].name.removeprefix("vmlinuz-")
+    # Without a base-files package beside it, Debian 13's kernel has no /lib.
+    modules = next(path for path in (tree / "usr/lib/modules", tree / "lib/modules") if (path / version).is_dir())
+    whole = workspace.directory / "whole"
+    (modules / version).rename(make_module_root(whole) / version)
     shutil.copyfile(kernels[0], product / "vmlinuz")
     shutil.copyfile(find_busybox(tree), product / "busybox")
-    _add_modules(tree, product, version=kernels[0].name.removeprefix("vmlinuz-"), workspace=workspace)
+    boot = _pack_modules(whole, product, version=version, workspace=workspace)
+    _describe(product, version=version, boot_modules=boot)
 
 
 def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) -> GuestKernel:
@@ -184,28 +190,35 @@ def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) 
 
     def build(workspace: Workspace, product: Path) -> None:
         product.mkdir()
-        tree = workspace.directory / "installed"
+        boot: list[str] = []
         if index.is_file():
-            shutil.copytree(installed, tree / "lib/modules" / version, symlinks=True)
-        _add_modules(tree, product, version=version, workspace=workspace)
+            whole = workspace.directory / "whole"
+            shutil.copytree(
+                installed, make_module_root(whole) / version, ignore=shutil.ignore_patterns("build", "source")
+            )
+            boot = _pack_modules(whole, product, version=version, workspace=workspace)
+        _describe(product, version=version, boot_modules=boot)
 
     packaged = _Packaged(require_built(directory, build, cache=cache, goal=f"prepare the kernel {path}"))
     initramfs = _require_initramfs(packaged, require_busybox(source, cache=cache), cache=cache)
     return GuestKernel(version, path, initramfs, packaged.modules, f"{origin}: {path}")
 
 
-def _add_modules(tree: Path, product: Path, *, version: str, workspace: Workspace) -> None:
-    """Put the modules' disk, the boot modules and the description of a kernel into its directory of the cache."""
-    boot: list[str] = []
-    if (tree / "lib/modules" / version).is_dir():
-        pruned = workspace.directory / "pruned"
-        boot = make_module_tree(tree, pruned, version=version, workspace=workspace)
-        rootfs.pack_disk(pruned / "lib/modules", product / "modules.erofs", workspace=workspace)
-        for path in boot:
-            target = product / "boot" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(pruned / "lib/modules" / version / path, target)
-    (product / "kernel.json").write_text(json.dumps({"version": version, "boot_modules": boot}))
+def _pack_modules(whole: Path, product: Path, *, version: str, workspace: Workspace) -> list[str]:
+    """Put the modules' disk and a copy of the boot modules into a kernel's directory; return the latter's paths."""
+    pruned = workspace.directory / "pruned"
+    modules = make_module_root(pruned)
+    boot = prune_modules(whole, pruned, version=version, workspace=workspace)
+    rootfs.pack_disk(modules, product / "modules.erofs", workspace=workspace)
+    for path in boot:
+        target = product / "boot" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(modules / version / path, target)
+    return boot
+
+
+def _describe(product: Path, *, version: str, boot_modules: list[str]) -> None:
+    (product / "kernel.json").write_text(json.dumps({"version": version, "boot_modules": boot_modules}))
 
 
 def _require_initramfs(kernel: _Packaged, busybox: Path, *, cache: Path) -> Path:
@@ -248,4 +261,4 @@ def initramfs_entries(
 
 def _format_key() -> str:
     """Return a key of what shapes a kernel's directory and initramfs, so that a change of ours rebuilds them."""
-    return content_key(KEPT_MODULES, BOOT_MODULES, 1)
+    return content_key(KEPT_MODULES, BOOT_MODULES, 2)

@@ -101,19 +101,32 @@ def module_name(path: str) -> str:
     return PurePosixPath(path).name.partition(".ko")[0].replace("-", "_")
 
 
-def make_module_tree(whole: Path, pruned: Path, *, version: str, workspace: Workspace) -> list[str]:
+def make_module_root(root: Path) -> Path:
+    """Make an empty root for modules, and return the directory in it that will hold VERSION/."""
+    modules = root / "usr/lib/modules"
+    modules.mkdir(parents=True)
+    # depmod looks into /lib/modules or /usr/lib/modules, as its distribution has set it.
+    (root / "lib").symlink_to("usr/lib")
+    return modules
+
+
+def prune_modules(whole: Path, pruned: Path, *, version: str, workspace: Workspace) -> list[str]:
     """Copy what a Docker guest needs of a kernel's modules, decompressed and indexed; return the boot modules' paths.
 
-    Both are roots that hold `lib/modules/VERSION`, of which `whole` gets an index as well. The paths are relative to
-    that directory, in the order of loading.
+    Both are roots of `make_module_root`; `whole` gets an index as well. The paths are relative to VERSION/, in the
+    order of loading.
     """
     depmod = require_tool("depmod", package="kmod")
-    source, target = (root / "lib" / "modules" / version for root in (whole, pruned))
+    source, target = (root / "lib/modules" / version for root in (whole, pruned))
+    if any(source.rglob("*.ko.zst")):
+        # Debian 12's depmod cannot read these.
+        zstd = require_tool("zstd", package="zstd")
+        workspace.run(zstd, "--quiet", "--decompress", "--rm", "-r", source)
     workspace.run(depmod, "-b", whole, version)
     dependencies = _read_dependencies(source)
-    target.mkdir(parents=True)
+    target.mkdir()
     for path in sorted(kept_modules(dependencies) | set(load_order(BOOT_MODULES, dependencies))):
-        _copy_decompressed(source / path, target / (path.partition(".ko")[0] + ".ko"), workspace=workspace)
+        _copy_decompressed(source / path, target / (path.partition(".ko")[0] + ".ko"))
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
@@ -125,14 +138,11 @@ def _read_dependencies(directory: Path) -> dict[str, tuple[str, ...]]:
     return parse_dependencies((directory / "modules.dep").read_text())
 
 
-def _copy_decompressed(source: Path, target: Path, *, workspace: Workspace) -> None:
+def _copy_decompressed(source: Path, target: Path) -> None:
     # A slow guest loads plain modules several times faster than compressed ones.
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".xz":
         target.write_bytes(lzma.decompress(source.read_bytes()))
-    elif source.suffix == ".zst":
-        zstd = require_tool("zstd", package="zstd")
-        workspace.run(zstd, "--quiet", "--decompress", source, "-o", target)
     elif source.suffix == ".gz":
         target.write_bytes(gzip.decompress(source.read_bytes()))
     else:
