@@ -7,6 +7,7 @@ are ignored, since every step of that ends by itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -71,6 +72,9 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
         if isinstance(bug, BrokenPipeError) and _stdout_is_broken():
             _discard_stdout()
             return 128 + signal.SIGPIPE
+        if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT):
+            _discard_stdout()
+            return _report(HostError(f"no space is left{_place(bug)}"), as_json=session.json)
         return _report(_bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json)
 
 
@@ -81,7 +85,8 @@ def _invoke(argv: Sequence[str], *, session: Session) -> None:
     # Not through main(): it would turn our Interrupted and a closed stdout into exit codes of its own.
     with command.make_context(PROGRAM, list(argv), obj=session) as context:
         command.invoke(context)
-    _flush_stdout()
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _report(error: KataDindError, *, as_json: bool) -> int:
@@ -89,23 +94,15 @@ def _report(error: KataDindError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def _flush_stdout() -> None:
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard_stdout()
-        raise HostError(f"the answer could not be written: {error.strerror}") from error
-
-
 def _stdout_is_broken() -> bool:
     """Tell whether nobody reads our stdout any more; a BrokenPipeError may as well come from a sandbox's socket."""
     poll = select.poll()
     poll.register(1, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _place(error: OSError) -> str:
+    return f" for {error.filename}" if error.filename else " where the answer is written"
 
 
 def _discard_stdout() -> None:

@@ -11,7 +11,7 @@ from kata_dind.cli import completion
 from kata_dind.cli.options import DEFAULT_NAME, Json, NameOrDefault, option, takes_session
 from kata_dind.cli.output import print_json
 from kata_dind.cli.session import Session
-from kata_dind.errors import SandboxError, SpecError
+from kata_dind.errors import GuestNotReady, SpecError
 
 
 class Shell(StrEnum):
@@ -26,10 +26,13 @@ class Shell(StrEnum):
 ShellOption = Annotated[
     str,
     option(
-        "--shell", variable="ENV_SHELL", metavar="|".join(Shell), autocompletion=completion.words(Shell),
+        "--shell",
+        variable="ENV_SHELL",
+        metavar="|".join(Shell),
+        autocompletion=completion.words(Shell),
         help_text="Whose syntax to use.",
     ),
-]  # fmt: skip
+]
 
 
 @takes_session
@@ -44,7 +47,7 @@ def env(
         raise SpecError(f"--shell: {shell!r} is unknown; use {', '.join(Shell)}")
     sandbox = session.sandboxes.require_sandbox(name)
     if sandbox.state != "running":
-        raise SandboxError(f"{name} does not run: it is {sandbox.state}", hint=f"kata-dind start {name}")
+        raise GuestNotReady(f"the sandbox {name!r} is {sandbox.state}", hint=f"kata-dind start {name}")
     variables = sandbox.environment()
     if json:
         print_json(variables)

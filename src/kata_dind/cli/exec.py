@@ -15,10 +15,14 @@ Arguments = Annotated[list[str] | None, typer.Argument(metavar="-- CMD...", help
 Workdir = Annotated[
     str,
     option(
-        "--workdir", "-w", variable="EXEC_WORKDIR", metavar="DIR", show_default="the image's own",
+        "--workdir",
+        "-w",
+        variable="EXEC_WORKDIR",
+        metavar="DIR",
+        show_default="the image's own",
         help_text="Where to run it.",
     ),
-]  # fmt: skip
+]
 
 
 @takes_session

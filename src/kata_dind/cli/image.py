@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kata_dind.cli import completion
-from kata_dind.cli.options import AptOptions, Json, Mirror, Suite, flag, takes_session
+from kata_dind.cli.options import Json, flag, takes_package_options, takes_session
 from kata_dind.cli.output import human_size, print_json, print_table, progress
+from kata_dind.cli.request import package_source
 from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
 
@@ -19,35 +20,30 @@ if TYPE_CHECKING:
 References = Annotated[list[str], typer.Argument(metavar="IMAGE...", autocompletion=completion.image_references)]
 Remote = Annotated[
     str,
-    typer.Argument(metavar="REFERENCE", show_default=False,
-                   help="Such as docker:28-dind; also oci:DIR[:TAG] and docker-archive:FILE."),
-]  # fmt: skip
+    typer.Argument(
+        metavar="REFERENCE",
+        show_default=False,
+        help="Such as docker:28-dind; also oci:DIR[:TAG] and docker-archive:FILE.",
+    ),
+]
 Insecure = Annotated[
     bool,
     flag(
-        "--insecure", variable="PULL_INSECURE",
+        "--insecure",
+        variable="PULL_INSECURE",
         help_text="Accept a registry without TLS, or with a certificate that nobody vouches for.",
     ),
-]  # fmt: skip
+]
 
 
 @takes_session
-def build(
-    session: Session,
-    *,
-    suite: Suite = "",
-    mirror: Mirror = "",
-    apt_options: AptOptions = None,
-    json: Json = False,
-) -> None:
+@takes_package_options
+def build(session: Session, *, json: Json = False, packages: dict[str, Any]) -> None:
     """Build a dind image from a distribution's packages."""
     from kata_dind.image.dind import build_dind_image
-    from kata_dind.image.source import PackageSource, default_source
 
-    extra: dict[str, Any] = {"mirror": mirror or None, "apt_options": tuple(apt_options or ())}
-    source = PackageSource(suite, **extra) if suite else default_source(**extra)
     with progress(session) as shown:
-        image = build_dind_image(source, report=shown.report)
+        image = build_dind_image(package_source(packages), report=shown.report)
     _print_made(session, image)
 
 

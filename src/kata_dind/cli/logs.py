@@ -36,17 +36,25 @@ Follow = Annotated[bool, flag("--follow", "-f", variable="LOGS_FOLLOW", help_tex
 Source = Annotated[
     str,
     option(
-        "--source", variable="LOGS_SOURCE", metavar="|".join(LogSource), autocompletion=completion.words(LogSource),
+        "--source",
+        variable="LOGS_SOURCE",
+        metavar="|".join(LogSource),
+        autocompletion=completion.words(LogSource),
         help_text="Whose log to show.",
     ),
-]  # fmt: skip
+]
 Lines = Annotated[
     int | None,
     option(
-        "--lines", "-n", variable="LOGS_LINES", metavar="N", parser=whole_number, show_default="all",
+        "--lines",
+        "-n",
+        variable="LOGS_LINES",
+        metavar="N",
+        parser=whole_number,
+        show_default="all",
         help_text="Show only so many of the last lines.",
     ),
-]  # fmt: skip
+]
 
 
 @takes_session
@@ -61,15 +69,15 @@ def logs(
     """Show what dockerd, the guest or its machine has logged."""
     if source not in set(LogSource):
         raise SpecError(f"--source: {source!r} is unknown; use {', '.join(LogSource)}")
-    sandboxes = session.sandboxes
-    path = sandboxes.require_sandbox(name).log_path(source)
+    sandbox = session.sandboxes.require_sandbox(name)
+    path = sandbox.log_path(source)
     write = _writer(sys.stdout.buffer, for_terminal=sys.stdout.isatty())
     position = show(path, lines=lines, write=write)
     if follow:
-        follow_log(path, position, write=write, lives=lambda: sandboxes.require_sandbox(name).state == "running")
+        follow_log(path, position, write=write, lives=lambda: sandbox.state not in {"stopped", "crashed"})
 
 
-def show(path: Path, *, lines: int | None, write: Callable[[bytes], None]) -> int:
+def show(path: Path, *, lines: int | None, write: Callable[[bytes], object]) -> int:
     """Write a log, or its last lines; return the position after what was written. A missing log is an empty one."""
     try:
         with path.open("rb") as log:
@@ -83,7 +91,7 @@ def show(path: Path, *, lines: int | None, write: Callable[[bytes], None]) -> in
         return 0
 
 
-def follow_log(path: Path, position: int, *, write: Callable[[bytes], None], lives: Callable[[], bool]) -> None:
+def follow_log(path: Path, position: int, *, write: Callable[[bytes], object], lives: Callable[[], bool]) -> None:
     """Write what is added to a log until `lives` says no; begin anew when the log does."""
     going_on = True
     while going_on:
@@ -94,7 +102,7 @@ def follow_log(path: Path, position: int, *, write: Callable[[bytes], None], liv
             time.sleep(_POLL_SECONDS)
 
 
-def _write_new(path: Path, position: int, *, write: Callable[[bytes], None]) -> int:
+def _write_new(path: Path, position: int, *, write: Callable[[bytes], object]) -> int:
     if path.stat().st_size < position:
         position = 0
     with path.open("rb") as log:
@@ -104,7 +112,7 @@ def _write_new(path: Path, position: int, *, write: Callable[[bytes], None]) -> 
         return log.tell()
 
 
-def _writer(sink: BinaryIO, *, for_terminal: bool) -> Callable[[bytes], None]:
+def _writer(sink: BinaryIO, *, for_terminal: bool) -> Callable[[bytes], object]:
     def write(piece: bytes) -> None:
         sink.write(piece.replace(b"\r\n", b"\n").translate(_PRINTABLE) if for_terminal else piece)
         sink.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -75,24 +75,35 @@ def _remember_verbose(context: typer.Context, value: bool) -> bool:
 Json = Annotated[
     bool,
     flag(
-        "--json", variable="JSON", help_text="Answer, and report errors, as JSON.",
-        is_eager=True, callback=_remember_json,
+        "--json",
+        variable="JSON",
+        help_text="Answer, and report errors, as JSON.",
+        is_eager=True,
+        callback=_remember_json,
     ),
-]  # fmt: skip
+]
 Quiet = Annotated[
     bool,
     flag(
-        "--quiet", "-q", variable="QUIET", help_text="Say no more than was asked for; show no progress.",
-        is_eager=True, callback=_remember_quiet,
+        "--quiet",
+        "-q",
+        variable="QUIET",
+        help_text="Say no more than was asked for; show no progress.",
+        is_eager=True,
+        callback=_remember_quiet,
     ),
-]  # fmt: skip
+]
 Verbose = Annotated[
     bool,
     flag(
-        "--verbose", "-v", variable="VERBOSE", help_text="Show each step, and each program that is run.",
-        is_eager=True, callback=_remember_verbose,
+        "--verbose",
+        "-v",
+        variable="VERBOSE",
+        help_text="Show each step, and each program that is run.",
+        is_eager=True,
+        callback=_remember_verbose,
     ),
-]  # fmt: skip
+]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.sandbox_names)]
 NameOrDefault = Annotated[
@@ -102,28 +113,6 @@ NameOrDefault = Annotated[
     ),
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.sandbox_names)]
-
-Suite = Annotated[
-    str,
-    option(
-        "--suite", variable="SUITE", metavar="RELEASE", show_default="the host's own",
-        help_text="Take packages of this release: bookworm, trixie, noble …",
-    ),
-]  # fmt: skip
-Mirror = Annotated[
-    str,
-    option(
-        "--mirror", variable="MIRROR", metavar="URL", show_default="the release's own",
-        help_text="Take packages from this mirror.",
-    ),
-]  # fmt: skip
-AptOptions = Annotated[
-    list[str] | None,
-    option(
-        "--apt-option", variable="APT_OPTION", metavar="LINE", show_default=False,
-        help_text="A line of apt.conf for the build; may be repeated.",
-    ),
-]  # fmt: skip
 
 
 def _sandbox_option(name: str, metavar: str, help_text: str, **more: Any) -> Any:
@@ -147,8 +136,11 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             str,
             _sandbox_option(
-                "--image", "REFERENCE", "The dind image, see `kata-dind image ls`.",
-                show_default="built from packages", autocompletion=completion.image_references,
+                "--image",
+                "REFERENCE",
+                "The dind image, see `kata-dind image ls`.",
+                show_default="built from packages",
+                autocompletion=completion.image_references,
             ),
         ],
         "",
@@ -166,7 +158,8 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             bool,
             flag(
-                "--allow-link-local/--no-allow-link-local", variable="ALLOW_LINK_LOCAL",
+                "--allow-link-local/--no-allow-link-local",
+                variable="ALLOW_LINK_LOCAL",
                 help_text="Let the guest reach link-local addresses, such as a cloud's metadata service.",
             ),
         ],
@@ -176,7 +169,9 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             list[str],
             _sandbox_option(
-                "--share", "HOST:GUEST[:ro]", "A host directory for the guest to see; may be repeated.",
+                "--share",
+                "HOST:GUEST[:ro]",
+                "A host directory for the guest to see; may be repeated.",
                 show_default=False,
             ),
         ],
@@ -186,7 +181,49 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[float, _sandbox_option("--timeout", "SECONDS", "How long the start may take.", parser=seconds)],
         180,
     ),
-}  # fmt: skip
+}
+
+_PACKAGE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "suite": (
+        Annotated[
+            str,
+            option(
+                "--suite",
+                variable="SUITE",
+                metavar="RELEASE",
+                show_default="the host's own",
+                help_text="What is built comes from packages of this release: bookworm, trixie, noble …",
+            ),
+        ],
+        "",
+    ),
+    "mirror": (
+        Annotated[
+            str,
+            option(
+                "--mirror",
+                variable="MIRROR",
+                metavar="URL",
+                show_default="the release's own",
+                help_text="Fetch packages from this mirror.",
+            ),
+        ],
+        "",
+    ),
+    "apt_options": (
+        Annotated[
+            list[str],
+            option(
+                "--apt-option",
+                variable="APT_OPTION",
+                metavar="LINE",
+                show_default=False,
+                help_text="A line of apt.conf for builds; may be repeated.",
+            ),
+        ],
+        [],
+    ),
+}
 
 
 def takes_session(command: Command) -> Command:
@@ -205,13 +242,22 @@ def takes_session(command: Command) -> Command:
 
 def takes_sandbox_options(command: Command) -> Command:
     """Give a command the options that describe a sandbox; they arrive as `fields` of a SandboxSpec."""
-    own = _signature(command, without="fields")
+    return _takes(command, _SANDBOX_OPTIONS, argument="fields")
+
+
+def takes_package_options(command: Command) -> Command:
+    """Give a command the options that say where packages come from; they arrive as `packages`."""
+    return _takes(command, _PACKAGE_OPTIONS, argument="packages")
+
+
+def _takes(command: Command, options: Mapping[str, tuple[Any, Any]], *, argument: str) -> Command:
+    own = _signature(command, without=argument)
 
     def wrapper(*positional: Any, **arguments: Any) -> None:
-        fields = {name: arguments.pop(name) for name in _SANDBOX_OPTIONS}
-        command(*positional, **arguments, fields=fields)
+        taken = {name: arguments.pop(name) for name in options}
+        command(*positional, **arguments, **{argument: taken})
 
-    added = [_keyword(name, kind, default=default) for name, (kind, default) in _SANDBOX_OPTIONS.items()]
+    added = [_keyword(name, kind, default=default) for name, (kind, default) in options.items()]
     return _with_parameters(wrapper, command, [*own, *added])
 
 

@@ -79,6 +79,10 @@ def human_duration(duration_seconds: float | None) -> str:
     return f"{duration_seconds:.0f}s"
 
 
+_LASTING = frozenset(("warning", "notice", "accelerator"))
+"""Events that stay to be read on a terminal, where others make room for the next."""
+
+
 class Progress:
     """Tells of events on stderr: a moving line on a terminal, plain lines elsewhere. `report` is a `Report`."""
 
@@ -104,7 +108,7 @@ class Progress:
             self._status = None
 
     def _show(self, event: Event) -> None:
-        if event.name == "notice":
+        if event.name in _LASTING:
             self.pause()
             print(f"kata-dind: {_sentence(event)}", file=self._stream, flush=True)
             return

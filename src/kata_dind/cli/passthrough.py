@@ -19,10 +19,14 @@ Guest = Annotated[
 Variables = Annotated[
     list[str] | None,
     option(
-        "--env", "-e", variable="ENV", metavar="KEY[=VALUE]", show_default=False,
+        "--env",
+        "-e",
+        variable="ENV",
+        metavar="KEY[=VALUE]",
+        show_default=False,
         help_text="Set a variable; without a value, pass ours on. May be repeated.",
     ),
-]  # fmt: skip
+]
 
 
 def after_dashes(arguments: Sequence[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from kata_dind.cli.options import Names, flag, takes_session
+from kata_dind.cli.output import progress
 from kata_dind.cli.session import Session
 
 Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Also those that run.")]
@@ -14,5 +15,6 @@ Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Al
 def rm(session: Session, names: Names, *, force: Force = False) -> None:
     """Remove sandboxes and their data roots."""
     sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
-    for sandbox in sandboxes:
-        sandbox.remove(force=force)
+    with progress(session) as shown:
+        for sandbox in sandboxes:
+            sandbox.remove(force=force, report=shown.report)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from kata_dind.cli import hello
-from kata_dind.cli.options import takes_sandbox_options, takes_session
+from kata_dind.cli.options import takes_package_options, takes_sandbox_options, takes_session
 from kata_dind.cli.output import progress
 from kata_dind.cli.passthrough import Variables, attach, has_terminal, parse_variables
-from kata_dind.cli.request import sandbox_spec
+from kata_dind.cli.request import package_source, sandbox_spec
 from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
 
@@ -25,6 +25,7 @@ Habit = Annotated[bool, typer.Option("-i", "-t", hidden=True)]
 
 
 @takes_session
+@takes_package_options
 @takes_sandbox_options
 def run(
     session: Session,
@@ -34,6 +35,7 @@ def run(
     variables: Variables = None,
     habit: Habit = False,
     fields: dict[str, Any],
+    packages: dict[str, Any],
 ) -> None:
     """Run one container in a sandbox of its own.
 
@@ -44,7 +46,11 @@ def run(
     environment = parse_variables(variables)
     if not container_image or container_image.startswith("-"):
         raise SpecError(f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello")
-    with progress(session) as shown, session.sandboxes.open_sandbox(spec, report=shown.report) as sandbox:
+    source = package_source(packages)
+    with (
+        progress(session) as shown,
+        session.sandboxes.open_sandbox(spec, report=shown.report, source=source) as sandbox,
+    ):
         if hello.is_hello(container_image):
             hello.load(sandbox)
             environment = {**hello.facts(sandbox.inspect()), **environment}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kata_dind.host.progress import Report
+    from kata_dind.image.source import PackageSource
     from kata_dind.sandbox import Sandbox, SandboxSummary
     from kata_dind.spec import SandboxSpec
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 class Sandboxes(Protocol):
     """What commands need of the sandbox room; the module `kata_dind.sandbox` is one."""
 
-    def up(self, spec: SandboxSpec, *, report: Report) -> Sandbox:
+    def up(self, spec: SandboxSpec, *, report: Report, source: PackageSource | None) -> Sandbox:
         """Start a sandbox that outlives us."""
 
-    def start(self, name: str, *, report: Report) -> Sandbox:
+    def start(self, name: str, *, report: Report, source: PackageSource | None) -> Sandbox:
         """Start a stopped one again."""
 
-    def open_sandbox(self, spec: SandboxSpec, *, report: Report) -> AbstractContextManager[Sandbox]:
+    def open_sandbox(
+        self, spec: SandboxSpec, *, report: Report, source: PackageSource | None
+    ) -> AbstractContextManager[Sandbox]:
         """Own a sandbox for the length of a `with` block."""
 
     def list_sandboxes(self) -> list[SandboxSummary]:
@@ -38,7 +41,7 @@ class Sandboxes(Protocol):
 def _real_sandboxes() -> Sandboxes:
     from kata_dind import sandbox
 
-    return cast("Sandboxes", sandbox)
+    return sandbox
 
 
 @dataclass

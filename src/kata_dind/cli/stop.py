@@ -11,10 +11,13 @@ from kata_dind.cli.session import Session
 Timeout = Annotated[
     float,
     option(
-        "--timeout", variable="STOP_TIMEOUT", metavar="SECONDS", parser=seconds,
+        "--timeout",
+        variable="STOP_TIMEOUT",
+        metavar="SECONDS",
+        parser=seconds,
         help_text="How long the guest may take, before it is forced.",
     ),
-]  # fmt: skip
+]
 
 
 @takes_session

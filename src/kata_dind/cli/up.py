@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from kata_dind.cli.options import DEFAULT_NAME, Json, NameOrDefault, takes_sandbox_options, takes_session
+from kata_dind.cli.options import (
+    DEFAULT_NAME,
+    Json,
+    NameOrDefault,
+    takes_package_options,
+    takes_sandbox_options,
+    takes_session,
+)
 from kata_dind.cli.output import print_json, progress
-from kata_dind.cli.request import sandbox_spec
+from kata_dind.cli.request import package_source, sandbox_spec
 from kata_dind.cli.session import Session
 
 
 @takes_session
+@takes_package_options
 @takes_sandbox_options
-def up(session: Session, name: NameOrDefault = DEFAULT_NAME, *, json: Json = False, fields: dict[str, Any]) -> None:
+def up(
+    session: Session,
+    name: NameOrDefault = DEFAULT_NAME,
+    *,
+    json: Json = False,
+    fields: dict[str, Any],
+    packages: dict[str, Any],
+) -> None:
     """Start a sandbox and leave it running.
 
     It is ready when its Docker daemon has been proven to work, by a real overlay mount and an image that was loaded,
@@ -20,7 +35,7 @@ def up(session: Session, name: NameOrDefault = DEFAULT_NAME, *, json: Json = Fal
     """
     spec = sandbox_spec(name, fields)
     with progress(session) as shown:
-        sandbox = session.sandboxes.up(spec, report=shown.report)
+        sandbox = session.sandboxes.up(spec, report=shown.report, source=package_source(packages))
     if json:
         print_json(sandbox.inspect())
     elif not session.quiet:

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+
+import pytest
+
+from kata_dind.errors import BootFailed, HostError, KataDindError
+from tests.unit.cli.conftest import CommandLine
+from tests.unit.cli.fakes import FakeSandboxes
+
+
+def test_no_command_is_a_question_for_help(cli: CommandLine) -> None:
+    outcome = cli()
+    assert outcome == cli("--help")
+    assert outcome.exit_code == 0
+    assert outcome.stdout.startswith("Usage: kata-dind [OPTIONS] COMMAND")
+
+
+def test_version(cli: CommandLine) -> None:
+    assert cli("--version").stdout == "kata-dind 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["upp"], "no such command 'upp'. Did you mean 'up'?; see kata-dind --help"),
+        (
+            ["up", "--kernels", "1G"],
+            "up: no such option: --kernels (Possible options: --kernel); see kata-dind up --help",
+        ),
+        (["up", "--size"], "up: option '--size' requires an argument; see kata-dind up --help"),
+        (["ls", "x"], "ls: got unexpected extra argument(s) (x); see kata-dind ls --help"),
+        (["stop"], "stop: missing argument 'NAME...'; see kata-dind stop --help"),
+        (["image", "pull"], "image pull: missing argument 'REFERENCE'; see kata-dind image pull --help"),
+        (["up", "--cpus", "two"], "--cpus: 'two' is not a whole number above zero"),
+        (["up", "--timeout", "-1"], "--timeout: '-1' is not a number of seconds above zero"),
+        (["stop", "demo", "--timeout", "nan"], "--timeout: 'nan' is not a number of seconds above zero"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line(cli: CommandLine, argv: list[str], message: str) -> None:
+    outcome = cli(*argv)
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (2, "", f"kata-dind: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["up", "no/name"],
+        ["up", "--size", "-1"],
+        ["up", "--size", "20"],
+        ["up", "--memory", "0"],
+        ["up", "--memory", "20X"],
+        ["up", "--backend", "containerd"],
+        ["up", "--backend", "xen"],
+        ["up", "--data-root", "9p"],
+        ["up", "--accel", "hvf"],
+        ["up", "--network", "host"],
+        ["up", "--image", "two words"],
+        ["up", "--share", "/a"],
+        ["up", "--share", "/a:/x", "--share", "/b:/x/y"],
+        ["run", "--size", "20", "alpine"],
+        ["run", "--env", "=x", "alpine"],
+        ["run", "--", "-x"],
+        ["run", ""],
+        ["start", "unknown"],
+        ["stop", "demo", "unknown"],
+        ["rm", "--force", "demo", "unknown"],
+        ["inspect", "unknown"],
+        ["env", "unknown"],
+        ["env", "demo", "--shell", "csh"],
+        ["docker", "unknown", "--", "ps"],
+        ["exec", "unknown", "--", "ls"],
+        ["exec", "demo"],
+        ["exec", "demo", "--"],
+        ["shell", "unknown"],
+        ["logs", "unknown"],
+        ["logs", "demo", "--source", "kernel"],
+        ["logs", "demo", "--lines", "0"],
+        ["image", "rm", "unknown"],
+    ],
+)
+def test_bad_input_exits_2_with_one_line_and_nothing_is_done(
+    cli: CommandLine, sandboxes: FakeSandboxes, argv: list[str]
+) -> None:
+    demo = sandboxes.add("demo")
+    outcome = cli(*argv)
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith("kata-dind: ")
+    assert outcome.stderr.count("\n") == 1
+    assert not sandboxes.specs
+    assert not demo.stopped_within
+    assert not demo.removed
+    assert not demo.attached
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(BootFailed("no", details="qemu.log: x", hint="do"), 4), (HostError("no"), 3)]
+)
+def test_an_error_exits_as_its_class_says(
+    cli: CommandLine, sandboxes: FakeSandboxes, error: KataDindError, exit_code: int
+) -> None:
+    sandboxes.on_start = raising(error)
+    outcome = cli("up", "--quiet")
+    expected = ["kata-dind: no", *([error.details] if error.details else []), *(["hint: do"] if error.hint else [])]
+    assert (outcome.exit_code, outcome.stderr.splitlines()) == (exit_code, expected)
+
+
+@pytest.mark.parametrize(
+    "argv", [["up", "--json", "--size", "3"], ["up", "--size", "3", "--json"], ["up", "--cpus", "x", "--json"]]
+)
+def test_errors_as_json(cli: CommandLine, argv: list[str]) -> None:
+    outcome = cli(*argv)
+    fields = json.loads(outcome.stderr)
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert fields.keys() == {"error", "summary", "details", "hint", "exit_code"}
+    assert (fields["error"], fields["exit_code"]) == ("SpecError", 2)
+
+
+def test_errors_of_the_parser_as_json(cli: CommandLine) -> None:
+    assert json.loads(cli("up", "--sizes", "3", "--json").stderr)["summary"].startswith("up: no such option: --sizes")
+
+
+def test_a_bug_leaves_one_line_and_a_traceback_in_a_file(
+    cli: CommandLine, sandboxes: FakeSandboxes, home: Path
+) -> None:
+    sandboxes.on_start = raising(ZeroDivisionError("oh\nno"))
+    outcome = cli("up", "--quiet")
+    [log] = (home / "state" / "kata-dind" / "bugs").iterdir()
+    assert outcome.exit_code == 1
+    assert (
+        outcome.stderr == f"kata-dind: this is a bug of kata-dind: ZeroDivisionError: oh; the traceback is in {log}\n"
+    )
+    assert "Traceback" in log.read_text()
+    assert "kata-dind up" in log.read_text()
+
+
+def test_a_bug_without_a_state_directory_prints_its_traceback(
+    cli: CommandLine, sandboxes: FakeSandboxes, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("KATA_DIND_STATE_DIR", str(home / "file"))
+    sandboxes.on_start = raising(ZeroDivisionError("oh"))
+    assert "Traceback" in cli("up", "--quiet").stderr
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_first_signal_raises_and_further_ones_are_ignored(
+    cli: CommandLine, sandboxes: FakeSandboxes, name: str, exit_code: int
+) -> None:
+    torn_down = []
+
+    def interrupted() -> None:
+        try:
+            kill_ourselves(signal.Signals[name])
+        finally:
+            kill_ourselves(signal.SIGTERM)
+            torn_down.append(True)
+
+    sandboxes.on_start = interrupted
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    outcome = cli("up")
+    assert outcome.exit_code == exit_code
+    assert outcome.stderr.splitlines()[-1] == f"kata-dind: ended by {name}"
+    assert torn_down
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_an_error_of_the_teardown_does_not_hide_the_signal(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
+    def interrupted() -> None:
+        try:
+            kill_ourselves(signal.SIGTERM)
+        finally:
+            raise BootFailed("the guest had to be forced")
+
+    sandboxes.on_start = interrupted
+    outcome = cli("up", "--quiet")
+    assert (outcome.exit_code, outcome.stderr) == (143, "kata-dind: the guest had to be forced\n")
+
+
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
+    sandboxes.on_start = lambda: kill_ourselves(signal.SIGHUP)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert cli("up", "--quiet").exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    with Popen([sys.executable, "-m", "kata_dind", "up", "--help"], stdout=PIPE, stderr=PIPE, stdin=DEVNULL) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_an_answer_that_cannot_be_written_is_an_error() -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        Popen([sys.executable, "-m", "kata_dind", "--help"], stdout=full, stderr=PIPE, stdin=DEVNULL) as process,
+    ):
+        assert process.stderr
+        assert process.stderr.read() == b"kata-dind: no space is left where the answer is written\n"
+    assert process.returncode == 3
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def on_start() -> None:
+        raise error
+
+    return on_start
+
+
+def kill_ourselves(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # the handler runs between two bytecodes
