@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Write docs/cli.md from the command line itself; with --check, fail when the file is stale."""
 
 from __future__ import annotations

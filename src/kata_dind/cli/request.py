@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from kata_dind.errors import SpecError
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -21,10 +24,17 @@ def sandbox_spec(name: str, fields: Mapping[str, Any]) -> SandboxSpec:
 
 
 def package_source(packages: Mapping[str, Any]) -> PackageSource:
-    """Say where packages come from, for the host's own release unless another was asked for. Raises HostError."""
+    """Say where packages come from, the host's own release unless another is named. Raises SpecError, HostError."""
     from kata_dind.image.source import PackageSource, default_source
 
-    mirror, apt_options = packages["mirror"] or None, tuple(packages["apt_options"])
-    if packages["suite"]:
-        return PackageSource(packages["suite"], mirror, apt_options)
-    return default_source(mirror=mirror, apt_options=apt_options)
+    suite, mirror, apt_options = packages["suite"], packages["mirror"], tuple(packages["apt_options"])
+    if suite and not re.fullmatch(r"[a-z][a-z0-9.-]*", suite, re.ASCII):
+        raise SpecError(f"--suite: {suite!r} is not a release; use its code name, like trixie")
+    if mirror and not re.fullmatch(r"[a-z][a-z+]*:/\S+", mirror):
+        raise SpecError(f"--mirror: {mirror!r} is not a URL; use one like https://mirror.example/debian")
+    for line in apt_options:
+        if not line.isprintable() or not ("::" in line or "{" in line):
+            raise SpecError(f'--apt-option: {line!r} is not a line of apt.conf; use one like Acquire::Retries "5";')
+    if suite:
+        return PackageSource(suite, mirror or None, apt_options)
+    return default_source(mirror=mirror or None, apt_options=apt_options)
