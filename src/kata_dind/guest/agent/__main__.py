@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import spawn, system
+from . import container, spawn, system
 from .loop import READ, WRITE, Loop
 from .protocol import (
     CLOSE,
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .streams import Handler
-
-_HERE = "/usr/lib/kata-dind"
-_RUN = "/run/kata-dind/run"
-"""The container's /run: a directory of ours, so that we reach its Docker socket without entering it."""
 
 _KILL_GRACE_SECONDS = 2.0
 
@@ -139,7 +135,7 @@ class Agent:
     def _handler_for(self, stream: int, request: dict[str, Any]) -> Handler | None:
         kind = request["kind"]
         if kind == "docker":
-            return SocketStream(self._loop, self._mux, stream, f"{_RUN}/docker.sock")
+            return SocketStream(self._loop, self._mux, stream, f"{container.RUN}/docker.sock")
         if kind == "exec":
             return ProcessStream(self._loop, self._mux, stream, self._exec(request))
         if kind == "container":
@@ -153,25 +149,20 @@ class Agent:
 
     def _start_container(self, stream: int, request: dict[str, Any]) -> Handler:
         system.configure(request)
-        os.makedirs(_RUN, exist_ok=True)  # noqa: PTH103
-        os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)  # noqa: PTH103
+        os.makedirs(container.RUN, exist_ok=True)
+        os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)
         self._container_environment = dict(request["environment"])
         device = system.find_disk("data")
         if device:
             self._container_environment["KATA_DIND_DEVICE"] = device
-        settings = {
-            "KATA_DIND_IMAGE_DISK": _require_disk("image"),
-            "KATA_DIND_LAYER_DISK": _require_disk("layer"),
-            "KATA_DIND_RUN": _RUN,
-            "KATA_DIND_SHARES": "\n".join(request["shares"]),
-        }
-        child = spawn.spawn(
-            ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "--",
-             "/bin/sh", f"{_HERE}/container.sh", *request["argv"]],
-            {**self._container_environment, **settings},
-            size=None,
-            cgroups=[spawn.CONTAINER_CGROUP],
-        )  # fmt: skip
+        layout = container.Layout(
+            image=_require_disk("image"),
+            layer=_require_disk("layer"),
+            device=device,
+            shares=list(request["shares"]),
+            hostname=str(request["hostname"]),
+        )
+        child = container.start(layout, request["argv"], self._container_environment)
         self._container_pid = child.pid
         self._event("container")
         return ProcessStream(self._loop, self._mux, stream, child, on_exit=self._container_ended)
@@ -180,44 +171,37 @@ class Agent:
         self._container_pid = 0
         self._event("container-ended", exit_code=code)
 
-    def _container_init(self) -> int:
-        """Return the pid, as we see it, of the container's process 1: the one child of `unshare`."""
-        if not self._container_pid:
-            raise ProcessLookupError("no container runs")
-        with open(f"/proc/{self._container_pid}/task/{self._container_pid}/children") as file:  # noqa: PTH123
-            return int(file.read().split()[0])
-
     def _exec(self, request: dict[str, Any]) -> spawn.Child:
         size = (int(request["rows"]), int(request["columns"])) if request.get("tty") else None
         environment = dict(request.get("environment") or {})
         if request["where"] == "guest":
-            return spawn.spawn(request["argv"], {**os.environ, "HOME": "/root", **environment}, size=size)
+            guest_environment = {**os.environ, "HOME": "/root", **environment}
+            return spawn.spawn(spawn.program(request["argv"], guest_environment), size=size)
+        if not self._container_pid:
+            raise ProcessLookupError("no container runs")
         cwd = request.get("cwd") or "/"
-        enter = ["nsenter", "--target", str(self._container_init()), "--mount", "--uts", "--ipc", "--pid", "--cgroup",
+        enter = ["nsenter", "--target", str(self._container_pid), "--mount", "--uts", "--ipc", "--pid", "--cgroup",
                  "--root", f"--wdns={cwd}", "--"]  # fmt: skip
-        return spawn.spawn(
+        become = spawn.program(
             [*enter, *request["argv"]],
             {**self._container_environment, "HOME": "/root", **environment},
-            size=size,
             cgroups=[f"{spawn.CONTAINER_CGROUP}/init", spawn.CONTAINER_CGROUP],
         )
+        return spawn.spawn(become, size=size)
 
     def _power_off(self, timeout_seconds: float) -> None:
         """Stop dockerd, let its file systems go, and switch off."""
         if not self._container_pid:
             system.power_off()
         self._loop.when_child_ends(self._container_pid, lambda _code: system.power_off())
-        try:
-            os.kill(self._container_init(), signal.SIGTERM)
-        except (OSError, IndexError):
-            timeout_seconds = 0
+        os.kill(self._container_pid, signal.SIGTERM)
         self._loop.after(timeout_seconds, self._kill_container)
         self._loop.after(timeout_seconds + _KILL_GRACE_SECONDS, system.power_off)
 
     def _kill_container(self) -> None:
         self._event("container-killed")
         if self._container_pid:
-            os.kill(self._container_pid, signal.SIGKILL)  # --kill-child takes the container's process 1 along
+            os.kill(self._container_pid, signal.SIGKILL)  # its pid namespace goes with it
 
 
 def _require_disk(serial: str) -> str:

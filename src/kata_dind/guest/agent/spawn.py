@@ -10,7 +10,7 @@ import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 CGROUP = "/sys/fs/cgroup"
 CONTAINER_CGROUP = f"{CGROUP}/kata-dind"
@@ -41,13 +41,11 @@ def run(argv: Sequence[str], *, stdin: bytes = b"") -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def spawn(
-    argv: Sequence[str], environment: dict[str, str], *, cwd: str = "/", size: tuple[int, int] | None, cgroups: Sequence[str] = ()
-) -> Child:
-    """Start a program on pipes or, given a `size` in rows and columns, on a terminal of its own.
+def spawn(become: Callable[[], None], *, size: tuple[int, int] | None, keep: Sequence[int] = ()) -> Child:
+    """Fork a child whose standard descriptors are pipes or, given a `size` in rows and columns, a terminal of its own.
 
-    It joins the first of `cgroups` that takes it. When the program can't be started the child ends with 127 (absent) or
-    126, and says so on its standard error, as a shell would.
+    `become` runs in the child, must not return, and finds the descriptors in `keep` still open. When it raises OSError
+    the child ends with 127 (a program that is absent) or 126, and says so on its standard error, as a shell would.
     """
     if size is not None:
         master, slave = os.openpty()
@@ -59,7 +57,7 @@ def spawn(
         theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
     pid = os.fork()
     if pid == 0:
-        _become(argv, environment, cwd, theirs, terminal=size is not None, cgroups=cgroups)
+        _be_child(become, theirs, terminal=size is not None, keep=keep)
     for fd in set(theirs):
         os.close(fd)
     for fd in set(ours) - {-1}:
@@ -68,21 +66,29 @@ def spawn(
     return Child(pid, *ours, terminal=size is not None)
 
 
+def program(
+    argv: Sequence[str], environment: dict[str, str], *, cwd: str = "/", cgroups: Sequence[str] = ()
+) -> Callable[[], None]:
+    """Return what makes a child a program: it joins the first of `cgroups` that takes it, and execs."""
+
+    def become() -> None:
+        join_first(cgroups)
+        os.chdir(cwd)
+        try:
+            os.execvpe(argv[0], argv, environment)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, argv[0]) from error
+
+    return become
+
+
 def resize(terminal: int, size: tuple[int, int]) -> None:
     """Set a terminal's rows and columns; the kernel tells its foreground process."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
 
 
-def _become(
-    argv: Sequence[str],
-    environment: dict[str, str],
-    cwd: str,
-    fds: Sequence[int],
-    *,
-    terminal: bool,
-    cgroups: Sequence[str],
-) -> None:
-    """Turn the forked child into the program; never returns."""
+def _be_child(become: Callable[[], None], fds: Sequence[int], *, terminal: bool, keep: Sequence[int]) -> None:
+    """Finish the forked child; never returns."""
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
@@ -90,14 +96,16 @@ def _become(
         os.setsid()
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
-        os.closerange(3, 4096)
         if terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        join_first(cgroups)
-        os.chdir(cwd)
-        os.execvpe(argv[0], argv, environment)
+        first = 3
+        for kept in sorted(keep):
+            os.closerange(first, kept)
+            first = kept + 1
+        os.closerange(first, 4096)
+        become()
     except OSError as error:
-        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+        os.write(2, f"{error.filename or 'kata-dind'}: {error.strerror}\n".encode())
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
     finally:
         os._exit(126)
@@ -111,7 +119,7 @@ def join_first(cgroups: Sequence[str]) -> None:
     """
     for cgroup in cgroups:
         try:
-            with open(f"{cgroup}/cgroup.procs", "w") as file:  # noqa: PTH123 - pathlib is slow to import in the guest
+            with open(f"{cgroup}/cgroup.procs", "w") as file:
                 file.write("0")
         except OSError:
             continue

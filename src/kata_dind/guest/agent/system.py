@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import spawn
+from . import libc, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _MODULES = ("virtio_console", "virtio_rng", "virtio_net", "overlay", "br_netfilt
 
 def prepare() -> None:
     """Load the modules that a Docker guest needs; a kernel that has them built in says so by ignoring us."""
-    if os.path.isdir("/lib/modules/" + os.uname().release):  # noqa: PTH112 - pathlib is slow to import here
+    if os.path.isdir("/lib/modules/" + os.uname().release):
         spawn.run(["modprobe", "-qa", *_MODULES])
 
 
@@ -49,7 +49,7 @@ def set_clock(seconds: float) -> None:
 def configure(request: dict[str, Any]) -> None:
     """Give the guest its name, machine id and network; `network` holds address, gateway and nameserver, or is absent."""
     hostname = str(request["hostname"])
-    with open("/proc/sys/kernel/hostname", "w") as file:  # noqa: PTH123
+    with open("/proc/sys/kernel/hostname", "w") as file:
         file.write(hostname)
     network = request.get("network")
     _write("/run/hosts", f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {hostname}\n")
@@ -68,10 +68,8 @@ def configure(request: dict[str, Any]) -> None:
 
 def power_off() -> None:
     """Write everything out and switch the machine off; does not return."""
-    import ctypes
-
     os.sync()
-    ctypes.CDLL(None).reboot(0x4321FEDC)  # LINUX_REBOOT_CMD_POWER_OFF, reboot(2)
+    libc.power_off()
 
 
 def uptime_seconds() -> float:
@@ -93,12 +91,12 @@ def _find_port() -> str | None:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:  # noqa: PTH123
+        with open(path) as file:
             return file.read().strip()
     except OSError:
         return ""
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:  # noqa: PTH123
+    with open(path, "w") as file:
         file.write(text)

@@ -1,0 +1,185 @@
+"""The dind container: its root is built as Kata's agent would build it, then process 1 becomes the guest entrypoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+
+from . import libc, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUN = "/run/kata-dind/run"
+"""The container's /run: a directory of ours, so that we reach its Docker socket without entering it."""
+
+_BASE = "/run/kata-dind"
+_ROOT = f"{_BASE}/root"
+_ENTRYPOINT = "/run/kata-dind/entrypoint.sh"
+_CODE = "/usr/lib/kata-dind"
+_SHARED = "/run/kata-containers/shared/containers"
+"""Where Kata's guests mount the shared directory, whose tag is kataShared."""
+
+_NO_CONTAINER = 78
+
+# A container's /dev under Kata: a few nodes, and no loop devices, /dev/fuse or /dev/kmsg even when it is privileged
+# (https://github.com/kata-containers/kata-containers/issues/8118).
+_NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+
+
+class Layout:
+    """What a container is made of: disks and a block device by their paths, shares as `NAME PATH` pairs."""
+
+    def __init__(self, *, image: str, layer: str, device: str | None, shares: Sequence[str], hostname: str) -> None:
+        self.image = image
+        self.layer = layer
+        self.device = device
+        self.shares = shares
+        self.hostname = hostname
+
+
+def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> spawn.Child:
+    """Start the container in mount, pid, uts, ipc and cgroup namespaces of its own; its pid is its process 1's.
+
+    A container that can't be built ends with 78 and says why, as the entrypoint would, in a JSON line.
+    """
+    pid_read, pid_write = os.pipe()
+
+    def become() -> None:
+        # The first child only makes the namespaces: a pid namespace begins with a child of who made it. That child is
+        # ours when the first has ended, for process 1 adopts orphans.
+        spawn.join_first([spawn.CONTAINER_CGROUP])
+        libc.unshare(
+            libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
+        )
+        pid = os.fork()
+        if pid:
+            os.write(pid_write, str(pid).encode())
+            os._exit(0)
+        os.close(pid_write)
+        try:
+            _build(layout)
+        except OSError as error:
+            line = {"kata_dind": "error", "step": "container", "message": str(error), "hint": ""}
+            os.write(2, json.dumps(line).encode() + b"\n")
+            os._exit(_NO_CONTAINER)
+        os.execve("/bin/sh", ["/bin/sh", _ENTRYPOINT, "--", *argv], environment)
+
+    child = spawn.spawn(become, size=None, keep=[pid_write])
+    os.close(pid_write)
+    pid = os.read(pid_read, 16)
+    os.close(pid_read)
+    os.waitpid(child.pid, 0)
+    if not pid:
+        raise OSError("the container's namespaces could not be made")
+    child.pid = int(pid)
+    return child
+
+
+def _build(layout: Layout) -> None:
+    libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
+    _mount_root(layout)
+    _mount_dev(layout.device)
+    _mount_kernel_views()
+    _write_names(layout.hostname)
+    _mount_shares(layout.shares)
+    _make_directory(f"{RUN}/kata-dind")
+    shutil.copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
+    os.chdir(_ROOT)
+    libc.pivot_root(".", ".")  # stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES
+    libc.detach(".")
+    os.chdir("/")
+
+
+def _mount_root(layout: Layout) -> None:
+    image, layer = f"{_BASE}/image", f"{_BASE}/layer"
+    for directory in (image, layer, _ROOT):
+        _make_directory(directory)
+    _mount_read_only_disk(layout.image, image)
+    libc.mount(layout.layer, layer, "ext4", flags=libc.MS_NOATIME)
+    _make_directory(f"{layer}/upper")
+    _make_directory(f"{layer}/work")
+    libc.mount(
+        "container", _ROOT, "overlay", options=f"lowerdir={image},upperdir={layer}/upper,workdir={layer}/work"
+    )
+    for name in ("proc", "sys", "dev", "run", "var", "etc", "tmp"):
+        _make_directory(f"{_ROOT}/{name}")
+
+
+def _mount_read_only_disk(disk: str, target: str) -> None:
+    try:
+        libc.mount(disk, target, "erofs", flags=libc.MS_RDONLY)
+    except OSError:
+        libc.mount(disk, target, "ext4", flags=libc.MS_RDONLY)
+
+
+def _mount_dev(device: str | None) -> None:
+    dev = f"{_ROOT}/dev"
+    libc.mount("dev", dev, "tmpfs", flags=libc.MS_NOSUID, options="mode=0755")
+    for name, (major, minor) in _NODES.items():
+        os.mknod(f"{dev}/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        os.chmod(f"{dev}/{name}", 0o666)  # mknod's mode is cut by the umask
+    for name, target in _LINKS.items():
+        os.symlink(target, f"{dev}/{name}")
+    if device:
+        os.mknod(f"{_ROOT}{device}", stat.S_IFBLK | 0o600, os.stat(device).st_rdev)
+    for name in ("pts", "shm", "mqueue"):
+        _make_directory(f"{dev}/{name}")
+    libc.mount("/dev/pts", f"{dev}/pts", flags=libc.MS_BIND)
+    libc.mount("shm", f"{dev}/shm", "tmpfs", flags=libc.MS_NOSUID | libc.MS_NODEV, options="mode=1777")
+    libc.mount("mqueue", f"{dev}/mqueue", "mqueue")
+
+
+def _mount_kernel_views() -> None:
+    libc.mount("proc", f"{_ROOT}/proc", "proc")
+    libc.mount("sysfs", f"{_ROOT}/sys", "sysfs")
+    libc.mount("cgroup2", f"{_ROOT}/sys/fs/cgroup", "cgroup2")
+    _bind(RUN, f"{_ROOT}/run")
+    if not os.path.islink(f"{_ROOT}/var/run"):
+        # A real directory there would put the Docker socket where we do not look for it.
+        _make_directory(f"{_ROOT}/var/run")
+        _bind(RUN, f"{_ROOT}/var/run")
+
+
+def _write_names(hostname: str) -> None:
+    libc.set_hostname(hostname)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        path = f"{_ROOT}/etc/{name}"
+        if os.path.lexists(path):
+            os.unlink(path)  # it may be a link that leads out of the image
+        shutil.copyfile(f"/run/{name}", path)
+
+
+def _mount_shares(shares: Sequence[str]) -> None:
+    """Bind each share from the shared directory; what is read-only is so on the host already."""
+    if not shares:
+        return
+    _make_directory(_SHARED)
+    libc.mount("kataShared", _SHARED, "virtiofs")
+    for share in shares:
+        name, _, path = share.partition(" ")
+        source, target = f"{_SHARED}/{name}", f"{_ROOT}{path}"
+        if os.path.isdir(source):
+            _make_directory(target)
+        else:
+            _make_directory(target.rpartition("/")[0])
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        _bind(source, target)
+
+
+def _bind(source: str, target: str) -> None:
+    libc.mount(source, target, flags=libc.MS_BIND)
+
+
+def _make_directory(path: str) -> None:
+    os.makedirs(path, exist_ok=True)

@@ -1,0 +1,60 @@
+"""The system calls that Python 3.11 has no function for, each raising OSError. Numbers are Linux's, the same everywhere."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOATIME, MS_BIND = 0x1, 0x2, 0x4, 0x400, 0x1000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MNT_DETACH = 0x2
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = (
+    0x20000,
+    0x2000000,
+    0x4000000,
+    0x8000000,
+    0x20000000,
+)
+_POWER_OFF = 0x4321FEDC  # LINUX_REBOOT_CMD_POWER_OFF, reboot(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, kind: str = "", *, flags: int = 0, options: str = "") -> None:
+    """Mount, as mount(2)."""
+    result = _libc.mount(
+        source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
+    )
+    _check(result, f"mount {kind or 'bind'} on {target}")
+
+
+def detach(target: str) -> None:
+    """Take a mount out of the tree now; it ends when nobody uses it."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces for new ones; a new pid namespace begins with the next child."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def pivot_root(new_root: str, old_root: str) -> None:
+    """Make a mount the root, as pivot_root(2)."""
+    _check(_libc.pivot_root(new_root.encode(), old_root.encode()), "pivot_root")
+
+
+def set_hostname(name: str) -> None:
+    """Name this UTS namespace."""
+    encoded = name.encode()
+    _check(_libc.sethostname(encoded, len(encoded)), "sethostname")
+
+
+def power_off() -> None:
+    """Switch the machine off; nothing is written out first."""
+    _check(_libc.reboot(_POWER_OFF), "reboot")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
