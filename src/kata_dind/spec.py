@@ -54,7 +54,9 @@ _GUESTS_OWN = frozenset(
     )
 )
 # And nothing may be mounted inside these; a data root on a share is what overlayfs refuses in the first place.
-_GUESTS_TREES = tuple(PurePosixPath(path) for path in ("/dev", "/proc", "/sys", "/var/lib/docker", "/var/lib/kata-dind"))
+_GUESTS_TREES = tuple(
+    PurePosixPath(path) for path in ("/dev", "/proc", "/sys", "/var/lib/docker", "/var/lib/kata-dind")
+)
 
 
 def parse_size(text: str) -> int:

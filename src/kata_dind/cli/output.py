@@ -128,7 +128,9 @@ def progress(session: Session) -> Iterator[Progress]:
 
 
 def _sentence(event: Event) -> str:
-    return event.message if event.seconds is None else f"{event.message} ({event.seconds:.1f} s)"
+    if event.seconds is None or (duration := f"{event.seconds:.1f} s") in event.message:
+        return event.message
+    return f"{event.message} ({duration})"
 
 
 def _start_status(stream: TextIO) -> Status:

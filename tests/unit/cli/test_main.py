@@ -89,6 +89,7 @@ def test_a_command_line_that_cannot_be_read_is_one_line(cli: CommandLine, argv: 
         ["logs", "demo", "--source", "kernel"],
         ["logs", "demo", "--lines", "0"],
         ["image", "rm", "unknown"],
+        ["image", "pull", "No Reference"],
     ],
 )
 def test_bad_input_exits_2_with_one_line_and_nothing_is_done(

@@ -44,12 +44,13 @@ def shown(session: Session, stream: io.StringIO) -> str:
     progress.report(Event("boot", "booting [x]"))
     progress.report(Event("warning", "no KVM"))
     progress.report(Event("boot", "booted", 3.21))
+    progress.report(Event("ready", "ready after 3.2 s", 3.21))
     progress.pause()
     return stream.getvalue()
 
 
 def test_progress_elsewhere_is_plain_lines() -> None:
-    expected = "kata-dind: booting [x]\nkata-dind: no KVM\nkata-dind: booted (3.2 s)\n"
+    expected = "kata-dind: booting [x]\nkata-dind: no KVM\nkata-dind: booted (3.2 s)\nkata-dind: ready after 3.2 s\n"
     assert shown(Session(), io.StringIO()) == expected
     assert shown(Session(verbose=True), Terminal()) == expected
 
