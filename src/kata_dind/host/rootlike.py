@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kata_dind.errors import CommandFailed, HostError, PermissionMissing
+from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, PermissionMissing
 from kata_dind.host.process import Completed, run
 
 
@@ -28,9 +28,14 @@ def run_rootlike(
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run a command as `rootlike_argv` wraps it; errors are those of `run`."""
+    """Run a command as `rootlike_argv` wraps it; errors are those of `run`, and name the command, not the wrapper."""
     wrapped = rootlike_argv(argv, as_root=os.geteuid() == 0)
-    return run(wrapped, timeout_seconds=timeout_seconds, log=log, environment=environment)
+    try:
+        return run(wrapped, timeout_seconds=timeout_seconds, log=log, environment=environment)
+    except (CommandFailed, CommandTimedOut) as error:
+        program = Path(os.fspath(argv[0])).name
+        summary = error.summary.replace(wrapped[0], program, 1)
+        raise type(error)(summary, details=error.details, hint=error.hint) from error
 
 
 def require_rootlike() -> None:

@@ -27,7 +27,7 @@ def require_busybox(source: PackageSource, *, cache: Path) -> Path:
 
     def build(workspace: Workspace, product: Path) -> None:
         archive = workspace.directory / "packages.tar"
-        rootfs.build_rootfs(_RECIPE, source, workspace=workspace, output=archive)
+        rootfs.build_archive(_RECIPE, source, workspace=workspace, output=archive)
         shutil.copyfile(find_busybox(unpack(archive, workspace=workspace)), product)
         product.chmod(0o755)
 

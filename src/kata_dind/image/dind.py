@@ -12,7 +12,7 @@ from kata_dind.host.locks import locked
 from kata_dind.host.progress import Event, Report
 from kata_dind.image import rootfs, store
 from kata_dind.image.busybox import find_busybox
-from kata_dind.image.cache import content_key, require_built
+from kata_dind.image.cache import content_key
 from kata_dind.image.guestos import GUEST_CODE
 from kata_dind.image.hello import hello_archive
 from kata_dind.image.rootfs import Recipe
@@ -80,41 +80,31 @@ def default_reference(source: PackageSource) -> str:
 def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
     cache = cache_directory()
     recipe = _recipe_key(source)
-    goal = f"build a dind image from packages of {source.suite}"
-    base = _require_base(source, cache=cache, goal=goal, since=since, report=report)
     (cache / "locks").mkdir(mode=0o700, exist_ok=True)
     with locked(cache / "locks" / f"dind-{recipe}", timeout_seconds=None):
-        existing = store.image_since(default_reference(source), since=max(since, base.stat().st_mtime))
+        existing = store.image_since(default_reference(source), since=since)
         if existing is not None and existing.recipe == recipe:
             return existing
-        report(Event("build", f"making the dind image {default_reference(source)}"))
+        report(
+            Event("build", f"building {default_reference(source)} from packages of {source.suite}; half a minute or so")
+        )
         started = time.monotonic()
-        with open_workspace(cache, goal=goal) as workspace:
-            image = _make_image(base, source, recipe=recipe, workspace=workspace, cache=cache)
+        with open_workspace(cache, goal=f"build a dind image from packages of {source.suite}") as workspace:
+            image = _make_image(source, recipe=recipe, workspace=workspace, cache=cache)
+    took = time.monotonic() - started
     report(
         Event(
             "built",
             f"{image.reference} is ready, with Docker {image.docker_version}",
-            time.monotonic() - started,
+            took,
             {"image_id": image.image_id},
         )
     )
     return image
 
 
-def _require_base(source: PackageSource, *, cache: Path, goal: str, since: float, report: Report) -> Path:
-    base = cache / "bases" / f"dind-{source.suite}-{rootfs.recipe_key(_RECIPE, source)}.tar"
-    if not base.exists() or base.stat().st_mtime < since:
-        report(Event("build", f"installing Docker from packages of {source.suite} into an image; a minute or so"))
-
-    def build(workspace: Workspace, product: Path) -> None:
-        rootfs.build_rootfs(_RECIPE, source, workspace=workspace, output=product)
-
-    return require_built(base, build, cache=cache, goal=goal, since=since)
-
-
-def _make_image(base: Path, source: PackageSource, *, recipe: str, workspace: Workspace, cache: Path) -> DindImage:
-    tree = rootfs.extract_rootfs(base, workspace=workspace)
+def _make_image(source: PackageSource, *, recipe: str, workspace: Workspace, cache: Path) -> DindImage:
+    tree = rootfs.build_tree(_RECIPE, source, workspace=workspace)
     rootfs.make_mount_points(tree, _MOUNT_POINTS)
     for name in ("etc/resolv.conf", "etc/hostname", "etc/machine-id"):
         (tree / name).unlink(missing_ok=True)

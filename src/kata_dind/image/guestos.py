@@ -32,7 +32,7 @@ _HOOKS = (
     "usr/share/bash-completion usr/share/lintian usr/share/bug usr/share/pixmaps usr/share/common-licenses "
     "var/lib/apt/lists var/cache/debconf var/cache/apt var/log/apt var/log/dpkg.log var/lib/dpkg/info "
     "usr/lib/python3*/test usr/lib/python3*/lib2to3 usr/lib/python3*/pydoc_data usr/lib/python3*/idlelib "
-    "usr/lib/*-linux-gnu/gconv usr/lib/*-linux-gnu/perl-base usr/bin/perl*",
+    "usr/lib/*-linux-gnu/gconv usr/lib/*-linux-gnu/perl* usr/share/perl usr/bin/perl*",
 )
 _RECIPE = Recipe("essential", _PACKAGES, _HOOKS)
 
@@ -51,7 +51,7 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
     started = time.monotonic()
 
     def build(workspace: Workspace, product: Path) -> None:
-        tree = rootfs.extract_rootfs(base, workspace=workspace)
+        tree = rootfs.extract_archive(base, workspace=workspace)
         _install_code(tree)
         _fill_in(tree)
         workspace.run_rootlike(
@@ -85,7 +85,7 @@ def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path
     report(Event("build", f"building the guest OS from packages of {source.suite}, once; half a minute or so"))
 
     def build(workspace: Workspace, product: Path) -> None:
-        rootfs.build_rootfs(_RECIPE, source, workspace=workspace, output=product)
+        rootfs.build_archive(_RECIPE, source, workspace=workspace, output=product)
 
     return require_built(base, build, cache=cache, goal=f"build a guest OS from packages of {source.suite}")
 

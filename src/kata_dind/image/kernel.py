@@ -153,7 +153,7 @@ def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) 
 
         def build(workspace: Workspace, product: Path) -> None:
             archive = workspace.directory / "packages.tar"
-            rootfs.build_rootfs(recipe, source, workspace=workspace, output=archive)
+            rootfs.build_archive(recipe, source, workspace=workspace, output=archive)
             product.mkdir()
             _unpack_kernel(unpack(archive, workspace=workspace), product, workspace=workspace)
 

@@ -118,10 +118,12 @@ def prune_modules(whole: Path, pruned: Path, *, version: str, workspace: Workspa
     """
     depmod = require_tool("depmod", package="kmod")
     source, target = (root / "lib/modules" / version for root in (whole, pruned))
-    if any(source.rglob("*.ko.zst")):
+    if compressed := sorted(source.rglob("*.ko.zst")):
         # Debian 12's depmod cannot read these.
+        names = workspace.directory / "zst-modules"
+        names.write_text("".join(f"{path}\n" for path in compressed))
         zstd = require_tool("zstd", package="zstd")
-        workspace.run(zstd, "--quiet", "--decompress", "--rm", "-r", source)
+        workspace.run(zstd, "--quiet", "--decompress", "--rm", f"--filelist={names}")
     workspace.run(depmod, "-b", whole, version)
     dependencies = _read_dependencies(source)
     target.mkdir()

@@ -15,8 +15,9 @@ from kata_dind.image.workspace import FIXED_TIME, Workspace
 
 _DISK_UUID = "6b617461-6469-6e64-8000-000000000000"
 
-# Without the hook init-system-helpers pulls in usrmerge, and that a whole perl: 50 MB in Debian 12.
-_INSTALL_OPTIONS = ("--dpkgopt=force-unsafe-io", "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr")
+# Without it init-system-helpers pulls in usrmerge, and that a whole perl: 50 MB in Debian 12. Ubuntu's usr-is-merged
+# does not replace the hook's own, so that it fails there.
+_MERGED_USR_HOOK = "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,20 @@ class Recipe:
     """Shell commands that run at the end with the root file system's path as `$1`."""
 
 
-def rootfs_argv(recipe: Recipe, source: PackageSource, *, output: Path) -> list[str]:
-    """Return the mmdebstrap call that writes a recipe's root file system to a tar file."""
+def rootfs_argv(recipe: Recipe, source: PackageSource, *, output: Path, form: str = "tar") -> list[str]:
+    """Return the mmdebstrap call that builds a recipe's root file system; `form` is `tar` or `directory`."""
     return [
         "mmdebstrap",
         # Under our own namespace this makes no further user namespace, only mounts and processes of its own.
         "--mode=unshare",
-        "--format=tar",
+        f"--format={form}",
         f"--variant={recipe.variant}",
         f"--include={','.join(recipe.packages)}",
         "--skip=output/dev",
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--aptopt={option}" for option in source.apt_options),
         *(["--components=main,universe"] if source.is_ubuntu else []),
-        *(_INSTALL_OPTIONS if recipe.variant != "extract" else []),
+        *_install_options(recipe, source),
         *(f"--customize-hook={hook}" for hook in recipe.hooks),
         source.suite,
         str(output),
@@ -51,16 +52,36 @@ def rootfs_argv(recipe: Recipe, source: PackageSource, *, output: Path) -> list[
     ]
 
 
+def _install_options(recipe: Recipe, source: PackageSource) -> list[str]:
+    if recipe.variant == "extract":
+        return []
+    return ["--dpkgopt=force-unsafe-io", *([] if source.is_ubuntu else [_MERGED_USR_HOOK])]
+
+
 def recipe_key(recipe: Recipe, source: PackageSource) -> str:
     """Return a key of everything that shapes a root file system, but the packages' versions."""
     return content_key(rootfs_argv(recipe, source, output=Path("rootfs.tar")), platform.machine())
 
 
-def build_rootfs(recipe: Recipe, source: PackageSource, *, workspace: Workspace, output: Path) -> None:
+def build_archive(recipe: Recipe, source: PackageSource, *, workspace: Workspace, output: Path) -> None:
     """Build a recipe's root file system into a tar file, as root or as an ordinary user with subordinate ids."""
-    require_tool("mmdebstrap", package="mmdebstrap")
-    require_rootlike()
+    _require_tools()
     workspace.run_rootlike(*rootfs_argv(recipe, source, output=output), timeout_seconds=3600)
+
+
+def build_tree(recipe: Recipe, source: PackageSource, *, workspace: Workspace) -> Path:
+    """Build a recipe's root file system into a directory of the workspace, owned as `extract_archive` has it."""
+    _require_tools()
+    tree = workspace.directory / "tree"
+    workspace.run_rootlike(*rootfs_argv(recipe, source, output=tree, form="directory"), timeout_seconds=3600)
+    workspace.run_rootlike("find", tree / "dev", "-mindepth", "1", "-delete")
+    return tree
+
+
+def _require_tools() -> None:
+    require_tool("mmdebstrap", package="mmdebstrap")
+    require_tool("mkfs.erofs", package="erofs-utils")
+    require_rootlike()
 
 
 def extract_argv(archive: Path, tree: Path) -> list[str]:
@@ -87,7 +108,7 @@ def disk_argv(tree: Path, disk: Path, *, options: Sequence[str] = (f"-T{FIXED_TI
     return ["mkfs.erofs", "--quiet", f"-U{_DISK_UUID}", *options, str(disk), str(tree)]
 
 
-def extract_rootfs(archive: Path, *, workspace: Workspace) -> Path:
+def extract_archive(archive: Path, *, workspace: Workspace) -> Path:
     """Unpack a root file system's tar into the workspace; files of its root are ours, others our subordinate ids'."""
     require_rootlike()
     tree = workspace.directory / "tree"
@@ -98,7 +119,6 @@ def extract_rootfs(archive: Path, *, workspace: Workspace) -> Path:
 
 def pack_disk(tree: Path, disk: Path, *, workspace: Workspace) -> None:
     """Pack a built tree into a read-only disk."""
-    require_tool("mkfs.erofs", package="erofs-utils")
     workspace.run_rootlike(*disk_argv(tree, disk))
 
 
