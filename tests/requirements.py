@@ -1,0 +1,109 @@
+"""What tests may require of this machine: each probe tries the ability, not the file, and says why it is missing.
+
+A test says `@pytest.mark.requires("qemu", "loop")`. It is skipped with the probe's reason where that fails, and fails
+instead when `--require` names it. A probe leaves nothing behind; its answer holds for the whole session.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+
+Probe = Callable[[], str | None]
+"""Returns None when the ability is there, else why not."""
+
+
+def explain_missing(name: str) -> str | None:
+    """Return why a requirement is not met, None when it is. Raises KeyError for an unknown name."""
+    return _answer(name)
+
+
+@functools.cache
+def _answer(name: str) -> str | None:
+    return PROBES[name]()
+
+
+def _try(argv: Sequence[str], *, timeout_seconds: float = 20) -> str | None:
+    environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/libexec:/usr/lib/qemu"}
+    program = shutil.which(argv[0], path=environment["PATH"])
+    if program is None:
+        return f"{argv[0]} is not installed"
+    try:
+        done = subprocess.run(
+            [program, *argv[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{argv[0]} did not answer within {timeout_seconds:g} s"
+    last_line = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+    return None if done.returncode == 0 else f"{argv[0]}: {last_line or f'exit {done.returncode}'}"
+
+
+def _tool(*argv: str) -> Probe:
+    return lambda: _try(argv)
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "the tests don't run as root"
+
+
+def _kvm() -> str | None:
+    from kata_dind.host.directories import cache_directory
+    from kata_dind.host.progress import silent
+    from kata_dind.image.kernel import require_guest_kernel
+    from kata_dind.image.source import default_source
+    from kata_dind.machine.accelerator import find_kvm
+
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "/dev/kvm cannot be opened"
+    kernel = require_guest_kernel(None, default_source(), report=silent)
+    finding = find_kvm(kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=silent)
+    return None if finding.works else finding.reason
+
+
+def _userns() -> str | None:
+    return _try(["unshare", "--user", "--map-root-user", "--mount", "true"])
+
+
+def _netns() -> str | None:
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return _try(["unshare", *user, "--net", "ip", "link", "set", "lo", "up"])
+
+
+def _loop() -> str | None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(1 << 20)
+        # The shell detaches in any case; attaching is what a container without loop devices cannot do.
+        return _try(["sh", "-c", 'loop=$(losetup --find --show -- "$0") && losetup --detach "$loop"', file.name])
+
+
+def _ordinary_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    missing = [tool for tool in ("useradd", "userdel", "runuser") if not shutil.which(tool, path="/usr/sbin:/sbin")]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
+PROBES: dict[str, Probe] = {
+    "busybox": _tool("busybox", "ash", "-c", "true"),
+    "docker": _tool("dockerd", "--version"),
+    "kvm": _kvm,
+    "loop": _loop,
+    "mmdebstrap": _tool("mmdebstrap", "--version"),
+    "netns": _netns,
+    "ordinary-user": _ordinary_user,
+    "qemu": _tool(f"qemu-system-{os.uname().machine}", "--version"),
+    "registry": _tool("docker-registry", "--version"),
+    "root": _root,
+    "userns": _userns,
+    "virtiofsd": _tool("virtiofsd", "--version"),
+}
