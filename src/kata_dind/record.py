@@ -1,10 +1,10 @@
 """A sandbox's directory: what was asked, what was planned, what goes on. The lock in it says whether it is owned.
 
-    lock          held by the owner for as long as the sandbox runs; the only truth about that
-    spec.json     what the user asked for        plan.json   what the last start did, and why
-    status.json   phases, timings, verdict, error of the last start
-    docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
-    unclean       there while the guest runs: found at a start, it demands a check of the data root
+lock          held by the owner for as long as the sandbox runs; the only truth about that
+spec.json     what the user asked for        plan.json   what the last start did, and why
+status.json   phases, timings, verdict, error of the last start
+docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
+unclean       there while the guest runs: found at a start, it demands a check of the data root
 """
 
 from __future__ import annotations
@@ -66,12 +66,14 @@ class Record:
             return True
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Hold the sandbox for the length of the block. Raises SandboxError when another process holds it."""
+    def owned(self, *, timeout_seconds: float = 1.0) -> Iterator[None]:
+        """Hold the sandbox for the length of the block. Raises SandboxError when another process holds it.
+
+        The default waits a moment, for a look at the lock by `ls` holds it, too.
+        """
         with contextlib.ExitStack() as stack:
             try:
-                # A look at the lock by `ls` holds it for an instant.
-                stack.enter_context(locked(self.directory / "lock", timeout_seconds=1.0))
+                stack.enter_context(locked(self.directory / "lock", timeout_seconds=timeout_seconds))
             except HostError as error:
                 raise SandboxError(f"the sandbox '{self.name}' is running or starting already") from error
             yield
@@ -89,6 +91,15 @@ class Record:
         temporary = self.directory / f".{file}.{os.getpid()}"
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         temporary.replace(self.directory / file)
+
+    def sweep(self) -> None:
+        """Unlink the sockets of an owner that was killed."""
+        sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
+        if not sockets:
+            return
+        with contextlib.suppress(SandboxError), self.owned(timeout_seconds=0):
+            for path in sockets:
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the directory and all in it."""
@@ -133,8 +144,11 @@ def create_record(name: str) -> Record:
 
 
 def list_records() -> list[Record]:
-    """Return all sandboxes' records by name; removals that were killed half-way are finished."""
+    """Return all sandboxes' records by name; what killed owners and removals have left is swept."""
     directory = sandboxes_directory()
     for doomed in directory.glob(".removed-*"):
         shutil.rmtree(doomed, ignore_errors=True)
-    return [Record(path.name, path) for path in sorted(directory.iterdir()) if path.is_dir()]
+    records = [Record(path.name, path) for path in sorted(directory.iterdir()) if path.is_dir()]
+    for record in records:
+        record.sweep()
+    return records

@@ -179,7 +179,7 @@ class Sandbox:
         argv: Sequence[str],
         *,
         where: str = "container",
-        input: bytes = b"",  # noqa: A002 - the name that subprocess.run has made the term
+        input: bytes = b"",
         environment: dict[str, str] | None = None,
         cwd: str = "",
         timeout_seconds: float = 600.0,
@@ -289,14 +289,16 @@ def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> 
 
 
 def start(name: str, *, report: Report = silent, source: Source = None) -> Sandbox:
-    """Start a stopped or crashed sandbox again, with its data root as it was left."""
+    """Start a stopped or crashed sandbox again, with its image, its layer and its data root as they were left."""
     from kata_dind.spec import parse_spec
 
     sandbox = require_sandbox(name)
     record = record_of(name)
     if record.is_owned():
         raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
-    plan = _prepare(parse_spec(**sandbox.spec), report=report, source=source)
+    # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
+    image = (record.read("plan.json").get("plan") or {}).get("image_id") or sandbox.spec.get("image", "")
+    plan = _prepare(parse_spec(**{**sandbox.spec, "image": image}), report=report, source=source)
     record.write("plan.json", plan)
     _supervise(record, report)
     return sandbox
@@ -339,6 +341,12 @@ def require_sandbox(name: str) -> Sandbox:
         known = ", ".join(records) or "none"
         raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
     return Sandbox(records[name])
+
+
+def sandboxes_with_image(image_id: str) -> list[str]:
+    """Return the names of the sandboxes, running or not, whose layer was written over an image."""
+    plans = {record.name: record.read("plan.json").get("plan") or {} for record in list_records()}
+    return [name for name, plan in plans.items() if plan.get("image_id") == image_id]
 
 
 def _require_free(name: str) -> None:
@@ -442,5 +450,3 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-

@@ -53,9 +53,7 @@ class Launch:
 class Backend(Protocol):
     """One way to run sandboxes."""
 
-    def prepare(
-        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report
-    ) -> dict[str, Any]:
+    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
         """Check the spec against the host and return a plan as JSON values; `directory` is not touched."""
 
     def launch(self, plan: dict[str, Any]) -> Launch:

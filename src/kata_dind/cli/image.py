@@ -75,12 +75,18 @@ def ls(session: Session, *, json: Json = False) -> None:
 def rm(session: Session, references: References) -> None:
     """Remove dind images."""
     from kata_dind.image.store import find_image, list_images, remove_image
+    from kata_dind.sandbox import sandboxes_with_image
 
     wanted = list(dict.fromkeys(references))
     for reference in wanted:
-        if find_image(reference) is None:
+        image = find_image(reference)
+        if image is None:
             known = ", ".join(image.reference or image.image_id[:12] for image in list_images())
             raise SpecError(f"IMAGE: there is no image {reference!r}; known are: {known or 'none'}")
+        if users := sandboxes_with_image(image.image_id):
+            raise SpecError(
+                f"IMAGE: {reference!r} is used by the sandbox {', '.join(users)}", hint="kata-dind rm it first"
+            )
     for reference in wanted:
         remove_image(reference)
 

@@ -27,7 +27,5 @@ LOOP_GUEST_PATH = "/var/lib/kata-dind"
 KINDS = {
     DataRootKind.MEMORY: DataRootNeeds(DataRootKind.MEMORY),
     DataRootKind.BLOCK: DataRootNeeds(DataRootKind.BLOCK, disk=True),
-    DataRootKind.LOOP: DataRootNeeds(
-        DataRootKind.LOOP, share=True, environment={"KATA_DIND_DIR": LOOP_GUEST_PATH}
-    ),
+    DataRootKind.LOOP: DataRootNeeds(DataRootKind.LOOP, share=True, environment={"KATA_DIND_DIR": LOOP_GUEST_PATH}),
 }

@@ -313,10 +313,10 @@ nest_cgroups() {
 
 report() {
 	[ -d "$status_dir" ] || mkdir -p "$status_dir"
-	printf '{"kind":"%s","path":"%s","filesystem":"%s","device":"%s"}\n' \
-		"$kind" "$path" "$filesystem" "$device" >"$status_dir/status.json.new"
-	mv "$status_dir/status.json.new" "$status_dir/status.json"
-	speak info ready "data root $path: $kind on $filesystem"
+	facts=$(printf '"kind":"%s","path":"%s","filesystem":"%s","device":"%s"' \
+		"$kind" "$(escape "$path")" "$filesystem" "$(escape "$device")")
+	printf '{%s}\n' "$facts" >"$status_dir/status.json"
+	[ "${KATA_DIND_LOG:-info}" = error ] || printf '{"kata_dind":"info","step":"ready",%s}\n' "$facts" >&2
 }
 
 # A process 1 takes no TERM without a handler; dockerd brings its own.

@@ -171,11 +171,13 @@ class Channel(asyncio.Protocol):
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=protocol.PENDING_BYTES)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Feed the mux, and act on what comes of it."""
         try:
             frames = self.mux.receive(data)
         except ProtocolError as error:
@@ -187,12 +189,15 @@ class Channel(asyncio.Protocol):
         self.flush()
 
     def pause_writing(self) -> None:
+        """Let senders wait."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """Let senders go on."""
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Wake everybody who waits; their next step raises ChannelClosed."""
         self._cause = self._cause or exc
         self.lost.set()
         self._writable.set()
@@ -270,9 +275,7 @@ async def _carry(source: ChannelStream, target: ChannelStream) -> None:
             target.control(protocol.load_message(frame.payload))
 
 
-async def relay_connection(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: ChannelStream
-) -> None:
+async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: ChannelStream) -> None:
     """Carry bytes between a client's connection and a stream, each half closed as its source closes it."""
     upload = asyncio.ensure_future(_upload(reader, stream))
     try:

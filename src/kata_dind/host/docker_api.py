@@ -61,7 +61,9 @@ class DockerApi:
         assert isinstance(answer, dict)
         return answer
 
-    def _call(self, method: str, path: str, body: bytes | None = None, *, content_type: str = "application/json") -> bytes:
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, *, content_type: str = "application/json"
+    ) -> bytes:
         connection = _UnixConnection(self._endpoint, timeout_seconds=self._timeout_seconds)
         try:
             connection.request(method, path, body=body, headers={"Content-Type": content_type} if body else {})

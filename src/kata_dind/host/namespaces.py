@@ -34,7 +34,10 @@ def find_unshare() -> Path:
 def require_network_namespaces(unshare: Path, *, as_root: bool) -> None:
     """Raise PermissionMissing when this user can't make a network namespace and set it up."""
     try:
-        run(private_network_argv(["ip", "link", "set", "lo", "up"], unshare=unshare, as_root=as_root), timeout_seconds=10)
+        run(
+            private_network_argv(["ip", "link", "set", "lo", "up"], unshare=unshare, as_root=as_root),
+            timeout_seconds=10,
+        )
     except CommandFailed as error:
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import shutil
+import os
 import time
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any
 from kata_dind.errors import ImageError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.locks import is_locked, locked, locked_shared
-from kata_dind.image.cache import publish
 
 _DISK = "disk.erofs"
 _RECORD = "image.json"
@@ -51,18 +48,21 @@ class DindImage:
 def list_images() -> list[DindImage]:
     """Return all images, once per reference, ordered by reference; those without one come last."""
     cache = cache_directory()
-    images = {path.name: path for path in (cache / "images").glob("*") if (path / _RECORD).is_file()}
+    images = _load_all(cache)
     tags = _references(cache)
-    named = [_load(images[image_id], reference) for reference, image_id in sorted(tags.items()) if image_id in images]
-    unnamed = [_load(images[image_id], "") for image_id in sorted(set(images) - set(tags.values()))]
-    return named + unnamed
+    named = [
+        dataclasses.replace(images[image_id], reference=reference)
+        for reference, image_id in sorted(tags.items())
+        if image_id in images
+    ]
+    return named + [images[image_id] for image_id in sorted(set(images) - set(tags.values()))]
 
 
 def find_image(name: str) -> DindImage | None:
     """Return the image with this reference, or whose id begins so (4 digits at least, and only one's does)."""
     images = list_images()
     for image in images:
-        if image.reference == name:
+        if image.reference in _spellings(name):
             return image
     ids = {image.image_id: image for image in reversed(images) if len(name) >= 4 and image.image_id.startswith(name)}
     return next(iter(ids.values())) if len(ids) == 1 else None
@@ -89,17 +89,17 @@ def remove_image(name: str) -> None:
     cache = cache_directory()
     with _changes(cache):
         references = [tag for tag, image_id in _references(cache).items() if image_id == image.image_id]
-        removed = [name] if name in references else references
+        removed = [tag for tag in references if tag in _spellings(name)] or references
         directory = image.disk.parent
-        if removed == references:
-            if is_locked(directory / _IN_USE):
-                raise ImageError(
-                    f"image {name} is in use by a running sandbox",
-                    hint="stop the sandbox that uses it: kata-dind ls names it",
-                )
-            _remove_directory(directory)
+        if removed == references and is_locked(directory / _IN_USE):
+            raise ImageError(
+                f"image {name} is in use by a running sandbox",
+                hint="stop the sandbox that uses it: kata-dind ls names it",
+            )
         for reference in removed:
             _reference_file(cache, reference).unlink(missing_ok=True)
+        if removed == references:
+            _remove_directory(directory)
 
 
 @contextlib.contextmanager
@@ -123,22 +123,24 @@ def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
     The id, disk and size of the record are filled in. An image of the same content stays where it is and gets
     the new record.
     """
-    disk = directory / _DISK
-    image_id = _digest(disk)
-    image = dataclasses.replace(
-        record, image_id=image_id, disk=cache / "images" / image_id / _DISK, size_bytes=disk.stat().st_size
-    )
-    (directory / _RECORD).write_text(json.dumps(_fields(image)))
+    from kata_dind.image.cache import publish  # imported here, as what only builders need is: `image ls` is quick
+
+    image_id = _identify(directory / _DISK, record)
+    home = cache / "images" / image_id
+    size_bytes = (directory / _DISK).stat().st_size
+    image = dataclasses.replace(record, image_id=image_id, disk=home / _DISK, size_bytes=size_bytes)
     (directory / _IN_USE).touch(mode=0o600)
-    (cache / "images").mkdir(mode=0o700, exist_ok=True)
+    home.parent.mkdir(mode=0o700, exist_ok=True)
     with _changes(cache):
-        home = image.disk.parent
         if (home / _RECORD).is_file():
-            (directory / _RECORD).replace(home / _RECORD)
+            _write_durably(home / _RECORD, _fields(image))
         else:
             _remove_directory(home)  # what a removal left that was killed half-way
+            _write_durably(directory / _RECORD, _fields(image))
             publish(directory, home)
-        _write_reference(cache, image.reference, image_id)
+        reference_file = _reference_file(cache, image.reference)
+        reference_file.parent.mkdir(mode=0o700, exist_ok=True)
+        _write_durably(reference_file, {"reference": image.reference, "image_id": image_id})
     return image
 
 
@@ -168,34 +170,52 @@ def _changes(cache: Path) -> contextlib.AbstractContextManager[int]:
 
 
 def _references(cache: Path) -> dict[str, str]:
-    directory = cache / "references"
-    files = sorted(path for path in directory.glob("*") if not path.name.startswith("."))
-    return {urllib.parse.unquote(path.name): path.read_text().strip() for path in files}
+    """Return all references and the ids they hold."""
+    records = [json.loads(path.read_text()) for path in (cache / "references").glob("*.json")]
+    return {record["reference"]: record["image_id"] for record in records}
 
 
 def _reference_file(cache: Path, reference: str) -> Path:
-    return cache / "references" / urllib.parse.quote(reference, safe="")
+    from kata_dind.image.cache import content_key
+
+    return cache / "references" / f"{content_key(reference)}.json"
 
 
-def _write_reference(cache: Path, reference: str, image_id: str) -> None:
-    target = _reference_file(cache, reference)
-    target.parent.mkdir(mode=0o700, exist_ok=True)
-    draft = target.with_name(".draft")
-    draft.write_text(f"{image_id}\n")
-    draft.replace(target)
+def _spellings(name: str) -> tuple[str, str]:
+    return name, f"{name}:latest"
+
+
+def _write_durably(path: Path, fields: dict[str, Any]) -> None:
+    """Write a record whole or not at all, whatever happens to us or to the machine."""
+    draft = path.with_suffix(".draft")
+    with draft.open("w") as file:
+        file.write(json.dumps(fields))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _remove_directory(directory: Path) -> None:
+    import shutil
+
     # Without its record it is no image any more, also when we are killed before the rest is gone.
     (directory / _RECORD).unlink(missing_ok=True)
     if directory.exists():
         shutil.rmtree(directory)
 
 
-def _load(directory: Path, reference: str) -> DindImage:
+def _load_all(cache: Path) -> dict[str, DindImage]:
+    images = {}
+    for directory in (cache / "images").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # being removed
+            images[directory.name] = _load(directory)
+    return images
+
+
+def _load(directory: Path) -> DindImage:
     fields: dict[str, Any] = json.loads((directory / _RECORD).read_text())
     lists = {name: tuple(fields[name]) for name in ("entrypoint", "command", "environment")}
-    return DindImage(**{**fields, **lists, "reference": reference, "disk": directory / _DISK})
+    return DindImage(**{**fields, **lists, "reference": "", "disk": directory / _DISK})
 
 
 def _fields(image: DindImage) -> dict[str, Any]:
@@ -206,6 +226,11 @@ def _fields(image: DindImage) -> dict[str, Any]:
     }
 
 
-def _digest(disk: Path) -> str:
+def _identify(disk: Path, record: DindImage) -> str:
+    """Return an image's id: of its files, and of how its container starts."""
+    import hashlib
+
     with disk.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps([record.entrypoint, record.command, record.environment]).encode())
+    return digest.hexdigest()[:12]

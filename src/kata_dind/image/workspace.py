@@ -7,7 +7,6 @@ import errno
 import fcntl
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def open_workspace(cache: Path, *, goal: str) -> Iterator[Workspace]:
     """
     parent = cache / "tmp"
     parent.mkdir(mode=0o700, exist_ok=True)
-    directory = parent / secrets.token_hex(6)
+    directory = parent / os.urandom(6).hex()
     lock = _lock_of(directory)
     with contextlib.ExitStack() as stack:
         with locked(parent / "sweep.lock", timeout_seconds=None):

@@ -82,7 +82,7 @@ class Machine:
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
         if await self._guest_powers_off(deadlines):
             return
-        with contextlib.suppress(Exception):  # noqa: BLE001 - any failure here is met by the next rung, TERM
+        with contextlib.suppress(Exception):  # whatever fails here, the next rung is TERM
             async with asyncio.timeout(deadlines.quit_seconds):
                 await self._qmp.execute("quit")
                 await self.ended.wait()

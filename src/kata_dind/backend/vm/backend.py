@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class VmBackend:
     """QEMU microVMs on this host."""
 
-    def prepare(
-        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report
-    ) -> dict[str, Any]:
+    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
         from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
 

@@ -1,4 +1,4 @@
-"""What the vm backend will do, and why: computed from the spec and what this host has. Pure, and plain enough for JSON."""
+"""What the vm backend will do, and why, computed from the spec and what this host has. Pure; as plain as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.dataroot.kinds import LOOP_GUEST_PATH, LOOP_SHARE, DataRootNeeds
-from kata_dind.image.dind import DindImage
+from kata_dind.image.store import DindImage
 from kata_dind.image.kernel import GuestKernel
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
 from kata_dind.machine.network import OUTER_DNS
@@ -128,7 +128,9 @@ def make_plan(
     )
 
 
-def plan_shares(shares: list[tuple[Path, str, bool]], needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
+def plan_shares(
+    shares: list[tuple[Path, str, bool]], needs: DataRootNeeds, directory: Path
+) -> tuple[PlannedShare, ...]:
     """Name the shares (host path, guest path, read-only), and add the loop kind's own, which lives in the sandbox."""
     planned = [
         PlannedShare(f"share-{number}", host_path, guest_path, read_only)

@@ -14,6 +14,7 @@ from kata_dind.dataroot.kinds import LOOP_SHARE
 from kata_dind.host.channel import ChannelStream
 from kata_dind.host.disks import create_disk
 from kata_dind.host.namespaces import find_unshare
+from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
 from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
@@ -44,10 +45,12 @@ async def start_guest(plan: Plan, directory: Path, on_event: OnEvent) -> AsyncIt
     Raises NoSpace, HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
     """
     unshare, as_root = find_unshare(), os.geteuid() == 0
+    image = require_image(plan.image_id)
     create_disk(layer_disk(directory), size_mib=LAYER_MIB)
     if plan.data_disk:
         create_disk(data_disk(directory), size_mib=plan.data_root_mib)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(use_image(image))
         socket_path = None
         if plan.shares:
             (directory / LOOP_SHARE).mkdir(exist_ok=True)

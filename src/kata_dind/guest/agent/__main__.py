@@ -224,7 +224,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, it is printed and the machine goes off
         # Process 1 must not end silently: the host reads the console when the guest does not answer.
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()

@@ -109,9 +109,7 @@ def _mount_root(layout: Layout) -> None:
     libc.mount(layout.layer, layer, "ext4", flags=libc.MS_NOATIME)
     _make_directory(f"{layer}/upper")
     _make_directory(f"{layer}/work")
-    libc.mount(
-        "container", _ROOT, "overlay", options=f"lowerdir={image},upperdir={layer}/upper,workdir={layer}/work"
-    )
+    libc.mount("container", _ROOT, "overlay", options=f"lowerdir={image},upperdir={layer}/upper,workdir={layer}/work")
     for name in ("proc", "sys", "dev", "run", "var", "etc", "tmp"):
         _make_directory(f"{_ROOT}/{name}")
 

@@ -1,4 +1,4 @@
-"""The system calls that Python 3.11 has no function for, each raising OSError. Numbers are Linux's, the same everywhere."""
+"""The system calls that Python 3.11 has no function for; each raises OSError. Linux's numbers, equal everywhere."""
 
 from __future__ import annotations
 

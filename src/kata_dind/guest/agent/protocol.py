@@ -102,10 +102,10 @@ class _Stream:
 
 
 class Mux:
-    """One side of a channel: frames in through `receive`, bytes out through `peek` and `took`; raises ProtocolError for nonsense.
+    """One side of a channel: bytes in through `receive`, out through `peek` and `took`.
 
     `receive` returns what the owner must act on: OPEN, DATA, END, CONTROL and CLOSE of streams, CREDIT for a stream
-    that may send again, HELLO. The owner sends at most `credit(stream)` bytes, and calls `consumed` for what its
+    that may send again, HELLO; it raises ProtocolError for nonsense. The owner sends at most `credit(stream)` bytes, and calls `consumed` for what its
     reader took.
     """
 

@@ -17,7 +17,7 @@ CONTAINER_CGROUP = f"{CGROUP}/kata-dind"
 
 
 class Child:
-    """A started process: its pid, and our ends of its standard descriptors; with a terminal all three are `terminal`."""
+    """A started process: its pid, and our ends of its standard descriptors, which are one with a terminal."""
 
     def __init__(self, pid: int, stdin: int, stdout: int, stderr: int, *, terminal: bool) -> None:
         self.pid = pid
@@ -75,7 +75,7 @@ def program(
         join_first(cgroups)
         os.chdir(cwd)
         try:
-            os.execvpe(argv[0], argv, environment)
+            os.execvpe(argv[0], list(argv), environment)
         except OSError as error:
             raise OSError(error.errno, error.strerror, argv[0]) from error
 

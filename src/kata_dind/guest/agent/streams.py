@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     class Handler(Protocol):
         """What the channel tells a stream."""
 
-        def data(self, data: bytes) -> None: ...
-        def end(self) -> None: ...
-        def control(self, message: dict[str, Any]) -> None: ...
-        def may_send(self) -> None: ...
-        def close(self) -> None: ...
+        def data(self, data: bytes) -> None:
+            """Bytes have come."""
+
+        def end(self) -> None:
+            """No more bytes will come."""
+
+        def control(self, message: dict[str, Any]) -> None:
+            """A message has come."""
+
+        def may_send(self) -> None:
+            """There is credit again, or room in the channel."""
+
+        def close(self) -> None:
+            """The stream is over; let go of everything."""
 
 
 EXIT_GRACE_SECONDS = 0.5
@@ -125,7 +134,9 @@ class Writer:
 class ProcessStream:
     """A process: its standard descriptors are the stream, its exit code the stream's result."""
 
-    def __init__(self, loop: Loop, mux: Mux, stream: int, child: spawn.Child, *, on_exit: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, loop: Loop, mux: Mux, stream: int, child: spawn.Child, *, on_exit: Callable[[int], None] | None = None
+    ) -> None:
         self._loop, self._mux, self._stream, self._child = loop, mux, stream, child
         self._on_exit = on_exit
         self._exit_code: int | None = None
@@ -141,18 +152,22 @@ class ProcessStream:
         loop.when_child_ends(child.pid, self._exited)
 
     def data(self, data: bytes) -> None:
+        """Write to the other end."""
         self._writer.data(data)
 
     def end(self) -> None:
+        """Half-close the other end."""
         self._writer.end()
 
     def control(self, message: dict[str, Any]) -> None:
+        """Resize the terminal, or signal the process group."""
         if "rows" in message and self._child.terminal:
             spawn.resize(self._child.stdout, (int(message["rows"]), int(message["columns"])))
         if "signal" in message and self._exit_code is None:
             _kill(self._child.pid, int(message["signal"]))
 
     def may_send(self) -> None:
+        """Read on."""
         for reader in self._readers:
             reader.resume()
 
@@ -222,20 +237,24 @@ class SocketStream:
         self._reader = Reader(loop, mux, stream, self._socket.fileno(), MAIN, self._end_input)
 
     def data(self, data: bytes) -> None:
+        """Write to the other end."""
         self._writer.data(data)
         if not self._writer.open:
             self._finish()
 
     def end(self) -> None:
+        """Half-close the other end."""
         self._writer.end()
 
     def control(self, message: dict[str, Any]) -> None:
         """Sockets take no messages."""
 
     def may_send(self) -> None:
+        """Read on."""
         self._reader.resume()
 
     def close(self) -> None:
+        """Drop the connection."""
         if self._output < 0:
             return
         self._reader.stop()

@@ -47,7 +47,7 @@ def set_clock(seconds: float) -> None:
 
 
 def configure(request: dict[str, Any]) -> None:
-    """Give the guest its name, machine id and network; `network` holds address, gateway and nameserver, or is absent."""
+    """Give the guest its name, machine id and network: address, gateway and nameserver, or None."""
     hostname = str(request["hostname"])
     with open("/proc/sys/kernel/hostname", "w") as file:
         file.write(hostname)
