@@ -99,7 +99,7 @@ class Owner:
             self._phase("boot", "the guest has booted")
             unclean.touch()
             await self._serve(stack, guest, check=check)
-        unclean.unlink(missing_ok=True)  # noqa: ASYNC240 - at once
+        unclean.unlink(missing_ok=True)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
         container = guest.open(self._launch.container_request(check))

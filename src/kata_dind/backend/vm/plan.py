@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.dataroot.kinds import LOOP_GUEST_PATH, LOOP_SHARE, DataRootNeeds
-from kata_dind.image.store import DindImage
 from kata_dind.image.kernel import GuestKernel
+from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
 from kata_dind.machine.network import OUTER_DNS
 from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape

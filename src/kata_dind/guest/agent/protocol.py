@@ -105,8 +105,8 @@ class Mux:
     """One side of a channel: bytes in through `receive`, out through `peek` and `took`.
 
     `receive` returns what the owner must act on: OPEN, DATA, END, CONTROL and CLOSE of streams, CREDIT for a stream
-    that may send again, HELLO; it raises ProtocolError for nonsense. The owner sends at most `credit(stream)` bytes, and calls `consumed` for what its
-    reader took.
+    that may send again, HELLO; it raises ProtocolError for nonsense. The owner sends at most `credit(stream)` bytes,
+    and calls `consumed` for what its reader took.
     """
 
     def __init__(self, *, is_host: bool) -> None:
