@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kata_dind.errors import ImageError, NoSpace
+from kata_dind.host.locks import is_locked
+from kata_dind.image.cache import content_key, files_key, require_built
+from kata_dind.image.workspace import Workspace, open_workspace, sweep_workspaces
+
+_BUILD_SLOWLY = """
+import sys
+from pathlib import Path
+from kata_dind.image.cache import require_built
+
+def build(workspace, product):
+    product.write_text("half")
+    print("building", flush=True)
+    workspace.run("sleep", "60")
+
+cache = Path(sys.argv[1])
+require_built(cache / "things" / "key", build, cache=cache, goal="build a thing")
+"""
+
+
+def _leftovers(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "tmp").iterdir() if path.name != "sweep.lock")
+
+
+def test_a_thing_is_built_once(tmp_path: Path) -> None:
+    builds: list[Path] = []
+
+    def build(workspace: Workspace, product: Path) -> None:
+        builds.append(product)
+        product.write_text("whole")
+
+    for _ in range(2):
+        path = require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        assert path.read_text() == "whole"
+    assert len(builds) == 1
+    assert _leftovers(tmp_path) == []
+
+
+def test_two_builders_at_once_give_one_build(tmp_path: Path) -> None:
+    builds: list[Path] = []
+
+    def build(workspace: Workspace, product: Path) -> None:
+        builds.append(product)
+        time.sleep(0.2)
+        product.mkdir()
+        (product / "file").write_text("whole")
+
+    def require() -> None:
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+
+    builders = [threading.Thread(target=require) for _ in range(3)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(timeout=10)
+    assert len(builds) == 1
+    assert (tmp_path / "things" / "key" / "file").read_text() == "whole"
+
+
+def test_what_is_too_old_is_built_again_and_whoever_reads_the_old_one_keeps_it(tmp_path: Path) -> None:
+    target = tmp_path / "things" / "key"
+
+    def build_as(text: str) -> None:
+        require_built(
+            target, lambda _, product: _write(product, text), cache=tmp_path, goal="build", since=time.time() - 0.005
+        )
+
+    build_as("old")
+    time.sleep(0.05)
+    with target.open() as reader:
+        build_as("new")
+        assert reader.read() == "old"
+    assert target.read_text() == "new"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def test_a_failed_build_publishes_nothing_and_says_what_it_was_for(tmp_path: Path) -> None:
+    def build(workspace: Workspace, product: Path) -> None:
+        product.write_text("half")
+        workspace.run("sh", "-c", "echo the reason >&2; exit 3")
+
+    with pytest.raises(ImageError, match=r"^could not build a thing: sh failed \(exit 3\)") as caught:
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+    assert "the reason" in caught.value.details
+    assert not (tmp_path / "things" / "key").exists()
+    assert _leftovers(tmp_path) == []
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
+    def build(workspace: Workspace, product: Path) -> None:
+        workspace.run("sh", "-c", "echo write error: No space left on device >&2; seq 100; exit 1")
+
+    with pytest.raises(NoSpace, match=f"the disk under {tmp_path} is full") as caught:
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+    assert "KATA_DIND_CACHE_DIR" in caught.value.hint
+
+
+def test_our_own_writes_notice_a_full_disk_too(tmp_path: Path) -> None:
+    def build(workspace: Workspace, product: Path) -> None:
+        Path("/dev/full").write_text("x")
+
+    with pytest.raises(NoSpace):
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+
+
+def test_a_killed_builder_leaves_nothing_that_is_used_and_the_next_one_sweeps(tmp_path: Path) -> None:
+    target = tmp_path / "things" / "key"
+    with subprocess.Popen([sys.executable, "-c", _BUILD_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == b"building\n"
+        assert len(_leftovers(tmp_path)) == 2
+        sweep_workspaces(tmp_path)
+        assert len(_leftovers(tmp_path)) == 2, "a living builder's directory was swept"
+        builder.kill()
+        builder.wait(timeout=5)
+    assert not target.exists()
+    require_built(target, lambda _, product: _write(product, "whole"), cache=tmp_path, goal="build a thing")
+    assert target.read_text() == "whole"
+    assert _leftovers(tmp_path) == []
+
+
+def test_a_workspace_is_locked_while_it_lives(tmp_path: Path) -> None:
+    with open_workspace(tmp_path, goal="do it") as workspace:
+        assert is_locked(workspace.directory.with_name(workspace.directory.name + ".lock"))
+    assert not workspace.directory.exists()
+
+
+def test_keys_follow_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("1")
+    keys = {files_key(tmp_path, ["a"]), files_key(tmp_path, ["b"]), files_key(tmp_path, ["a", "b"])}
+    (tmp_path / "a").write_text("2")
+    keys.add(files_key(tmp_path, ["a"]))
+    assert len(keys) == 4
+    assert files_key(tmp_path, ["b", "a"]) == files_key(tmp_path, ["a", "b"])
+    assert content_key("a", ("b",)) != content_key("a", "b")
