@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from kata_dind.image.cache import content_key
 from kata_dind.image.guestos import GUEST_CODE
 from kata_dind.image.hello import hello_archive
 from kata_dind.image.rootfs import Recipe
-from kata_dind.image.source import PackageSource, debian_architecture
+from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Workspace, open_workspace
 
@@ -143,8 +142,8 @@ def docker_version(status: str) -> str:
 
 def _hello(busybox: bytes) -> bytes:
     script = (GUEST_CODE / "hello.sh").read_bytes()
-    return hello_archive(busybox=busybox, script=script, architecture=debian_architecture(platform.machine()))
+    return hello_archive(busybox=busybox, script=script)
 
 
 def _recipe_key(source: PackageSource) -> str:
-    return content_key(rootfs.recipe_key(_RECIPE, source), (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 1)
+    return content_key(rootfs.recipe_key(_RECIPE, source), (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 2)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kata_dind.errors import CommandFailed
 from kata_dind.host.process import require_tool
 from kata_dind.host.rootlike import require_rootlike
 from kata_dind.image.cache import content_key
@@ -18,6 +20,14 @@ _DISK_UUID = "6b617461-6469-6e64-8000-000000000000"
 # Without it init-system-helpers pulls in usrmerge, and that a whole perl: 50 MB in Debian 12. Ubuntu's usr-is-merged
 # does not replace the hook's own, so that it fails there.
 _MERGED_USR_HOOK = "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr"
+
+_HINTS = {
+    "does not have a Release file": "name a release that the mirror has: --suite trixie",
+    "NO_PUBKEY|is not signed": "sudo apt-get install debian-archive-keyring, or that of the release's distribution",
+    "Could not resolve|Could not connect|Unable to connect|Temporary failure|Connection (failed|timed out)": (
+        "name a mirror that this host reaches: --mirror URL"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -65,23 +75,31 @@ def recipe_key(recipe: Recipe, source: PackageSource) -> str:
 
 def build_archive(recipe: Recipe, source: PackageSource, *, workspace: Workspace, output: Path) -> None:
     """Build a recipe's root file system into a tar file, as root or as an ordinary user with subordinate ids."""
-    _require_tools()
-    workspace.run_rootlike(*rootfs_argv(recipe, source, output=output), timeout_seconds=3600)
+    _install(rootfs_argv(recipe, source, output=output), workspace=workspace)
 
 
 def build_tree(recipe: Recipe, source: PackageSource, *, workspace: Workspace) -> Path:
     """Build a recipe's root file system into a directory of the workspace, owned as `extract_archive` has it."""
-    _require_tools()
     tree = workspace.directory / "tree"
-    workspace.run_rootlike(*rootfs_argv(recipe, source, output=tree, form="directory"), timeout_seconds=3600)
+    _install(rootfs_argv(recipe, source, output=tree, form="directory"), workspace=workspace)
     workspace.run_rootlike("find", tree / "dev", "-mindepth", "1", "-delete")
     return tree
 
 
-def _require_tools() -> None:
+def _install(argv: Sequence[str], *, workspace: Workspace) -> None:
     require_tool("mmdebstrap", package="mmdebstrap")
     require_tool("mkfs.erofs", package="erofs-utils")
     require_rootlike()
+    try:
+        workspace.run_rootlike(*argv, timeout_seconds=3600)
+    except CommandFailed as error:
+        error.hint = install_hint(workspace.output())
+        raise
+
+
+def install_hint(output: str) -> str:
+    """Say what to change when packages could not be had, from what apt said; empty when it is something else."""
+    return next((hint for pattern, hint in _HINTS.items() if re.search(pattern, output)), "")
 
 
 def extract_argv(archive: Path, tree: Path) -> list[str]:

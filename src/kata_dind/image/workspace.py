@@ -7,6 +7,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from kata_dind.host.rootlike import remove_tree, run_rootlike
 
 logger = logging.getLogger(__name__)
 
-_NO_SPACE = "No space left on device"
+_NO_SPACE = re.compile("No space left on device|Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Workspace:
     def log(self) -> Path:
         """The output of all commands of the build."""
         return self.directory / "build.log"
+
+    def output(self) -> str:
+        """Return all that commands have said so far."""
+        try:
+            return self.log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def run(self, *argv: str | os.PathLike[str], timeout_seconds: float = 900) -> None:
         """Run a command of the build as ourselves."""
@@ -108,9 +116,9 @@ def _translated_errors(workspace: Workspace, *, goal: str) -> Iterator[None]:
     try:
         yield
     except (CommandFailed, CommandTimedOut) as error:
-        if _NO_SPACE in error.details or _NO_SPACE in _text(workspace.log):
+        if _NO_SPACE.search(error.details + workspace.output()):
             raise _no_space(workspace, goal=goal) from error
-        raise ImageError(f"could not {goal}: {error.summary}", details=error.details) from error
+        raise ImageError(f"could not {goal}: {error.summary}", details=error.details, hint=error.hint) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(workspace, goal=goal) from error
@@ -123,10 +131,3 @@ def _no_space(workspace: Workspace, *, goal: str) -> NoSpace:
         f"could not {goal}: the disk under {cache} is full",
         hint="free 2 GiB there, or point KATA_DIND_CACHE_DIR at a directory on a larger disk",
     )
-
-
-def _text(log: Path) -> str:
-    try:
-        return log.read_text(errors="replace")
-    except OSError:
-        return ""

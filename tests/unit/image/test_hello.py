@@ -9,7 +9,7 @@ from kata_dind.image.hello import hello_archive
 
 
 def _archive() -> bytes:
-    return hello_archive(busybox=b"\x7fELF", script=b"#!/bin/busybox sh\n", architecture="amd64")
+    return hello_archive(busybox=b"\x7fELF", script=b"#!/bin/busybox sh\n")
 
 
 def _read(archive: bytes, name: str) -> bytes:

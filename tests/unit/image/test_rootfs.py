@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kata_dind.image.rootfs import Recipe, disk_argv, extract_argv, recipe_key, rootfs_argv
+import pytest
+
+from kata_dind.image.rootfs import Recipe, disk_argv, extract_argv, install_hint, recipe_key, rootfs_argv
 from kata_dind.image.source import PackageSource
 
 _RECIPE = Recipe("essential", ("python3", "kmod"), ('rm -rf "$1"/usr/share/doc',))
@@ -90,3 +92,20 @@ def test_equal_trees_give_equal_disks_and_foreign_ones_keep_their_times() -> Non
     disk, tree = Path("d.erofs"), Path("tree")
     assert disk_argv(tree, disk) == ["mkfs.erofs", "--quiet", uuid, "-T1577836800", "d.erofs", "tree"]
     assert disk_argv(tree, disk, options=()) == ["mkfs.erofs", "--quiet", uuid, "d.erofs", "tree"]
+
+
+@pytest.mark.parametrize(
+    ("output", "hint"),
+    [
+        ("E: The repository 'http://m.test nosuch Release' does not have a Release file.", "--suite"),
+        ("GPG error: NO_PUBKEY 0E98404D386FA1D9", "keyring"),
+        ("Could not connect to m.test:80 (192.0.2.1), connection timed out", "--mirror"),
+        ("Temporary failure resolving 'm.test'", "--mirror"),
+    ],
+)
+def test_what_apt_says_becomes_something_to_do(output: str, hint: str) -> None:
+    assert hint in install_hint(f"Reading package lists...\n{output}\nE: mmdebstrap failed to run\n")
+
+
+def test_other_failures_have_no_hint() -> None:
+    assert install_hint("dpkg: error processing package docker.io") == ""

@@ -1,0 +1,44 @@
+"""A full disk is said to be one, and takes nothing with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.requires("mmdebstrap", "userns"), pytest.mark.timeout(600)]
+
+_BUILD = """
+import json, os
+from pathlib import Path
+from kata_dind.errors import KataDindError
+from kata_dind.host.progress import silent
+from kata_dind.image.guestos import require_guest_os
+from kata_dind.image.source import default_source
+try:
+    require_guest_os(default_source(), report=silent)
+except KataDindError as error:
+    cache = Path(os.environ["KATA_DIND_CACHE_DIR"])
+    left = [str(path) for path in cache.rglob("*") if path.is_file() and path.stat().st_size]
+    print(json.dumps([error.as_fields(), left]))
+"""
+
+# The file system lives in a mount namespace of the test's own, and goes with it.
+_ON_A_SMALL_DISK = 'mount -t tmpfs -o "size=$1" small "$KATA_DIND_CACHE_DIR" && exec "$2" -c "$3"'
+
+
+@pytest.mark.parametrize("size", ["16m", "180m"], ids=["while packages are listed", "while they are installed"])
+def test_a_full_cache_is_no_space_with_a_way_out(size: str, tmp_path: Path) -> None:
+    namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto", "--mount"]
+    argv = ["unshare", *namespaces, "sh", "-c", _ON_A_SMALL_DISK, "sh", size, sys.executable, _BUILD]
+    environment = {**os.environ, "KATA_DIND_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    error, left = json.loads(done.stdout)
+    assert error["error"] == "NoSpace"
+    assert "KATA_DIND_CACHE_DIR" in error["hint"]
+    assert left == []
