@@ -255,7 +255,7 @@ def load_message(payload: bytes) -> dict[str, Any]:
     """Decode the JSON object of an OPEN, CONTROL, CLOSE or HELLO frame. Raises ProtocolError when it is none."""
     try:
         message = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError("a message that is not JSON") from error
     if not isinstance(message, dict):
         raise ProtocolError("a message that is not an object")
