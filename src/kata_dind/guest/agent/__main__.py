@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .streams import Handler
 
 _KILL_GRACE_SECONDS = 2.0
+_HOST_GONE_SECONDS = 0.05
+"""How long to leave a port alone whose other end is closed."""
 
 
 class Agent:
@@ -44,6 +46,7 @@ class Agent:
         self._container_pid = 0
         self._container_environment: dict[str, str] = {}
         self._throttled = False
+        self._host_gone = False
         loop.watch(port, READ, self._port_ready)
 
     # --- the channel
@@ -58,15 +61,24 @@ class Agent:
             data = os.read(self._port, 65536)
         except BlockingIOError:
             return
-        if not data:  # the host's end is closed: poll would report that without a pause
+        if not data:  # poll would report that without a pause
+            self._host_gone = True
             self._loop.unwatch(self._port)
-            self._loop.after(0.05, lambda: self._loop.watch(self._port, READ, self._port_ready))
+            self._loop.after(_HOST_GONE_SECONDS, self._look_for_host)
             return
         for frame in self._mux.receive(data):
             self._act(frame)
 
+    def _look_for_host(self) -> None:
+        self._host_gone = False
+        self._loop.watch(self._port, READ, self._port_ready)
+
     def _flush(self) -> None:
         """Send what fits; watch for room as long as there is more."""
+        if self._host_gone:
+            return
+        # Before anything is sent: a reader may have stopped at a backlog that is gone a moment later.
+        self._throttled = self._throttled or self._mux.pending_bytes >= PENDING_BYTES
         while self._mux.pending_bytes:
             data = self._mux.peek()
             try:
@@ -75,9 +87,7 @@ class Agent:
                 break
             self._mux.took(count)
         self._loop.watch(self._port, READ | WRITE if self._mux.pending_bytes else READ, self._port_ready)
-        if self._mux.pending_bytes >= PENDING_BYTES:
-            self._throttled = True
-        elif self._throttled:
+        if self._throttled and self._mux.pending_bytes < PENDING_BYTES:
             self._throttled = False
             for handler in list(self._handlers.values()):
                 handler.may_send()
@@ -126,7 +136,7 @@ class Agent:
     def _open(self, stream: int, request: dict[str, Any]) -> None:
         try:
             handler = self._handler_for(stream, request)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError) as error:
             self._mux.close(stream, {"error": f"{type(error).__name__}: {error}"})
             return
         if handler is not None:
@@ -135,15 +145,18 @@ class Agent:
     def _handler_for(self, stream: int, request: dict[str, Any]) -> Handler | None:
         kind = request["kind"]
         if kind == "docker":
-            return SocketStream(self._loop, self._mux, stream, f"{container.RUN}/docker.sock")
+            return SocketStream(self._loop, self._mux, stream, f"{container.RUN}/docker.sock", on_end=self._forget)
         if kind == "exec":
-            return ProcessStream(self._loop, self._mux, stream, self._exec(request))
+            return ProcessStream(self._loop, self._mux, stream, self._exec(request), on_end=self._forget)
         if kind == "container":
             return self._start_container(stream, request)
         if kind == "poweroff":
             self._power_off(float(request["timeout_seconds"]))
             return None
         raise ValueError(f"unknown request {kind!r}")
+
+    def _forget(self, stream: int) -> None:
+        self._handlers.pop(stream, None)
 
     # --- the container
 
@@ -165,7 +178,7 @@ class Agent:
         child = container.start(layout, request["argv"], self._container_environment)
         self._container_pid = child.pid
         self._event("container")
-        return ProcessStream(self._loop, self._mux, stream, child, on_exit=self._container_ended)
+        return ProcessStream(self._loop, self._mux, stream, child, on_end=self._forget, on_exit=self._container_ended)
 
     def _container_ended(self, code: int) -> None:
         self._container_pid = 0
@@ -174,12 +187,12 @@ class Agent:
     def _exec(self, request: dict[str, Any]) -> spawn.Child:
         size = (int(request["rows"]), int(request["columns"])) if request.get("tty") else None
         environment = dict(request.get("environment") or {})
+        cwd = request.get("cwd") or "/"
         if request["where"] == "guest":
             guest_environment = {**os.environ, "HOME": "/root", **environment}
-            return spawn.spawn(spawn.program(request["argv"], guest_environment), size=size)
+            return spawn.spawn(spawn.program(request["argv"], guest_environment, cwd=cwd), size=size)
         if not self._container_pid:
             raise ProcessLookupError("no container runs")
-        cwd = request.get("cwd") or "/"
         enter = ["nsenter", "--target", str(self._container_pid), "--mount", "--uts", "--ipc", "--pid", "--cgroup",
                  "--root", f"--wdns={cwd}", "--"]  # fmt: skip
         become = spawn.program(

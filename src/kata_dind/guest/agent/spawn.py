@@ -84,7 +84,8 @@ def program(
 
 def resize(terminal: int, size: tuple[int, int]) -> None:
     """Set a terminal's rows and columns; the kernel tells its foreground process."""
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[0], size[1], 0, 0))
+    rows, columns = (min(max(count, 0), 0xFFFF) for count in size)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def _be_child(become: Callable[[], None], fds: Sequence[int], *, terminal: bool, keep: Sequence[int]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 
 from . import spawn
 from .loop import READ, WRITE
@@ -47,6 +50,7 @@ class Reader:
         self._loop, self._mux, self._stream, self._substream = loop, mux, stream, substream
         self._fd = fd
         self._on_end = on_end
+        self._last_bytes: int | None = None
         self.open = True
         self.resume()
 
@@ -60,6 +64,19 @@ class Reader:
         if self.open:
             self.open = False
             self._loop.unwatch(self._fd)
+
+    def stop_when_read(self) -> None:
+        """Read what waits now and no more, however slowly the stream takes it."""
+        if self.open:
+            (self._last_bytes,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+            self._stop_if_read(0)
+
+    def _stop_if_read(self, count: int) -> None:
+        if self._last_bytes is not None:
+            self._last_bytes -= count
+            if self._last_bytes <= 0:
+                self.stop()
+                self._on_end()
 
     def _room(self) -> int:
         return self._mux.credit(self._stream) if self._mux.pending_bytes < PENDING_BYTES else 0
@@ -76,7 +93,9 @@ class Reader:
             data = b""  # a terminal whose last process ended says EIO, a peer that vanished ECONNRESET
         if data:
             self._mux.send(self._stream, data, self._substream)
-            return None if self._room() else self.resume()
+            if not self._room():
+                self.resume()
+            return self._stop_if_read(len(data))
         self.stop()
         return self._on_end()
 
@@ -117,9 +136,10 @@ class Writer:
                 count = os.write(self._fd, self._waiting)
             except BlockingIOError:
                 return self._loop.watch(self._fd, WRITE, self._flush)
-            except OSError:
+            except OSError:  # its reader is gone
                 self._loop.unwatch(self._fd)
-                return self.stop()
+                self.stop()
+                return self._on_end()
             del self._waiting[:count]
             self._mux.consumed(self._stream, count)
         if not self.open:
@@ -132,12 +152,23 @@ class Writer:
 
 
 class ProcessStream:
-    """A process: its standard descriptors are the stream, its exit code the stream's result."""
+    """A process: its standard descriptors are the stream, its exit code the stream's result.
+
+    `on_end` is told the stream's number when the process has closed it, `on_exit` the exit code.
+    """
 
     def __init__(
-        self, loop: Loop, mux: Mux, stream: int, child: spawn.Child, *, on_exit: Callable[[int], None] | None = None
+        self,
+        loop: Loop,
+        mux: Mux,
+        stream: int,
+        child: spawn.Child,
+        *,
+        on_end: Callable[[int], None],
+        on_exit: Callable[[int], None] | None = None,
     ) -> None:
         self._loop, self._mux, self._stream, self._child = loop, mux, stream, child
+        self._on_end = on_end
         self._on_exit = on_exit
         self._exit_code: int | None = None
         self._closed = False
@@ -156,15 +187,19 @@ class ProcessStream:
         self._writer.data(data)
 
     def end(self) -> None:
-        """Half-close the other end."""
-        self._writer.end()
+        """Half-close the other end; a terminal gets what a person types to end its input."""
+        if self._child.terminal:
+            self._writer.data(b"\x04")
+        else:
+            self._writer.end()
 
     def control(self, message: dict[str, Any]) -> None:
-        """Resize the terminal, or signal the process group."""
-        if "rows" in message and self._child.terminal:
-            spawn.resize(self._child.stdout, (int(message["rows"]), int(message["columns"])))
-        if "signal" in message and self._exit_code is None:
-            _kill(self._child.pid, int(message["signal"]))
+        """Resize the terminal, or signal the process group; what makes no sense is ignored."""
+        rows, columns, number = message.get("rows"), message.get("columns"), message.get("signal")
+        if self._child.terminal and isinstance(rows, int) and isinstance(columns, int):
+            spawn.resize(self._child.stdout, (rows, columns))
+        if isinstance(number, int) and self._exit_code is None:
+            _kill(self._child.pid, number)
 
     def may_send(self) -> None:
         """Read on."""
@@ -179,12 +214,7 @@ class ProcessStream:
         self._release()
 
     def _end_input(self) -> None:
-        if self._child.terminal:
-            self._writer.open = True
-            os.write(self._input, b"\x04")  # what a person types to end a terminal's input
-            self._writer.open = False
-        else:
-            self._close_fd(self._input)
+        self._close_fd(self._input)
 
     def _exited(self, code: int) -> None:
         self._exit_code = code
@@ -194,15 +224,16 @@ class ProcessStream:
         self._finish()
 
     def _give_up_output(self) -> None:
-        for reader in self._readers:
-            reader.stop()
-        self._finish()
+        if not self._closed:
+            for reader in self._readers:
+                reader.stop_when_read()
 
     def _finish(self) -> None:
         if self._exit_code is None or self._closed or any(reader.open for reader in self._readers):
             return
         self._release()
         self._mux.close(self._stream, {"exit_code": self._exit_code})
+        self._on_end(self._stream)
 
     def _release(self) -> None:
         self._closed = True
@@ -222,9 +253,10 @@ class ProcessStream:
 class SocketStream:
     """A connection to a Unix socket in the guest, half-closed as its two ends half-close it."""
 
-    def __init__(self, loop: Loop, mux: Mux, stream: int, path: str) -> None:
+    def __init__(self, loop: Loop, mux: Mux, stream: int, path: str, *, on_end: Callable[[int], None]) -> None:
         """Connect; raises OSError when nobody listens."""
         self._loop, self._mux, self._stream = loop, mux, stream
+        self._on_end = on_end
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.connect(path)
@@ -279,10 +311,14 @@ class SocketStream:
         if self._output >= 0 and not self._reader.open and not self._writer.open:
             self.close()
             self._mux.close(self._stream, {})
+            self._on_end(self._stream)
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except OSError:
-        pass
+    """Signal a child's group, or the child alone when it is too young to have one; a number may be no signal at all."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, number)
+        except (OSError, OverflowError):
+            continue
+        return
