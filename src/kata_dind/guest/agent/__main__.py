@@ -227,7 +227,7 @@ def _require_disk(serial: str) -> str:
 def main() -> None:
     """Serve; ends only with the machine."""
     os.environ.setdefault("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    system.prepare()
+    system.load_modules()
     loop = Loop()
     agent = Agent(loop, system.require_port())
     loop.before_waiting = agent.flush_soon

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 
 from . import libc, spawn
@@ -94,7 +93,7 @@ def _build(layout: Layout) -> None:
     _write_names(layout.hostname)
     _mount_shares(layout.shares)
     _make_directory(f"{RUN}/kata-dind")
-    shutil.copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
+    _copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
     os.chdir(_ROOT)
     libc.pivot_root(".", ".")  # stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES
     libc.detach(".")
@@ -155,7 +154,7 @@ def _write_names(hostname: str) -> None:
         path = f"{_ROOT}/etc/{name}"
         if os.path.lexists(path):
             os.unlink(path)  # it may be a link that leads out of the image
-        shutil.copyfile(f"/run/{name}", path)
+        _copy(f"/run/{name}", path)
 
 
 def _mount_shares(shares: Sequence[str]) -> None:
@@ -177,6 +176,11 @@ def _mount_shares(shares: Sequence[str]) -> None:
 
 def _bind(source: str, target: str) -> None:
     libc.mount(source, target, flags=libc.MS_BIND)
+
+
+def _copy(source: str, target: str) -> None:
+    with open(source, "rb") as read, open(target, "wb") as write:  # shutil would bring three compressors along
+        write.write(read.read())
 
 
 def _make_directory(path: str) -> None:

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 PORT_NAME = "kata-dind.agent"
 
-# What no alias loads in time: the channel, entropy, and what dockerd looks for but does not load.
-_MODULES = ("virtio_console", "virtio_rng", "virtio_net", "overlay", "br_netfilter", "ip_tables", "loop")
+# The channel and the network; then what dockerd looks for but does not load, which nobody waits for.
+_FIRST_MODULES = ("virtio_console", "virtio_net")
+_LATER_MODULES = ("overlay", "br_netfilter", "ip_tables", "virtio_rng")
 
 
-def prepare() -> None:
-    """Load the modules that a Docker guest needs; a kernel that has them built in says so by ignoring us."""
+def load_modules() -> None:
+    """Load what a Docker guest needs and no alias brings; a kernel that has it built in has no modules to load."""
     if os.path.isdir("/lib/modules/" + os.uname().release):
-        spawn.run(["modprobe", "-qa", *_MODULES])
+        spawn.run(["modprobe", "-qa", *_FIRST_MODULES])
+        os.posix_spawnp("modprobe", ["modprobe", "-qa", *_LATER_MODULES], os.environ)
 
 
 def require_port() -> int:
