@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
-from kata_dind.errors import SpecError
+from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
 from kata_dind.host.process import require_tool
@@ -16,6 +16,7 @@ from kata_dind.image.dind import require_dind_image
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
 from kata_dind.image.source import PackageSource
+from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
@@ -30,7 +31,7 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
     check_against_host(spec)
     needs, reason = choose_data_root(spec.data_root)
     require_host_tools(shares=bool(spec.shares) or needs.share)
-    image = require_dind_image(spec.image, source, report=report)
+    image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
     accelerator, accelerator_reason = choose_accelerator(
@@ -78,6 +79,13 @@ def require_host_tools(*, shares: bool) -> None:
     require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0)
     if shares:
         require_virtiofsd()
+
+
+def _asked_image(reference: str) -> DindImage:
+    try:
+        return require_image(reference)
+    except ImageError as error:
+        raise SpecError(f"--image: {error.summary}", hint=error.hint) from error
 
 
 def _memory_bytes() -> int:
