@@ -121,10 +121,11 @@ def test_the_distributions_kernel_comes_with_its_modules(tmp_path: Path) -> None
         assert f"{name}.ko" in known, name
 
 
-def test_the_initramfs_is_one(tmp_path: Path) -> None:
+@pytest.mark.requires("busybox")
+def test_the_initramfs_is_one() -> None:
     kernel = require_guest_kernel(None, default_source(), report=silent)
     archive = kernel.initramfs.read_bytes()
-    listed = subprocess.run(["cpio", "--list", "--quiet"], input=archive, capture_output=True, check=True).stdout
+    listed = subprocess.run(["busybox", "cpio", "-t"], input=archive, capture_output=True, check=True).stdout
     names = listed.decode().splitlines()
     assert {"init", "bin/busybox", f"lib/modules/{kernel.version}/boot-modules"} <= set(names)
     assert archive.count((guestos.GUEST_CODE / "initramfs.sh").read_bytes()) == 1
