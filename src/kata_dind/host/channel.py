@@ -177,15 +177,14 @@ class Channel(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Feed the mux, and act on what comes of it."""
+        """Feed the mux, and act on what comes of it; nonsense ends the channel."""
         try:
-            frames = self.mux.receive(data)
+            for frame in self.mux.receive(data):
+                self._act(frame)
         except ProtocolError as error:
             self._cause = error
             self.close()
             return
-        for frame in frames:
-            self._act(frame)
         self.flush()
 
     def pause_writing(self) -> None:
@@ -214,9 +213,9 @@ class Channel(asyncio.Protocol):
         elif frame.kind == protocol.OPEN:
             self._accept(frame)
         elif (stream := self._streams.get(frame.stream)) is not None:
+            stream.deliver(frame)
             if frame.kind == protocol.CLOSE:
                 self.forget(frame.stream)
-            stream.deliver(frame)
 
     def _accept(self, frame: Frame) -> None:
         if self._on_open is None:
