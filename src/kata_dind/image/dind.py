@@ -146,4 +146,4 @@ def _hello(busybox: bytes) -> bytes:
 
 
 def _recipe_key(source: PackageSource) -> str:
-    return content_key(rootfs.recipe_key(_RECIPE, source), (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 2)
+    return content_key(rootfs.recipe_key(_RECIPE, source), (GUEST_CODE / "hello.sh").read_text(), _MOUNT_POINTS, 3)

@@ -15,4 +15,4 @@ def hello_archive(*, busybox: bytes, script: bytes) -> bytes:
         executables={"bin/busybox": busybox, "hello.sh": script},
         links={f"bin/{applet}": "busybox" for applet in APPLETS},
     )
-    return docker_archive(REFERENCE, [layer], {"Entrypoint": ["/hello.sh"], "Env": ["PATH=/bin"], "WorkingDir": "/"})
+    return docker_archive(REFERENCE, [layer], {"Cmd": ["/hello.sh"], "Env": ["PATH=/bin"], "WorkingDir": "/"})

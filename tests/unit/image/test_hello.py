@@ -32,7 +32,7 @@ def test_the_manifest_leads_to_a_config_and_a_layer_with_the_digests_it_says() -
     (layer,) = manifest["Layers"]
     digest = hashlib.sha256(_read(archive, layer)).hexdigest()
     assert json.loads(config)["rootfs"] == {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
-    assert json.loads(config)["config"]["Entrypoint"] == ["/hello.sh"]
+    assert json.loads(config)["config"]["Cmd"] == ["/hello.sh"]
 
 
 def test_the_layer_runs_a_script_with_busybox_under_its_names() -> None:
