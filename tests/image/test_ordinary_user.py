@@ -66,7 +66,7 @@ def test_a_killed_build_leaves_no_process_and_nothing_that_is_used_and_is_swept(
         _wait_for(lambda: any(_owned_by_others(ordinary_user)), timeout_seconds=120)
         builder.kill()
         builder.wait(timeout=10)
-    _wait_for(lambda: not any(_processes_of(ordinary_user.uid)), timeout_seconds=30)
+    _wait_for(lambda: not any(_processes_of(ordinary_user.uid)), timeout_seconds=10)
     assert _published(ordinary_user.cache) == before
     (workspace,) = (path for path in (ordinary_user.cache / "tmp").iterdir() if path.is_dir())
     # Debian's packages own groups; other images' files have owners of all kinds, and nobody else may enter.

@@ -7,6 +7,7 @@ system can be unpacked with its real owners, packed, and removed again. Every ca
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,23 @@ from pathlib import Path
 from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, PermissionMissing
 from kata_dind.host.process import Completed, run
 
+# A setting, the value that stands in the way, and the change: Ubuntu 23.10 on, Debian up to 10, any kernel.
+_SETTINGS = (
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+    ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+)
+
 
 def rootlike_argv(argv: Sequence[str | os.PathLike[str]], *, as_root: bool) -> list[str]:
-    """Wrap a command so that it runs as root, or as the root of a user namespace, with mounts of its own."""
-    namespaces = ["--mount"] if as_root else ["--user", "--map-root-user", "--map-auto", "--mount"]
-    return ["unshare", *namespaces, "--", *(os.fspath(word) for word in argv)]
+    """Wrap a command so that it runs as root, or as the root of a user namespace, with mounts of its own.
+
+    Its processes are its own as well, and are killed when the caller ends, however it does: mmdebstrap, asked to
+    stop by a gentler signal, first finishes its work. unshare itself blocks those signals.
+    """
+    user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
+    unshare = ["unshare", *user, "--mount", "--pid", "--kill-child"]
+    return ["setpriv", "--pdeathsig", "KILL", "--", *unshare, "--", *(os.fspath(word) for word in argv)]
 
 
 def run_rootlike(
@@ -54,9 +67,9 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all in it, also what belongs to our subordinate ids. Raises HostError."""
     try:
         shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
+    except OSError as error:  # also when something in it vanishes meanwhile: that says nothing about the rest
+        if not path.exists():
+            return
         try:
             run_rootlike(["rm", "-rf", "--one-file-system", "--", path], timeout_seconds=600)
         except CommandFailed as failure:
@@ -65,10 +78,16 @@ def remove_tree(path: Path) -> None:
 
 def _hint(evidence: str) -> str:
     if os.geteuid() == 0:
-        return "run as root with CAP_SYS_ADMIN, or as an ordinary user with subordinate ids"
-    if "subordinate" in evidence or "subid" in evidence or "newuidmap" in evidence:
-        return (
-            "sudo apt-get install uidmap && "
-            'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "$USER"'
-        )
-    return "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0 kernel.unprivileged_userns_clone=1"
+        return "give this root CAP_SYS_ADMIN, or build as an ordinary user with subordinate ids"
+    if re.search("subordinate|sub[ug]id|newuidmap|newgidmap", evidence):
+        ids = 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "$USER"'
+        return f"sudo apt-get install uidmap && sudo {ids}"
+    closed = [change for name, value, change in _SETTINGS if _read_setting(name) == value]
+    return f"sudo sysctl {' '.join(closed)}" if closed else ""
+
+
+def _read_setting(name: str) -> str:
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return ""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,14 +11,25 @@ import pytest
 from kata_dind.errors import CommandFailed
 from kata_dind.host.rootlike import remove_tree, rootlike_argv, run_rootlike
 
+_RUN_STUBBORNLY = """
+import sys
+from kata_dind.host.rootlike import run_rootlike
+script = 'trap "" TERM; echo > "$0"; (sleep 98) & sleep 99'
+run_rootlike(["sh", "-c", script, sys.argv[1]], timeout_seconds=60)
+"""
+
 
 def test_root_gets_mounts_of_its_own() -> None:
-    assert rootlike_argv(["tar", Path("/tmp/a b")], as_root=True) == ["unshare", "--mount", "--", "tar", "/tmp/a b"]
+    assert rootlike_argv(["tar", Path("/tmp/a b")], as_root=True) == [
+        "setpriv", "--pdeathsig", "KILL", "--",
+        "unshare", "--mount", "--pid", "--kill-child", "--", "tar", "/tmp/a b",
+    ]  # fmt: skip
 
 
 def test_an_ordinary_user_becomes_root_with_its_subordinate_ids() -> None:
-    assert rootlike_argv(["rm", "-rf", "x"], as_root=False) == [
-        "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--", "rm", "-rf", "x",
+    assert rootlike_argv(["rm", "-r", "x"], as_root=False) == [
+        "setpriv", "--pdeathsig", "KILL", "--",
+        "unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--kill-child", "--", "rm", "-r", "x",
     ]  # fmt: skip
 
 
@@ -32,3 +46,15 @@ def test_a_tree_is_removed_with_what_is_in_it(tmp_path: Path) -> None:
     remove_tree(tree)
     remove_tree(tree)
     assert os.listdir(tmp_path) == []  # noqa: PTH208, for the list is what is compared
+
+
+@pytest.mark.requires("root")
+def test_all_its_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with subprocess.Popen([sys.executable, "-c", _RUN_STUBBORNLY, str(started)]) as caller:
+        deadline = time.monotonic() + 10
+        while not started.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        caller.kill()
+    # The leak check of every test sees to it that none of them is left.
