@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -12,13 +13,15 @@ from kata_dind.host.process import require_tool, run
 LABEL = "kata-dind"
 
 
-def mke2fs_argv(mke2fs: Path, disk: Path) -> list[str]:
+def mke2fs_argv(mke2fs: Path, disk: Path, *, size_mib: int) -> list[str]:
     """Compute the ext4 of a data root: made for many small files, and almost nothing allocated at first.
 
-    Lazy tables and a 64 MiB journal allocate 4.4 MiB of a 20 GiB disk, where the defaults take 135 MiB.
+    Lazy tables and a 64 MiB journal allocate 4.4 MiB of a 20 GiB disk, where the defaults take 135 MiB. A small disk
+    would have no room for such a journal.
     """
+    journal_mib = min(64, size_mib // 4)
     options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,assume_storage_prezeroed=1"
-    return [str(mke2fs), "-q", "-F", "-t", "ext4", "-L", LABEL, "-m", "0", "-i", "16384", "-J", "size=64",
+    return [str(mke2fs), "-q", "-F", "-t", "ext4", "-L", LABEL, "-m", "0", "-i", "16384", "-J", f"size={journal_mib}",
             "-E", options, str(disk)]  # fmt: skip
 
 
@@ -33,7 +36,8 @@ def create_disk(disk: Path, *, size_mib: int) -> None:
     try:
         with unfinished.open("wb") as file:
             os.truncate(file.fileno(), size_mib << 20)
-        run(mke2fs_argv(require_tool("mke2fs", package="e2fsprogs"), unfinished), timeout_seconds=120)
+        mke2fs = require_tool("mke2fs", package="e2fsprogs")
+        run(mke2fs_argv(mke2fs, unfinished, size_mib=size_mib), timeout_seconds=120)
         unfinished.replace(disk)
     except (OSError, CommandFailed) as error:
         unfinished.unlink(missing_ok=True)
@@ -53,9 +57,8 @@ def create_disk(disk: Path, *, size_mib: int) -> None:
 def allocated_bytes(directory: Path) -> int:
     """Return what a directory's files really take on disk; files that vanish meanwhile count nothing."""
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except FileNotFoundError:
-            continue
+    for parent, directories, files in os.walk(directory):  # rglob would raise for a directory that has just gone
+        for name in (*directories, *files):
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(parent, name).lstat().st_blocks * 512
     return total
