@@ -33,7 +33,7 @@ class DockerApi:
     def load_image(self, archive: bytes) -> str:
         """Load a `docker save` archive; return what the daemon said about it."""
         lines = self._call("POST", "/images/load?quiet=1", archive, content_type="application/x-tar").splitlines()
-        messages = [json.loads(line) for line in lines if line.strip()]
+        messages = [_parse_object(line, call="POST /images/load") for line in lines if line.strip()]
         for message in messages:
             if "error" in message:
                 raise DockerdFailed(f"dockerd cannot load an image: {message['error']}")
@@ -42,7 +42,8 @@ class DockerApi:
     def create_container(self, image: str, command: list[str]) -> str:
         """Create a container, without starting it; return its id."""
         body = json.dumps({"Image": image, "Cmd": command}).encode()
-        return str(json.loads(self._call("POST", "/containers/create", body))["Id"])
+        answer = _parse_object(self._call("POST", "/containers/create", body), call="POST /containers/create")
+        return str(answer.get("Id", ""))
 
     def export_container(self, container_id: str) -> bytes:
         """Return a container's root file system as a tar archive."""
@@ -57,9 +58,7 @@ class DockerApi:
         self._call("DELETE", f"/images/{quote(reference)}")
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
-        answer = json.loads(self._call(method, path))
-        assert isinstance(answer, dict)
-        return answer
+        return _parse_object(self._call(method, path), call=f"{method} {path}")
 
     def _call(
         self, method: str, path: str, body: bytes | None = None, *, content_type: str = "application/json"
@@ -87,6 +86,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _parse_object(content: bytes, *, call: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DockerdFailed(f"dockerd answers {call} with something else than an object: {content[:200]!r}")
+    return value
 
 
 def _message(content: bytes) -> str:
