@@ -77,8 +77,9 @@ def virtiofsd_argv(virtiofsd: Virtiofsd, *, directory: Path, socket_fd: int) -> 
             str(virtiofsd.program), f"--fd={socket_fd}", f"--shared-dir={directory}", "--cache=auto",
             "--announce-submounts", "--sandbox=chroot", "--inode-file-handles=never",
         ]  # fmt: skip
+    source = str(directory).replace("\\", "\\\\").replace(",", "\\,")  # a comma would end libfuse's option
     return [
-        str(virtiofsd.program), f"--fd={socket_fd}", "-o", f"source={directory}", "-o", "cache=auto",
+        str(virtiofsd.program), f"--fd={socket_fd}", "-o", f"source={source}", "-o", "cache=auto",
         "-o", "announce_submounts", "-o", "sandbox=chroot",
     ]  # fmt: skip
 
