@@ -1,0 +1,162 @@
+"""QEMU's arguments as literals: one whole machine per accelerator, then one of each device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kata_dind.machine.argv import TCG_CPU, machine_argv, qemu_binary
+from kata_dind.machine.shape import DATA, GUEST_OS, Disk, MachineShape, Wiring
+from kata_dind.vocabulary import Accelerator
+
+SHAPE = MachineShape(
+    accelerator=Accelerator.TCG,
+    cpus=2,
+    memory_mib=2048,
+    kernel=Path("/cache/vmlinuz"),
+    initramfs=Path("/cache/initramfs"),
+    disks=(
+        Disk(GUEST_OS, Path("/cache/guest.erofs"), read_only=True),
+        Disk(DATA, Path("/state/demo/data.img")),
+    ),
+    name="demo",
+)
+WIRING = Wiring(qmp_fd=7, agent_fd=9, console=Path("/state/demo/guest.log"))
+
+
+def arguments_of(shape: MachineShape, wiring: Wiring = WIRING) -> list[tuple[str, str]]:
+    """What follows the switches without a value, in pairs."""
+    argv = machine_argv(shape, wiring)
+    words = [word for word in argv[1:] if word not in ("-nodefaults", "-no-user-config", "-no-reboot")]
+    return [*zip(words[::2], words[1::2], strict=True)]
+
+
+def values_of(option: str, shape: MachineShape, wiring: Wiring = WIRING) -> list[str]:
+    return [value for name, value in arguments_of(shape, wiring) if name == option]
+
+
+def test_a_whole_machine_on_tcg() -> None:
+    assert machine_argv(SHAPE, WIRING) == [
+        qemu_binary(),
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-no-reboot",
+        "-name", "guest=demo,debug-threads=on",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", "q35,accel=tcg,memory-backend=ram,vmport=off,hpet=off",
+        "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand",
+        "-smp", "2",
+        "-m", "2048M",
+        "-object", "memory-backend-memfd,id=ram,size=2048M,share=off",
+        "-kernel", "/cache/vmlinuz",
+        "-initrd", "/cache/initramfs",
+        "-append", "console=ttyS0 quiet loglevel=4 panic=-1 random.trust_cpu=on cgroup_no_v1=all",
+        "-chardev", "socket,id=qmp,fd=7",
+        "-mon", "chardev=qmp,mode=control",
+        "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
+        "-serial", "chardev:console",
+        "-object", "rng-builtin,id=entropy",
+        "-device", "virtio-rng-pci,rng=entropy",
+        "-device", "virtio-serial-pci,max_ports=4",
+        "-chardev", "socket,id=agent,fd=9",
+        "-device", "virtserialport,chardev=agent,name=kata-dind.agent",
+        "-device", "pcie-root-port,id=hotplug0,chassis=1",
+        "-device", "pcie-root-port,id=hotplug1,chassis=2",
+        "-device", "pcie-root-port,id=hotplug2,chassis=3",
+        "-device", "pcie-root-port,id=hotplug3,chassis=4",
+        "-blockdev", "driver=raw,node-name=disk-guest-os,read-only=on,"
+        "file.driver=file,file.read-only=on,file.filename=/cache/guest.erofs",
+        "-device", "virtio-blk-pci,drive=disk-guest-os,serial=guest-os",
+        "-blockdev", "driver=raw,node-name=disk-data,read-only=off,discard=unmap,"
+        "file.driver=file,file.read-only=off,file.discard=unmap,file.filename=/state/demo/data.img",
+        "-device", "virtio-blk-pci,drive=disk-data,serial=data,werror=report",
+        "-netdev", "user,id=network,net=198.18.1.0/24,host=198.18.1.2,ipv6=off",
+        "-device", "virtio-net-pci,netdev=network,romfile=",
+    ]  # fmt: skip
+
+
+def test_a_whole_machine_on_kvm() -> None:
+    shape = replace(
+        SHAPE, accelerator=Accelerator.KVM, cpus=1, memory_mib=512, disks=(), network=False, hotplug_ports=0
+    )
+    assert machine_argv(shape, WIRING) == [
+        qemu_binary(),
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-no-reboot",
+        "-name", "guest=demo,debug-threads=on",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", "q35,accel=kvm,memory-backend=ram,vmport=off,hpet=off",
+        "-cpu", "host",
+        "-smp", "1",
+        "-m", "512M",
+        "-object", "memory-backend-memfd,id=ram,size=512M,share=off",
+        "-kernel", "/cache/vmlinuz",
+        "-initrd", "/cache/initramfs",
+        "-append", "console=ttyS0 quiet loglevel=4 panic=-1 random.trust_cpu=on cgroup_no_v1=all",
+        "-chardev", "socket,id=qmp,fd=7",
+        "-mon", "chardev=qmp,mode=control",
+        "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
+        "-serial", "chardev:console",
+        "-object", "rng-builtin,id=entropy",
+        "-device", "virtio-rng-pci,rng=entropy",
+        "-device", "virtio-serial-pci,max_ports=4",
+        "-chardev", "socket,id=agent,fd=9",
+        "-device", "virtserialport,chardev=agent,name=kata-dind.agent",
+    ]  # fmt: skip
+
+
+def test_a_share_is_katas_device_on_memory_that_another_process_may_read() -> None:
+    shape = replace(SHAPE, shared_directory=True)
+    wiring = replace(WIRING, virtiofsd_socket=Path("/state/demo/virtiofsd.sock"))
+    assert arguments_of(shape, wiring)[-2:] == [
+        ("-chardev", "socket,id=share,path=/state/demo/virtiofsd.sock"),
+        ("-device", "vhost-user-fs-pci,chardev=share,tag=kataShared"),
+    ]
+    assert "memory-backend-memfd,id=ram,size=2048M,share=on" in values_of("-object", shape, wiring)
+
+
+def test_nothing_in_the_default_shape_blocks_migration() -> None:
+    devices = " ".join(values_of("-device", SHAPE) + values_of("-object", SHAPE))
+    assert "vhost" not in devices
+    assert "share=on" not in devices
+
+
+def test_a_machine_without_network_has_no_network_device() -> None:
+    shape = replace(SHAPE, network=False)
+    assert values_of("-netdev", shape) == []
+    assert not any("virtio-net" in device for device in values_of("-device", shape))
+
+
+def test_commas_in_paths_are_doubled_where_they_would_end_a_value() -> None:
+    shape = replace(SHAPE, kernel=Path("/a,b/vmlinuz"), disks=(Disk("data", Path("/a,b/c,d.img")),))
+    wiring = replace(WIRING, console=Path("/a,b/guest.log"), virtiofsd_socket=Path("/a,b/virtiofsd.sock"))
+    assert values_of("-kernel", shape, wiring) == ["/a,b/vmlinuz"]
+    assert values_of("-blockdev", shape, wiring)[0].endswith(",file.filename=/a,,b/c,,d.img")
+    assert "file,id=console,append=on,path=/a,,b/guest.log" in values_of("-chardev", shape, wiring)
+    assert "socket,id=share,path=/a,,b/virtiofsd.sock" in values_of("-chardev", shape, wiring)
+
+
+def test_a_disk_of_another_format_says_so() -> None:
+    (blockdev,) = values_of("-blockdev", replace(SHAPE, disks=(Disk("data", Path("/d.qcow2"), image_format="qcow2"),)))
+    assert blockdev.startswith("driver=qcow2,node-name=disk-data,")
+
+
+def test_a_serial_number_that_virtio_would_cut_is_our_own_mistake() -> None:
+    machine_argv(replace(SHAPE, disks=(Disk("x" * 20, Path("/d")),)), WIRING)
+    with pytest.raises(ValueError, match="more than 20 characters"):
+        machine_argv(replace(SHAPE, disks=(Disk("x" * 21, Path("/d")),)), WIRING)
+
+
+def test_further_kernel_arguments_come_last() -> None:
+    (append,) = values_of("-append", replace(SHAPE, kernel_arguments=("kata_dind.probe", "debug")))
+    assert append.endswith(" cgroup_no_v1=all kata_dind.probe debug")
+
+
+def test_the_processor_of_tcg_has_no_wide_vectors_to_emulate() -> None:
+    assert "avx" not in TCG_CPU
+    assert "+rdrand" in TCG_CPU
