@@ -25,6 +25,9 @@ from kata_dind.host.locks import locked, locked_shared
 SOCKET_PATH_LIMIT = 107
 """What fits into sockaddr_un beside its closing zero, unix(7)."""
 
+_SOCKET_NAME_LIMIT = 16
+"""How long the name of a socket in the directory may be; the vm backend has `virtiofsd.sock`."""
+
 LOGS = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
 
 
@@ -106,7 +109,9 @@ class Record:
         # Renamed first, so that a removal that is killed half-way leaves no half sandbox under the name.
         doomed = self.directory.with_name(f".removed-{self.name}-{os.getpid()}")
         self.directory.rename(doomed)
-        shutil.rmtree(doomed)
+        while doomed.exists():
+            with contextlib.suppress(FileNotFoundError):  # `list_records` may be finishing the removal beside us
+                shutil.rmtree(doomed)
 
 
 def sandboxes_directory() -> Path:
@@ -122,9 +127,10 @@ def record_of(name: str) -> Record:
     Raises HostError when the state directory's path leaves no room for a socket's name.
     """
     record = Record(name, sandboxes_directory() / name)
-    if len(os.fsencode(record.control)) > SOCKET_PATH_LIMIT:
+    limit = SOCKET_PATH_LIMIT - len("/") - _SOCKET_NAME_LIMIT
+    if len(os.fsencode(record.directory)) > limit:
         raise HostError(
-            f"the path {record.control} is too long for a socket (at most {SOCKET_PATH_LIMIT} bytes)",
+            f"the path {record.directory} is too long for a socket in it (at most {limit} bytes)",
             hint="set KATA_DIND_STATE_DIR to a shorter path",
         )
     return record
@@ -148,7 +154,8 @@ def list_records() -> list[Record]:
     directory = sandboxes_directory()
     for doomed in directory.glob(".removed-*"):
         shutil.rmtree(doomed, ignore_errors=True)
-    records = [Record(path.name, path) for path in sorted(directory.iterdir()) if path.is_dir()]
+    paths = [path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    records = [Record(path.name, path) for path in paths]
     for record in records:
         record.sweep()
     return records

@@ -42,15 +42,14 @@ stop() { # STATUS STEP MESSAGE [HINT]
 
 # --- parse: what was asked
 
-size_in_mib() { # SIZE: a number and K, M, G or T
+size_in_mib() { # SIZE: a number and K, M, G or T; prints nothing for another
 	number=${1%[KMGT]}
-	case $number in '' | 0* | *[!0-9]* | ??????????*) return 1 ;; esac
+	case $number in '' | 0* | *[!0-9]* | ??????????*) return 0 ;; esac
 	case $1 in
 	*K) printf '%s\n' $(((number + 1023) / 1024)) ;;
 	*M) printf '%s\n' "$number" ;;
 	*G) printf '%s\n' $((number * 1024)) ;;
 	*T) printf '%s\n' $((number * 1024 * 1024)) ;;
-	*) return 1 ;;
 	esac
 }
 
@@ -71,7 +70,8 @@ parse() {
 	*) stop 64 parse "the data root '$path' is not an absolute path" 'set KATA_DIND_PATH=/var/lib/docker' ;;
 	esac
 	size=${KATA_DIND_SIZE:-20G}
-	size_mib=$(size_in_mib "$size") || stop 64 parse "KATA_DIND_SIZE is '$size'" 'use a number and K, M, G or T, like 20G'
+	size_mib=$(size_in_mib "$size")
+	[ -n "$size_mib" ] || stop 64 parse "KATA_DIND_SIZE is '$size'" 'use a number and K, M, G or T, like 20G'
 	device=${KATA_DIND_DEVICE:-}
 	directory=${KATA_DIND_DIR:-}
 }
@@ -238,34 +238,41 @@ verify() {
 	done
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
 	if mount -t overlay -o "$options" kata-dind "$probe/merged" 2>/dev/null; then
-		verify_operations || :
+		verify_operations
 		umount "$probe/merged"
 	else
 		failed=mount
 	fi
 	rm -rf -- "$probe"
-	[ -z "$failed" ] || { refuse && return; }
-	speak info verify "overlay works on $filesystem: mount, whiteout, opaque directory, rename, copy-up, d_type"
+	if [ -n "$failed" ]; then
+		refuse
+	else
+		speak info verify "overlay works on $filesystem: mount, whiteout, opaque directory, rename, copy-up, d_type"
+	fi
 }
 
-# Few processes, for each costs an emulated guest 20 ms: one `rm` and one `mv` do what four would.
+# Leaves in `failed` the step that failed. Few processes, for each costs an emulated guest 20 ms: one `rm` and one `mv`
+# do what four would.
 verify_operations() {
 	merged=$probe/merged
 	failed=copy-up
-	printf 'new\n' >>"$merged/kept" && [ "$(lines_of "$merged/kept")" = old,new, ] || return 1
-	[ "$(lines_of "$probe/lower/kept")" = old, ] || return 1
+	printf 'new\n' >>"$merged/kept" || return 0
+	merged_lines=$(lines_of "$merged/kept")
+	lower_lines=$(lines_of "$probe/lower/kept")
+	[ "$merged_lines" = old,new, ] && [ "$lower_lines" = old, ] || return 0
 	failed=whiteout
-	rm -r "$merged/removed" "$merged/dir" || return 1
-	[ -c "$probe/upper/removed" ] && [ ! -e "$merged/removed" ] || return 1
+	rm -r "$merged/removed" "$merged/dir" || return 0
+	[ -c "$probe/upper/removed" ] && [ ! -e "$merged/removed" ] || return 0
 	failed='d_type' # without it whiteouts show up in listings
 	for file in "$merged"/*; do
-		[ "${file##*/}" = kept ] || return 1
+		[ "${file##*/}" = kept ] || return 0
 	done
 	failed=rename
-	mv "$merged/kept" "$merged/moved" || return 1
-	[ "$(lines_of "$merged/moved")" = old,new, ] && [ ! -e "$merged/kept" ] || return 1
+	mv "$merged/kept" "$merged/moved" && [ ! -e "$merged/kept" ] || return 0
+	merged_lines=$(lines_of "$merged/moved")
+	[ "$merged_lines" = old,new, ] || return 0
 	failed='opaque directory'
-	mkdir "$merged/dir" && [ ! -e "$merged/dir/hidden" ] || return 1
+	mkdir "$merged/dir" && [ ! -e "$merged/dir/hidden" ] || return 0
 	failed=
 }
 

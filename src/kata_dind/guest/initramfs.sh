@@ -29,25 +29,24 @@ load_boot_modules() {
 	done <"$list"
 }
 
-# A disk is named by its serial number, never by its place on the bus.
+# A disk is named by its serial number, never by its place on the bus. Prints nothing when there is none.
 find_disk() {
-	for serial in /sys/block/*/serial; do
-		[ -f "$serial" ] || continue
-		if [ "$(cat "$serial")" = "$1" ]; then
-			serial=${serial%/serial}
-			printf '/dev/%s\n' "${serial##*/}"
-			return 0
+	for file in /sys/block/*/serial; do
+		[ -f "$file" ] || continue
+		read -r serial <"$file" || : # there is no newline at its end
+		if [ "$serial" = "$1" ]; then
+			file=${file%/serial}
+			printf '/dev/%s\n' "${file##*/}"
 		fi
 	done
-	return 1
 }
 
 mount_guest_os() {
-	disk=$(find_disk guest-os) || fail 'no disk has the serial number guest-os'
+	disk=$(find_disk guest-os)
+	[ -n "$disk" ] || fail 'no disk has the serial number guest-os'
 	mount -o ro "$disk" /sysroot || fail "cannot mount $disk"
-	if disk=$(find_disk modules); then
-		mount -o ro "$disk" /sysroot/lib/modules || fail "cannot mount $disk"
-	fi
+	disk=$(find_disk modules)
+	[ -z "$disk" ] || mount -o ro "$disk" /sysroot/lib/modules || fail "cannot mount $disk"
 }
 
 mount_for_the_agent() {
@@ -61,7 +60,8 @@ mount_for_the_agent() {
 	mount -t tmpfs -o mode=1777 shm /sysroot/dev/shm
 	mount -t cgroup2 -o nsdelegate cgroup2 /sysroot/sys/fs/cgroup
 	# Every controller, so that dockerd can limit its containers: the root cgroup alone may do it with processes in it.
-	for controller in $(cat /sysroot/sys/fs/cgroup/cgroup.controllers); do
+	read -r controllers </sysroot/sys/fs/cgroup/cgroup.controllers
+	for controller in $controllers; do
 		printf '+%s\n' "$controller" >/sysroot/sys/fs/cgroup/cgroup.subtree_control || :
 	done
 }

@@ -42,5 +42,5 @@ def require_network_namespaces(unshare: Path, *, as_root: bool) -> None:
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",
             details=error.details,
-            hint="on Ubuntu 24.04 run `make setup`, which allows it for one program; or use --network none",
+            hint="on Ubuntu 24.04 run `make setup`, which allows it for one program",
         ) from error

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, PermissionMissing
+from kata_dind.host.namespaces import find_unshare
 from kata_dind.host.process import Completed, run
 
 # A setting, the value that stands in the way, and the change: Ubuntu 23.10 on, Debian up to 10, any kernel.
@@ -23,15 +24,17 @@ _SETTINGS = (
 )
 
 
-def rootlike_argv(argv: Sequence[str | os.PathLike[str]], *, as_root: bool) -> list[str]:
+def rootlike_argv(
+    argv: Sequence[str | os.PathLike[str]], *, as_root: bool, unshare: Path = Path("unshare")
+) -> list[str]:
     """Wrap a command so that it runs as root, or as the root of a user namespace, with mounts of its own.
 
     Its processes are its own as well, and are killed when the caller ends, however it does: mmdebstrap, asked to
     stop by a gentler signal, first finishes its work. unshare itself blocks those signals.
     """
     user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
-    unshare = ["unshare", *user, "--mount", "--pid", "--kill-child"]
-    return ["setpriv", "--pdeathsig", "KILL", "--", *unshare, "--", *(os.fspath(word) for word in argv)]
+    wrapper = [str(unshare), *user, "--mount", "--pid", "--kill-child"]
+    return ["setpriv", "--pdeathsig", "KILL", "--", *wrapper, "--", *(os.fspath(word) for word in argv)]
 
 
 def run_rootlike(
@@ -42,7 +45,7 @@ def run_rootlike(
     environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a command as `rootlike_argv` wraps it; errors are those of `run`, and name the command, not the wrapper."""
-    wrapped = rootlike_argv(argv, as_root=os.geteuid() == 0)
+    wrapped = rootlike_argv(argv, as_root=os.geteuid() == 0, unshare=find_unshare())
     try:
         return run(wrapped, timeout_seconds=timeout_seconds, log=log, environment=environment)
     except (CommandFailed, CommandTimedOut) as error:

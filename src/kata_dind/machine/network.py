@@ -124,4 +124,4 @@ def _wait_for_byte(fd: int, process: Daemon, what: str, *, timeout_seconds: floa
     if fd in ready and os.read(fd, 1):
         return
     cause = ProcessExited(process.describe_end())
-    raise HostError(f"cannot {what}", details=str(cause), hint="kata-dind … --network none needs none") from cause
+    raise HostError(f"cannot {what}", details=str(cause), hint="see docs/troubleshooting.md, network") from cause

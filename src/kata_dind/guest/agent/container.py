@@ -91,6 +91,8 @@ def _build(layout: Layout) -> None:
     _mount_dev(layout.device)
     _mount_kernel_views()
     _write_names(layout.hostname)
+    # The official image's start script covers a /tmp that is no mount with a tmpfs, and so would shares below it.
+    _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
     _mount_shares(layout.shares)
     _make_directory(f"{RUN}/kata-dind")
     _copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
