@@ -48,7 +48,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, allow_copying: bool = False
     step = "info"
     try:
         info = api.info()
-        if info["Driver"] in _UNFIT_DRIVERS and not allow_copying:
+        if info.get("Driver") in _UNFIT_DRIVERS and not allow_copying:
             raise VerdictFailed(
                 f"dockerd fell back to the storage driver {info['Driver']}, which copies every layer",
                 hint="choose another --data-root",
@@ -70,13 +70,15 @@ def prove(endpoint: Path, *, timeout_seconds: float, allow_copying: bool = False
             details=f"expected {_EXPECTED}\nfound    {found}",
             hint="choose another --data-root",
         )
-    return Verdict(str(info["ServerVersion"]), describe_storage(info), native_diff(info), time.monotonic() - started)
+    version = str(info.get("ServerVersion", ""))
+    return Verdict(version, describe_storage(info), native_diff(info), time.monotonic() - started)
 
 
 def describe_storage(info: dict[str, Any]) -> str:
     """Say what GET /info tells of the storage: `overlay2 on extfs`, or a snapshotter's name alone."""
     backing = dict(info.get("DriverStatus") or []).get("Backing Filesystem")
-    return f"{info['Driver']} on {backing}" if backing else str(info["Driver"])
+    driver = str(info.get("Driver", "unknown"))
+    return f"{driver} on {backing}" if backing else driver
 
 
 def native_diff(info: dict[str, Any]) -> bool | None:
@@ -91,6 +93,13 @@ def _export(api: DockerApi) -> dict[str, bytes]:
         archive = api.export_container(container)
     finally:
         api.remove_container(container)
+    try:
+        return _proof_files(archive)
+    except tarfile.TarError as error:
+        raise DockerdFailed(f"dockerd exports what is no archive: {error}") from error
+
+
+def _proof_files(archive: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return {
             member.name: file.read()
