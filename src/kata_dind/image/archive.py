@@ -55,7 +55,8 @@ def _tar(entries: Sequence[tuple[str, bytes]]) -> bytes:
 def _tar_with_modes(entries: Sequence[tuple[str, bytes, int]], links: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for directory in sorted({parent for name, _, _ in entries for parent in _parents(name)}):
+        names = [*(name for name, _, _ in entries), *links]
+        for directory in sorted({parent for name in names for parent in _parents(name)}):
             member = tarfile.TarInfo(directory)
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
