@@ -74,9 +74,12 @@ def dockerd_argv(image: DindImage) -> tuple[str, ...]:
     Naming dockerd and its socket keeps the official image's entrypoint from opening a TCP port, and from the seconds
     that dockerd waits for an unauthenticated one.
     """
-    starts_dockerd = any(word.rpartition("/")[2] == "dockerd" for word in image.command)
-    command = image.command if starts_dockerd else ("dockerd",)
-    return (*image.entrypoint, *command, f"--host={DOCKER_SOCKET}")
+    words = (*image.entrypoint, *image.command)
+    if not any(word.rpartition("/")[2] == "dockerd" for word in words):
+        # The official entrypoint takes flags for dockerd's own; anything else is what the image runs instead of it.
+        flags = image.command if image.command and image.command[0].startswith("-") else ()
+        words = (*image.entrypoint, "dockerd", *flags)
+    return (*words, f"--host={DOCKER_SOCKET}")
 
 
 def make_plan(

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kata_dind.backend.vm.backend import BACKEND
+from kata_dind.backend.vm.plan import (
+    Capabilities,
+    Plan,
+    PlannedShare,
+    container_request,
+    dockerd_argv,
+    machine_shape,
+    make_plan,
+    plan_from_json,
+    plan_shares,
+    plan_to_json,
+)
+from kata_dind.dataroot.kinds import KINDS
+from kata_dind.errors import HostError
+from kata_dind.image.kernel import GuestKernel
+from kata_dind.image.store import DindImage
+from kata_dind.machine.shape import Disk, MachineShape
+from kata_dind.vocabulary import Accelerator, DataRootKind
+
+IMAGE = DindImage(
+    reference="dind:bookworm",
+    image_id="sha256:abc",
+    disk=Path("/cache/images/abc/disk.erofs"),
+    entrypoint=(),
+    command=("dockerd",),
+    environment=("PATH=/usr/sbin:/usr/bin",),
+    docker_version="20.10.24",
+    created="2026-01-01T00:00:00Z",
+    size_bytes=1,
+    origin="packages of bookworm",
+)
+KERNEL = GuestKernel(
+    version="6.1.0-cloud",
+    vmlinuz=Path("/cache/kernel/vmlinuz"),
+    initramfs=Path("/cache/kernel/initramfs"),
+    modules=Path("/cache/kernel/modules.erofs"),
+    origin="packages of bookworm",
+)
+CAPABILITIES = Capabilities(Accelerator.TCG, "/dev/kvm does not exist", Path("/cache/guest.erofs"), KERNEL, IMAGE)
+STATE = Path("/state/sandboxes/demo")
+
+
+def plan_of(
+    kind: DataRootKind, *, shares: tuple[PlannedShare, ...] = (), capabilities: Capabilities = CAPABILITIES
+) -> Plan:
+    return make_plan(
+        name="demo",
+        cpus=2,
+        memory_mib=2048,
+        needs=KINDS[kind],
+        data_root_reason="as asked",
+        data_root_mib=20480,
+        network=True,
+        allow_link_local=False,
+        shares=shares,
+        timeout_seconds=180.0,
+        capabilities=capabilities,
+    )
+
+
+# --- the container's command
+
+HOST = "--host=unix:///var/run/docker.sock"
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "command", "argv"),
+    [
+        ((), ("dockerd",), ("dockerd", HOST)),
+        (("dockerd-entrypoint.sh",), (), ("dockerd-entrypoint.sh", "dockerd", HOST)),
+        (("dockerd-entrypoint.sh",), ("dockerd",), ("dockerd-entrypoint.sh", "dockerd", HOST)),
+        (("docker-entrypoint.sh",), ("sh",), ("docker-entrypoint.sh", "dockerd", HOST)),
+        ((), ("/usr/local/bin/dockerd", "--debug"), ("/usr/local/bin/dockerd", "--debug", HOST)),
+        (("tini", "--"), ("dockerd",), ("tini", "--", "dockerd", HOST)),
+        ((), (), ("dockerd", HOST)),
+        (("dockerd",), (), ("dockerd", HOST)),
+        (("/usr/bin/dockerd",), ("--debug",), ("/usr/bin/dockerd", "--debug", HOST)),
+        (("tini", "--", "dockerd"), (), ("tini", "--", "dockerd", HOST)),
+        (("dockerd-entrypoint.sh",), ("--mtu=1400",), ("dockerd-entrypoint.sh", "dockerd", "--mtu=1400", HOST)),
+    ],
+    ids=[
+        "built",
+        "official",
+        "official, dockerd named",
+        "official client",
+        "path and flag",
+        "init",
+        "nothing",
+        "dockerd is the entrypoint",
+        "dockerd is the entrypoint, flags the command",
+        "init and dockerd are the entrypoint",
+        "flags are the command",
+    ],
+)
+def test_dockerd_is_started_as_the_image_would_on_the_unix_socket_alone(
+    entrypoint: tuple[str, ...], command: tuple[str, ...], argv: tuple[str, ...]
+) -> None:
+    assert dockerd_argv(replace(IMAGE, entrypoint=entrypoint, command=command)) == argv
+
+
+# --- the plan
+
+
+def test_a_plan_says_everything_a_start_needs() -> None:
+    assert plan_of(DataRootKind.BLOCK) == Plan(
+        name="demo",
+        accelerator=Accelerator.TCG,
+        accelerator_reason="/dev/kvm does not exist",
+        cpus=2,
+        memory_mib=2048,
+        guest_os=Path("/cache/guest.erofs"),
+        kernel_version="6.1.0-cloud",
+        kernel_origin="packages of bookworm",
+        vmlinuz=Path("/cache/kernel/vmlinuz"),
+        initramfs=Path("/cache/kernel/initramfs"),
+        modules=Path("/cache/kernel/modules.erofs"),
+        image_reference="dind:bookworm",
+        image_id="sha256:abc",
+        image_disk=Path("/cache/images/abc/disk.erofs"),
+        argv=("dockerd", HOST),
+        environment=(
+            "PATH=/usr/sbin:/usr/bin",
+            "KATA_DIND_DATA_ROOT=block",
+            "KATA_DIND_SIZE=20480M",
+            "KATA_DIND_PATH=/var/lib/docker",
+        ),
+        data_root=DataRootKind.BLOCK,
+        data_root_reason="as asked",
+        data_root_mib=20480,
+        data_disk=True,
+        network=True,
+        allow_link_local=False,
+        shares=(),
+        timeout_seconds=180.0,
+    )
+
+
+def test_shares_are_named_by_number_and_the_loop_kind_adds_its_own() -> None:
+    asked = [(Path("/src"), "/work/src", True), (Path("/out"), "/work/out", False)]
+    assert plan_shares(asked, KINDS[DataRootKind.BLOCK], STATE) == (
+        PlannedShare("share-0", Path("/src"), "/work/src", read_only=True),
+        PlannedShare("share-1", Path("/out"), "/work/out", read_only=False),
+    )
+    assert plan_shares([], KINDS[DataRootKind.LOOP], STATE) == (
+        PlannedShare("data-root", STATE / "data-root", "/var/lib/kata-dind", read_only=False),
+    )
+
+
+# --- the machine
+
+
+def test_the_machine_of_a_block_data_root() -> None:
+    assert machine_shape(plan_of(DataRootKind.BLOCK), STATE) == MachineShape(
+        name="demo",
+        accelerator=Accelerator.TCG,
+        cpus=2,
+        memory_mib=2048,
+        kernel=Path("/cache/kernel/vmlinuz"),
+        initramfs=Path("/cache/kernel/initramfs"),
+        disks=(
+            Disk("guest-os", Path("/cache/guest.erofs"), read_only=True),
+            Disk("modules", Path("/cache/kernel/modules.erofs"), read_only=True),
+            Disk("image", Path("/cache/images/abc/disk.erofs"), read_only=True),
+            Disk("layer", STATE / "layer.img"),
+            Disk("data", STATE / "data.img"),
+        ),
+        network=True,
+        shared_directory=False,
+    )
+
+
+def test_only_the_block_kind_has_a_disk_and_only_shares_a_shared_directory() -> None:
+    memory = machine_shape(plan_of(DataRootKind.MEMORY), STATE)
+    loop = machine_shape(plan_of(DataRootKind.LOOP, shares=plan_shares([], KINDS[DataRootKind.LOOP], STATE)), STATE)
+    assert [disk.serial for disk in memory.disks] == [disk.serial for disk in loop.disks]
+    assert "data" not in [disk.serial for disk in memory.disks]
+    assert (memory.shared_directory, loop.shared_directory) == (False, True)
+
+
+def test_a_kernel_with_everything_built_in_needs_no_disk_of_modules() -> None:
+    kernel = replace(CAPABILITIES, kernel=replace(KERNEL, modules=None))
+    shape = machine_shape(plan_of(DataRootKind.MEMORY, capabilities=kernel), STATE)
+    assert [disk.serial for disk in shape.disks] == ["guest-os", "image", "layer"]
+
+
+def test_only_the_sandboxs_own_disks_are_writable() -> None:
+    for disk in machine_shape(plan_of(DataRootKind.BLOCK), STATE).disks:
+        assert disk.read_only != disk.path.is_relative_to(STATE)
+
+
+# --- the container
+
+
+def test_the_request_for_a_container() -> None:
+    assert container_request(plan_of(DataRootKind.BLOCK), check=False) == {
+        "kind": "container",
+        "argv": ["dockerd", HOST],
+        "environment": {
+            "PATH": "/usr/sbin:/usr/bin",
+            "KATA_DIND_DATA_ROOT": "block",
+            "KATA_DIND_SIZE": "20480M",
+            "KATA_DIND_PATH": "/var/lib/docker",
+        },
+        "hostname": "demo",
+        "network": {"address": "198.18.1.15/24", "gateway": "198.18.1.2", "nameserver": "198.18.0.3"},
+        "shares": [],
+    }
+
+
+def test_the_request_of_a_loop_data_root_with_a_share_and_no_network() -> None:
+    shares = plan_shares([(Path("/src"), "/work/my src", True)], KINDS[DataRootKind.LOOP], STATE)
+    request = container_request(replace(plan_of(DataRootKind.LOOP, shares=shares), network=False), check=True)
+    assert request["network"] is None
+    assert request["shares"] == ["share-0 /work/my src", "data-root /var/lib/kata-dind"]
+    assert request["environment"]["KATA_DIND_DIR"] == "/var/lib/kata-dind"
+    assert request["environment"]["KATA_DIND_CHECK"] == "1"
+
+
+def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_win() -> None:
+    image = replace(IMAGE, environment=("OPTIONS=a=b=c", "EMPTY=", "KATA_DIND_DATA_ROOT=vfs"))
+    plan = plan_of(DataRootKind.BLOCK, capabilities=replace(CAPABILITIES, image=image))
+    environment = container_request(plan, check=False)["environment"]
+    assert (environment["OPTIONS"], environment["EMPTY"]) == ("a=b=c", "")
+    assert environment["KATA_DIND_DATA_ROOT"] == "block"
+
+
+# --- JSON
+
+paths = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1).map(
+    lambda text: Path("/") / text
+)
+words = st.text(max_size=20)
+plans = st.builds(
+    Plan,
+    accelerator=st.sampled_from([Accelerator.KVM, Accelerator.TCG]),
+    data_root=st.sampled_from([*KINDS]),
+    guest_os=paths,
+    vmlinuz=paths,
+    initramfs=paths,
+    image_disk=paths,
+    modules=st.none() | paths,
+    argv=st.lists(words).map(tuple),
+    environment=st.lists(words).map(tuple),
+    shares=st.lists(st.builds(PlannedShare, host_path=paths)).map(tuple),
+    timeout_seconds=st.floats(1, 86400),
+)
+
+
+@given(plans)
+def test_a_plan_survives_json(plan: Plan) -> None:
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+
+
+def test_a_launch_is_what_its_plan_says() -> None:
+    plan = plan_of(DataRootKind.BLOCK)
+    launch = BACKEND.launch(json.loads(json.dumps(plan_to_json(plan))))
+    assert launch.timeout_seconds == 180.0
+    assert launch.container_request(True) == container_request(plan, check=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"later": 1},
+        {"accelerator": "hvf"},
+        {"data_root": "zfs"},
+        {"shares": [{"name": "x"}]},
+        {"guest_os": None},
+        {"argv": None},
+    ],
+    ids=["unknown field", "accelerator", "data root", "share", "no path", "no argv"],
+)
+def test_a_plan_of_another_version_is_told_as_such(change: dict[str, object]) -> None:
+    values = {**plan_to_json(plan_of(DataRootKind.BLOCK)), **change}
+    with pytest.raises(HostError, match="the plan of this sandbox is from another version"):
+        BACKEND.launch(values)
+
+
+def test_so_is_a_plan_that_lacks_a_field_or_everything() -> None:
+    values = plan_to_json(plan_of(DataRootKind.BLOCK))
+    del values["cpus"]
+    for broken in (values, {}):
+        with pytest.raises(HostError, match="from another version"):
+            BACKEND.launch(broken)

@@ -1,0 +1,57 @@
+"""The checks that need the host; `prepare` as a whole builds images and is tried where those are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kata_dind.backend.vm.prepare import check_against_host, require_host_tools
+from kata_dind.errors import SpecError, ToolMissing
+from kata_dind.spec import parse_spec
+
+
+def test_a_modest_request_is_no_complaint(tmp_path: Path) -> None:
+    check_against_host(parse_spec(name="demo", memory="256M", shares=[f"{tmp_path}:/src:ro"]))
+
+
+def test_more_memory_than_the_host_has_is_refused() -> None:
+    host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    check_against_host(parse_spec(name="demo", memory=f"{host_mib}M"))
+    with pytest.raises(SpecError, match=rf"--memory: '{host_mib + 1}M' is more than this host has \({host_mib}M\)"):
+        check_against_host(parse_spec(name="demo", memory=f"{host_mib + 1}M"))
+
+
+def test_a_memory_data_root_larger_than_the_guests_memory_is_refused() -> None:
+    check_against_host(parse_spec(name="demo", memory="512M", size="512M", data_root="memory"))
+    with pytest.raises(SpecError, match=r"--size: '1G' of a memory data root is more than the guest's memory \(512M\)"):
+        check_against_host(parse_spec(name="demo", memory="512M", size="1G", data_root="memory"))
+    check_against_host(parse_spec(name="demo", memory="512M", size="1G", data_root="block"))
+
+
+def test_a_share_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"--share: '{tmp_path}/absent' does not exist on this host"):
+        check_against_host(parse_spec(name="demo", shares=[f"{tmp_path}/absent:/src"]))
+
+
+@pytest.mark.parametrize("content", [b"", b"no kernel", b"\x7fELF" + bytes(100), bytes(1 << 16)])
+def test_a_kernel_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(content)
+    with pytest.raises(SpecError, match="--kernel"):
+        check_against_host(parse_spec(name="demo", kernel=kernel))
+
+
+@pytest.mark.parametrize("what", ["absent", "directory"])
+def test_a_kernel_that_is_no_file_is_refused(tmp_path: Path, what: str) -> None:
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(SpecError, match="--kernel"):
+        check_against_host(parse_spec(name="demo", kernel=tmp_path / what))
+
+
+def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolMissing) as caught:
+        require_host_tools(shares=False)
+    assert "apt-get install qemu-system-x86" in caught.value.hint
