@@ -20,11 +20,13 @@ from kata_dind.image import cpio, rootfs
 from kata_dind.image.busybox import find_busybox, require_busybox, unpack
 from kata_dind.image.cache import content_key, require_built
 from kata_dind.image.guestos import GUEST_CODE
-from kata_dind.image.kernelfile import read_kernel_version as read_kernel_version
+from kata_dind.image.kernelfile import read_kernel_version
 from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_root, prune_modules
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource, debian_architecture
 from kata_dind.image.workspace import Workspace
+
+__all__ = ["GuestKernel", "initramfs_entries", "kernel_package", "read_kernel_version", "require_guest_kernel"]
 
 _KATA_KERNELS = tuple(
     Path("/opt/kata/share/kata-containers") / name for name in ("vmlinuz.container", "vmlinux.container")
