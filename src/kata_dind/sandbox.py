@@ -412,7 +412,7 @@ def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
         if event.name == "ready":
             os.write(ready_write, b"r")
 
-    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"]), report=heard)
+    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"], ephemeral=True), report=heard)
 
     def own() -> None:
         try:

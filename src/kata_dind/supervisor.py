@@ -80,7 +80,7 @@ async def _own(record: Record, reporter: Reporter) -> None:
         owner.request_stop()
 
     plan = record.read("plan.json")
-    owner = Owner(record, load_backend(str(plan["backend"])).launch(plan["plan"]), report=report)
+    owner = Owner(record, load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False), report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, owner.request_stop)
     loop.add_reader(reporter.fd, starter_gone)  # a pipe whose reader is gone reports an error, which wakes a reader

@@ -56,8 +56,11 @@ class Backend(Protocol):
     def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
         """Check the spec against the host and return a plan as JSON values; `directory` is not touched."""
 
-    def launch(self, plan: dict[str, Any]) -> Launch:
-        """Return how to start a plan. Raises HostError for a plan that another version made."""
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
+        """Return how to start a plan; what an ephemeral guest has on its own disks is lost when it ends.
+
+        Raises HostError for a plan that another version made.
+        """
 
 
 _MODULES = {"vm": "kata_dind.backend.vm.backend"}

@@ -11,10 +11,15 @@ from kata_dind.backend.vm.plan import container_request, plan_from_json, plan_to
 from kata_dind.backend.vm.start import start_guest
 from kata_dind.errors import HostError
 from kata_dind.host.progress import Report
+from kata_dind.machine.machine import StopDeadlines
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
+
+
+# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
+EPHEMERAL = StopDeadlines(dockerd_seconds=0)
 
 
 class VmBackend:
@@ -26,14 +31,14 @@ class VmBackend:
 
         return plan_to_json(prepare(spec, directory, source, report=report))
 
-    def launch(self, plan: dict[str, Any]) -> Launch:
-        """Return how to start a plan."""
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
+        """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
         try:
             parsed = plan_from_json(plan)
         except (KeyError, TypeError, ValueError) as error:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
         return Launch(
-            start=functools.partial(start_guest, parsed),
+            start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines()),
             container_request=lambda check: container_request(parsed, check=check),
             timeout_seconds=parsed.timeout_seconds,
         )

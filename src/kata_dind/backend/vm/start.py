@@ -39,7 +39,9 @@ class VmGuest:
 
 
 @contextlib.asynccontextmanager
-async def start_guest(plan: Plan, directory: Path, on_event: OnEvent) -> AsyncIterator[VmGuest]:
+async def start_guest(
+    plan: Plan, deadlines: StopDeadlines, directory: Path, on_event: OnEvent
+) -> AsyncIterator[VmGuest]:
     """Start a plan's machine in a sandbox's directory; the block's end stops it.
 
     Raises NoSpace, HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
@@ -67,7 +69,7 @@ async def start_guest(plan: Plan, directory: Path, on_event: OnEvent) -> AsyncIt
             isolation=isolation,
             virtiofsd_socket=socket_path,
             on_event=on_event,
-            deadlines=StopDeadlines(),
+            deadlines=deadlines,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
             yield VmGuest(machine)

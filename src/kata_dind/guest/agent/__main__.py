@@ -161,6 +161,7 @@ class Agent:
     # --- the container
 
     def _start_container(self, stream: int, request: dict[str, Any]) -> Handler:
+        system.set_clock(float(request["time"]))
         system.configure(request)
         os.makedirs(container.RUN, exist_ok=True)
         os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)

@@ -1,0 +1,65 @@
+"""One sandbox, booted once, for all tests that leave it as it is; a test that hurts a sandbox makes its own.
+
+The sandbox has what can be asked for together: the default data root, shares of every kind, outbound NAT.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.driver import SandboxDriver, succeed
+
+NAME = "shared"
+
+
+@dataclass(frozen=True)
+class SharedPaths:
+    """What the host shares, and where the guest sees it: a directory, one that is read-only, and a file."""
+
+    writable: Path
+    read_only: Path
+    file: Path
+    guest_writable: str = "/srv/writable"
+    guest_read_only: str = "/srv/read-only"
+    guest_file: str = "/srv/note, with comma.txt"
+
+    @property
+    def options(self) -> list[str]:
+        shares = (
+            f"{self.writable}:{self.guest_writable}",
+            f"{self.read_only}:{self.guest_read_only}:ro",
+            f"{self.file}:{self.guest_file}:ro",
+        )
+        return [word for share in shares for word in ("--share", share)]
+
+
+@pytest.fixture(scope="session")
+def shared_paths(tmp_path_factory: pytest.TempPathFactory) -> SharedPaths:
+    directory = tmp_path_factory.mktemp("shares")
+    paths = SharedPaths(directory / "writable", directory / "read only", directory / "note, with comma.txt")
+    paths.writable.mkdir()
+    paths.read_only.mkdir()
+    (paths.read_only / "given").write_text("from the host\n")
+    paths.file.write_text("a note\n")
+    return paths
+
+
+@pytest.fixture(scope="session")
+def answer_of_up(shared_paths: SharedPaths, private_directories: Path) -> Iterator[dict[str, Any]]:
+    """What `up --json` says of the shared sandbox, which runs until the session ends."""
+    answer = succeed("up", NAME, "--json", *shared_paths.options)
+    try:
+        yield json.loads(answer)
+    finally:
+        succeed("rm", "--force", NAME)
+
+
+@pytest.fixture(scope="session")
+def sandbox(answer_of_up: dict[str, Any]) -> SandboxDriver:
+    return SandboxDriver(NAME)

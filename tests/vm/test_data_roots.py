@@ -1,0 +1,112 @@
+"""Each kind of data root is what it says, below an overlay2 that works, and goes with its sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kata_dind.sandbox import open_sandbox
+from kata_dind.spec import parse_spec
+from tests.vm.driver import SandboxDriver, succeed
+
+pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+
+
+def test_block_is_a_disk_of_the_sandbox(sandbox: SandboxDriver) -> None:
+    data_root = sandbox.sandbox.inspect()["data_root"]
+    assert (data_root["kind"], data_root["filesystem"], data_root["size_mib"]) == ("block", "ext4", 20 * 1024)
+    device, filesystem, options = mount_of(sandbox, "/var/lib/docker")
+    assert device.startswith("/dev/vd")
+    assert filesystem == "ext4"
+    assert "discard" in options
+    assert storage_of(sandbox) == ["overlay2", "extfs", "true"]
+
+
+def test_block_gives_space_back_to_the_host(sandbox: SandboxDriver) -> None:
+    disk = sandbox.sandbox.directory / "data.img"
+    assert disk.stat().st_size == 20 << 30
+    sandbox.succeed("head -c 64M /dev/urandom >/var/lib/docker/filler && sync /var/lib/docker/filler")
+    full = disk.stat().st_blocks * 512
+    sandbox.succeed("rm /var/lib/docker/filler && fstrim /var/lib/docker")
+    assert full - disk.stat().st_blocks * 512 > 60 << 20
+
+
+class TestLoop:
+    @pytest.fixture(scope="class")
+    def loop_sandbox(self, private_directories: Path) -> Iterator[SandboxDriver]:
+        succeed("up", "on-a-loop", "--data-root", "loop", "--size", "5G")
+        yield SandboxDriver("on-a-loop")
+        succeed("rm", "--force", "on-a-loop")
+
+    def test_it_is_a_file_on_the_share(self, loop_sandbox: SandboxDriver) -> None:
+        data_root = loop_sandbox.sandbox.inspect()["data_root"]
+        assert (data_root["kind"], data_root["filesystem"], data_root["size_mib"]) == ("loop", "ext4", 5 * 1024)
+        device, filesystem, _ = mount_of(loop_sandbox, "/var/lib/docker")
+        assert device.startswith("/dev/loop")
+        assert filesystem == "ext4"
+        assert mount_of(loop_sandbox, "/var/lib/kata-dind")[1] == "virtiofs"
+        assert storage_of(loop_sandbox) == ["overlay2", "extfs", "true"]
+        (disk,) = loop_sandbox.sandbox.directory.rglob("kata-dind.img")
+        assert disk.stat().st_size == 5 << 30
+        assert disk.stat().st_blocks * 512 < 200 << 20
+
+    def test_it_has_direct_io(self, loop_sandbox: SandboxDriver) -> None:
+        device, _, _ = mount_of(loop_sandbox, "/var/lib/docker")
+        assert loop_sandbox.succeed(f"losetup --noheadings --output DIO {device}").strip() == "1"
+
+    def test_it_runs_a_container(self, loop_sandbox: SandboxDriver) -> None:
+        assert succeed("docker", loop_sandbox.name, "--", "run", "--rm", "kata-dind/hello", "echo", "ran") == "ran\n"
+
+
+class TestMemory:
+    """A sandbox of the Python API, which lives as long as its block."""
+
+    @pytest.fixture(scope="class")
+    def memory_sandbox(self, private_directories: Path) -> Iterator[SandboxDriver]:
+        spec = parse_spec(name="in-memory", data_root="memory", size="700M", network="none")
+        with open_sandbox(spec) as opened:
+            yield SandboxDriver(opened.name)
+            directory = opened.directory
+        assert not directory.exists()
+
+    def test_it_is_a_tmpfs_of_its_size(self, memory_sandbox: SandboxDriver) -> None:
+        data_root = memory_sandbox.sandbox.inspect()["data_root"]
+        assert (data_root["kind"], data_root["filesystem"], data_root["size_mib"]) == ("memory", "tmpfs", 700)
+        _, filesystem, options = mount_of(memory_sandbox, "/var/lib/docker")
+        assert filesystem == "tmpfs"
+        assert f"size={700 * 1024}k" in options
+        assert storage_of(memory_sandbox) == ["overlay2", "tmpfs", "true"]
+        assert not (memory_sandbox.sandbox.directory / "data.img").exists()
+
+    def test_it_runs_a_container(self, memory_sandbox: SandboxDriver) -> None:
+        assert succeed("docker", memory_sandbox.name, "--", "run", "--rm", "kata-dind/hello", "echo", "ran") == "ran\n"
+
+    def test_it_is_listed_as_any_other(self, memory_sandbox: SandboxDriver) -> None:
+        (row,) = (row for row in json.loads(succeed("ls", "--json")) if row["name"] == memory_sandbox.name)
+        assert (row["state"], row["data_root"]) == ("running", "memory")
+
+    def test_without_a_network_the_guest_has_its_loopback_alone(self, memory_sandbox: SandboxDriver) -> None:
+        links = memory_sandbox.succeed("ls /sys/class/net", where="guest").split()
+        assert set(links) <= {"lo", "docker0"}
+        routes = memory_sandbox.succeed("cat /proc/net/route", where="guest").splitlines()[1:]
+        assert [line for line in routes if not line.startswith("docker0")] == []
+        assert not (memory_sandbox.sandbox.directory / "network.log").exists()
+
+
+def mount_of(sandbox: SandboxDriver, place: str) -> tuple[str, str, list[str]]:
+    """Return what is mounted at a place of the container: source, file system, options."""
+    for line in sandbox.succeed("cat /proc/mounts").splitlines():
+        source, point, filesystem, options, *_ = line.split()
+        if point == place:
+            return source, filesystem, options.split(",")
+    raise AssertionError(f"nothing is mounted at {place}")
+
+
+def storage_of(sandbox: SandboxDriver) -> list[str]:
+    """Return what dockerd says of its storage: the driver, what it lies on, and whether layers are diffed natively."""
+    info = json.loads(sandbox.succeed("docker info --format '{{json .}}'"))
+    status = dict(info["DriverStatus"])
+    return [info["Driver"], status["Backing Filesystem"], status["Native Overlay Diff"]]

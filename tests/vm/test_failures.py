@@ -1,0 +1,127 @@
+"""Starts that can't go well: each ends with its code and a reason, and leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kata_dind.host.directories import state_directory
+from kata_dind.host.progress import silent
+from kata_dind.image.kernel import require_guest_kernel
+from kata_dind.image.source import default_source
+from tests.vm.driver import kata_dind, states
+
+pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+
+
+def _host_has_gib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_created(private_directories: Path) -> Iterator[None]:
+    before = {path.name for path in (state_directory() / "sandboxes").iterdir()}
+    yield
+    assert {path.name for path in (state_directory() / "sandboxes").iterdir()} == before
+    assert states().keys() == before
+
+
+_BAD_INPUT = {
+    "data root kind": (["--data-root", "floppy"], "--data-root: 'floppy' is unknown; use auto, memory, "),
+    "backend": (["--backend", "docker"], "--backend: 'docker' is unknown; use vm, "),
+    "accelerator": (["--accel", "hax"], "--accel: 'hax' is unknown; use auto, kvm or tcg"),
+    "network": (["--network", "bridge"], "--network: 'bridge' is unknown; use none or nat"),
+    "negative size": (["--size=-1"], "--size: '-1' is not a size; use a number and a unit, like "),
+    "no size": (["--size", "0"], "--size: '0' is not a size; use a number and a unit, like "),
+    "size without a unit": (["--size", "20"], "--size: '20' is not a size; use a number and a unit, like "),
+    "size with a wrong unit": (["--size", "20X"], "--size: '20X' is not a size; use a number and a unit, like "),
+    "memory of nothing": (["--memory", "1M"], "--memory: '1M' is too small; it must be at least 256M"),
+    "more memory than there is": (
+        ["--memory", f"{_host_has_gib() + 1}G"],
+        f"--memory: '{_host_has_gib() + 1}G' is more than this host has (",
+    ),
+    "data root above the memory": (
+        ["--data-root", "memory", "--size", "3G", "--memory", "2G"],
+        "--size: '3G' of a memory data root is more than the guest's memory (2G); use ",
+    ),
+    "share that is not there": (["--share", "/no/such:/srv"], "--share: '/no/such' does not exist on this host"),
+    "share without a place": (["--share", "/tmp"], "--share: '/tmp' is not a share; use HOST:GUEST"),
+    "nested shares": (
+        ["--share", "/tmp:/srv", "--share", "/tmp:/srv/inner"],
+        "--share: the guest path '/srv/inner' is used inside '/srv', which is a share as well",
+    ),
+    "share over the data root": (
+        ["--share", "/tmp:/var/lib/docker"],
+        "--share: '/tmp:/var/lib/docker' would cover the guest's own /var/lib/docker",
+    ),
+    "kernel that is not there": (["--kernel", "/no/such"], "--kernel: /no/such cannot be read as a kernel: "),
+    "kernel that is none": (["--kernel", "/bin/sh"], "--kernel: /bin/sh is not a kernel; "),
+    "kernel that is a directory": (["--kernel", "/"], "--kernel: / cannot be read as a kernel: "),
+    "image that is none": (["--image", "no-such:1"], "--image: there is no image no-such:1; known are: "),
+    "image that is a file": (["--image", "/bin/sh"], "--image: there is no image /bin/sh; known are: "),
+    "no processors": (["--cpus", "0"], "--cpus: '0' is not a whole number above zero"),
+    "no time": (["--timeout", "0"], "--timeout: '0' is not a number of seconds above zero"),
+}
+
+
+@pytest.mark.parametrize(("options", "complaint"), _BAD_INPUT.values(), ids=_BAD_INPUT)
+def test_bad_input_is_one_clear_line(options: list[str], complaint: str) -> None:
+    refused = kata_dind("up", "refused", *options)
+    assert_refused(refused, complaint)
+    assert kata_dind("run", *options, "kata-dind/hello").stderr == refused.stderr
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "Größe", "UPPER", "with space", "-dash", "dash-", "x" * 41])
+def test_a_bad_name_is_one_clear_line(name: str) -> None:
+    assert_refused(kata_dind("up", "--", name), f"name: '{name}' is not a name; use 1 to 40 of a-z, 0-9 and -, ")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+    first, *hints = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert first.startswith(f"kata-dind: {complaint}")
+    assert all(line.startswith("hint: ") for line in hints)
+
+
+def test_a_kernel_that_hangs_is_given_up_with_the_evidence(tmp_path: Path) -> None:
+    vmlinuz = require_guest_kernel(None, default_source(), report=silent).vmlinuz
+    broken = bytearray(vmlinuz.read_bytes())
+    broken[0x10000:] = bytes(len(broken) - 0x10000)  # a valid header, and nothing to run behind the set-up code
+    (tmp_path / "vmlinuz").write_bytes(broken)
+    began = time.monotonic()
+    options = ["--accel", "tcg", "--timeout", "5", "--data-root", "loop", "--size", "1G"]
+    failed = kata_dind("up", "hanging", "--kernel", str(tmp_path / "vmlinuz"), *options)
+    assert failed.returncode == 4, failed.stderr
+    lines = failed.stderr.splitlines()
+    assert "kata-dind: the guest did not answer within 5 s" in lines or "QEMU ended" in failed.stderr
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.requires("root")
+@pytest.mark.parametrize("size_mib", [1, 6, 10])
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path, size_mib: int) -> None:
+    """1 MiB holds no disk, 6 MiB one of two, and 10 MiB both but nothing in them."""
+    with mounted_tmpfs(tmp_path / "small", size=f"{size_mib}m") as small:
+        state = {"KATA_DIND_STATE_DIR": str(small)}
+        failed = kata_dind("up", "full", environment=state)
+        assert failed.returncode in (3, 4, 5), failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert "space" in failed.stderr.lower() or "I/O error" in failed.stderr or "cannot make a disk" in failed.stderr
+        assert [path.name for path in (small / "sandboxes").iterdir()] == []
+        assert kata_dind("ls", "--quiet", environment=state).stdout == ""
+
+
+@contextlib.contextmanager
+def mounted_tmpfs(place: Path, *, size: str) -> Iterator[Path]:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "kata-dind-test", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

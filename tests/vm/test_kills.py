@@ -1,0 +1,158 @@
+"""What a sandbox survives: each part of it is killed in turn. It stops by itself, says so, and starts with its images.
+
+One sandbox goes through all of it; each test starts it, hurts it, and leaves it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kata_dind.record import LOGS, record_of
+from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, states, succeed, wait_until
+
+pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+
+NAME = "hurt"
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("share")
+
+
+@pytest.fixture(scope="module")
+def two_ups(share: Path, private_directories: Path) -> Iterator[list[tuple[int, str]]]:
+    """What two `up` of one name said, started at once: exit code and stderr. The sandbox is stopped by then."""
+    argv = ["up", NAME, "--share", f"{share}:/srv/share"]
+    with ThreadPoolExecutor(2) as pool:
+        both = [done.result() for done in [pool.submit(kata_dind, *argv) for _ in range(2)]]
+    try:
+        succeed("docker", NAME, "--", "run", "--name", "first", "kata-dind/hello", "sh", "-c", "echo kept >/file")
+        succeed("docker", NAME, "--", "commit", "first", "kept:1")
+        succeed("stop", NAME)
+        yield [(done.returncode, done.stderr) for done in both]
+    finally:
+        succeed("rm", "--force", NAME)
+
+
+@pytest.fixture
+def hurt(two_ups: object) -> Iterator[SandboxDriver]:
+    """The sandbox, started again, with what it had; stopped afterwards if it still runs."""
+    succeed("start", NAME)
+    sandbox = SandboxDriver(NAME)
+    try:
+        assert sandbox.succeed("docker run --rm kept:1 cat /file") == "kept\n"
+        yield sandbox
+    finally:
+        kata_dind("stop", NAME)
+
+
+def test_of_two_ups_of_one_name_one_wins(two_ups: list[tuple[int, str]]) -> None:
+    codes = sorted(code for code, _ in two_ups)
+    assert codes == [0, 2], two_ups
+    (complaint,) = (stderr for code, stderr in two_ups if code == 2)
+    assert f"name: '{NAME}' is used by a sandbox already" in complaint
+
+
+def test_a_stopped_sandbox_takes_no_commands(two_ups: object) -> None:
+    assert states()[NAME] == "stopped"
+    for words in (["docker", NAME, "--", "ps"], ["exec", NAME, "--", "true"], ["env", NAME], ["shell", NAME]):
+        refused = kata_dind(*words)
+        assert refused.returncode == 4
+        assert f"hint: kata-dind start {NAME}" in refused.stderr
+    succeed("stop", NAME)
+    assert not (record_of(NAME).directory / "unclean").exists()
+
+
+def test_the_supervisor(hurt: SandboxDriver) -> None:
+    os.kill(hurt.supervisor_pid, signal.SIGKILL)
+    wait_for_the_end(hurt)
+    assert states()[NAME] == "crashed"
+    assert [path for path in hurt.sandbox.directory.iterdir() if path.is_socket()] == []
+
+
+def test_qemu(hurt: SandboxDriver) -> None:
+    # After a crash before: the data root was checked, and is found whole.
+    assert "checking the file system" in log_of(hurt, "dockerd")
+    os.kill(process_of(hurt, "qemu-system"), signal.SIGKILL)
+    wait_for_the_end(hurt)
+    assert states()[NAME] == "crashed"
+    error = hurt.sandbox.inspect()["error"]
+    assert error["summary"] == "the guest is gone: QEMU ended"
+    assert "SIGKILL" in error["details"]
+
+
+def test_dockerd(hurt: SandboxDriver) -> None:
+    hurt.succeed("kill -9 $(pidof dockerd)", where="guest")
+    wait_for_the_end(hurt)
+    assert states()[NAME] == "crashed"
+    error = hurt.sandbox.inspect()["error"]
+    assert error["error"] == "DockerdFailed"
+    assert "137" in error["summary"]
+
+
+def test_slirp4netns_and_virtiofsd(hurt: SandboxDriver) -> None:
+    os.kill(process_of(hurt, "slirp4netns"), signal.SIGKILL)
+    # The way out is gone; all that does not need it works.
+    assert hurt.succeed("docker run --rm kept:1 cat /file") == "kept\n"
+    os.kill(process_of(hurt, "virtiofsd"), signal.SIGKILL)
+    assert hurt.succeed("docker run --rm kept:1 cat /file") == "kept\n"
+    began = time.monotonic()
+    succeed("stop", NAME)
+    assert time.monotonic() - began < STOP_SECONDS
+    assert states()[NAME] in ("stopped", "crashed")
+
+
+def test_a_dockerd_that_does_not_stop_is_forced(hurt: SandboxDriver) -> None:
+    hurt.succeed("kill -STOP $(pidof dockerd)", where="guest")
+    began = time.monotonic()
+    stopped = kata_dind("stop", NAME)
+    assert stopped.returncode == 0, stopped.stderr
+    assert time.monotonic() - began < STOP_SECONDS
+    assert states()[NAME] == "stopped"
+
+
+def test_after_all_that_the_data_root_is_whole(hurt: SandboxDriver) -> None:
+    assert hurt.succeed("docker images --format '{{.Repository}}:{{.Tag}}' | sort").split() == [
+        "kata-dind/hello:latest",
+        "kept:1",
+    ]
+    hurt.fail("dmesg | grep -E 'EXT4-fs (error|warning)'", where="guest")
+
+
+def wait_for_the_end(sandbox: SandboxDriver) -> None:
+    """Wait until nobody owns the sandbox; its processes are left to the check of every test."""
+    wait_until(
+        lambda: not record_of(sandbox.name).is_owned(), what="nobody owns the sandbox", timeout_seconds=STOP_SECONDS
+    )
+
+
+def log_of(sandbox: SandboxDriver, source: str) -> str:
+    return (sandbox.sandbox.directory / LOGS[source]).read_text()
+
+
+def process_of(sandbox: SandboxDriver, program: str) -> int:
+    """Return the process of a sandbox that runs a program."""
+    directory = str(sandbox.sandbox.directory)
+    for pid in descendants_of(sandbox.supervisor_pid):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if Path(os.fsdecode(words[0])).name.startswith(program):
+                return pid
+    raise AssertionError(f"no {program} belongs to {directory}")
+
+
+def descendants_of(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                yield child
+                yield from descendants_of(child)
