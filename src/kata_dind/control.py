@@ -227,7 +227,8 @@ class _Session:
             try:
                 self._selector.register(0, selectors.EVENT_READ)
             except PermissionError:  # epoll takes no regular files; those never block
-                self._read_input()
+                while self._input_open and self._control.credit(self._number) > 0:
+                    self._read_input()
                 return
         else:
             self._selector.unregister(0)
