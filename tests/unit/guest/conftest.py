@@ -71,8 +71,10 @@ def agent(tmp_path: Path) -> Iterator[AgentProcess]:
         theirs.close()
         ours.setblocking(False)
         with process:
-            yield AgentProcess(process, ours, tmp_path)
-            process.kill()
+            try:
+                yield AgentProcess(process, ours, tmp_path)
+            finally:
+                process.kill()
 
 
 def start_command(channel: Channel, argv: Sequence[str], **request: Any) -> ChannelStream:
