@@ -96,7 +96,6 @@ class Owner:
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
             guest = await stack.enter_async_context(self._launch.start(self._record.directory, self._guest_event))
-            self._phase("boot", "the guest has booted")
             unclean.touch()
             await self._serve(stack, guest, check=check)
         unclean.unlink(missing_ok=True)
@@ -122,7 +121,7 @@ class Owner:
         self._ready = True
         self._status["verdict"] = dataclasses.asdict(verdict)
         self._set_state("running")
-        seconds = time.monotonic() - self._started
+        seconds = self._elapsed()
         self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
 
     def _sudden_end(self, guest: Guest) -> KataDindError:
@@ -162,7 +161,7 @@ class Owner:
             raise
 
     def _remaining_seconds(self) -> float:
-        return max(1.0, self._launch.timeout_seconds - (time.monotonic() - self._started))
+        return max(1.0, self._launch.timeout_seconds - self._elapsed())
 
     def _not_ready(self, guest: Guest) -> Callable[[], KataDindError]:
         return lambda: GuestNotReady(
@@ -177,7 +176,11 @@ class Owner:
         logger.info("guest: %s", message)
         if message.get("event") == "agent":
             self._status["kernel"] = message.get("kernel")
-            self._status["guest_boot_seconds"] = message.get("uptime_seconds")
+            # What the guest has not been up for went into disks, namespaces and QEMU's own start.
+            self._phase("machine", "the machine has started", until=self._elapsed() - float(message["uptime_seconds"]))
+            self._phase("boot", "the guest has booted")
+        elif message.get("event") == "container":
+            self._phase("container", "the dind container has started")
 
     async def _follow_container(self, container: ChannelStream) -> None:
         """Write what the container says to dockerd.log, and listen to the guest entrypoint."""
@@ -247,12 +250,16 @@ class Owner:
 
     # --- the record
 
-    def _phase(self, name: str, message: str) -> None:
-        elapsed = time.monotonic() - self._started
+    def _phase(self, name: str, message: str, *, until: float | None = None) -> None:
+        """Note that a phase has ended: now, or `until` seconds after the start."""
+        elapsed = self._elapsed() if until is None else max(until, 0.0)
         before = sum(phase["seconds"] for phase in self._phases)
         self._phases.append({"name": name, "seconds": round(elapsed - before, 3)})
         self._report(Event(name, message, seconds=elapsed))
         self._write_status()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
     def _set_state(self, state: str) -> None:
         self._status["state"] = state
