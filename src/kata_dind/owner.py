@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from kata_dind.host.channel import (
     Channel,
     ChannelClosed,
     ChannelStream,
+    background,
     first_of,
     relay_connection,
     relay_streams,
@@ -103,7 +104,7 @@ class Owner:
     async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
         # The HELLO of a cold start has waited for the whole boot, so its clock is late.
         container = guest.open({**self._launch.container_request(check), "time": time.time()})
-        await stack.enter_async_context(_background(self._follow_container(container)))
+        await stack.enter_async_context(background(self._follow_container(container)))
         await stack.enter_async_context(self._control_server(guest))
         async with _deadline(self._remaining_seconds(), self._not_ready(guest)):
             await self._wait_for_dockerd(guest)
@@ -126,7 +127,7 @@ class Owner:
 
     def _sudden_end(self, guest: Guest) -> KataDindError:
         if guest.ended.is_set():
-            return SandboxError("the guest is gone: QEMU ended", details=guest.evidence())
+            return _gone(guest)
         return DockerdFailed(f"dockerd ended (exit {self._container_code})", details=self._dockerd_tail())
 
     # --- readiness
@@ -137,7 +138,7 @@ class Owner:
         try:
             await first_of(asyncio.wait([answer]), guest.ended.wait(), self._container_ended.wait())
             if guest.ended.is_set():
-                raise SandboxError("the guest is gone: QEMU ended", details=guest.evidence())
+                raise _gone(guest)
             if not answer.done():
                 raise self._container_failure(await _guest_evidence(guest))
             answer.result()
@@ -173,7 +174,7 @@ class Owner:
     # --- what the guest says
 
     def _guest_event(self, message: dict[str, Any]) -> None:
-        logger.info("guest: %s", message)
+        logger.info("guest: %s", message.get("event"))
         if message.get("event") == "agent":
             self._status["kernel"] = message.get("kernel")
             # What the guest has not been up for went into disks, namespaces and QEMU's own start.
@@ -296,6 +297,11 @@ class Owner:
         return f"--- dockerd.log\n{text}" if text else ""
 
 
+def _gone(guest: Guest) -> SandboxError:
+    evidence = guest.evidence()
+    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", details=evidence)
+
+
 class LineSplitter:
     """Cuts a byte stream into lines; keeps an incomplete one, up to 64 KiB of it."""
 
@@ -356,16 +362,6 @@ async def _guest_evidence(guest: Guest) -> str:
                 output += frame.payload if frame.kind == protocol.DATA else b""
             return "--- guest kernel\n" + output.decode(errors="replace").strip()
     return ""
-
-
-@contextlib.asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

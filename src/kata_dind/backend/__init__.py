@@ -35,7 +35,7 @@ class Guest(Protocol):
         """Open a stream to the guest: `docker`, `exec`, `container`. Raises ChannelClosed when the guest is gone."""
 
     def evidence(self) -> str:
-        """Return what is known of the guest's state, for an error's details."""
+        """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class Machine:
         self._logs = logs
         self.ended = asyncio.Event()
         """Set when QEMU has ended, for whatever reason."""
+        self.dockerd_was_killed = False
+        """Set when the agent had to kill dockerd on the way down."""
+        self.cut_off = False
+        """Set to end QEMU without asking the guest, which could not do what it is asked any more."""
         asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
 
     def _process_ended(self) -> None:
@@ -81,18 +85,23 @@ class Machine:
         if self.ended.is_set():
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
         if await self._guest_powers_off(deadlines):
+            if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
+                raise AbnormalShutdown(
+                    f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
+                    "its data root is checked at the next start"
+                )
             return
         with contextlib.suppress(Exception):  # whatever fails here, the next rung is TERM
             async with asyncio.timeout(deadlines.quit_seconds):
                 await self._qmp.execute("quit")
                 await self.ended.wait()
         raise AbnormalShutdown(
-            "the guest did not shut down in time and was cut off; its data root is checked at the next start",
+            "the guest could not shut down and was cut off; its data root is checked at the next start",
             details=self.evidence(),
         )
 
     async def _guest_powers_off(self, deadlines: StopDeadlines) -> bool:
-        if not self.channel.agreed.is_set():
+        if self.cut_off or not self.channel.agreed.is_set():
             return False
         with contextlib.suppress(TimeoutError, ChannelClosed):
             async with asyncio.timeout(deadlines.dockerd_seconds + deadlines.guest_seconds):
@@ -118,6 +127,11 @@ async def open_machine(
     """
     from qemu.qmp import QMPClient, QMPError
 
+    def heard(message: dict[str, Any]) -> None:
+        if message.get("event") == "container-killed":
+            machine.dockerd_was_killed = True
+        on_event(message)
+
     console, log = directory / "guest.log", directory / "vmm.log"
     async with contextlib.AsyncExitStack() as stack:
         qmp_ours, qmp_theirs = _socketpair(stack)
@@ -137,8 +151,8 @@ async def open_machine(
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error
         stack.push_async_callback(_disconnect, qmp)
-        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=on_event))
-        machine = Machine(process, qmp, channel, [log, console])
+        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
+        machine = Machine(process, qmp, channel, [log, console])  # no event comes before the next await
         stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
         yield machine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -11,9 +12,10 @@ from typing import Any
 from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.plan import Plan, data_disk, layer_disk, machine_shape
 from kata_dind.dataroot.kinds import LOOP_SHARE
-from kata_dind.host.channel import ChannelStream
+from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import create_disk
 from kata_dind.host.namespaces import find_unshare
+from kata_dind.host.process import Daemon
 from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
@@ -23,19 +25,36 @@ LAYER_MIB = 10 * 1024
 
 
 class VmGuest:
-    """The guest of a machine, as the owner of a sandbox sees it."""
+    """The guest of a machine, as the owner of a sandbox sees it; one that has lost its share counts as ended."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, virtiofsd: Daemon | None) -> None:
         self._machine = machine
-        self.ended = machine.ended
+        self._virtiofsd = virtiofsd
+        self.ended = asyncio.Event()
 
     def open(self, request: dict[str, Any]) -> ChannelStream:
         """Open a stream to the agent."""
         return self._machine.channel.open(request)
 
     def evidence(self) -> str:
-        """Return QEMU's end and the logs' tails."""
-        return self._machine.evidence()
+        """Return what has ended, and the logs' tails."""
+        lost = self._virtiofsd is not None and self._virtiofsd.ended()
+        parts = [self._virtiofsd.describe_end()] if lost and self._virtiofsd else []
+        return "\n".join([*parts, self._machine.evidence()])
+
+    async def watch(self) -> None:
+        """Set `ended` when QEMU or virtiofsd has ended; without its share the guest's writes would hang for ever."""
+        share_lost = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if self._virtiofsd is not None:
+            loop.add_reader(self._virtiofsd.pidfd, share_lost.set)
+        try:
+            await first_of(self._machine.ended.wait(), share_lost.wait())
+        finally:
+            if self._virtiofsd is not None:
+                loop.remove_reader(self._virtiofsd.pidfd)
+        self._machine.cut_off = share_lost.is_set()
+        self.ended.set()
 
 
 @contextlib.asynccontextmanager
@@ -53,12 +72,12 @@ async def start_guest(
         create_disk(data_disk(directory), size_mib=plan.data_root_mib)
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_image(image))
-        socket_path = None
+        socket_path = virtiofsd = None
         if plan.shares:
             (directory / LOOP_SHARE).mkdir(exist_ok=True)
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
-            stack.enter_context(
+            virtiofsd = stack.enter_context(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
                                 unshare=unshare, as_root=as_root)
             )  # fmt: skip
@@ -72,4 +91,6 @@ async def start_guest(
             deadlines=deadlines,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
-            yield VmGuest(machine)
+            guest = VmGuest(machine, virtiofsd)
+            async with background(guest.watch()):
+                yield guest
