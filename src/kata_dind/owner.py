@@ -18,6 +18,7 @@ from typing import Any
 
 from kata_dind.backend import Guest, Launch
 from kata_dind.errors import (
+    AbnormalShutdown,
     DataRootError,
     DockerdFailed,
     GuestNotReady,
@@ -77,6 +78,9 @@ class Owner:
             await self._task
         except asyncio.CancelledError:
             self._end("stopped", None)
+            raise
+        except AbnormalShutdown as error:
+            self._end("stopped", error)
             raise
         except BaseException as error:
             self._end("crashed", error)
