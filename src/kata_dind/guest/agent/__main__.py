@@ -194,14 +194,8 @@ class Agent:
             return spawn.spawn(spawn.program(request["argv"], guest_environment, cwd=cwd), size=size)
         if not self._container_pid:
             raise ProcessLookupError("no container runs")
-        enter = ["nsenter", "--target", str(self._container_pid), "--mount", "--uts", "--ipc", "--pid", "--cgroup",
-                 "--root", f"--wdns={cwd}", "--"]  # fmt: skip
-        become = spawn.program(
-            [*enter, *request["argv"]],
-            {**self._container_environment, "HOME": "/root", **environment},
-            cgroups=[f"{spawn.CONTAINER_CGROUP}/init", spawn.CONTAINER_CGROUP],
-        )
-        return spawn.spawn(become, size=size)
+        container_environment = {**self._container_environment, "HOME": "/root", **environment}
+        return container.enter(self._container_pid, request["argv"], container_environment, cwd=cwd, size=size)
 
     def _power_off(self, timeout_seconds: float) -> None:
         """Stop dockerd, let its file systems go, and switch off."""

@@ -24,6 +24,8 @@ _SHARED = "/run/kata-containers/shared/containers"
 
 _NO_CONTAINER = 78
 
+_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
+
 # A container's /dev under Kata: a few nodes, and no loop devices, /dev/fuse or /dev/kmsg even when it is privileged
 # (https://github.com/kata-containers/kata-containers/issues/8118).
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
@@ -52,20 +54,12 @@ def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> s
 
     A container that can't be built ends with 78 and says why, as the entrypoint would, in a JSON line.
     """
-    pid_read, pid_write = os.pipe()
+
+    def make_namespaces() -> None:
+        spawn.join_first([spawn.CONTAINER_CGROUP])
+        libc.unshare(_NAMESPACES)
 
     def become() -> None:
-        # The first child only makes the namespaces: a pid namespace begins with a child of who made it. That child is
-        # ours when the first has ended, for process 1 adopts orphans.
-        spawn.join_first([spawn.CONTAINER_CGROUP])
-        libc.unshare(
-            libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
-        )
-        pid = os.fork()
-        if pid:
-            os.write(pid_write, str(pid).encode())
-            os._exit(0)
-        os.close(pid_write)
         try:
             _build(layout)
         except OSError as error:
@@ -74,15 +68,22 @@ def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> s
             os._exit(_NO_CONTAINER)
         os.execve("/bin/sh", ["/bin/sh", _ENTRYPOINT, "--", *argv], environment)
 
-    child = spawn.spawn(become, size=None, keep=[pid_write])
-    os.close(pid_write)
-    pid = os.read(pid_read, 16)
-    os.close(pid_read)
-    os.waitpid(child.pid, 0)
-    if not pid:
-        raise OSError("the container's namespaces could not be made")
-    child.pid = int(pid)
-    return child
+    return spawn.spawn(become, size=None, change=make_namespaces)
+
+
+def enter(
+    pid: int, argv: Sequence[str], environment: dict[str, str], *, cwd: str, size: tuple[int, int] | None
+) -> spawn.Child:
+    """Start a program beside the container's process 1, whose pid it gets.
+
+    Not by nsenter, which stays as its parent and which a signal to the process group would end first.
+    """
+
+    def join_namespaces() -> None:
+        spawn.join_first([f"{spawn.CONTAINER_CGROUP}/init", spawn.CONTAINER_CGROUP])
+        libc.setns(os.pidfd_open(pid), _NAMESPACES)
+
+    return spawn.spawn(spawn.program(argv, environment, cwd=cwd), size=size, change=join_namespaces)
 
 
 def _build(layout: Layout) -> None:

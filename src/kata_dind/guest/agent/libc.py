@@ -38,6 +38,11 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def setns(pidfd: int, flags: int) -> None:
+    """Join namespaces of a process; its pid namespace begins with the next child. A pidfd needs Linux 5.8."""
+    _check(_libc.setns(pidfd, flags), "setns")
+
+
 def pivot_root(new_root: str, old_root: str) -> None:
     """Make a mount the root, as pivot_root(2)."""
     _check(_libc.pivot_root(new_root.encode(), old_root.encode()), "pivot_root")

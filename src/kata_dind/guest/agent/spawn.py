@@ -41,11 +41,16 @@ def run(argv: Sequence[str], *, stdin: bytes = b"") -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def spawn(become: Callable[[], None], *, size: tuple[int, int] | None, keep: Sequence[int] = ()) -> Child:
+def spawn(
+    become: Callable[[], None], *, size: tuple[int, int] | None, change: Callable[[], None] | None = None
+) -> Child:
     """Fork a child whose standard descriptors are pipes or, given a `size` in rows and columns, a terminal of its own.
 
-    `become` runs in the child, must not return, and finds the descriptors in `keep` still open. When it raises OSError
-    the child ends with 127 (a program that is absent) or 126, and says so on its standard error, as a shell would.
+    `become` runs in the child and must not return. When it raises OSError the child ends with 127 (a program that is
+    absent) or 126, and says so on its standard error, as a shell would.
+
+    `change` makes or joins namespaces first. A pid namespace begins with a child of who did that: so the child forks
+    once more, and the one that we return is the grandchild, which is ours since process 1 adopts orphans.
     """
     if size is not None:
         master, slave = os.openpty()
@@ -55,24 +60,25 @@ def spawn(become: Callable[[], None], *, size: tuple[int, int] | None, keep: Seq
         pipes = [os.pipe() for _ in range(3)]
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
         theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
+    pid_read, pid_write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _be_child(become, theirs, terminal=size is not None, keep=keep)
-    for fd in set(theirs):
+        _be_child(become, theirs, terminal=size is not None, change=change, pid_write=pid_write)
+    for fd in {*theirs, pid_write}:
         os.close(fd)
+    if change:
+        pid = _grandchild(pid, pid_read)
+    os.close(pid_read)
     for fd in set(ours) - {-1}:
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
     return Child(pid, *ours, terminal=size is not None)
 
 
-def program(
-    argv: Sequence[str], environment: dict[str, str], *, cwd: str = "/", cgroups: Sequence[str] = ()
-) -> Callable[[], None]:
-    """Return what makes a child a program: it joins the first of `cgroups` that takes it, and execs."""
+def program(argv: Sequence[str], environment: dict[str, str], *, cwd: str = "/") -> Callable[[], None]:
+    """Return what makes a child a program, to be found on the PATH of its environment."""
 
     def become() -> None:
-        join_first(cgroups)
         os.chdir(cwd)
         try:
             os.execvpe(argv[0], list(argv), environment)
@@ -88,22 +94,42 @@ def resize(terminal: int, size: tuple[int, int]) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-def _be_child(become: Callable[[], None], fds: Sequence[int], *, terminal: bool, keep: Sequence[int]) -> None:
+def _grandchild(child: int, pid_read: int) -> int:
+    """Return the pid that a child wrote before it ended; its own when it could not fork."""
+    pid = os.read(pid_read, 16)
+    if not pid:
+        return child
+    os.waitpid(child, 0)
+    return int(pid)
+
+
+def _be_child(
+    become: Callable[[], None],
+    fds: Sequence[int],
+    *,
+    terminal: bool,
+    change: Callable[[], None] | None,
+    pid_write: int,
+) -> None:
     """Finish the forked child; never returns."""
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        os.setsid()
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
+        os.closerange(3, pid_write)
+        os.closerange(pid_write + 1, 4096)
+        if change:
+            change()
+            pid = os.fork()
+            if pid:
+                os.write(pid_write, str(pid).encode())
+                os._exit(0)
+        os.close(pid_write)
+        os.setsid()
         if terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        first = 3
-        for kept in sorted(keep):
-            os.closerange(first, kept)
-            first = kept + 1
-        os.closerange(first, 4096)
         become()
     except OSError as error:
         os.write(2, f"{error.filename or 'kata-dind'}: {error.strerror}\n".encode())
