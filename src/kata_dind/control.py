@@ -287,7 +287,7 @@ def _terminal_size() -> tuple[int, int]:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # the default would drop what is typed ahead
     try:
         yield
     finally:
