@@ -96,6 +96,7 @@ def _ordinary_user() -> str | None:
 PROBES: dict[str, Probe] = {
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "docker": _tool("dockerd", "--version"),
+    "docker-cli": _tool("docker", "--version"),
     "kvm": _kvm,
     "loop": _loop,
     "mmdebstrap": _tool("mmdebstrap", "--version"),
