@@ -25,7 +25,6 @@ from kata_dind.errors import GuestNotReady, SandboxError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import Frame, Mux, ProtocolError
 
-LOST_EXIT_CODE = 255
 _CONNECT_SECONDS = 5.0
 
 
@@ -260,7 +259,9 @@ class _Session:
 def _exit_code(result: dict[str, Any]) -> int:
     if "error" in result:
         raise SandboxError(f"the guest could not run the command: {result['error']}")
-    return int(result.get("exit_code", LOST_EXIT_CODE))
+    if "exit_code" not in result:
+        raise GuestNotReady("the sandbox ended before the command did")
+    return int(result["exit_code"])
 
 
 def _wait_readable(fd: int, deadline: float) -> None:

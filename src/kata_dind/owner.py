@@ -51,6 +51,8 @@ LOG_LIMIT_BYTES = 16 << 20
 _EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT = 64, 78
 _PING = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _PING_PAUSE_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.0
+_GONE_SECONDS = 5.0
 
 
 class Owner:
@@ -65,6 +67,8 @@ class Owner:
         self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
         self._ready = False
         self._stop = asyncio.Event()
+        self._going_down = False
+        self._connections: set[asyncio.Task[None]] = set()
         self._container_ended = asyncio.Event()
         self._container_code: int | None = None
         self._complaint: dict[str, str] | None = None
@@ -74,6 +78,8 @@ class Owner:
         """Start the sandbox, serve it, stop it. Raises what made it fail; its record then says so, too."""
         self._write_status()
         self._task = asyncio.ensure_future(self._run())
+        if self._stop.is_set():  # asked for before there was a start to break off
+            self._task.cancel()
         try:
             await self._task
         except asyncio.CancelledError:
@@ -88,10 +94,13 @@ class Owner:
         self._end("stopped", None)
 
     def request_stop(self) -> None:
-        """Ask `run` to end, from the loop's thread: a start is broken off, a running sandbox goes down in order."""
-        if self._ready:
-            self._stop.set()
-        elif self._task is not None:
+        """Ask `run` to end, from the loop's thread: a start is broken off, a running sandbox goes down in order.
+
+        Whatever goes down already is left alone: every step of that ends by itself.
+        """
+        self._stop.set()
+        if self._task is not None and not self._ready and not self._going_down:
+            self._going_down = True
             self._task.cancel()
 
     # --- start, serve, stop
@@ -100,9 +109,16 @@ class Owner:
         unclean = self._record.directory / "unclean"
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
+            # The guest goes down before its clients' connections do, so that they hear all it has to say.
+            stack.push_async_callback(self._end_connections)
             guest = await stack.enter_async_context(self._launch.start(self._record.directory, self._guest_event))
             unclean.touch()
-            await self._serve(stack, guest, check=check)
+            try:
+                await self._serve(stack, guest, check=check)
+            except ChannelClosed as error:
+                raise await _guest_gone(guest) from error
+            finally:
+                self._going_down = True
         unclean.unlink(missing_ok=True)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
@@ -226,6 +242,7 @@ class Owner:
     @contextlib.asynccontextmanager
     async def _endpoint_server(self, guest: Guest) -> AsyncIterator[None]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._keep(asyncio.current_task())
             try:
                 stream = guest.open({"kind": "docker"})
             except ChannelClosed:
@@ -248,10 +265,28 @@ class Owner:
             else:
                 stream.close({"error": f"unknown request {request.get('kind')!r}"})
 
-        loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: Channel(is_host=False, on_open=serve), str(self._record.control))
+        def connect() -> Channel:
+            channel = Channel(is_host=False, on_open=serve)
+            self._keep(asyncio.ensure_future(_until_lost(channel)))
+            return channel
+
+        server = await asyncio.get_running_loop().create_unix_server(connect, str(self._record.control))
         async with _published(server, self._record.control):
             yield
+
+    def _keep(self, connection: asyncio.Task[None] | None) -> None:
+        assert connection is not None
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _end_connections(self) -> None:
+        """Let clients take what the guest has said, then hang up."""
+        connections = [*self._connections]
+        if connections:
+            await asyncio.wait(connections, timeout=_LAST_WORDS_SECONDS)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     # --- the record
 
@@ -338,6 +373,22 @@ class RotatingLog:
             logger.warning("cannot write %s: %s", self._path.name, error)
 
 
+async def _guest_gone(guest: Guest) -> SandboxError:
+    """Wait for the end of a guest whose channel is lost: its sockets close a moment before it has ended."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_GONE_SECONDS):
+            await guest.ended.wait()
+    return _gone(guest)
+
+
+async def _until_lost(channel: Channel) -> None:
+    try:
+        await channel.lost.wait()
+    finally:
+        channel.close()
+        await channel.lost.wait()
+
+
 async def _first_answer(guest: Guest) -> None:
     """Ask /_ping until dockerd answers; it listens long before it does, so one question mostly suffices."""
     while True:
@@ -345,8 +396,8 @@ async def _first_answer(guest: Guest) -> None:
         try:
             await stream.send(_PING)
             answer = b""
-            while (frame := await stream.receive()) is not None:
-                answer += frame.payload if frame.kind == protocol.DATA else b""
+            while (frame := await stream.receive()) is not None and frame.kind != protocol.END:
+                answer += frame.payload
                 if b"200 OK" in answer:
                     return
         finally:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import re
+import socket
 import socketserver
 import tarfile
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 
@@ -133,6 +134,17 @@ def serve_dockerd(dockerd: FakeDockerd, endpoint: Path) -> Iterator[None]:
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         request_queue_size = 128
+        connections: ClassVar[set[socket.socket]] = set()
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.connections.add(request)
+            super().process_request(request, client_address)
+
+        def hang_up(self) -> None:
+            """End the connections of clients that keep theirs, or their threads would not end."""
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that has gone is no error of the daemon's."""
@@ -145,6 +157,7 @@ def serve_dockerd(dockerd: FakeDockerd, endpoint: Path) -> Iterator[None]:
         finally:
             over.set()
             server.shutdown()
+            server.hang_up()
             thread.join()
             endpoint.unlink()
 

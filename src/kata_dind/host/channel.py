@@ -154,8 +154,10 @@ class Channel(asyncio.Protocol):
         self.raise_if_lost()
 
     def flush(self) -> None:
-        """Hand what the mux holds to the socket."""
-        while self._transport is not None and (data := self.mux.peek()):
+        """Hand what the mux holds to the socket, unless that is closed."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        while data := self.mux.peek():
             self.mux.took(len(data))
             self._transport.write(data)
 
@@ -288,9 +290,9 @@ async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
         pass  # the client or the guest has gone; both halves end here
     finally:
         upload.cancel()
-        await asyncio.gather(upload, return_exceptions=True)
         stream.close()
         writer.close()
+        await asyncio.gather(upload, return_exceptions=True)
 
 
 async def _upload(reader: asyncio.StreamReader, stream: ChannelStream) -> None:

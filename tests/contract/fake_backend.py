@@ -1,0 +1,319 @@
+"""A backend without a machine: its guest is the other end of a socket, in this process, with a fake dockerd in it.
+
+It keeps the promises of `kata_dind.backend` and passes the contract suite. A sandbox's image names how its guest
+behaves; what the guest went through is in its `guest.log`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.backend import Launch, OnEvent
+from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
+from kata_dind.guest.agent import protocol
+from kata_dind.guest.agent.protocol import ERROR, EVENTS
+from kata_dind.host.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
+from kata_dind.host.progress import Report
+from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
+
+if TYPE_CHECKING:
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+_READY = {"kata_dind": "info", "step": "ready", "kind": "block", "path": "/var/lib/docker", "filesystem": "ext4"}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a guest behaves; the defaults are a healthy one."""
+
+    boots: bool = True
+    boot_seconds: float = 0.0
+    says: tuple[dict[str, str], ...] = (_READY,)
+    """What the guest entrypoint says on standard error."""
+    exit_code: int | None = None
+    """What the container ends with before dockerd answers; None: it goes on."""
+    answers: bool = True
+    """Whether dockerd ever listens."""
+    dies_before_ready: bool = False
+    faults: Faults = field(default_factory=Faults)
+    stop_seconds: float = 0.0
+    """How long dockerd takes to stop."""
+    goes_down: bool = True
+    """Whether the guest powers off when it is told to."""
+    timeout_seconds: float = 20.0
+
+
+def _complaint(step: str, message: str) -> dict[str, str]:
+    return {"kata_dind": "error", "step": step, "message": message, "hint": "set KATA_DIND_DATA_ROOT to block"}
+
+
+BEHAVIOURS = {
+    "healthy": Behaviour(),
+    "warns": Behaviour(says=({"kata_dind": "warning", "step": "prepare", "message": "writes are slow"}, _READY)),
+    "babbles": Behaviour(says=({"kata_dind": "info"}, {"kata_dind": "error"}, {"kata_dind": "warning"}, _READY)),
+    "refuses-overlay": Behaviour(says=(_complaint("verify", "overlay does not work on fuse"),), exit_code=78),
+    "finds-no-data-root": Behaviour(says=(_complaint("prepare", "/dev/vdb is not blank"),), exit_code=78),
+    "gets-bad-input": Behaviour(says=(_complaint("parse", "KATA_DIND_SIZE is 'x'"),), exit_code=64),
+    "crashes": Behaviour(exit_code=1),
+    "answers-late": Behaviour(faults=Faults(pings_before_ready=2)),
+    "never-answers": Behaviour(answers=False, timeout_seconds=1.2),
+    "is-silent": Behaviour(faults=Faults(silent_on=frozenset({"GET /_ping"})), timeout_seconds=1.2),
+    "falls-silent": Behaviour(faults=Faults(silent_on=frozenset({"POST /images/load"})), timeout_seconds=1.2),
+    "falls-to-vfs": Behaviour(faults=Faults(driver="vfs", driver_status=[])),
+    "never-boots": Behaviour(boots=False, timeout_seconds=0.3),
+    "boots-slowly": Behaviour(boot_seconds=60.0),
+    "dies-early": Behaviour(answers=False, dies_before_ready=True),
+    "stops-slowly": Behaviour(stop_seconds=0.5),
+    "stops-slowly-and-never-answers": Behaviour(stop_seconds=0.5, answers=False),
+    "fails-and-stops-slowly": Behaviour(stop_seconds=0.5, faults=Faults(driver="vfs", driver_status=[])),
+    "does-not-go-down": Behaviour(goes_down=False),
+}
+
+
+class FakeBackend:
+    """The backend."""
+
+    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
+        """Plan a guest that behaves as the image says."""
+        name = spec.image or "healthy"
+        if name not in BEHAVIOURS:
+            raise SpecError(f"--image: there is no image {name!r}")
+        return {
+            "name": spec.name,
+            "accelerator": "fake",
+            "accelerator_reason": "there is no machine",
+            "image_reference": name,
+            "image_id": name,
+            "data_root": "block",
+            "data_root_reason": "as asked",
+            "data_root_mib": spec.size_bytes >> 20,
+        }
+
+    def launch(self, plan: dict[str, Any]) -> Launch:
+        """Return how to start a plan."""
+        behaviour = BEHAVIOURS[plan["image_id"]]
+
+        def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
+            return open_guest(behaviour, directory, on_event)
+
+        return Launch(
+            start=start,
+            container_request=lambda check: {"kind": "container", "argv": ["dockerd"], "check": check},
+            timeout_seconds=behaviour.timeout_seconds,
+        )
+
+
+BACKEND = FakeBackend()
+
+
+class FakeGuest:
+    """The guest as its owner sees it."""
+
+    def __init__(self, channel: Channel, system: _GuestSystem) -> None:
+        self._channel = channel
+        self._system = system
+        self.ended = system.ended
+
+    def open(self, request: dict[str, Any]) -> ChannelStream:
+        return self._channel.open(request)
+
+    def evidence(self) -> str:
+        return f"--- guest.log\n{self._system.log.read_text()}"
+
+
+@contextlib.asynccontextmanager
+async def open_guest(behaviour: Behaviour, directory: Path, on_event: OnEvent) -> AsyncIterator[FakeGuest]:
+    """Start a guest for the length of the block; it is told to go down at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        system = _GuestSystem(behaviour, directory, stack)
+        ours, theirs = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)
+        stack.push_async_callback(system.power_cut)
+        transport.pause_reading()  # until the guest has booted there is nobody to answer
+        channel = await stack.enter_async_context(open_channel(ours, on_event=on_event))
+        stack.push_async_exit(_stopping(system, channel))
+        await system.boot()
+        transport.resume_reading()
+        await channel.agreed.wait()
+        system.say_hello()
+        yield FakeGuest(channel, system)
+
+
+def _stopping(system: _GuestSystem, channel: Channel) -> Callable[..., Any]:
+    """As the vm backend does: in order, else by force; never hiding the error that ended the block."""
+
+    async def stop(_kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            await system.stopped_by(channel)
+        except AbnormalShutdown as abnormal:
+            if error is None:
+                raise
+            error.add_note(abnormal.summary)
+
+    return stop
+
+
+class _GuestSystem:
+    """What is behind the channel: the guest's side of the protocol, with processes of this host as its programs."""
+
+    def __init__(self, behaviour: Behaviour, directory: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.channel = Channel(is_host=False, on_open=self.serve)
+        self.ended = asyncio.Event()
+        self.log = directory / "guest.log"
+        self._behaviour = behaviour
+        self._socket = directory / "fake-dockerd.sock"
+        self._container: ChannelStream | None = None
+        self._death: asyncio.Task[None] | None = None
+        self._running = contextlib.ExitStack()
+        stack.callback(self._running.close)
+
+    def note(self, line: str) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{line}\n")
+
+    async def boot(self) -> None:
+        self.note("booting")
+        if not self._behaviour.boots:
+            await asyncio.sleep(self._behaviour.timeout_seconds)
+            raise BootFailed("the guest did not answer", details=self.log.read_text())
+        await asyncio.sleep(self._behaviour.boot_seconds)
+        self.note("booted")
+
+    def say_hello(self) -> None:
+        self.channel.mux.control(EVENTS, {"event": "agent", "kernel": "9.9-fake", "uptime_seconds": 0.0})
+        self.channel.flush()
+
+    async def stopped_by(self, channel: Channel) -> None:
+        if self.ended.is_set():
+            raise AbnormalShutdown("the guest ended by itself")
+        if channel.agreed.is_set():
+            channel.open({"kind": "poweroff"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._behaviour.stop_seconds + 0.5):
+                    await self.ended.wait()
+        if not self.ended.is_set():
+            raise AbnormalShutdown("the guest did not go down in time and was cut off")
+
+    async def power_cut(self) -> None:
+        if not self.ended.is_set():
+            self.note("cut off")
+        self.end()
+        await self.channel.lost.wait()
+
+    def _die_soon(self) -> None:
+        # Not a task of the channel's, for those end with it.
+        self._death = asyncio.ensure_future(self.die())
+
+    async def die(self) -> None:
+        """As a process does: its sockets are closed a moment before it has ended."""
+        self.note("died")
+        self.channel.close()
+        await asyncio.sleep(0.05)
+        self.end()
+
+    def end(self) -> None:
+        """The machine is gone."""
+        self.ended.set()
+        self._running.close()
+        self.channel.close()
+
+    async def serve(self, stream: ChannelStream, request: dict[str, Any]) -> None:
+        match request["kind"]:
+            case "container":
+                await self._start_container(stream, request)
+            case "docker":
+                await self._connect(stream)
+            case "exec":
+                await self._exec(stream, request)
+            case "poweroff":
+                await self._power_off()
+
+    async def _start_container(self, stream: ChannelStream, request: dict[str, Any]) -> None:
+        self._container = stream
+        self.note(f"container started, check {request['check']}")
+        for line in self._behaviour.says:
+            await stream.send(json.dumps(line, separators=(",", ":")).encode() + b"\n", ERROR)
+        await stream.send(b'level=info msg="Starting up"\n', ERROR)
+        if self._behaviour.dies_before_ready:
+            self._die_soon()
+        elif self._behaviour.exit_code is not None:
+            stream.close({"exit_code": self._behaviour.exit_code})
+        elif self._behaviour.answers:
+            self._running.enter_context(serve_dockerd(FakeDockerd(self._behaviour.faults), self._socket))
+
+    async def _connect(self, stream: ChannelStream) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError as error:
+            stream.close({"error": f"{type(error).__name__}: {error}"})
+            return
+        await relay_connection(reader, writer, stream)
+
+    async def _exec(self, stream: ChannelStream, request: dict[str, Any]) -> None:
+        if request["argv"] == ["die"]:
+            self._die_soon()
+            return
+        if request["argv"] == ["kill-dockerd"]:
+            assert self._container is not None
+            self._container.close({"exit_code": 137})
+            return
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *request["argv"],
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            stream.close({"error": f"{type(error).__name__}: {error}"})
+            return
+        try:
+            await self._carry(stream, process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _carry(self, stream: ChannelStream, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        outputs = asyncio.gather(_copy(process.stdout, stream, 0), _copy(process.stderr, stream, ERROR))
+
+        async def answer() -> None:
+            await outputs
+            stream.close({"exit_code": await process.wait()})
+
+        async def feed(stdin: asyncio.StreamWriter) -> None:
+            while (frame := await stream.receive()) is not None:
+                if frame.kind == protocol.DATA:
+                    stdin.write(frame.payload)
+                elif frame.kind == protocol.END:
+                    stdin.close()
+                elif frame.kind == protocol.CONTROL and "signal" in (message := protocol.load_message(frame.payload)):
+                    process.send_signal(message["signal"])
+
+        await first_of(answer(), feed(process.stdin))
+
+    async def _power_off(self) -> None:
+        if not self._behaviour.goes_down:
+            return
+        self.note("powering off")
+        await asyncio.sleep(self._behaviour.stop_seconds)
+        if self._container is not None:
+            self._container.close({"exit_code": 0})
+        self.note("powered off")
+        self.end()
+
+
+async def _copy(reader: asyncio.StreamReader, stream: ChannelStream, substream: int) -> None:
+    while data := await reader.read(32768):
+        await stream.send(data, substream)

@@ -1,0 +1,431 @@
+"""One start of one sandbox: what its record says, what its sockets serve, and how it ends, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.control import ExecResult, capture, connect
+from kata_dind.errors import (
+    AbnormalShutdown,
+    BootFailed,
+    DataRootError,
+    DockerdFailed,
+    GuestNotReady,
+    KataDindError,
+    OverlayRefused,
+    SandboxError,
+    VerdictFailed,
+)
+from kata_dind.host.docker_api import DockerApi
+from kata_dind.host.progress import Event
+from kata_dind.owner import Owner
+from kata_dind.record import Record
+from tests.contract.fake_backend import BACKEND
+
+
+@dataclass
+class Start:
+    """An owner of a record, and what it reported."""
+
+    record: Record
+    owner: Owner
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.record.read("status.json")
+
+    @property
+    def story(self) -> list[str]:
+        """What the guest went through."""
+        return self.record.log_path("guest").read_text().splitlines()
+
+    async def wait_until_ready(self) -> None:
+        while not any(event.name == "ready" for event in self.events):  # noqa: ASYNC110 - events come by a callback
+            await asyncio.sleep(0.005)
+
+    async def exec(self, *argv: str, where: str = "guest", stdin: bytes = b"") -> ExecResult:
+        request = {"kind": "exec", "where": where, "argv": [*argv]}
+        return await asyncio.to_thread(capture, self.record.control, request, stdin=stdin, timeout_seconds=10)
+
+
+def start_of(tmp_path: Path, behaviour: str) -> Start:
+    events: list[Event] = []
+    record = Record("demo", tmp_path)
+    owner = Owner(record, BACKEND.launch({"image_id": behaviour}), report=events.append)
+    return Start(record, owner, events)
+
+
+@contextlib.asynccontextmanager
+async def running(start: Start) -> AsyncIterator[asyncio.Task[None]]:
+    """The owner's life beside the block, from ready on; the block's end waits for its own."""
+    life = asyncio.ensure_future(start.owner.run())
+    try:
+        ready = asyncio.ensure_future(start.wait_until_ready())
+        await asyncio.wait([life, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if life.done():
+            await life
+        yield life
+    finally:
+        start.owner.request_stop()
+        await asyncio.wait([life])
+
+
+def run(work: Coroutine[Any, Any, None], *, timeout_seconds: float = 20) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(timeout_seconds):
+            await work
+
+    asyncio.run(limited())
+
+
+def failure_of(start: Start) -> KataDindError:
+    with pytest.raises(KataDindError) as caught:
+        run(start.owner.run())
+    return caught.value
+
+
+def assert_nothing_is_left(start: Start) -> None:
+    names = {path.name for path in start.record.directory.iterdir()}
+    assert names <= {"status.json", "dockerd.log", "guest.log", "unclean"}
+
+
+# --- a life
+
+
+def test_a_life_from_start_to_stop(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start):
+            assert start.status["state"] == "running"
+            assert start.status["pid"] == os.getpid()
+            assert start.status["kernel"] == "9.9-fake"
+            assert start.status["data_root"] == {"kind": "block", "path": "/var/lib/docker", "filesystem": "ext4"}
+            assert start.status["verdict"]["storage"] == "overlay2 on extfs"
+            assert (tmp_path / "unclean").exists()
+
+    run(scenario())
+    assert start.status["state"] == "stopped"
+    assert start.status["ended_at"] >= start.status["started_at"]
+    assert "error" not in start.status
+    assert start.story == [
+        "booting",
+        "booted",
+        "container started, check False",
+        "powering off",
+        "powered off",
+    ]
+    assert_nothing_is_left(start)
+    assert not (tmp_path / "unclean").exists()
+    assert start.events[-1].name == "ready"
+    assert [event.name for event in start.events if event.name in ("boot", "dockerd", "proof")] == [
+        "boot",
+        "dockerd",
+        "proof",
+    ]
+
+
+def test_the_phases_add_up_to_the_whole_start(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start):
+            pass
+
+    run(scenario())
+    timings, phases = start.status["timings"], start.status["phases"]
+    assert timings["boot_seconds"] <= timings["docker_seconds"] <= timings["ready_seconds"]
+    assert sum(phase["seconds"] for phase in phases) == pytest.approx(timings["ready_seconds"], abs=0.01)
+    assert timings["proof_seconds"] == phases[-1]["seconds"]
+    assert all(phase["seconds"] >= 0 for phase in phases)
+
+
+def test_the_endpoint_speaks_docker_to_its_owner_alone(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start):
+            assert start.record.endpoint.stat().st_mode & 0o777 == 0o600
+            assert start.record.control.stat().st_mode & 0o777 == 0o600
+            api = DockerApi(start.record.endpoint, timeout_seconds=5)
+            assert (await asyncio.to_thread(api.version))["Version"] == "99.1"
+
+    run(scenario())
+
+
+def test_commands_run_over_the_control_socket(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start):
+            result = await start.exec("sh", "-c", "wc -c; echo err >&2; exit 3", stdin=bytes(1 << 20))
+            assert result == ExecResult(3, b"1048576\n", b"err\n")
+            with pytest.raises(SandboxError, match="could not run the command: FileNotFoundError"):
+                await start.exec("/no/such/program")
+
+    run(scenario())
+
+
+def test_fifty_commands_at_once(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start):
+            results = await asyncio.gather(*(start.exec("echo", str(number)) for number in range(50)))
+            assert [int(result.stdout) for result in results] == [*range(50)]
+
+    run(scenario())
+
+
+def test_what_dockerd_says_is_in_its_log(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "warns")
+
+    async def scenario() -> None:
+        async with running(start):
+            pass
+
+    run(scenario())
+    assert 'level=info msg="Starting up"' in start.record.log_path("dockerd").read_text()
+    assert start.status["warnings"] == ["writes are slow"]
+    assert ("warning", "writes are slow") in [(event.name, event.message) for event in start.events]
+
+
+@pytest.mark.parametrize("behaviour", ["answers-late", "babbles"])
+def test_what_is_merely_odd_becomes_ready(tmp_path: Path, behaviour: str) -> None:
+    start = start_of(tmp_path, behaviour)
+
+    async def scenario() -> None:
+        async with running(start):
+            assert start.status["state"] == "running"
+
+    run(scenario())
+
+
+# --- failed starts
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "summary"),
+    [
+        ("refuses-overlay", OverlayRefused, "overlay does not work on fuse"),
+        ("finds-no-data-root", DataRootError, "/dev/vdb is not blank"),
+        ("gets-bad-input", DataRootError, "KATA_DIND_SIZE is 'x'"),
+        ("crashes", DockerdFailed, "dockerd ended before it answered (exit 1)"),
+        ("never-answers", GuestNotReady, "dockerd was not ready within 1.2 s"),
+        ("is-silent", GuestNotReady, "dockerd was not ready within 1.2 s"),
+        ("falls-silent", GuestNotReady, "dockerd was not ready within 1.2 s"),
+        ("falls-to-vfs", VerdictFailed, "dockerd fell back to the storage driver vfs, which copies every layer"),
+        ("never-boots", BootFailed, "the guest did not answer"),
+        ("dies-early", SandboxError, "the guest is gone"),
+    ],
+)
+def test_a_start_that_fails_says_why_and_leaves_nothing(
+    tmp_path: Path, behaviour: str, kind: type[KataDindError], summary: str
+) -> None:
+    start = start_of(tmp_path, behaviour)
+    error = failure_of(start)
+    assert type(error) is kind
+    assert error.summary.startswith(summary)
+    assert start.status["state"] == "crashed"
+    assert start.status["error"]["error"] == kind.__name__
+    assert start.status["error"]["summary"] == error.summary
+    assert not any(event.name == "ready" for event in start.events)
+    assert_nothing_is_left(start)
+
+
+@pytest.mark.parametrize("behaviour", ["refuses-overlay", "crashes", "never-answers", "falls-to-vfs"])
+def test_the_evidence_has_dockerds_last_words(tmp_path: Path, behaviour: str) -> None:
+    assert "Starting up" in failure_of(start_of(tmp_path, behaviour)).details
+
+
+def test_the_guest_entrypoints_hint_is_the_errors(tmp_path: Path) -> None:
+    assert failure_of(start_of(tmp_path, "refuses-overlay")).hint == "set KATA_DIND_DATA_ROOT to block"
+
+
+def test_a_failed_start_goes_down_in_order(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "falls-to-vfs")
+    failure_of(start)
+    assert start.story[-1] == "powered off"
+
+
+# --- stopping
+
+
+@pytest.mark.parametrize(("behaviour", "booted"), [("boots-slowly", False), ("stops-slowly-and-never-answers", True)])
+def test_a_stop_breaks_off_a_start(tmp_path: Path, behaviour: str, booted: bool) -> None:
+    start = start_of(tmp_path, behaviour)
+
+    async def scenario() -> None:
+        life = asyncio.ensure_future(start.owner.run())
+        await asyncio.sleep(0.2)
+        start.owner.request_stop()
+        with pytest.raises(asyncio.CancelledError):
+            await life
+
+    run(scenario())
+    assert start.status["state"] == "stopped"
+    assert start.story[-1] == ("powered off" if booted else "cut off")
+    assert_nothing_is_left(start)
+
+
+def test_further_stops_do_not_break_off_the_order_of_the_first(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "stops-slowly-and-never-answers")
+
+    async def scenario() -> None:
+        life = asyncio.ensure_future(start.owner.run())
+        await asyncio.sleep(0.2)
+        for _ in range(3):
+            start.owner.request_stop()
+            await asyncio.sleep(0.05)
+        with pytest.raises(asyncio.CancelledError):
+            await life
+
+    run(scenario())
+    assert start.story[-1] == "powered off"
+
+
+def test_a_stop_does_not_break_off_the_order_in_which_a_failed_start_goes_down(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "fails-and-stops-slowly")
+
+    async def scenario() -> None:
+        life = asyncio.ensure_future(start.owner.run())
+        while not (tmp_path / "guest.log").exists() or "powering off" not in start.story:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.01)
+        start.owner.request_stop()
+        with pytest.raises(VerdictFailed):
+            await life
+
+    run(scenario())
+    assert start.story[-1] == "powered off"
+
+
+def test_a_stop_before_the_start_is_not_forgotten(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+    start.owner.request_stop()
+    with pytest.raises(asyncio.CancelledError):
+        run(start.owner.run(), timeout_seconds=5)
+    assert start.status["state"] == "stopped"
+
+
+def test_a_client_may_ask_for_the_stop(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    def ask() -> None:
+        with connect(start.record.control) as control:
+            control.open({"kind": "stop"})
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            await asyncio.to_thread(ask)
+            await life
+
+    run(scenario())
+    assert start.status["state"] == "stopped"
+
+
+def test_a_client_may_break_off_a_start(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "stops-slowly-and-never-answers")
+
+    def ask() -> None:
+        with connect(start.record.control) as control:
+            control.open({"kind": "stop"})
+
+    async def scenario() -> None:
+        life = asyncio.ensure_future(start.owner.run())
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(ask)
+        with pytest.raises(asyncio.CancelledError):
+            await life
+
+    run(scenario())
+    assert (start.status["state"], start.story[-1]) == ("stopped", "powered off")
+
+
+def test_connections_that_are_open_at_the_stop_are_ended(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            reader, writer = await asyncio.open_unix_connection(start.record.endpoint)
+            command = asyncio.ensure_future(start.exec("sleep", "60"))
+            await asyncio.sleep(0.1)
+            start.owner.request_stop()
+            await life
+            assert await reader.read() == b""
+            writer.close()
+            with pytest.raises(GuestNotReady, match="the sandbox"):
+                await command
+
+    run(scenario())
+    assert_nothing_is_left(start)
+
+
+def test_a_guest_that_does_not_go_down_is_told_and_checked_at_the_next_start(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "does-not-go-down")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            start.owner.request_stop()
+            with pytest.raises(AbnormalShutdown):
+                await life
+
+    run(scenario())
+    assert start.status["error"]["error"] == "AbnormalShutdown"
+    assert start.story[-1] == "cut off"
+    assert (tmp_path / "unclean").exists()
+
+    again = start_of(tmp_path, "healthy")
+
+    async def second() -> None:
+        async with running(again):
+            pass
+
+    run(second())
+    assert "container started, check True" in again.story
+    assert not (tmp_path / "unclean").exists()
+
+
+# --- sudden ends
+
+
+def test_a_guest_that_dies_is_a_crash_with_evidence(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            with pytest.raises(GuestNotReady, match="the sandbox"):
+                await start.exec("die")
+            with pytest.raises(SandboxError, match="the guest is gone"):
+                await life
+
+    run(scenario())
+    assert start.status["state"] == "crashed"
+    assert "died" in start.status["error"]["details"]
+    assert (tmp_path / "unclean").exists()
+    assert_nothing_is_left(start)
+
+
+def test_a_dockerd_that_dies_is_a_crash_and_the_guest_goes_down_in_order(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            killer = asyncio.ensure_future(start.exec("kill-dockerd"))
+            with pytest.raises(DockerdFailed, match=r"dockerd ended \(exit 137\)"):
+                await life
+            with pytest.raises(GuestNotReady):
+                await killer
+
+    run(scenario())
+    assert start.status["state"] == "crashed"
+    assert start.story[-1] == "powered off"
