@@ -69,17 +69,18 @@ class Record:
             return True
 
     @contextlib.contextmanager
-    def owned(self, *, timeout_seconds: float = 1.0) -> Iterator[None]:
+    def owned(self, *, timeout_seconds: float = 1.0) -> Iterator[int]:
         """Hold the sandbox for the length of the block. Raises SandboxError when another process holds it.
 
-        The default waits a moment, for a look at the lock by `ls` holds it, too.
+        Yields the lock's descriptor: a process that inherits it holds the sandbox as well, and after us. The default
+        waits a moment, for a look at the lock by `ls` holds it, too.
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.directory / "lock", timeout_seconds=timeout_seconds))
+                descriptor = stack.enter_context(locked(self.directory / "lock", timeout_seconds=timeout_seconds))
             except HostError as error:
                 raise SandboxError(f"the sandbox '{self.name}' is running or starting already") from error
-            yield
+            yield descriptor
 
     def read(self, file: str) -> dict[str, Any]:
         """Return one of the JSON files; empty when it is absent or unreadable."""
@@ -95,12 +96,20 @@ class Record:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         temporary.replace(self.directory / file)
 
+    @property
+    def ephemeral(self) -> Path:
+        """A mark that is there while nobody would miss the sandbox: it is one of `run`, or was never ready."""
+        return self.directory / "ephemeral"
+
     def sweep(self) -> None:
-        """Unlink the sockets of an owner that was killed."""
+        """Remove what an owner that was killed has left: its sockets, or all of it when nobody would miss it."""
         sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
-        if not sockets:
+        if not sockets and not self.ephemeral.exists():
             return
         with contextlib.suppress(SandboxError), self.owned(timeout_seconds=0):
+            if self.ephemeral.exists():
+                self.remove()
+                return
             for path in sockets:
                 path.unlink(missing_ok=True)
 
@@ -158,4 +167,4 @@ def list_records() -> list[Record]:
     records = [Record(path.name, path) for path in paths]
     for record in records:
         record.sweep()
-    return records
+    return [record for record in records if record.directory.exists()]

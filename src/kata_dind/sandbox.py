@@ -275,16 +275,8 @@ def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> 
 
     Raises SpecError for what can't be, with nothing created; else what made the start fail, with nothing left.
     """
-    _require_free(spec.name)
-    plan = _prepare(spec, report=report, source=source)
-    record = create_record(spec.name)
-    try:
-        record.write("spec.json", spec.model_dump(mode="json"))
-        record.write("plan.json", plan)
-        _supervise(record, report)
-    except BaseException:
-        record.remove()
-        raise
+    with _created(spec, report=report, source=source) as (record, lock):
+        _supervise(record, lock, report)
     return Sandbox(record)
 
 
@@ -299,8 +291,9 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
     # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
     image = (record.read("plan.json").get("plan") or {}).get("image_id") or sandbox.spec.get("image", "")
     plan = _prepare(parse_spec(**{**sandbox.spec, "image": image}), report=report, source=source)
-    record.write("plan.json", plan)
-    _supervise(record, report)
+    with record.owned() as lock:
+        record.write("plan.json", plan)
+        _supervise(record, lock, report)
     return sandbox
 
 
@@ -312,16 +305,12 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
     """
     if not spec.name:
         spec = spec.model_copy(update={"name": random_name()})
-    _require_free(spec.name)
-    plan = _prepare(spec, report=report, source=source)
-    record = create_record(spec.name)
-    try:
-        record.write("spec.json", spec.model_dump(mode="json"))
-        record.write("plan.json", plan)
-        with record.owned(), _owned_in_thread(record, report):
-            yield Sandbox(record)
-    finally:
-        record.remove()
+    with _created(spec, report=report, source=source) as (record, _lock):
+        try:
+            with _owned_in_thread(record, report):
+                yield Sandbox(record)
+        finally:
+            record.remove()
 
 
 def random_name() -> str:
@@ -357,6 +346,24 @@ def _require_free(name: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, int]]:
+    """Plan and make a sandbox, and hold it for the length of the block; an error in the block removes it again."""
+    _require_free(spec.name)
+    plan = _prepare(spec, report=report, source=source)
+    record = create_record(spec.name)
+    with record.owned() as lock:
+        try:
+            record.ephemeral.touch()
+            record.write("spec.json", spec.model_dump(mode="json"))
+            record.write("plan.json", plan)
+            yield record, lock
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
+                record.remove()
+            raise
+
+
 def _prepare(spec: SandboxSpec, *, report: Report, source: Source) -> dict[str, Any]:
     from kata_dind.backend import load_backend
     from kata_dind.image.source import default_source
@@ -367,13 +374,13 @@ def _prepare(spec: SandboxSpec, *, report: Report, source: Source) -> dict[str, 
     return {"backend": spec.backend.value, "plan": plan}
 
 
-def _supervise(record: Record, report: Report) -> None:
+def _supervise(record: Record, lock: int, report: Report) -> None:
     """Start the supervisor and follow it until the sandbox is ready; end it again when we are interrupted."""
     read, write = os.pipe()
     with open(read, "rb") as events:  # noqa: PTH123 - a descriptor, not a path
         try:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write)]
-            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write])
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write), str(lock)]
+            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write, lock])
         finally:
             os.close(write)
         try:

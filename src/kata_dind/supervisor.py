@@ -1,4 +1,6 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK_FD`.
+
+It inherits the sandbox's lock from its starter, and holds it until it ends.
 
 It reports to whoever started it, a JSON object a line, until the sandbox is ready or has failed; then it is on its own.
 When nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
@@ -65,6 +67,8 @@ async def _own(record: Record, reporter: Reporter) -> None:
     loop = asyncio.get_running_loop()
 
     def report(event: Event) -> None:
+        if event.name == "ready":
+            record.ephemeral.unlink(missing_ok=True)
         reporter.event(event)
         if event.name == "ready":
             let_go()
@@ -94,15 +98,18 @@ async def _own(record: Record, reporter: Reporter) -> None:
 
 def main() -> int:
     """Own the sandbox of a directory until it ends; exit code 0 when it was stopped, else the error's."""
+    # LOCK_FD is only kept open; what we start ourselves does not inherit it.
+    os.set_inheritable(int(sys.argv[3]), False)
     directory, reporter = Path(sys.argv[1]), Reporter(int(sys.argv[2]))
     logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
     record = Record(directory.name, directory)
     try:
-        with record.owned():
-            asyncio.run(_own(record, reporter))
+        asyncio.run(_own(record, reporter))
     except asyncio.CancelledError:
+        if record.ephemeral.exists():
+            record.remove()  # the starter would, but it may be gone
         return 0
     except KataDindError as error:
         logger.exception("the sandbox failed")
