@@ -166,5 +166,6 @@ def list_records() -> list[Record]:
     paths = [path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     records = [Record(path.name, path) for path in paths]
     for record in records:
-        record.sweep()
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it this moment
+            record.sweep()
     return [record for record in records if record.directory.exists()]

@@ -9,7 +9,7 @@ from kata_dind.image import rootfs
 from kata_dind.image.cache import require_built
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
-from kata_dind.image.workspace import Workspace
+from kata_dind.image.workspace import Goal, Workspace
 
 _RECIPE = Recipe("extract", ("busybox-static",))
 
@@ -32,7 +32,9 @@ def require_busybox(source: PackageSource, *, cache: Path) -> Path:
         product.chmod(0o755)
 
     key = rootfs.recipe_key(_RECIPE, source)
-    return require_built(cache / "busybox" / key, build, cache=cache, goal=f"fetch busybox from {source.suite}")
+    return require_built(
+        cache / "busybox" / key, build, cache=cache, goal=Goal(f"fetch busybox from {source.suite}", needs_mib=256)
+    )
 
 
 def unpack(archive: Path, *, workspace: Workspace) -> Path:

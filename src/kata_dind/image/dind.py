@@ -18,7 +18,7 @@ from kata_dind.image.hello import hello_archive
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage
-from kata_dind.image.workspace import Workspace, open_workspace
+from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
 _PACKAGES = (
     "docker.io",
@@ -89,7 +89,8 @@ def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
             Event("build", f"building {default_reference(source)} from packages of {source.suite}; half a minute or so")
         )
         started = time.monotonic()
-        with open_workspace(cache, goal=f"build a dind image from packages of {source.suite}") as workspace:
+        goal = Goal(f"build a dind image from packages of {source.suite}", needs_mib=1024)
+        with open_workspace(cache, goal) as workspace:
             image = _make_image(source, recipe=recipe, workspace=workspace, cache=cache)
     took = time.monotonic() - started
     report(

@@ -15,7 +15,7 @@ from kata_dind.image import rootfs
 from kata_dind.image.cache import content_key, files_key, require_built
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
-from kata_dind.image.workspace import Workspace
+from kata_dind.image.workspace import Goal, Workspace
 
 GUEST_CODE = Path(__file__).parents[1] / "guest"
 """What runs in the guest, as data."""
@@ -67,7 +67,7 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
         )
         rootfs.pack_disk(tree, product, workspace=workspace)
 
-    require_built(disk, build, cache=cache, goal="build the guest OS")
+    require_built(disk, build, cache=cache, goal=Goal("build the guest OS", needs_mib=256))
     report(Event("built", "the guest OS is ready", time.monotonic() - started, {"path": str(disk)}))
     return disk
 
@@ -87,7 +87,8 @@ def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path
     def build(workspace: Workspace, product: Path) -> None:
         rootfs.build_archive(_RECIPE, source, workspace=workspace, output=product)
 
-    return require_built(base, build, cache=cache, goal=f"build a guest OS from packages of {source.suite}")
+    goal = Goal(f"build a guest OS from packages of {source.suite}", needs_mib=384)
+    return require_built(base, build, cache=cache, goal=goal)
 
 
 def _install_code(tree: Path) -> None:

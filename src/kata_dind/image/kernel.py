@@ -24,7 +24,7 @@ from kata_dind.image.kernelfile import read_kernel_version
 from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_root, prune_modules
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource, debian_architecture
-from kata_dind.image.workspace import Workspace
+from kata_dind.image.workspace import Goal, Workspace
 
 __all__ = ["GuestKernel", "initramfs_entries", "kernel_package", "read_kernel_version", "require_guest_kernel"]
 
@@ -97,7 +97,8 @@ def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) 
             product.mkdir()
             _unpack_kernel(unpack(archive, workspace=workspace), product, workspace=workspace)
 
-        require_built(directory, build, cache=cache, goal=f"fetch the kernel {package} of {source.suite}")
+        goal = Goal(f"fetch the kernel {package} of {source.suite}", needs_mib=512)
+        require_built(directory, build, cache=cache, goal=goal)
         report(Event("built", "the guest kernel is ready", time.monotonic() - started, {"path": str(directory)}))
     packaged = _Packaged(directory)
     initramfs = _require_initramfs(packaged, directory / "busybox", cache=cache)
@@ -139,7 +140,8 @@ def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) 
             boot = _pack_modules(whole, product, version=version, workspace=workspace)
         _describe(product, version=version, boot_modules=boot)
 
-    packaged = _Packaged(require_built(directory, build, cache=cache, goal=f"prepare the kernel {path}"))
+    goal = Goal(f"prepare the kernel {path}", needs_mib=512 if index.is_file() else 16)
+    packaged = _Packaged(require_built(directory, build, cache=cache, goal=goal))
     initramfs = _require_initramfs(packaged, require_busybox(source, cache=cache), cache=cache)
     return GuestKernel(version, path, initramfs, packaged.modules, f"{origin}: {path}")
 
@@ -178,7 +180,7 @@ def _require_initramfs(kernel: _Packaged, busybox: Path, *, cache: Path) -> Path
         )
 
     key = content_key(kernel.directory.name, script.decode(), str(busybox.parent.name), _format_key())
-    return require_built(cache / "initramfs" / f"{key}.cpio", build, cache=cache, goal="write the initramfs")
+    return require_built(cache / "initramfs" / f"{key}.cpio", build, cache=cache, goal=Goal("write the initramfs", 16))
 
 
 def initramfs_entries(

@@ -20,7 +20,7 @@ from kata_dind.image import rootfs, store
 from kata_dind.image.cache import content_key
 from kata_dind.image.reference import Reference, parse_reference
 from kata_dind.image.store import DindImage
-from kata_dind.image.workspace import Workspace, open_workspace
+from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
 _POLICIES = (Path("/etc/containers/policy.json"), Path("~/.config/containers/policy.json"))
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -59,7 +59,7 @@ def pull_image(reference: str, *, report: Report, insecure: bool = False) -> Din
         if existing is not None:
             return existing
         report(Event("build", f"pulling {parsed.text}"))
-        with open_workspace(cache, goal=f"pull {parsed.text}") as workspace:
+        with open_workspace(cache, Goal(f"pull {parsed.text}", needs_mib=64)) as workspace:
             image = _pull(parsed, insecure=insecure, workspace=workspace, cache=cache, report=report)
     fields = {"image_id": image.image_id}
     report(Event("built", f"{image.reference} is ready, Docker {image.docker_version}", time.time() - since, fields))

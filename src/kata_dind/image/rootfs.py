@@ -24,6 +24,7 @@ _MERGED_USR_HOOK = "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 _HINTS = {
     "does not have a Release file": "name a release that the mirror has: --suite trixie",
     "NO_PUBKEY|is not signed": "sudo apt-get install debian-archive-keyring, or that of the release's distribution",
+    "Release file .* is expired": """mend this host's clock, or --apt-option 'Acquire::Check-Valid-Until "false";'""",
     "Could not resolve|Could not connect|Unable to connect|Temporary failure|Connection (failed|timed out)": (
         "name a mirror that this host reaches: --mirror URL"
     ),

@@ -59,11 +59,21 @@ FIXED_TIME = 1577836800
 """2020-01-01: the time of files that a build makes."""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What a build is for, and what it takes."""
+
+    what: str
+    """Completes "could not …" in the ImageError or NoSpace that a failed command or a full disk becomes."""
+    needs_mib: int
+    """Room for it while it goes on; without that it is not begun, for apt waits for ever on a disk that gets full."""
+
+
 @contextlib.contextmanager
-def open_workspace(cache: Path, *, goal: str) -> Iterator[Workspace]:
+def open_workspace(cache: Path, goal: Goal) -> Iterator[Workspace]:
     """Make a build's directory in the cache, remove it after the block, and sweep those of builders that died.
 
-    `goal` completes "could not …" in the ImageError or NoSpace that a failed command or a full disk becomes.
+    Raises NoSpace when there is too little room to begin.
     """
     parent = cache / "tmp"
     parent.mkdir(mode=0o700, exist_ok=True)
@@ -72,13 +82,14 @@ def open_workspace(cache: Path, *, goal: str) -> Iterator[Workspace]:
     with contextlib.ExitStack() as stack:
         with locked(parent / "sweep.lock", timeout_seconds=None):
             _sweep(parent)
+            _require_room(parent, goal)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             directory.mkdir(mode=0o700)
         stack.callback(_discard, directory)
         workspace = Workspace(directory)
-        with _translated_errors(workspace, goal=goal):
+        with _translated_errors(workspace, goal):
             yield workspace
 
 
@@ -112,22 +123,31 @@ def _lock_of(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _translated_errors(workspace: Workspace, *, goal: str) -> Iterator[None]:
+def _translated_errors(workspace: Workspace, goal: Goal) -> Iterator[None]:
     try:
         yield
     except (CommandFailed, CommandTimedOut) as error:
-        if _NO_SPACE.search(error.details + workspace.output()):
-            raise _no_space(workspace, goal=goal) from error
-        raise ImageError(f"could not {goal}: {error.summary}", details=error.details, hint=error.hint) from error
+        if _NO_SPACE.search(error.details + workspace.output()) or _free_mib(workspace.directory) == 0:
+            raise _no_space(workspace.directory.parent, goal, "is full") from error
+        raise ImageError(f"could not {goal.what}: {error.summary}", details=error.details, hint=error.hint) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(workspace, goal=goal) from error
-        raise ImageError(f"could not {goal}: {error}") from error
+            raise _no_space(workspace.directory.parent, goal, "is full") from error
+        raise ImageError(f"could not {goal.what}: {error}") from error
 
 
-def _no_space(workspace: Workspace, *, goal: str) -> NoSpace:
-    cache = workspace.directory.parents[1]
+def _require_room(parent: Path, goal: Goal) -> None:
+    if (free := _free_mib(parent)) < goal.needs_mib:
+        raise _no_space(parent, goal, f"has {free} MiB left, and {goal.needs_mib} MiB are needed")
+
+
+def _free_mib(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize >> 20
+
+
+def _no_space(parent: Path, goal: Goal, why: str) -> NoSpace:
     return NoSpace(
-        f"could not {goal}: the disk under {cache} is full",
+        f"could not {goal.what}: the disk under {parent.parent} {why}",
         hint="free 2 GiB there, or point KATA_DIND_CACHE_DIR at a directory on a larger disk",
     )

@@ -264,7 +264,7 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 
 def test_a_launch_is_what_its_plan_says() -> None:
     plan = plan_of(DataRootKind.BLOCK)
-    launch = BACKEND.launch(json.loads(json.dumps(plan_to_json(plan))))
+    launch = BACKEND.launch(json.loads(json.dumps(plan_to_json(plan))), ephemeral=False)
     assert launch.timeout_seconds == 180.0
     assert launch.container_request(True) == container_request(plan, check=True)
 
@@ -284,7 +284,7 @@ def test_a_launch_is_what_its_plan_says() -> None:
 def test_a_plan_of_another_version_is_told_as_such(change: dict[str, object]) -> None:
     values = {**plan_to_json(plan_of(DataRootKind.BLOCK)), **change}
     with pytest.raises(HostError, match="the plan of this sandbox is from another version"):
-        BACKEND.launch(values)
+        BACKEND.launch(values, ephemeral=False)
 
 
 def test_so_is_a_plan_that_lacks_a_field_or_everything() -> None:
@@ -292,4 +292,4 @@ def test_so_is_a_plan_that_lacks_a_field_or_everything() -> None:
     del values["cpus"]
     for broken in (values, {}):
         with pytest.raises(HostError, match="from another version"):
-            BACKEND.launch(broken)
+            BACKEND.launch(broken, ephemeral=False)
