@@ -21,17 +21,19 @@ def cache_directory() -> Path:
     return _private_directory("KATA_DIND_CACHE_DIR", kind="cache")
 
 
+def make_private(directory: Path, *, hint: str = "") -> Path:
+    """Make a directory with mode 0700, and those above it, where they are absent; return it. Raises HostError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"the directory {directory} cannot be made: {error.strerror}", hint=hint) from error
+    return directory
+
+
 def _private_directory(variable: str, *, kind: str) -> Path:
     named = os.environ.get(variable, "")
     path = Path(named).expanduser().absolute() if named else _xdg_directory(kind)
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"the {kind} directory {path} cannot be made: {error.strerror}",
-            hint=f"set {variable} to a directory that you may write to",
-        ) from error
-    return path
+    return make_private(path, hint=f"set {variable} to a directory that you may write to")
 
 
 def _xdg_directory(kind: str) -> Path:

@@ -5,12 +5,14 @@ A published path is complete and durable, and never changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from kata_dind.host.directories import make_private
 from kata_dind.host.locks import locked
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
@@ -22,16 +24,19 @@ def require_built(target: Path, build: Build, *, cache: Path, goal: Goal) -> Pat
     """Return `target`, a path in the cache, built when absent; whoever waits for another builder gets what it made."""
     if target.exists():
         return target
-    locks = cache / "locks"
-    locks.mkdir(mode=0o700, exist_ok=True)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(locks / f"{target.parent.name}-{target.name}", timeout_seconds=None):
+    make_private(target.parent)
+    with build_lock(f"{target.parent.name}-{target.name}", cache=cache):
         if not target.exists():
             with open_workspace(cache, goal) as workspace:
                 product = workspace.directory / "product"
                 build(workspace, product)
                 publish(product, target)
     return target
+
+
+def build_lock(key: str, *, cache: Path) -> contextlib.AbstractContextManager[int]:
+    """Hold the lock of whoever builds the thing with this key, however long the builder before us takes."""
+    return locked(make_private(cache / "locks") / key, timeout_seconds=None)
 
 
 def publish(product: Path, target: Path) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from kata_dind.errors import ImageError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.locks import locked
 from kata_dind.host.progress import Event, Report
 from kata_dind.image import rootfs, store
 from kata_dind.image.busybox import find_busybox
-from kata_dind.image.cache import content_key
+from kata_dind.image.cache import build_lock, content_key
 from kata_dind.image.guestos import GUEST_CODE
 from kata_dind.image.hello import hello_archive
 from kata_dind.image.rootfs import Recipe
@@ -80,8 +79,7 @@ def default_reference(source: PackageSource) -> str:
 def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
     cache = cache_directory()
     recipe = _recipe_key(source)
-    (cache / "locks").mkdir(mode=0o700, exist_ok=True)
-    with locked(cache / "locks" / f"dind-{recipe}", timeout_seconds=None):
+    with build_lock(f"dind-{recipe}", cache=cache):
         existing = store.image_since(default_reference(source), since=since)
         if existing is not None and existing.recipe == recipe:
             return existing

@@ -12,12 +12,11 @@ from typing import Any
 
 from kata_dind.errors import CommandFailed, ImageError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.locks import locked
 from kata_dind.host.process import require_tool
 from kata_dind.host.progress import Event, Report
 from kata_dind.host.rootlike import require_rootlike
 from kata_dind.image import rootfs, store
-from kata_dind.image.cache import content_key
+from kata_dind.image.cache import build_lock, content_key
 from kata_dind.image.reference import Reference, parse_reference
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
@@ -53,8 +52,7 @@ def pull_image(reference: str, *, report: Report, insecure: bool = False) -> Din
         require_tool(tool, package=tool)
     require_rootlike()
     since = time.time()
-    (cache / "locks").mkdir(mode=0o700, exist_ok=True)
-    with locked(cache / "locks" / f"pull-{content_key(parsed.text)}", timeout_seconds=None):
+    with build_lock(f"pull-{content_key(parsed.text)}", cache=cache):
         existing = store.image_since(parsed.text, since=since)
         if existing is not None:
             return existing

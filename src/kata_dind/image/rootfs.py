@@ -92,7 +92,7 @@ def _install(argv: Sequence[str], *, workspace: Workspace) -> None:
     require_tool("mkfs.erofs", package="erofs-utils")
     require_rootlike()
     try:
-        workspace.run_rootlike(*argv, timeout_seconds=3600)
+        workspace.run_rootlike(*argv, timeout_seconds=1800)
     except CommandFailed as error:
         error.hint = install_hint(workspace.output())
         raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.errors import ImageError
-from kata_dind.host.directories import cache_directory
+from kata_dind.host.directories import cache_directory, make_private
 from kata_dind.host.locks import is_locked, locked, locked_shared
 
 _DISK = "disk.erofs"
@@ -130,7 +130,7 @@ def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
     size_bytes = (directory / _DISK).stat().st_size
     image = dataclasses.replace(record, image_id=image_id, disk=home / _DISK, size_bytes=size_bytes)
     (directory / _IN_USE).touch(mode=0o600)
-    home.parent.mkdir(mode=0o700, exist_ok=True)
+    make_private(home.parent)
     with _changes(cache):
         if (home / _RECORD).is_file():
             _write_durably(home / _RECORD, _fields(image))
@@ -139,7 +139,7 @@ def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
             _write_durably(directory / _RECORD, _fields(image))
             publish(directory, home)
         reference_file = _reference_file(cache, image.reference)
-        reference_file.parent.mkdir(mode=0o700, exist_ok=True)
+        make_private(reference_file.parent)
         _write_durably(reference_file, {"reference": image.reference, "image_id": image_id})
     return image
 

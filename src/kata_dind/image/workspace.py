@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, ImageError, NoSpace
+from kata_dind.host.directories import make_private
 from kata_dind.host.locks import is_locked, locked
 from kata_dind.host.process import run
 from kata_dind.host.rootlike import remove_tree, run_rootlike
@@ -75,8 +76,7 @@ def open_workspace(cache: Path, goal: Goal) -> Iterator[Workspace]:
 
     Raises NoSpace when there is too little room to begin.
     """
-    parent = cache / "tmp"
-    parent.mkdir(mode=0o700, exist_ok=True)
+    parent = make_private(cache / "tmp")
     directory = parent / os.urandom(6).hex()
     lock = _lock_of(directory)
     with contextlib.ExitStack() as stack:

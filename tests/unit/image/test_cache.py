@@ -11,12 +11,13 @@ import pytest
 from kata_dind.errors import ImageError, NoSpace
 from kata_dind.host.locks import is_locked
 from kata_dind.image.cache import content_key, files_key, require_built
-from kata_dind.image.workspace import Workspace, open_workspace, sweep_workspaces
+from kata_dind.image.workspace import Goal, Workspace, open_workspace, sweep_workspaces
 
 _BUILD_SLOWLY = """
 import sys
 from pathlib import Path
 from kata_dind.image.cache import require_built
+from kata_dind.image.workspace import Goal
 
 def build(workspace, product):
     product.write_text("half")
@@ -24,8 +25,10 @@ def build(workspace, product):
     workspace.run("sleep", "60")
 
 cache = Path(sys.argv[1])
-require_built(cache / "things" / "key", build, cache=cache, goal="build a thing")
+require_built(cache / "things" / "key", build, cache=cache, goal=Goal("build a thing", 0))
 """
+
+_GOAL = Goal("build a thing", needs_mib=0)
 
 
 def _leftovers(cache: Path) -> list[str]:
@@ -40,7 +43,7 @@ def test_a_thing_is_built_once(tmp_path: Path) -> None:
         product.write_text("whole")
 
     for _ in range(2):
-        path = require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        path = require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal=_GOAL)
         assert path.read_text() == "whole"
     assert len(builds) == 1
     assert _leftovers(tmp_path) == []
@@ -56,7 +59,7 @@ def test_two_builders_at_once_give_one_build(tmp_path: Path) -> None:
         (product / "file").write_text("whole")
 
     def require() -> None:
-        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal=_GOAL)
 
     builders = [threading.Thread(target=require) for _ in range(3)]
     for builder in builders:
@@ -65,22 +68,6 @@ def test_two_builders_at_once_give_one_build(tmp_path: Path) -> None:
         builder.join(timeout=10)
     assert len(builds) == 1
     assert (tmp_path / "things" / "key" / "file").read_text() == "whole"
-
-
-def test_what_is_too_old_is_built_again_and_whoever_reads_the_old_one_keeps_it(tmp_path: Path) -> None:
-    target = tmp_path / "things" / "key"
-
-    def build_as(text: str) -> None:
-        require_built(
-            target, lambda _, product: _write(product, text), cache=tmp_path, goal="build", since=time.time() - 0.005
-        )
-
-    build_as("old")
-    time.sleep(0.05)
-    with target.open() as reader:
-        build_as("new")
-        assert reader.read() == "old"
-    assert target.read_text() == "new"
 
 
 def _write(path: Path, text: str) -> None:
@@ -93,7 +80,7 @@ def test_a_failed_build_publishes_nothing_and_says_what_it_was_for(tmp_path: Pat
         workspace.run("sh", "-c", "echo the reason >&2; exit 3")
 
     with pytest.raises(ImageError, match=r"^could not build a thing: sh failed \(exit 3\)") as caught:
-        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal=_GOAL)
     assert "the reason" in caught.value.details
     assert not (tmp_path / "things" / "key").exists()
     assert _leftovers(tmp_path) == []
@@ -104,8 +91,17 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
         workspace.run("sh", "-c", "echo write error: No space left on device >&2; seq 100; exit 1")
 
     with pytest.raises(NoSpace, match=f"the disk under {tmp_path} is full") as caught:
-        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal=_GOAL)
     assert "KATA_DIND_CACHE_DIR" in caught.value.hint
+
+
+def test_a_build_without_the_room_it_needs_is_not_begun(tmp_path: Path) -> None:
+    goal = Goal("build a thing", needs_mib=1 << 40)
+    with pytest.raises(
+        NoSpace, match=r"could not build a thing: the disk under .* has \d+ MiB left, and 1099511627776"
+    ):
+        require_built(tmp_path / "things" / "key", lambda _, product: None, cache=tmp_path, goal=goal)
+    assert _leftovers(tmp_path) == []
 
 
 def test_our_own_writes_notice_a_full_disk_too(tmp_path: Path) -> None:
@@ -113,7 +109,7 @@ def test_our_own_writes_notice_a_full_disk_too(tmp_path: Path) -> None:
         Path("/dev/full").write_text("x")
 
     with pytest.raises(NoSpace):
-        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal="build a thing")
+        require_built(tmp_path / "things" / "key", build, cache=tmp_path, goal=_GOAL)
 
 
 def test_a_killed_builder_leaves_nothing_that_is_used_and_the_next_one_sweeps(tmp_path: Path) -> None:
@@ -127,13 +123,13 @@ def test_a_killed_builder_leaves_nothing_that_is_used_and_the_next_one_sweeps(tm
         builder.kill()
         builder.wait(timeout=5)
     assert not target.exists()
-    require_built(target, lambda _, product: _write(product, "whole"), cache=tmp_path, goal="build a thing")
+    require_built(target, lambda _, product: _write(product, "whole"), cache=tmp_path, goal=_GOAL)
     assert target.read_text() == "whole"
     assert _leftovers(tmp_path) == []
 
 
 def test_a_workspace_is_locked_while_it_lives(tmp_path: Path) -> None:
-    with open_workspace(tmp_path, goal="do it") as workspace:
+    with open_workspace(tmp_path, _GOAL) as workspace:
         assert is_locked(workspace.directory.with_name(workspace.directory.name + ".lock"))
     assert not workspace.directory.exists()
 

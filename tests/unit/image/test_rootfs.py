@@ -101,6 +101,7 @@ def test_equal_trees_give_equal_disks_and_foreign_ones_keep_their_times() -> Non
         ("GPG error: NO_PUBKEY 0E98404D386FA1D9", "keyring"),
         ("Could not connect to m.test:80 (192.0.2.1), connection timed out", "--mirror"),
         ("Temporary failure resolving 'm.test'", "--mirror"),
+        ("E: Release file for http://m.test/InRelease is expired (invalid since 18d)", "--apt-option"),
     ],
 )
 def test_what_apt_says_becomes_something_to_do(output: str, hint: str) -> None:
