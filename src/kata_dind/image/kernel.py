@@ -108,18 +108,25 @@ def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) 
 
 
 def _unpack_kernel(tree: Path, product: Path, *, workspace: Workspace) -> None:
-    kernels = sorted((tree / "boot").glob("vmlinuz-*"))
-    if len(kernels) != 1:
-        raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
-    version = kernels[0].name.removeprefix("vmlinuz-")
+    version, vmlinuz = find_packaged_kernel(tree)
     # Without a base-files package beside it, Debian 13's kernel has no /lib.
     modules = next(path for path in (tree / "usr/lib/modules", tree / "lib/modules") if (path / version).is_dir())
+    shutil.copyfile(vmlinuz, product / "vmlinuz")
+    shutil.copyfile(find_busybox(tree), product / "busybox")
     whole = workspace.directory / "whole"
     (modules / version).rename(make_module_root(whole) / version)
-    shutil.copyfile(kernels[0], product / "vmlinuz")
-    shutil.copyfile(find_busybox(tree), product / "busybox")
     boot = _pack_modules(whole, product, version=version, workspace=workspace)
     _describe(product, version=version, boot_modules=boot)
+
+
+def find_packaged_kernel(tree: Path) -> tuple[str, Path]:
+    """Return the version and the file of the one kernel in a tree: in /boot, or beside its modules since Debian 14."""
+    kernels = {path.name.removeprefix("vmlinuz-"): path for path in (tree / "boot").glob("vmlinuz-*")}
+    kernels |= {path.parent.name: path for path in (tree / "usr/lib/modules").glob("*/vmlinuz")}
+    if len(kernels) != 1:
+        raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
+    ((version, vmlinuz),) = kernels.items()
+    return version, vmlinuz
 
 
 def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) -> GuestKernel:

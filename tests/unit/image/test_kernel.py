@@ -3,7 +3,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from kata_dind.image.kernel import initramfs_entries, kernel_package
+import pytest
+
+from kata_dind.errors import ImageError
+from kata_dind.image.kernel import find_packaged_kernel, initramfs_entries, kernel_package
 from kata_dind.image.source import PackageSource
 
 
@@ -31,3 +34,15 @@ def test_the_initramfs_lists_its_modules_in_order(tmp_path: Path) -> None:
 def test_an_initramfs_without_modules_has_an_empty_list(tmp_path: Path) -> None:
     entries = initramfs_entries(tmp_path, "6.12.117", boot_modules=[], busybox=b"ELF", script=b"")
     assert [entry.data for entry in entries if entry.path.endswith("/boot-modules")] == [b""]
+
+
+@pytest.mark.parametrize("place", ["boot/vmlinuz-6.1.0", "usr/lib/modules/6.1.0/vmlinuz"])
+def test_a_packages_kernel_is_found_where_its_distribution_puts_it(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    assert find_packaged_kernel(tmp_path) == ("6.1.0", tmp_path / place)
+
+
+def test_a_package_without_a_kernel_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="holds 0 kernels"):
+        find_packaged_kernel(tmp_path)
