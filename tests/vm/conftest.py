@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
-from tests.vm.driver import SandboxDriver, succeed
+from tests.vm.driver import START_SECONDS, SandboxDriver, succeed
 
 NAME = "shared"
 
@@ -63,3 +64,20 @@ def answer_of_up(shared_paths: SharedPaths, private_directories: Path) -> Iterat
 @pytest.fixture(scope="session")
 def sandbox(answer_of_up: dict[str, Any]) -> SandboxDriver:
     return SandboxDriver(NAME)
+
+
+@pytest.fixture(scope="session")
+def hello(sandbox: SandboxDriver) -> str:
+    """An image to start from, which comes into a sandbox with the first use of its name."""
+    succeed("docker", sandbox.name, "--", "image", "inspect", "kata-dind/hello")
+    return "kata-dind/hello"
+
+
+@pytest.fixture
+def client(sandbox: SandboxDriver, hello: str) -> Iterator[docker.DockerClient]:
+    """An unmodified Docker client, connected to the shared sandbox."""
+    connected = docker.DockerClient(base_url=sandbox.docker_host, timeout=int(START_SECONDS))
+    try:
+        yield connected
+    finally:
+        connected.close()

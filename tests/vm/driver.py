@@ -14,12 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 from kata_dind.sandbox import Sandbox, require_sandbox
-
-if TYPE_CHECKING:
-    import docker
 
 KATA_DIND = (sys.executable, "-m", "kata_dind")
 
@@ -91,17 +88,6 @@ class SandboxDriver:
         result = self.sandbox.run(["python3", "-c", code, *arguments], where=where, timeout_seconds=COMMAND_SECONDS)
         assert result.exit_code == 0, f"python failed ({result.exit_code}):\n{_printed(result)}"
         return result.stdout.decode()
-
-    @contextlib.contextmanager
-    def docker(self) -> Iterator[docker.DockerClient]:
-        """Connect an unmodified Docker client for the length of the block."""
-        import docker
-
-        client = docker.DockerClient(base_url=self.docker_host, timeout=int(START_SECONDS))
-        try:
-            yield client
-        finally:
-            client.close()
 
     def _run(self, command: str, where: Where, input: bytes, timeout_seconds: float) -> Any:
         argv = ["sh", "-c", command]

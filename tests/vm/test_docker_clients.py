@@ -15,7 +15,7 @@ import pytest
 from docker.models.containers import Container
 from docker.utils.socket import frames_iter
 
-from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, succeed
+from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
 
@@ -25,19 +25,6 @@ COPY greeting /greeting
 RUN cat /greeting /greeting >/twice && rm /greeting
 CMD ["cat", "/twice"]
 """
-
-
-@pytest.fixture(scope="module")
-def hello(sandbox: SandboxDriver) -> str:
-    """An image to start from; it comes with the first use of its name."""
-    succeed("docker", sandbox.name, "--", "run", "--rm", "kata-dind/hello", "true")
-    return "kata-dind/hello"
-
-
-@pytest.fixture(scope="module")
-def client(sandbox: SandboxDriver, hello: str) -> Iterator[docker.DockerClient]:
-    with sandbox.docker() as connected:
-        yield connected
 
 
 @pytest.fixture
@@ -147,6 +134,7 @@ def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hell
     listener.start()
     try:
         client.containers.run(hello, ["true"], remove=True)
+        wait_until(lambda: len(seen) == 3, what="three events")
     finally:
         events.close()
         listener.join(COMMAND_SECONDS)

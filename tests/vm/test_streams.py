@@ -16,7 +16,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.vm.driver import SandboxDriver, succeed
+from tests.vm.driver import SandboxDriver
 from tests.vm.streams import STDERR, STDOUT, DockerStream, open_stream
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
@@ -30,18 +30,11 @@ GROWTH_MIB = 8
 _MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def client(sandbox: SandboxDriver) -> Iterator[docker.DockerClient]:
-    succeed("docker", sandbox.name, "--", "run", "--rm", "kata-dind/hello", "true")
-    with sandbox.docker() as connected:
-        yield connected
-
-
 @pytest.fixture
-def cat(client: docker.DockerClient) -> Iterator[Container]:
+def cat(client: docker.DockerClient, hello: str) -> Iterator[Container]:
     """A container that gives back what it reads, whose input outlives those who attach to it."""
     api = client.api
-    config = api.create_container_config("kata-dind/hello", ["cat"], stdin_open=True)
+    config = api.create_container_config(hello, ["cat"], stdin_open=True)
     # A log would be written by json for every byte that comes back, which takes an emulated guest its time.
     config |= {"StdinOnce": False, "HostConfig": api.create_host_config(log_config={"Type": "none"})}
     container = client.containers.get(api.create_container_from_config(config)["Id"])
