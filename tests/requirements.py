@@ -86,6 +86,12 @@ def _loop() -> str | None:
         return _try(["sh", "-c", 'loop=$(losetup --find --show -- "$0") && losetup --detach "$loop"', file.name])
 
 
+def _fuse() -> str | None:
+    with tempfile.TemporaryDirectory() as directory:
+        # The mount ends with the namespace.
+        return _try(["unshare", "--mount", "--pid", "--fork", "--kill-child", "bindfs", directory, directory])
+
+
 def _ordinary_user() -> str | None:
     if os.geteuid() != 0:
         return None
@@ -97,6 +103,7 @@ PROBES: dict[str, Probe] = {
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "docker": _tool("dockerd", "--version"),
     "docker-cli": _tool("docker", "--version"),
+    "fuse": _fuse,
     "kvm": _kvm,
     "loop": _loop,
     "mmdebstrap": _tool("mmdebstrap", "--version"),

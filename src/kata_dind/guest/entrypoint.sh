@@ -201,22 +201,33 @@ make_loop_nodes() {
 # Only what is blank from end to end of its first MiB, where every file system and partition table has its mark, is ours
 # to format.
 format_if_blank() { # DEVICE
-	case $(blkid "$1" 2>/dev/null) in
-	*TYPE=\"ext4\"* | *TYPE=\"xfs\"*) return 0 ;;
+	# Probed anew: libblkid's cache tells what another disk held under the same name. busybox knows no -p, and ignores it.
+	case $(blkid -p "$1" 2>/dev/null) in
+	*TYPE=\"ext4\"*) on_disk=ext4 && return 0 ;;
+	*TYPE=\"xfs\"*) on_disk=xfs && return 0 ;;
 	'') ;;
 	*) stop 78 prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
 	esac
-	if [ "$(head -c 1048576 "$1" | tr -d '\0' | head -c 1 | wc -c)" -ne 0 ]; then
+	content=$(content_of "$1")
+	[ "$content" = 0 ] ||
 		stop 78 prepare "$1 is not blank, and holds no file system we know; it was not touched" "wipe it with: wipefs -a $1"
-	fi
 	speak info prepare "formatting $1"
-	mkfs.ext4 -q -F -m 0 -i 16384 -L kata-dind -J size=64 \
+	bytes=$(blockdev --getsize64 "$1") || stop 78 prepare "cannot tell how large $1 is" 'is blockdev in the image?'
+	journal_mib=$((bytes / 4194304)) # a small disk has no room for more
+	[ $journal_mib -le 64 ] || journal_mib=64
+	mkfs.ext4 -q -F -m 0 -i 16384 -L kata-dind -J size=$journal_mib \
 		-E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1" >&2 ||
 		stop 78 prepare "cannot format $1" 'is mkfs.ext4 in the image, and the device large enough?'
+	on_disk=ext4
+}
+
+content_of() { # DEVICE: prints 0 for nothing but zeros, an x for anything else, and neither when it can't be read
+	head -c 1048576 "$1" | tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2 || :
 }
 
 mount_disk() { # DEVICE
-	if [ "${KATA_DIND_CHECK:-}" = 1 ] && command -v e2fsck >/dev/null; then
+	# XFS replays its log when it is mounted.
+	if [ "${KATA_DIND_CHECK:-}" = 1 ] && [ "$on_disk" = ext4 ] && command -v e2fsck >/dev/null; then
 		speak info prepare "checking the file system on $1, which saw a power cut"
 		code=0
 		e2fsck -f -p "$1" >&2 || code=$?
@@ -231,10 +242,11 @@ mount_disk() { # DEVICE
 verify() {
 	probe=$path/.kata-dind-probe
 	failed=
-	rm -rf -- "$probe"
-	mkdir -p "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"
+	hint='is it writable, with space and inodes left?'
+	{ rm -rf -- "$probe" && mkdir -p "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"; } ||
+		stop 78 verify "cannot make $probe" "$hint"
 	for file in kept removed dir/hidden; do
-		printf 'old\n' >"$probe/lower/$file"
+		printf 'old\n' >"$probe/lower/$file" || stop 78 verify "cannot write $probe/lower/$file" "$hint"
 	done
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
 	if mount -t overlay -o "$options" kata-dind "$probe/merged" 2>/dev/null; then
@@ -306,11 +318,11 @@ tune() {
 nest_cgroups() {
 	cgroup=/sys/fs/cgroup
 	[ -w $cgroup/cgroup.subtree_control ] || return 0
-	[ -d $cgroup/init ] || mkdir $cgroup/init
+	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null || return 0 # busybox holds a read-only file for writable
 	while read -r pid; do
 		printf '%s\n' "$pid" >$cgroup/init/cgroup.procs || :
 	done <$cgroup/cgroup.procs
-	read -r controllers <$cgroup/cgroup.controllers
+	read -r controllers <$cgroup/cgroup.controllers || controllers= # without any there is no line
 	for controller in $controllers; do
 		printf '+%s\n' "$controller" >$cgroup/cgroup.subtree_control || :
 	done

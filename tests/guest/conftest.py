@@ -1,0 +1,158 @@
+"""The guest entrypoint in namespaces of its own, under each shell with the tools that go with it in the field.
+
+Nothing of the host is within its reach but loop devices, which are detached after each test: its mounts end with the
+namespace, and cgroups and the overlay module's parameters are covered by file systems of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.host.process import require_tool, run, scrubbed_environment
+
+ENTRYPOINT = Path(__file__).parents[2] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
+
+# The official images have these beside busybox.
+_BESIDE_BUSYBOX = ("mkfs.ext4", "e2fsck", "blkid")
+
+_AROUND = """
+set -eu
+loops() { grep -l '/kata-dind.img' /sys/block/loop*/loop/backing_file 2>/dev/null || :; }
+loops_before=$(loops)
+mount -t proc proc /proc
+mount -t tmpfs cover /sys/fs/cgroup
+mount -t tmpfs cover /sys/module/overlay/parameters
+for name in redirect_dir metacopy; do echo Y >/sys/module/overlay/parameters/$name; done
+eval "$BEFORE"
+set +e
+PATH=$TOOLS "$@"
+code=$?
+eval "$AFTER"
+for loop in $(loops); do
+	# Detached when its mount ends with the namespace; its file may lie on a file system that nobody else sees.
+	case $loops_before in *$loop*) ;; *) loop=${loop#/sys/block/}; losetup --detach "/dev/${loop%%/*}" ;; esac
+done
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the entrypoint ended, and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+    status: Path
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Its JSON lines; everything that it says itself is one."""
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith('{"kata_dind"')]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The one error that it has told."""
+        assert self.lines, self.stderr
+        (error,) = [line for line in self.lines if line["kata_dind"] == "error"]
+        assert set(error) == {"kata_dind", "step", "message", "hint"}
+        return error
+
+    def said(self, level: str) -> list[str]:
+        return [line["message"] for line in self.lines if line["kata_dind"] == level and "message" in line]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A shell, and the tools that it finds; what it makes lies in `directory`."""
+
+    name: str
+    argv: tuple[str, ...]
+    tools: str
+    directory: Path
+
+    def entrypoint(
+        self,
+        *command: str,
+        before: str = "",
+        after: str = "",
+        tools: str = "",
+        **variables: str | Path,
+    ) -> Ended:
+        """Run the entrypoint with a command; the variables' names lack their KATA_DIND_.
+
+        `before` and `after` are scripts that the host's own shell runs around it, in the same namespaces.
+        """
+        status = self.directory / "status"
+        told = {f"KATA_DIND_{name}": str(value) for name, value in {"STATUS_DIR": status, **variables}.items()}
+        outer = {"TOOLS": f"{tools}:{self.tools}" if tools else self.tools, "BEFORE": before, "AFTER": after}
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+        done = subprocess.run(
+            [*namespaces, "sh", "-c", _AROUND, "sh", *self.argv, str(ENTRYPOINT), *command],
+            env={**scrubbed_environment(), **outer, **told},
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(), status / "status.json")
+
+    def call(self, script: str, *arguments: str, mountinfo: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a script that has the entrypoint's functions; none of its steps is run."""
+        functions, main, _ = ENTRYPOINT.read_text().partition("\ntrap ")
+        assert main
+        if mountinfo is not None:
+            functions = functions.replace("/proc/self/mountinfo", str(mountinfo))
+        return subprocess.run(
+            [*self.argv, "-c", f"{functions}\n{script}", "sh", *arguments],
+            env={**scrubbed_environment(), "PATH": self.tools},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+
+def _busybox_tools(directory: Path) -> str:
+    busybox = require_tool("busybox", package="busybox-static")
+    directory.mkdir()
+    for applet in run([busybox, "--list"], timeout_seconds=10).stdout.split():
+        (directory / applet).symlink_to(busybox)
+    for name in _BESIDE_BUSYBOX:
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to(require_tool(name, package="e2fsprogs"))
+    return str(directory)
+
+
+@pytest.fixture(params=["dash", pytest.param("busybox", marks=pytest.mark.requires("busybox"))])
+def shell(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """Each shell in turn; loop devices on files of the test's are detached at its end."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    if request.param == "dash":
+        yield Shell("dash", ("dash",), scrubbed_environment()["PATH"], directory)
+    else:
+        yield Shell("busybox", ("busybox", "ash"), _busybox_tools(tmp_path / "bin"), directory)
+    detach_loops(tmp_path)
+
+
+def attach_loop(image: Path) -> Path:
+    return Path(run(["losetup", "--find", "--show", image], timeout_seconds=10).stdout.strip())
+
+
+def detach_loops(directory: Path) -> None:
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = Path(file.read_text().strip().removesuffix(" (deleted)"))
+        except OSError:
+            continue
+        if backing.is_relative_to(directory):
+            run(["losetup", "--detach", f"/dev/{file.parts[3]}"], timeout_seconds=10)

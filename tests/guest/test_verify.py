@@ -1,0 +1,233 @@
+"""The overlay proof on file systems that pass and that don't, what comes after it, and the hand-over to the command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import Shell
+
+pytestmark = pytest.mark.requires("root")
+
+
+@pytest.fixture
+def data_root(shell: Shell) -> Path:
+    directory = shell.directory / "docker"
+    directory.mkdir()
+    return directory
+
+
+def fuse_without_xattr(shell: Shell, data_root: Path) -> str:
+    """A FUSE mount that overlayfs refuses as Kata's virtio-fs is refused: it has no extended attributes."""
+    source = shell.directory / "source"
+    source.mkdir(exist_ok=True)
+    return f"bindfs --xattr-none {source} {data_root}"
+
+
+# --- the proof
+
+
+def test_a_good_data_root_passes_and_keeps_no_trace_of_the_proof(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("sh", "-c", 'ls -A "$0"', str(data_root), PATH=data_root, DATA_ROOT="memory", SIZE="64M")
+    assert (ended.code, ended.stdout) == (0, ""), ended.stderr
+    assert "overlay works on tmpfs: mount, whiteout, opaque directory, rename, copy-up, d_type" in ended.said("info")
+
+
+def test_what_a_killed_proof_has_left_is_no_hindrance(shell: Shell, data_root: Path) -> None:
+    (data_root / ".kata-dind-probe" / "merged" / "x").mkdir(parents=True)
+    (data_root / ".kata-dind-probe" / "lower").write_text("a file")
+    ended = shell.entrypoint("true", PATH=data_root)
+    assert ended.code == 0, ended.stderr
+    assert [*data_root.iterdir()] == []
+
+
+@pytest.mark.requires("fuse")
+def test_a_share_without_xattr_is_refused_with_the_step_that_failed(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint(
+        "echo", "went on", PATH=data_root, DATA_ROOT="virtiofs", before=fuse_without_xattr(shell, data_root)
+    )
+    assert (ended.code, ended.stdout) == (78, "")
+    assert ended.error["step"] == "verify"
+    assert ended.error["message"].startswith(f"overlay does not work on fuse at {data_root}: ")
+    assert " failed" in ended.error["message"]
+    assert "loop" in ended.error["hint"]
+    assert [*(shell.directory / "source").iterdir()] == []
+
+
+@pytest.mark.requires("fuse")
+def test_vfs_is_fallen_back_to_only_when_that_is_asked_for(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint(
+        "sh",
+        "-c",
+        'echo "$DOCKER_DRIVER"',
+        PATH=data_root,
+        DATA_ROOT="virtiofs",
+        FALLBACK="vfs",
+        before=fuse_without_xattr(shell, data_root),
+    )
+    assert (ended.code, ended.stdout) == (0, "vfs\n"), ended.stderr
+    (warning,) = ended.said("warning")
+    assert warning.endswith("going on with vfs, as KATA_DIND_FALLBACK says")
+
+
+@pytest.mark.requires("fuse", "loop")
+def test_loop_works_on_the_share_that_is_refused(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint(
+        "true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", before=fuse_without_xattr(shell, data_root)
+    )
+    assert ended.code == 0, ended.stderr
+
+
+@pytest.mark.requires("fuse", "loop")
+def test_auto_takes_loop_on_the_share_that_is_refused(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("true", PATH=data_root, SIZE="256M", before=fuse_without_xattr(shell, data_root))
+    assert ended.code == 0, ended.stderr
+    assert "the data root's kind is loop" in ended.said("info")
+
+
+def stub(tmp_path: Path, name: str, script: str) -> str:
+    """A program on PATH that does one thing wrong and is itself in all else."""
+    directory = tmp_path / "stubs"
+    directory.mkdir(exist_ok=True)
+    program = directory / name
+    program.write_text(f'#!/bin/sh\n{script}\nexec {shutil.which(name)} "$@"\n')
+    program.chmod(0o755)
+    return str(directory)
+
+
+# busybox's shell runs its own applets, whatever is on PATH.
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "script", "step"),
+    [
+        ("rm", "case $2 in */merged/removed) exit 1 ;; esac", "whiteout"),
+        (
+            "rm",
+            'case $2 in */merged/removed) /bin/rm "$@"; /bin/rm -f "${2%merged*}upper/removed"; exit ;; esac',
+            "whiteout",
+        ),
+        ("mv", "case $1 in */merged/kept) exit 1 ;; esac", "rename"),
+        ("mv", 'case $1 in */merged/kept) exec cp "$@" ;; esac', "rename"),
+        ("mkdir", "case $1 in */merged/dir) exit 1 ;; esac", "opaque directory"),
+        ("mkdir", 'case $1 in */merged/dir) /bin/mkdir "$1"; touch "$1/hidden"; exit ;; esac', "opaque directory"),
+        ("mount", "case $2 in overlay) exit 32 ;; esac", "mount"),
+    ],
+)
+def test_each_step_of_the_proof_can_fail_and_is_named(
+    shell: Shell, data_root: Path, tmp_path: Path, name: str, script: str, step: str
+) -> None:
+    ended = shell.entrypoint("true", PATH=data_root, tools=stub(tmp_path, name, script))
+    assert ended.code == 78
+    assert f"at {data_root}: {step} failed" in ended.error["message"]
+    assert [*data_root.iterdir()] == [], "the proof has left something"
+
+
+def test_a_data_root_that_cannot_be_written_is_told(shell: Shell, data_root: Path) -> None:
+    before = f"mount -t tmpfs t {data_root}; mount -o remount,ro {data_root}"
+    ended = shell.entrypoint("true", PATH=data_root, before=before)
+    assert ended.code == 78
+    assert ended.error["step"] == "verify"
+
+
+def test_a_full_data_root_is_told(shell: Shell, data_root: Path) -> None:
+    before = f"mount -t tmpfs -o nr_inodes=4 t {data_root}"
+    ended = shell.entrypoint("true", PATH=data_root, before=before)
+    assert ended.code == 78
+    assert ended.error["step"] == "verify"
+
+
+def test_a_data_root_that_cannot_be_made_is_told(shell: Shell) -> None:
+    (shell.directory / "file").touch()
+    ended = shell.entrypoint("true", PATH=shell.directory / "file" / "docker")
+    assert (ended.code, ended.error["step"]) == (78, "detect")
+
+
+# --- what dockerd would stumble on
+
+
+def test_parameters_that_spoil_the_native_diff_are_switched_off(shell: Shell, data_root: Path) -> None:
+    look = "cat /sys/module/overlay/parameters/redirect_dir /sys/module/overlay/parameters/metacopy"
+    ended = shell.entrypoint("true", PATH=data_root, after=look)
+    assert (ended.code, ended.stdout) == (0, "NN")
+
+
+CGROUP = "/sys/fs/cgroup"
+
+
+def test_processes_move_one_cgroup_down_and_every_controller_is_given_on(shell: Shell, data_root: Path) -> None:
+    """On files in place of a cgroup file system: what is written last to one is what it holds."""
+    before = f"""
+    printf '101\\n' >{CGROUP}/cgroup.procs
+    printf 'cpu memory pids\\n' >{CGROUP}/cgroup.controllers
+    : >{CGROUP}/cgroup.subtree_control
+    """
+    after = f"cat {CGROUP}/init/cgroup.procs {CGROUP}/cgroup.subtree_control"
+    ended = shell.entrypoint("true", PATH=data_root, before=before, after=after)
+    assert (ended.code, ended.stdout) == (0, "101\n+pids\n"), ended.stderr
+
+
+@pytest.mark.parametrize("controllers", ["", r"\n"], ids=["no line", "an empty line"])
+def test_a_cgroup_without_controllers_is_no_hindrance(shell: Shell, data_root: Path, controllers: str) -> None:
+    before = f"""
+    : >{CGROUP}/cgroup.procs
+    printf '{controllers}' >{CGROUP}/cgroup.controllers
+    : >{CGROUP}/cgroup.subtree_control
+    """
+    ended = shell.entrypoint("echo", "went on", PATH=data_root, before=before)
+    assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
+
+
+def test_cgroups_that_cannot_be_written_are_left_alone(shell: Shell, data_root: Path) -> None:
+    before = f"""
+    printf '101\\n' >{CGROUP}/cgroup.procs
+    printf 'cpu\\n' >{CGROUP}/cgroup.controllers
+    : >{CGROUP}/cgroup.subtree_control
+    mount -o remount,ro {CGROUP}
+    """
+    ended = shell.entrypoint("echo", "went on", PATH=data_root, before=before)
+    assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
+
+
+# --- the hand-over
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 64, 78, 255])
+def test_the_commands_exit_code_is_the_containers(shell: Shell, data_root: Path, code: int) -> None:
+    assert shell.entrypoint("sh", "-c", f"exit {code}", PATH=data_root).code == code
+
+
+def test_arguments_arrive_as_they_were(shell: Shell, data_root: Path) -> None:
+    odd = ["a b", "", "*", "$HOME", "'\"", "--", "new\nline"]
+    ended = shell.entrypoint("--", "printf", "<%s>", *odd, PATH=data_root)
+    assert ended.stdout == "".join(f"<{word}>" for word in odd)
+
+
+def test_a_command_that_does_not_exist_is_127(shell: Shell, data_root: Path) -> None:
+    assert shell.entrypoint("/no/such/program", PATH=data_root).code == 127
+
+
+def test_the_command_takes_the_entrypoints_place(shell: Shell, data_root: Path) -> None:
+    """It is process 1's business to stop: the command must be what a container's signals reach."""
+    ended = shell.entrypoint("sh", "-c", 'echo "$PPID"; kill -TERM $$; sleep 5', PATH=data_root)
+    assert ended.code == 143
+    assert ended.stdout == "1\n", "something stands between the container's process and its command"
+
+
+def test_the_command_may_catch_signals_itself(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("sh", "-c", "trap 'exit 9' TERM; kill -TERM $$; sleep 5", PATH=data_root)
+    assert ended.code == 9
+
+
+def test_the_environment_is_the_commands_too(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("sh", "-c", 'echo "$KATA_DIND_PATH"', PATH=data_root)
+    assert ended.stdout == f"{data_root}\n"
+
+
+def test_quiet_is_quiet(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("true", PATH=data_root, LOG="error")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.status.exists()
+    assert os.access(ended.status, os.R_OK)
