@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.backend import Launch, OnEvent
+from kata_dind.backend import Backend, Launch, OnEvent
 from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
@@ -97,7 +97,7 @@ class FakeBackend:
             "data_root_mib": spec.size_bytes >> 20,
         }
 
-    def launch(self, plan: dict[str, Any]) -> Launch:
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
         """Return how to start a plan."""
         behaviour = BEHAVIOURS[plan["image_id"]]
 
@@ -111,7 +111,7 @@ class FakeBackend:
         )
 
 
-BACKEND = FakeBackend()
+BACKEND: Backend = FakeBackend()
 
 
 class FakeGuest:
@@ -126,7 +126,8 @@ class FakeGuest:
         return self._channel.open(request)
 
     def evidence(self) -> str:
-        return f"--- guest.log\n{self._system.log.read_text()}"
+        first = "the fake ended" if self.ended.is_set() else "the fake still runs"
+        return f"{first}\n--- guest.log\n{self._system.log.read_text()}"
 
 
 @contextlib.asynccontextmanager

@@ -60,7 +60,7 @@ class Start:
 def start_of(tmp_path: Path, behaviour: str) -> Start:
     events: list[Event] = []
     record = Record("demo", tmp_path)
-    owner = Owner(record, BACKEND.launch({"image_id": behaviour}), report=events.append)
+    owner = Owner(record, BACKEND.launch({"image_id": behaviour}, ephemeral=False), report=events.append)
     return Start(record, owner, events)
 
 

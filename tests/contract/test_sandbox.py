@@ -1,0 +1,352 @@
+"""Sandboxes as users know them: started under supervisors of their own or owned here, found, stopped, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kata_dind import backend
+from kata_dind.errors import (
+    DockerdFailed,
+    GuestNotReady,
+    KataDindError,
+    OverlayRefused,
+    SandboxError,
+    SpecError,
+    VerdictFailed,
+)
+from kata_dind.host.docker_api import DockerApi
+from kata_dind.host.progress import Event
+from kata_dind.record import sandboxes_directory
+from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.spec import SandboxSpec, parse_spec
+
+# The supervisor outlives its starter by design, and Popen minds.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+UP = """
+import sys
+from kata_dind.sandbox import up
+from kata_dind.spec import parse_spec
+up(parse_spec(name="demo", image=sys.argv[1]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def removed_at_the_end() -> Iterator[None]:
+    yield
+    for summary in list_sandboxes():
+        require_sandbox(summary.name).remove(force=True)
+
+
+def spec_of(image: str = "healthy", *, name: str = "demo") -> SandboxSpec:
+    return parse_spec(name=name, image=image)
+
+
+def left() -> list[str]:
+    return [path.name for path in sandboxes_directory().iterdir()]
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 10) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.01)
+
+
+def supervisor_of(sandbox: Sandbox) -> int:
+    status = json.loads((sandbox.directory / "status.json").read_text())
+    return int(status["pid"])
+
+
+# --- up
+
+
+def test_up_returns_a_sandbox_that_runs_in_a_process_of_its_own() -> None:
+    events: list[Event] = []
+    sandbox = up(spec_of(), report=events.append)
+    assert sandbox.state == "running"
+    assert supervisor_of(sandbox) != os.getpid()
+    assert DockerApi(sandbox.endpoint, timeout_seconds=5).version()["Version"] == "99.1"
+    assert sandbox.run(["echo", "hello"], where="guest").stdout == b"hello\n"
+    assert events[-1].name == "ready"
+    sandbox.stop()
+    assert sandbox.state == "stopped"
+    assert not sandbox.endpoint.exists()
+
+
+def test_what_is_known_of_a_running_sandbox() -> None:
+    sandbox = up(spec_of())
+    known = sandbox.inspect()
+    assert (known["name"], known["state"], known["backend"]) == ("demo", "running", "vm")
+    assert known["docker_host"] == f"unix://{sandbox.endpoint}"
+    assert known["kernel"] == "9.9-fake"
+    assert known["data_root"]["filesystem"] == "ext4"
+    assert known["docker"] == {"version": "99.1", "storage": "overlay2 on extfs", "native_diff": True}
+    assert known["error"] is None
+    assert known["uptime_seconds"] > 0
+    (summary,) = list_sandboxes()
+    assert (summary.name, summary.state, summary.docker_version) == ("demo", "running", "99.1")
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [("refuses-overlay", OverlayRefused), ("crashes", DockerdFailed), ("falls-to-vfs", VerdictFailed),
+     ("never-answers", GuestNotReady), ("dies-early", SandboxError)],
+)  # fmt: skip
+def test_a_start_that_fails_is_the_error_it_was_and_leaves_nothing(image: str, kind: type[KataDindError]) -> None:
+    with pytest.raises(KataDindError) as caught:
+        up(spec_of(image))
+    assert type(caught.value) is kind
+    assert "container started" in caught.value.details or "Starting up" in caught.value.details
+    assert left() == []
+
+
+def test_what_cannot_be_prepared_makes_nothing() -> None:
+    with pytest.raises(SpecError):
+        up(spec_of("unknown"))
+    assert left() == []
+
+
+def test_a_supervisor_that_cannot_begin_is_told_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/nonexistent")  # where the supervisor would find the fake
+    with pytest.raises(KataDindError) as caught:
+        up(spec_of())
+    assert caught.value.summary
+    assert left() == []
+
+
+def test_a_name_is_used_once() -> None:
+    up(spec_of())
+    with pytest.raises(SpecError, match="name: 'demo' is used by a sandbox already"):
+        up(spec_of())
+
+
+def test_of_two_who_start_one_name_at_once_one_wins() -> None:
+    results: list[str] = []
+
+    def start_it() -> None:
+        try:
+            up(spec_of())
+        except SpecError:
+            results.append("refused")
+        else:
+            results.append("ran")
+
+    threads = [threading.Thread(target=start_it) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["ran", "refused", "refused"]
+    assert require_sandbox("demo").state == "running"
+
+
+def test_a_start_is_seen_as_one() -> None:
+    starter = subprocess.Popen([sys.executable, "-c", UP, "boots-slowly"], stderr=subprocess.DEVNULL)
+    with starter:
+        wait_until(lambda: [summary.state for summary in list_sandboxes()] == ["starting"])
+        with pytest.raises(SpecError, match="the sandbox 'demo' is starting"):
+            require_sandbox("demo").remove()
+        with pytest.raises(SpecError, match="is used"):
+            up(spec_of())
+        starter.terminate()
+    wait_until(lambda: left() == [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("image", ["boots-slowly", "stops-slowly-and-never-answers"])
+def test_a_starter_that_ends_takes_its_start_along(number: signal.Signals, image: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", UP, image], stderr=subprocess.DEVNULL) as starter:
+        wait_until((sandboxes_directory() / "demo" / "guest.log").exists)
+        time.sleep(0.1)
+        starter.send_signal(number)
+    wait_until(lambda: left() == [])
+
+
+def test_a_start_may_be_stopped_by_somebody_else() -> None:
+    with subprocess.Popen([sys.executable, "-c", UP, "boots-slowly"], stderr=subprocess.PIPE, text=True) as starter:
+        wait_until((sandboxes_directory() / "demo" / "guest.log").exists)
+        require_sandbox("demo").stop(timeout_seconds=10)
+        assert starter.stderr is not None
+        assert "the supervisor ended before the sandbox was ready" in starter.stderr.read()
+    assert left() == []
+
+
+# --- stop, start, remove
+
+
+def test_a_stopped_sandbox_starts_again_as_it_was() -> None:
+    sandbox = up(spec_of())
+    first = supervisor_of(sandbox)
+    sandbox.stop()
+    again = start("demo")
+    assert again.state == "running"
+    assert supervisor_of(again) != first
+    assert again.spec == spec_of().model_dump(mode="json")
+    assert "container started, check True" not in again.log_path("guest").read_text()
+
+
+def test_what_runs_is_not_started_again() -> None:
+    up(spec_of())
+    with pytest.raises(SpecError, match="the sandbox 'demo' is running already"):
+        start("demo")
+
+
+def test_a_restart_that_fails_keeps_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = up(spec_of())
+    sandbox.stop()
+    plan = (sandbox.directory / "plan.json").read_text()
+    (sandbox.directory / "plan.json").write_text(plan.replace("healthy", "crashes"))
+    with pytest.raises(DockerdFailed):
+        start("demo")
+    assert require_sandbox("demo").state == "crashed"
+    assert require_sandbox("demo").inspect()["error"]["error"] == "DockerdFailed"
+
+
+def test_stopping_what_does_not_run_is_harmless() -> None:
+    sandbox = up(spec_of())
+    sandbox.stop()
+    sandbox.stop()
+    assert sandbox.state == "stopped"
+
+
+def test_what_runs_is_removed_only_by_force() -> None:
+    sandbox = up(spec_of())
+    with pytest.raises(SpecError, match="the sandbox 'demo' is running"):
+        sandbox.remove()
+    sandbox.remove(force=True)
+    assert left() == []
+    with pytest.raises(SpecError, match=r"there is no sandbox 'demo' \(there are: none\)"):
+        require_sandbox("demo")
+
+
+def test_a_stop_that_had_to_be_forced_says_so() -> None:
+    sandbox = up(spec_of("does-not-go-down"))
+    events: list[Event] = []
+    sandbox.stop(report=events.append)
+    assert ("warning", "the guest did not go down in time and was cut off") in [
+        (event.name, event.message) for event in events
+    ]
+    assert sandbox.state == "stopped"
+
+
+def test_commands_need_a_sandbox_that_runs() -> None:
+    sandbox = up(spec_of())
+    sandbox.stop()
+    with pytest.raises(GuestNotReady, match="the sandbox 'demo' is not running"):
+        sandbox.run(["true"])
+
+
+# --- ends that nobody asked for
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_supervisor_is_an_orderly_stop(number: signal.Signals) -> None:
+    sandbox = up(spec_of("stops-slowly"))
+    os.kill(supervisor_of(sandbox), number)
+    wait_until(lambda: sandbox.state == "stopped")
+    assert sandbox.log_path("guest").read_text().endswith("powered off\n")
+
+
+def test_a_supervisor_that_is_killed_is_a_crash_that_starts_again() -> None:
+    sandbox = up(spec_of())
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.state == "crashed")
+    assert [summary.state for summary in list_sandboxes()] == ["crashed"]
+    assert not sandbox.endpoint.exists(), "the list has not swept it"
+    assert start("demo").state == "running"
+    assert sandbox.log_path("guest").read_text().endswith("container started, check True\n")
+
+
+def test_a_guest_that_dies_is_a_crash_with_its_reason() -> None:
+    sandbox = up(spec_of())
+    with pytest.raises(GuestNotReady):
+        sandbox.run(["die"], where="guest")
+    wait_until(lambda: sandbox.state == "crashed")
+    assert sandbox.inspect()["error"]["summary"].startswith("the guest is gone")
+    assert start("demo").state == "running"
+
+
+# --- owned here
+
+
+def test_a_sandbox_of_our_own_is_gone_after_the_block() -> None:
+    with open_sandbox(spec_of()) as sandbox:
+        assert sandbox.state == "running"
+        assert supervisor_of(sandbox) == os.getpid()
+        assert DockerApi(sandbox.endpoint, timeout_seconds=5).version()["Version"] == "99.1"
+        assert sandbox.run(["echo", "hello"]).stdout == b"hello\n"
+    assert left() == []
+
+
+def test_an_error_in_the_block_is_the_callers() -> None:
+    with pytest.raises(ZeroDivisionError), open_sandbox(spec_of()):
+        _ = 1 / 0
+    assert left() == []
+
+
+def test_without_a_name_it_gets_one() -> None:
+    with open_sandbox(spec_of().model_copy(update={"name": ""})) as sandbox:
+        assert sandbox.name.startswith("run-")
+
+
+@pytest.mark.parametrize("image", ["refuses-overlay", "never-boots"])
+def test_a_start_of_our_own_that_fails_leaves_nothing(image: str) -> None:
+    with pytest.raises(KataDindError), open_sandbox(spec_of(image)):
+        pytest.fail("the block is entered")
+    assert left() == []
+
+
+def test_clients_that_are_still_connected_do_not_hold_up_the_end() -> None:
+    with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as controller:
+        with open_sandbox(spec_of()) as sandbox:
+            client.connect(str(sandbox.endpoint))
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.settimeout(5)
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nOK"):
+                answer += client.recv(4096)
+            controller.connect(str(sandbox.directory / "control.sock"))
+        assert client.recv(4096) == b""
+    assert left() == []
+
+
+def test_an_interrupt_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        wait_until((sandboxes_directory() / "demo" / "guest.log").exists)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), open_sandbox(spec_of("boots-slowly")):
+        pytest.fail("the block is entered")
+    thread.join()
+    assert left() == []
+
+
+def test_a_guest_of_our_own_that_dies_is_told_at_the_end() -> None:
+    with pytest.raises(SandboxError, match="the guest is gone"), open_sandbox(spec_of()) as sandbox:
+        with pytest.raises(GuestNotReady):
+            sandbox.run(["die"], where="guest")
+        wait_until(lambda: not sandbox.endpoint.exists())
+    assert left() == []
+
+
+def test_a_backend_that_is_none_is_our_own_mistake() -> None:
+    with pytest.raises(KeyError):
+        backend.load_backend("podman")
+    assert Path(backend.__file__).exists()
