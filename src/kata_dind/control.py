@@ -12,7 +12,6 @@ import selectors
 import signal
 import socket
 import struct
-import sys
 import termios
 import time
 import tty
@@ -306,8 +305,3 @@ def _on_signals(numbers: list[signal.Signals], handle: Callable[[int], None], wa
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(before_fd)
-
-
-def stdin_and_stdout_are_terminals() -> bool:
-    """Tell whether a command should get a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
