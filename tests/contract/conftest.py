@@ -12,7 +12,7 @@ from kata_dind import backend
 _HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(_HERE / "site"), str(_HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setitem(backend._MODULES, "vm", "tests.contract.fake_backend")

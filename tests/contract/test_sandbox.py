@@ -1,4 +1,4 @@
-"""Sandboxes as users know them: started under supervisors of their own or owned here, found, stopped, removed."""
+"""What goes wrong with sandboxes, and how they end, on guests that misbehave as only the fake backend's can."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,8 +30,11 @@ from kata_dind.record import sandboxes_directory
 from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
 
-# The supervisor outlives its starter by design, and Popen minds.
-pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fake_backend"),
+    # The supervisor outlives its starter by design, and Popen minds.
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+]
 
 UP = """
 import sys
@@ -85,20 +87,6 @@ def test_up_returns_a_sandbox_that_runs_in_a_process_of_its_own() -> None:
     assert not sandbox.endpoint.exists()
 
 
-def test_what_is_known_of_a_running_sandbox() -> None:
-    sandbox = up(spec_of())
-    known = sandbox.inspect()
-    assert (known["name"], known["state"], known["backend"]) == ("demo", "running", "vm")
-    assert known["docker_host"] == f"unix://{sandbox.endpoint}"
-    assert known["kernel"] == "9.9-fake"
-    assert known["data_root"]["filesystem"] == "ext4"
-    assert known["docker"] == {"version": "99.1", "storage": "overlay2 on extfs", "native_diff": True}
-    assert known["error"] is None
-    assert known["uptime_seconds"] > 0
-    (summary,) = list_sandboxes()
-    assert (summary.name, summary.state, summary.docker_version) == ("demo", "running", "99.1")
-
-
 @pytest.mark.parametrize(
     ("image", "kind"),
     [("refuses-overlay", OverlayRefused), ("crashes", DockerdFailed), ("falls-to-vfs", VerdictFailed),
@@ -124,12 +112,6 @@ def test_a_supervisor_that_cannot_begin_is_told_with_its_log(monkeypatch: pytest
         up(spec_of())
     assert caught.value.summary
     assert left() == []
-
-
-def test_a_name_is_used_once() -> None:
-    up(spec_of())
-    with pytest.raises(SpecError, match="name: 'demo' is used by a sandbox already"):
-        up(spec_of())
 
 
 def test_of_two_who_start_one_name_at_once_one_wins() -> None:
@@ -221,16 +203,6 @@ def test_stopping_what_does_not_run_is_harmless() -> None:
     assert sandbox.state == "stopped"
 
 
-def test_what_runs_is_removed_only_by_force() -> None:
-    sandbox = up(spec_of())
-    with pytest.raises(SpecError, match="the sandbox 'demo' is running"):
-        sandbox.remove()
-    sandbox.remove(force=True)
-    assert left() == []
-    with pytest.raises(SpecError, match=r"there is no sandbox 'demo' \(there are: none\)"):
-        require_sandbox("demo")
-
-
 def test_a_stop_that_had_to_be_forced_says_so() -> None:
     sandbox = up(spec_of("does-not-go-down"))
     events: list[Event] = []
@@ -239,13 +211,6 @@ def test_a_stop_that_had_to_be_forced_says_so() -> None:
         (event.name, event.message) for event in events
     ]
     assert sandbox.state == "stopped"
-
-
-def test_commands_need_a_sandbox_that_runs() -> None:
-    sandbox = up(spec_of())
-    sandbox.stop()
-    with pytest.raises(GuestNotReady, match="the sandbox 'demo' is not running"):
-        sandbox.run(["true"])
 
 
 # --- ends that nobody asked for
@@ -269,15 +234,6 @@ def test_a_supervisor_that_is_killed_is_a_crash_that_starts_again() -> None:
     assert sandbox.log_path("guest").read_text().endswith("container started, check True\n")
 
 
-def test_a_guest_that_dies_is_a_crash_with_its_reason() -> None:
-    sandbox = up(spec_of())
-    with pytest.raises(GuestNotReady):
-        sandbox.run(["die"], where="guest")
-    wait_until(lambda: sandbox.state == "crashed")
-    assert sandbox.inspect()["error"]["summary"].startswith("the guest is gone")
-    assert start("demo").state == "running"
-
-
 # --- owned here
 
 
@@ -287,12 +243,6 @@ def test_a_sandbox_of_our_own_is_gone_after_the_block() -> None:
         assert supervisor_of(sandbox) == os.getpid()
         assert DockerApi(sandbox.endpoint, timeout_seconds=5).version()["Version"] == "99.1"
         assert sandbox.run(["echo", "hello"]).stdout == b"hello\n"
-    assert left() == []
-
-
-def test_an_error_in_the_block_is_the_callers() -> None:
-    with pytest.raises(ZeroDivisionError), open_sandbox(spec_of()):
-        _ = 1 / 0
     assert left() == []
 
 
@@ -338,15 +288,6 @@ def test_an_interrupt_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) 
     assert left() == []
 
 
-def test_a_guest_of_our_own_that_dies_is_told_at_the_end() -> None:
-    with pytest.raises(SandboxError, match="the guest is gone"), open_sandbox(spec_of()) as sandbox:
-        with pytest.raises(GuestNotReady):
-            sandbox.run(["die"], where="guest")
-        wait_until(lambda: not sandbox.endpoint.exists())
-    assert left() == []
-
-
 def test_a_backend_that_is_none_is_our_own_mistake() -> None:
     with pytest.raises(KeyError):
         backend.load_backend("podman")
-    assert Path(backend.__file__).exists()
