@@ -130,7 +130,10 @@ def test_a_fresh_record_is_nobodys() -> None:
 def test_a_record_has_one_owner(owner: subprocess.Popen[str]) -> None:
     record = record_of("demo")
     assert record.is_owned()
-    with pytest.raises(SandboxError, match="the sandbox 'demo' is running or starting already"), record.owned():
+    with (
+        pytest.raises(SandboxError, match="the sandbox 'demo' is running or starting already"),
+        record.owned(timeout_seconds=0),
+    ):
         pass
 
 
