@@ -23,6 +23,7 @@ from kata_dind.errors import (
     DockerdFailed,
     GuestNotReady,
     KataDindError,
+    NoSpace,
     OverlayRefused,
     SandboxError,
     VerdictFailed,
@@ -38,6 +39,7 @@ from kata_dind.host.channel import (
     relay_connection,
     relay_streams,
 )
+from kata_dind.host.disks import is_full
 from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report
 from kata_dind.record import Record
@@ -50,6 +52,8 @@ LOG_LIMIT_BYTES = 16 << 20
 
 _EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT = 64, 78
 _PING = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_MOST_WARNINGS = 20
+_DAY_SECONDS = 86400.0
 _PING_PAUSE_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.0
 _GONE_SECONDS = 5.0
@@ -72,6 +76,7 @@ class Owner:
         self._container_ended = asyncio.Event()
         self._container_code: int | None = None
         self._complaint: dict[str, str] | None = None
+        self._warnings: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -88,6 +93,12 @@ class Owner:
         except AbnormalShutdown as error:
             self._end("stopped", error)
             raise
+        except KataDindError as error:
+            failure = self._explained(error)
+            self._end("crashed", failure)
+            if failure is error:
+                raise
+            raise failure from error
         except BaseException as error:
             self._end("crashed", error)
             raise
@@ -150,6 +161,17 @@ class Owner:
             return _gone(guest)
         return DockerdFailed(f"dockerd ended (exit {self._container_code})", details=self._dockerd_tail())
 
+    def _explained(self, error: KataDindError) -> KataDindError:
+        """Name the cause that a guest does not know: to it a full disk of the host is an I/O error of any kind."""
+        directory = self._record.directory
+        if isinstance(error, NoSpace) or not is_full(directory):
+            return error
+        return NoSpace(
+            f"the file system of {directory} is full",
+            details=f"{error.summary}\n{error.details}".strip(),
+            hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
+        )
+
     # --- readiness
 
     async def _wait_for_dockerd(self, guest: Guest) -> None:
@@ -194,11 +216,10 @@ class Owner:
     # --- what the guest says
 
     def _guest_event(self, message: dict[str, Any]) -> None:
-        logger.info("guest: %s", message.get("event"))
         if message.get("event") == "agent":
-            self._status["kernel"] = message.get("kernel")
+            self._status["kernel"] = str(message.get("kernel"))
             # What the guest has not been up for went into disks, namespaces and QEMU's own start.
-            self._phase("machine", "the machine has started", until=self._elapsed() - float(message["uptime_seconds"]))
+            self._phase("machine", "the machine has started", until=self._elapsed() - _seconds_of(message))
             self._phase("boot", "the guest has booted")
         elif message.get("event") == "container":
             self._phase("container", "the dind container has started")
@@ -224,17 +245,18 @@ class Owner:
     def _hear(self, line: bytes) -> None:
         if not line.startswith(b'{"kata_dind":'):
             return
+        # Anybody in the guest may have written the line.
         try:
-            spoken = json.loads(line)
-        except ValueError:
+            spoken = {str(key): str(value) for key, value in json.loads(line).items()}
+        except (ValueError, RecursionError):
             return
         if spoken["kata_dind"] == "error":
-            self._complaint = spoken
-        elif spoken["kata_dind"] == "warning":
-            self._report(Event("warning", str(spoken["message"])))
-            self._status.setdefault("warnings", []).append(spoken["message"])
-        elif spoken["step"] == "ready":
-            self._status["data_root"] = {key: spoken[key] for key in ("kind", "path", "filesystem")}
+            self._complaint = {key: spoken.get(key, "") for key in ("step", "message", "hint")}
+        elif spoken["kata_dind"] == "warning" and len(self._warnings) < _MOST_WARNINGS:
+            self._warnings.append(spoken.get("message", ""))
+            self._report(Event("warning", self._warnings[-1]))
+        elif spoken.get("step") == "ready":
+            self._status["data_root"] = {key: spoken.get(key) for key in ("kind", "path", "filesystem")}
             self._phase("data-root", "overlay works on the data root")
 
     # --- sockets
@@ -291,7 +313,9 @@ class Owner:
     # --- the record
 
     def _phase(self, name: str, message: str, *, until: float | None = None) -> None:
-        """Note that a phase has ended: now, or `until` seconds after the start."""
+        """Note, once, that a phase has ended: now, or `until` seconds after the start."""
+        if any(phase["name"] == name for phase in self._phases):
+            return
         elapsed = self._elapsed() if until is None else max(until, 0.0)
         before = sum(phase["seconds"] for phase in self._phases)
         self._phases.append({"name": name, "seconds": round(elapsed - before, 3)})
@@ -315,7 +339,10 @@ class Owner:
 
     def _write_status(self) -> None:
         try:
-            self._record.write("status.json", {**self._status, "phases": self._phases, "timings": self._timings()})
+            self._record.write(
+                "status.json",
+                {**self._status, "warnings": self._warnings, "phases": self._phases, "timings": self._timings()},
+            )
         except OSError as error:
             # A full disk must not end a sandbox that runs; `ls` asks the lock, not this file.
             logger.warning("cannot write the status: %s", error)
@@ -334,6 +361,15 @@ class Owner:
     def _dockerd_tail(self) -> str:
         text = tail(self._record.log_path("dockerd"), lines=15)
         return f"--- dockerd.log\n{text}" if text else ""
+
+
+def _seconds_of(message: dict[str, Any]) -> float:
+    """Return the uptime that an event of the guest tells, 0 for one that makes no sense."""
+    try:
+        seconds = float(message["uptime_seconds"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return seconds if 0 <= seconds < _DAY_SECONDS else 0.0
 
 
 def _gone(guest: Guest) -> SandboxError:

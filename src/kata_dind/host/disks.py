@@ -54,11 +54,22 @@ def create_disk(disk: Path, *, size_mib: int) -> None:
         raise
 
 
+def is_full(directory: Path) -> bool:
+    """Tell whether the file system of a directory has less than 1 MiB left for this user."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize < 1 << 20
+
+
 def allocated_bytes(directory: Path) -> int:
-    """Return what a directory's files really take on disk; files that vanish meanwhile count nothing."""
+    """Return what the files of a directory and of those in it really take on disk.
+
+    No deeper: a guest may have made what lies below. Files that vanish meanwhile count nothing.
+    """
     total = 0
-    for parent, directories, files in os.walk(directory):  # rglob would raise for a directory that has just gone
-        for name in (*directories, *files):
-            with contextlib.suppress(FileNotFoundError):
-                total += Path(parent, name).lstat().st_blocks * 512
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            with contextlib.suppress(OSError):
+                total += path.lstat().st_blocks * 512
+                if path.is_dir() and not path.is_symlink():
+                    total += sum(below.lstat().st_blocks * 512 for below in path.iterdir())
     return total
