@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -52,7 +51,7 @@ async def echo(stream: ChannelStream, request: dict[str, Any]) -> None:
         if frame.kind == protocol.DATA:
             await stream.send(frame.payload, frame.substream)
         elif frame.kind == protocol.CONTROL:
-            stream.control(protocol.load_message(frame.payload))
+            await stream.send(b"message " + frame.payload)
         elif frame.kind == protocol.END:
             stream.end()
             stream.close({"exit_code": request.get("exit_code", 0)})
@@ -89,7 +88,7 @@ def test_bytes_messages_ends_and_the_result_arrive_in_order() -> None:
             assert frames == [
                 (protocol.DATA, b"out", MAIN),
                 (protocol.DATA, b"err", ERROR),
-                (protocol.CONTROL, b'{"rows":3}', 0),
+                (protocol.DATA, b'message {"rows":3}', MAIN),
                 (protocol.END, b"", 0),
             ]
             assert stream.result == {"exit_code": 7}
@@ -300,7 +299,7 @@ def test_messages_cross_a_relay() -> None:
             stream.control({"rows": 5, "columns": 6})
             frame = await stream.receive()
             assert frame is not None
-            assert json.loads(frame.payload) == {"rows": 5, "columns": 6}
+            assert frame.payload == b'message {"rows":5,"columns":6}'
             stream.close()
 
     run(scenario())
