@@ -246,11 +246,6 @@ def test_a_sandbox_of_our_own_is_gone_after_the_block() -> None:
     assert left() == []
 
 
-def test_without_a_name_it_gets_one() -> None:
-    with open_sandbox(spec_of().model_copy(update={"name": ""})) as sandbox:
-        assert sandbox.name.startswith("run-")
-
-
 @pytest.mark.parametrize("image", ["refuses-overlay", "never-boots"])
 def test_a_start_of_our_own_that_fails_leaves_nothing(image: str) -> None:
     with pytest.raises(KataDindError), open_sandbox(spec_of(image)):
