@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from kata_dind.host.directories import cache_directory
@@ -49,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A machine that is busy with guests is no bug of what a property test calls.
+    hypothesis.settings.register_profile("kata-dind", deadline=None)
+    hypothesis.settings.load_profile("kata-dind")
     config.stash[_WATCH] = Watch(grace_seconds=float(config.getini("leak_grace_seconds")))
     unknown = _required(config) - requirements.PROBES.keys()
     if unknown:

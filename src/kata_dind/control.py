@@ -24,6 +24,7 @@ from kata_dind.errors import GuestNotReady, SandboxError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import Frame, Mux, ProtocolError
 
+_LOST_EXIT_CODE = 255
 _CONNECT_SECONDS = 5.0
 
 
@@ -260,7 +261,8 @@ def _exit_code(result: dict[str, Any]) -> int:
         raise SandboxError(f"the guest could not run the command: {result['error']}")
     if "exit_code" not in result:
         raise GuestNotReady("the sandbox ended before the command did")
-    return int(result["exit_code"])
+    code = result["exit_code"]
+    return code if isinstance(code, int) and 0 <= code <= 255 else _LOST_EXIT_CODE
 
 
 def _wait_readable(fd: int, deadline: float) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from kata_dind.errors import HostError, SandboxError, SpecError
 from kata_dind.host.directories import state_directory
 from kata_dind.host.locks import locked, locked_shared
+from kata_dind.host.rootlike import remove_tree
 
 SOCKET_PATH_LIMIT = 107
 """What fits into sockaddr_un beside its closing zero, unix(7)."""
@@ -120,7 +120,7 @@ class Record:
         self.directory.rename(doomed)
         while doomed.exists():
             with contextlib.suppress(FileNotFoundError):  # `list_records` may be finishing the removal beside us
-                shutil.rmtree(doomed)
+                remove_tree(doomed)
 
 
 def sandboxes_directory() -> Path:
@@ -162,7 +162,8 @@ def list_records() -> list[Record]:
     """Return all sandboxes' records by name; what killed owners and removals have left is swept."""
     directory = sandboxes_directory()
     for doomed in directory.glob(".removed-*"):
-        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError, HostError):
+            remove_tree(doomed)
     paths = [path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     records = [Record(path.name, path) for path in paths]
     for record in records:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
 from kata_dind.host.disks import allocated_bytes
 from kata_dind.host.locks import locked_shared
-from kata_dind.host.process import spawn_detached, tail
+from kata_dind.host.process import end_detached, spawn_detached, tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
 
-STOP_SECONDS = 45.0
-"""How long an orderly stop may take: the sum of its steps' deadlines, and some."""
+STOP_SECONDS = 75.0
+"""How long a stop may take, in its steps: dockerd 20, the guest 8, QEMU's quit 3, and 10 to end each of 3 processes."""
 
 Source: TypeAlias = "PackageSource | None"
 
@@ -225,7 +225,9 @@ class Sandbox:
                     hint=f"kata-dind stop {self.name}, or kata-dind rm --force {self.name}",
                 )
             self._force_stop(report)
-        with contextlib.suppress(FileNotFoundError):
+        if not self.directory.exists():
+            return
+        with self._record.owned():  # so that nobody starts it meanwhile
             self._record.remove()
 
     def _force_stop(self, report: Report) -> None:
@@ -387,17 +389,13 @@ def _supervise(record: Record, lock: int, report: Report) -> None:
             for line in events:
                 fields = json.loads(line)
                 if "error" in fields:
-                    supervisor.wait(timeout=STOP_SECONDS)
                     raise error_from_fields(fields)
                 report(Event(fields["name"], fields["message"], seconds=fields["seconds"]))
                 if fields["name"] == "ready":
                     return
-            supervisor.wait(timeout=STOP_SECONDS)
             raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
         except BaseException:
-            if supervisor.poll() is None:
-                supervisor.terminate()
-                supervisor.wait(timeout=STOP_SECONDS)
+            end_detached(supervisor, rung_seconds=STOP_SECONDS)
             raise
 
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperArgument, TyperOption
 
 from kata_dind.cli import config
+from kata_dind.cli.output import printable
 from kata_dind.cli.session import Session
 from kata_dind.errors import KataDindError, SpecError
 
@@ -45,7 +46,7 @@ def print_error(error: KataDindError, *, as_json: bool) -> None:
     """Print an error on stderr: as fields, or as summary, evidence and hint."""
     fields = error.as_fields()
     lines = [f"kata-dind: {fields['summary']}", fields["details"], fields["hint"] and f"hint: {fields['hint']}"]
-    say(json.dumps(fields) if as_json else "\n".join(filter(None, lines)))
+    say(json.dumps(fields) if as_json else printable("\n".join(filter(None, lines))))
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ Timeout = Annotated[
         variable="STOP_TIMEOUT",
         metavar="SECONDS",
         parser=seconds,
-        help_text="How long the guest may take, before it is forced.",
+        help_text="How long to wait; a guest that hangs is forced by itself within a minute.",
     ),
 ]
 

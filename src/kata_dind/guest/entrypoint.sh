@@ -245,7 +245,7 @@ verify() {
 	hint='is it writable, with space and inodes left?'
 	{ rm -rf -- "$probe" && mkdir -p "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"; } ||
 		stop 78 verify "cannot make $probe" "$hint"
-	for file in kept removed dir/hidden; do
+	for file in kept removed renamed dir/hidden; do
 		printf 'old\n' >"$probe/lower/$file" || stop 78 verify "cannot write $probe/lower/$file" "$hint"
 	done
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
@@ -277,12 +277,12 @@ verify_operations() {
 	[ -c "$probe/upper/removed" ] && [ ! -e "$merged/removed" ] || return 0
 	failed='d_type' # without it whiteouts show up in listings
 	for file in "$merged"/*; do
-		[ "${file##*/}" = kept ] || return 0
+		case ${file##*/} in kept | renamed) ;; *) return 0 ;; esac
 	done
 	failed=rename
-	mv "$merged/kept" "$merged/moved" && [ ! -e "$merged/kept" ] || return 0
+	mv "$merged/renamed" "$merged/moved" && [ ! -e "$merged/renamed" ] || return 0
 	merged_lines=$(lines_of "$merged/moved")
-	[ "$merged_lines" = old,new, ] || return 0
+	[ "$merged_lines" = old, ] || return 0
 	failed='opaque directory'
 	mkdir "$merged/dir" && [ ! -e "$merged/dir/hidden" ] || return 0
 	failed=

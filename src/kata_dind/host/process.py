@@ -195,6 +195,19 @@ def spawn_detached(
         )
 
 
+def end_detached(popen: subprocess.Popen[bytes], *, rung_seconds: float) -> None:
+    """End a program that `spawn_detached` started: TERM, then KILL, each with its deadline."""
+    for rung in (signal.SIGTERM, signal.SIGKILL):
+        if popen.poll() is None:
+            popen.send_signal(rung)
+        try:
+            popen.wait(timeout=rung_seconds)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    logger.error("process %d survives SIGKILL", popen.pid)
+
+
 def describe_status(code: int) -> str:
     """Say a return code in words: `exit 3`, or a signal's name."""
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name

@@ -70,13 +70,13 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all in it, also what belongs to our subordinate ids. Raises HostError."""
     try:
         shutil.rmtree(path)
-    except OSError as error:  # also when something in it vanishes meanwhile: that says nothing about the rest
+    except (OSError, RecursionError) as error:  # foreign owners; a tree that changes; one that a guest made too deep
         if not path.exists():
             return
         try:
             run_rootlike(["rm", "-rf", "--one-file-system", "--", path], timeout_seconds=600)
         except CommandFailed as failure:
-            raise HostError(f"{path} cannot be removed: {error.strerror}", details=failure.details) from error
+            raise HostError(f"{path} cannot be removed: {error}", details=failure.details) from error
 
 
 def _hint(evidence: str) -> str:

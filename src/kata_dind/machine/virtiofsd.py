@@ -21,9 +21,19 @@ _SYSTEM_PATHS = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/qemu/virtiofsd")
 # $0 is the shared directory; then three words a share: name, host path, ro or rw; then `--` and the daemon.
 _BIND_AND_EXEC = """
 set -e
+# The share's root is ours: read-only, so that a guest finds there what was shared, and can leave nothing.
+targets() {
+	while [ "$1" != -- ]; do
+		if [ -d "$2" ]; then mkdir -p "$root/$1"; else : >>"$root/$1"; fi
+		shift 3
+	done
+}
+root=$0
+targets "$@"
+mount --bind -- "$root" "$root"
+mount -o remount,bind,ro -- "$root"
 while [ "$1" != -- ]; do
-	target=$0/$1
-	if [ -d "$2" ]; then mkdir -p "$target"; else : >>"$target"; fi
+	target=$root/$1
 	mount --bind -- "$2" "$target"
 	[ "$3" != ro ] || mount -o remount,bind,ro -- "$target"
 	shift 3

@@ -55,9 +55,12 @@ def test_progress_elsewhere_is_plain_lines() -> None:
     assert shown(Session(verbose=True), Terminal()) == expected
 
 
-@pytest.mark.parametrize("session", [Session(quiet=True), Session(json=True)])
-def test_progress_that_nobody_asked_for(session: Session) -> None:
-    assert shown(session, Terminal()) == ""
+def test_progress_that_nobody_asked_for() -> None:
+    assert shown(Session(json=True), Terminal()) == ""
+
+
+def test_a_warning_is_no_progress() -> None:
+    assert shown(Session(quiet=True), io.StringIO()) == "kata-dind: no KVM\n"
 
 
 def test_progress_on_a_terminal_moves_and_leaves_warnings() -> None:

@@ -230,13 +230,34 @@ def test_sending_beyond_the_credit_is_our_own_mistake() -> None:
         host.send(number, b"x")
 
 
-def test_a_peer_that_sends_beyond_its_credit_or_its_end_is_refused() -> None:
-    chunk = encode_frame(DATA, 1, bytes(MAX_PAYLOAD_BYTES))
-    for nonsense in (chunk * 8 + encode_frame(DATA, 1, b"x"), encode_frame(END, 1) + encode_frame(DATA, 1, b"x")):
-        _, guest = agreed_pair()
-        guest.receive(encode_frame(OPEN, 1, b"{}"))
-        with pytest.raises(ProtocolError, match="beyond its credit or its end"):
-            guest.receive(nonsense)
+OPENED = encode_frame(OPEN, 1, b"{}")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        encode_frame(DATA, 1, bytes(MAX_PAYLOAD_BYTES)) * 8 + encode_frame(DATA, 1, b"x"),
+        encode_frame(END, 1) + encode_frame(DATA, 1, b"x"),
+        encode_frame(END, 1) * 2,
+        encode_frame(DATA, 1),
+        encode_frame(DATA, 1, b"x", ERROR + 1),
+    ],
+    ids=["beyond its credit", "after its end", "a second end", "nothing", "a third substream"],
+)
+def test_what_would_fill_our_memory_beside_the_credit_is_refused(nonsense: bytes) -> None:
+    _, guest = agreed_pair()
+    guest.receive(OPENED)
+    with pytest.raises(ProtocolError, match="stream 1 "):
+        guest.receive(nonsense)
+
+
+def test_only_the_host_sends_messages_on_a_stream() -> None:
+    host, guest = agreed_pair()
+    number = host.open({})
+    host.control(number, {"rows": 1})
+    assert [frame.kind for frame in transfer(host, guest)] == [OPEN, CONTROL]
+    with pytest.raises(ProtocolError, match="only a host may"):
+        host.receive(encode_frame(CONTROL, number, b"{}"))
 
 
 def test_credit_comes_back_in_quarters_of_the_window() -> None:

@@ -119,7 +119,7 @@ def make_plan(
         image_id=capabilities.image.image_id,
         image_disk=capabilities.image.disk,
         argv=dockerd_argv(capabilities.image),
-        environment=(*capabilities.image.environment, *(f"{key}={value}" for key, value in told.items())),
+        environment=(*_own_environment(capabilities.image), *(f"{key}={value}" for key, value in told.items())),
         data_root=needs.kind,
         data_root_reason=data_root_reason,
         data_root_mib=data_root_mib,
@@ -129,6 +129,11 @@ def make_plan(
         shares=shares,
         timeout_seconds=timeout_seconds,
     )
+
+
+def _own_environment(image: DindImage) -> tuple[str, ...]:
+    """Return an image's variables but for those that would speak to our entrypoint in the user's place."""
+    return tuple(pair for pair in image.environment if not pair.startswith("KATA_DIND_"))
 
 
 def plan_shares(

@@ -63,8 +63,12 @@ def check_against_host(spec: SandboxSpec) -> None:
             "use a smaller --size or a larger --memory"
         )
     for share in spec.shares:
-        if not share.host_path.exists():
-            raise SpecError(f"--share: '{share.host_path}' does not exist on this host")
+        try:
+            share.host_path.stat()
+        except OSError as error:
+            absent = isinstance(error, FileNotFoundError)
+            found = "does not exist on this host" if absent else f"cannot be read: {error.strerror}"
+            raise SpecError(f"--share: '{share.host_path}' {found}") from error
         if not os.access(share.host_path, os.R_OK):
             raise SpecError(f"--share: '{share.host_path}' may not be read by this user")
     if spec.kernel is not None:

@@ -227,13 +227,18 @@ class Mux:
         stream = self._streams.get(frame.stream)
         if stream is None:
             return False  # closed by us while this was on its way
+        # What credit does not count would let the other side fill our memory: so nothing empty, nothing twice.
         if frame.kind == DATA:
             stream.receivable -= len(frame.payload)
-            if stream.receivable < 0 or stream.received_end:
+            if stream.receivable < 0 or stream.received_end or not frame.payload or frame.substream > ERROR:
                 raise ProtocolError(f"stream {frame.stream} sends beyond its credit or its end")
+        elif frame.kind == CONTROL and self._is_host:
+            raise ProtocolError(f"stream {frame.stream} sends a message, which only a host may")
         elif frame.kind == CREDIT:
             stream.sendable += _parse_credit(frame.payload)
         elif frame.kind == END:
+            if stream.received_end:
+                raise ProtocolError(f"stream {frame.stream} ends twice")
             stream.received_end = True
         elif frame.kind == CLOSE:
             del self._streams[frame.stream]
