@@ -2,7 +2,7 @@
 
     KataDindError            1
     ├─ SpecError             2  what was asked is wrong
-    ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, KvmUnavailable
+    ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, LockBusy, KvmUnavailable
     ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
     ├─ DataRootError         5  DataRootBusy, ForeignData, NoSpace, OverlayRefused
     ├─ BackendError          6  ContainerdError, KubernetesError
@@ -73,6 +73,10 @@ class ToolMissing(HostError):
 
 class PermissionMissing(HostError):
     """The user may not use a device, a namespace or a file."""
+
+
+class LockBusy(HostError):
+    """Another process holds a lock."""
 
 
 class KvmUnavailable(HostError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.errors import HostError, SandboxError, SpecError
+from kata_dind.errors import HostError, LockBusy, SandboxError, SpecError
 from kata_dind.host.directories import state_directory
 from kata_dind.host.locks import locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
@@ -65,8 +65,10 @@ class Record:
         try:
             with locked_shared(lock, timeout_seconds=0):
                 return False
-        except HostError:
+        except LockBusy:
             return True
+        except HostError:
+            return False  # removed this moment
 
     @contextlib.contextmanager
     def owned(self, *, timeout_seconds: float = 1.0) -> Iterator[int]:
@@ -78,7 +80,7 @@ class Record:
         with contextlib.ExitStack() as stack:
             try:
                 descriptor = stack.enter_context(locked(self.directory / "lock", timeout_seconds=timeout_seconds))
-            except HostError as error:
+            except LockBusy as error:
                 raise SandboxError(f"the sandbox '{self.name}' is running or starting already") from error
             yield descriptor
 
@@ -106,7 +108,7 @@ class Record:
         sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
         if not sockets and not self.ephemeral.exists():
             return
-        with contextlib.suppress(SandboxError), self.owned(timeout_seconds=0):
+        with contextlib.suppress(SandboxError, HostError), self.owned(timeout_seconds=0):
             if self.ephemeral.exists():
                 self.remove()
                 return

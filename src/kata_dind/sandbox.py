@@ -24,8 +24,12 @@ from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from threading import Thread
+
     from kata_dind.control import ExecResult
     from kata_dind.image.source import PackageSource
+    from kata_dind.owner import Owner
     from kata_dind.spec import SandboxSpec
 
 STOP_SECONDS = 75.0
@@ -354,16 +358,16 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
     _require_free(spec.name)
     plan = _prepare(spec, report=report, source=source)
     record = create_record(spec.name)
-    with record.owned() as lock:
-        try:
+    try:
+        with record.owned() as lock:
             record.ephemeral.touch()
             record.write("spec.json", spec.model_dump(mode="json"))
             record.write("plan.json", plan)
             yield record, lock
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
-                record.remove()
-            raise
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
+            record.remove()
+        raise
 
 
 def _prepare(spec: SandboxSpec, *, report: Report, source: Source) -> dict[str, Any]:
@@ -433,17 +437,24 @@ def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
     thread.start()
     try:
         select.select([ready_read], [], [])
-        if failure:
-            raise failure[0]
-        yield
+        if not failure:
+            yield
+    except GuestNotReady as error:
+        # The block met the end of the sandbox; the owner knows its cause.
+        _end_owner(loop, owner, thread)
+        raise failure[0] if failure else error from None
     finally:
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-            loop.call_soon_threadsafe(owner.request_stop)
-        thread.join()
+        _end_owner(loop, owner, thread)
         os.close(ready_read)
         os.close(ready_write)
     if failure:
         raise failure[0]
+
+
+def _end_owner(loop: AbstractEventLoop, owner: Owner, thread: Thread) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(owner.request_stop)
+    thread.join()
 
 
 def _exec_request(argv: Sequence[str], where: str, environment: dict[str, str] | None, cwd: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kata_dind.errors import HostError
+from kata_dind.errors import HostError, LockBusy
 
 _POLL_SECONDS = 0.05
 
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.05
 def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
     """Hold an exclusive lock on a file, made when absent, for the length of the block; yields its descriptor.
 
-    Waits at most `timeout_seconds`, for ever when None. Raises HostError when somebody holds it until then.
+    Waits at most `timeout_seconds`, for ever when None. Raises LockBusy when somebody holds it until then, HostError when it can't be opened.
     """
     with _opened(path) as descriptor:
         _acquire(descriptor, fcntl.LOCK_EX, path=path, timeout_seconds=timeout_seconds)
@@ -77,7 +77,7 @@ def _acquire(descriptor: int, operation: int, *, path: Path, timeout_seconds: fl
             fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise HostError(f"{path} is in use by another process") from error
+                raise LockBusy(f"{path} is in use by another process") from error
             time.sleep(_POLL_SECONDS)
         else:
             return

@@ -171,7 +171,10 @@ def _changes(cache: Path) -> contextlib.AbstractContextManager[int]:
 
 def _references(cache: Path) -> dict[str, str]:
     """Return all references and the ids they hold."""
-    records = [json.loads(path.read_text()) for path in (cache / "references").glob("*.json")]
+    records = []
+    for path in (cache / "references").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # removed this moment
+            records.append(json.loads(path.read_text()))
     return {record["reference"]: record["image_id"] for record in records}
 
 
