@@ -22,7 +22,8 @@ _POLL_SECONDS = 0.05
 def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
     """Hold an exclusive lock on a file, made when absent, for the length of the block; yields its descriptor.
 
-    Waits at most `timeout_seconds`, for ever when None. Raises LockBusy when somebody holds it until then, HostError when it can't be opened.
+    Waits at most `timeout_seconds`, for ever when None. Raises LockBusy when somebody holds it until then, HostError
+    when it can't be opened.
     """
     with _opened(path) as descriptor:
         _acquire(descriptor, fcntl.LOCK_EX, path=path, timeout_seconds=timeout_seconds)

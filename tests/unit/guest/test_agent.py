@@ -35,7 +35,7 @@ def run_shell(agent: AgentProcess, script: str, *, stdin: bytes = b"", **request
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
