@@ -7,6 +7,7 @@ What a session- or module-scoped fixture starts is shared and no leak of the tes
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts us in the background ignores INT, and so would all that the tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A machine that is busy with guests is no bug of what a property test calls.
     hypothesis.settings.register_profile("kata-dind", deadline=None)
     hypothesis.settings.load_profile("kata-dind")
