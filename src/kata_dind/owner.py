@@ -199,6 +199,8 @@ class Owner:
         try:
             return await asyncio.to_thread(prove, self._record.endpoint, timeout_seconds=self._remaining_seconds())
         except VerdictFailed as error:
+            if guest.ended.is_set():
+                raise _gone(guest) from error
             evidence = [error.details, self._dockerd_tail(), await _guest_evidence(guest)]
             error.details = "\n".join(filter(None, evidence))
             raise
