@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 _SOURCES = Path(__file__).parents[2] / "src"
-_NAME = "kata-dind-test"
+_NAME = f"kata-dind-{os.getpid()}"  # a session that was killed leaves its user behind
 
 
 @dataclass(frozen=True)
