@@ -13,7 +13,7 @@ import pytest
 from kata_dind.host.progress import silent
 from kata_dind.image.dind import build_dind_image
 from kata_dind.image.source import default_source
-from tests.image.conftest import OrdinaryUser
+from tests.users import OrdinaryUser
 
 pytestmark = [pytest.mark.requires("mmdebstrap", "ordinary-user"), pytest.mark.timeout(1200)]
 

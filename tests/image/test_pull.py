@@ -18,7 +18,7 @@ from kata_dind.host.process import daemon
 from kata_dind.host.progress import silent
 from kata_dind.image import store
 from kata_dind.image.oci import pull_image
-from tests.image.conftest import OrdinaryUser
+from tests.users import OrdinaryUser
 
 pytestmark = [pytest.mark.requires("registry"), pytest.mark.timeout(300)]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kata_dind.errors import HostError, ToolMissing
+from kata_dind.errors import CommandFailed, HostError, ToolMissing
 from kata_dind.host.namespaces import private_mounts_argv
 from kata_dind.host.process import Daemon, daemon, find_tool, run
 
@@ -66,8 +66,15 @@ def find_virtiofsd() -> Virtiofsd | None:
     program = next((path for path in candidates if path.exists()), None)
     if program is None:
         return None
-    version = run([program, "--version"], timeout_seconds=10)
-    return Virtiofsd(program, is_rust="FUSE" not in version.stdout + version.stderr)
+    return Virtiofsd(program, is_rust=_is_rust(program))
+
+
+def _is_rust(program: Path) -> bool:
+    try:
+        version = run([program, "--version"], timeout_seconds=10)
+    except CommandFailed:
+        return False  # the C daemon drops its groups before all else, which an ordinary user may not
+    return "FUSE" not in version.stdout + version.stderr
 
 
 def require_virtiofsd() -> Virtiofsd:
