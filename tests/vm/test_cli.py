@@ -174,6 +174,9 @@ def test_docker_runs_the_built_in_image(sandbox: SandboxDriver) -> None:
 # --- shell, on a terminal
 
 
+_PROMPT = "# "
+
+
 class Terminal:
     """Our side of a pseudo-terminal that a command runs on."""
 
@@ -194,6 +197,12 @@ class Terminal:
             assert select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0], self._seen
             self._seen += os.read(self._master, 65536)
         self._seen = self._seen.partition(text.encode())[2]
+
+    def answer(self, question: str, text: str) -> None:
+        """Type a command at the prompt and wait for its answer: a text that the question, which is echoed, lacks."""
+        self.wait_for(_PROMPT)
+        self.type(f"{question}\n")
+        self.wait_for(text)
 
     def wait_for_the_end(self, process: subprocess.Popen[bytes]) -> int:
         """Wait until the command has ended; return its exit code."""
@@ -224,18 +233,16 @@ def shell(sandbox: SandboxDriver) -> Iterator[tuple[Terminal, subprocess.Popen[b
 
 def test_a_shell_has_a_terminal_that_resizes(shell: tuple[Terminal, subprocess.Popen[bytes]]) -> None:
     terminal, process = shell
-    # What is typed is echoed, so each answer is a text that the question does not hold.
-    terminal.type("stty size; echo $TERM in $((40 + 2))\n")
+    terminal.type("stty size\n")  # typed ahead
     terminal.wait_for("30 100")
-    terminal.wait_for("xterm in 42")
+    terminal.answer("echo $TERM in $((40 + 2))", "xterm in 42")
     terminal.resize(41, 123)
-    terminal.type("stty size\n")
-    terminal.wait_for("41 123")
-    terminal.type("echo slee''ping; sleep 1000\n")
-    terminal.wait_for("sleeping")
+    terminal.answer("stty size", "41 123")
+    # Said by what is to be interrupted: before that, the terminal's foreground is the shell's.
+    terminal.answer("sh -c 'echo slee''ping; exec sleep 1000'", "sleeping")
     terminal.type("\x03")
-    terminal.type("echo woke $((6 * 7))\n")
-    terminal.wait_for("woke 42")
+    terminal.answer("echo woke $((6 * 7))", "woke 42")
+    terminal.wait_for(_PROMPT)
     terminal.type("exit 3\n")
     assert terminal.wait_for_the_end(process) == 3
 

@@ -78,7 +78,7 @@ class TestCli:
 
 
 def test_docker_py_builds_and_runs(client: docker.DockerClient) -> None:
-    dockerfile = "FROM kata-dind/hello\nRUN echo built >/file\nCMD cat /file\n"
+    dockerfile = 'FROM kata-dind/hello\nENV WORD=built\nCMD ["sh", "-c", "echo $WORD"]\n'
     image, _ = client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag="built-by-docker-py", rm=True)
     try:
         assert client.containers.run("built-by-docker-py", remove=True) == b"built\n"
