@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from kata_dind.errors import KataDindError
+from kata_dind.host.process import tail
 from kata_dind.sandbox import Sandbox, require_sandbox
 
 KATA_DIND = (sys.executable, "-m", "kata_dind")
@@ -90,8 +92,13 @@ class SandboxDriver:
         return result.stdout.decode()
 
     def _run(self, command: str, where: Where, input: bytes, timeout_seconds: float) -> Any:
-        argv = ["sh", "-c", command]
-        return self.sandbox.run(argv, where=where, input=input, timeout_seconds=timeout_seconds)
+        try:
+            return self.sandbox.run(["sh", "-c", command], where=where, input=input, timeout_seconds=timeout_seconds)
+        except KataDindError as error:
+            # The fixture that fails here has no value yet, whose logs would be attached.
+            for log in self.kata_dind_logs:
+                error.add_note(f"--- {log}\n{tail(log, lines=30)}")
+            raise
 
 
 def kata_dind(
