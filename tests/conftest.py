@@ -19,7 +19,7 @@ import pytest
 
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.process import tail
-from tests import requirements
+from tests import requirements, users
 from tests.leaks import Resource, Surroundings, adopt_orphans, end_processes
 
 _LOG_LINES = 80
@@ -132,6 +132,13 @@ def private_directories(request: pytest.FixtureRequest, tmp_path_factory: pytest
         end_processes(left)
     shutil.rmtree(top, ignore_errors=True)
     _fail_for(left)
+
+
+@pytest.fixture(scope="session")
+def ordinary_user(private_directories: Path) -> Iterator[users.OrdinaryUser]:
+    """An ordinary user for the session; what it has built for one test is there for the next."""
+    with users.ordinary_user(private_directories) as user:
+        yield user
 
 
 @pytest.fixture(autouse=True)

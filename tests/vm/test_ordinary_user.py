@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import users
-from tests.vm.driver import START_SECONDS
+from tests.vm.driver import START_SECONDS, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd", "mmdebstrap", "ordinary-user")
 
@@ -23,46 +25,43 @@ exec "$@"
 """
 
 
-@pytest.fixture(scope="module")
-def user(private_directories: Path) -> Iterator[users.OrdinaryUser]:
-    (private_directories / "vm").mkdir()
-    (private_directories / "vm").chmod(0o755)
-    with users.ordinary_user(private_directories / "vm") as ordinary:
-        yield ordinary
+def state_of(user: users.OrdinaryUser) -> Path:
+    return user.cache.parent / "state"
 
 
 def kata_dind(user: users.OrdinaryUser, *words: str) -> subprocess.CompletedProcess[str]:
     argv = [*user.prefix, user.python, "-m", "kata_dind", *words]
     if user.prefix:
         argv = ["unshare", "--mount", "sh", "-c", _WITH_TUN, str(user.cache.parent.parent / "tun"), *argv]
-    environment = {**user.environment, "KATA_DIND_STATE_DIR": str(user.cache.parent / "state")}
+    environment = {**user.environment, "KATA_DIND_STATE_DIR": str(state_of(user))}
     return subprocess.run(
         argv, env=environment, cwd="/", capture_output=True, text=True, timeout=START_SECONDS * 2, check=False
     )
 
 
-def test_a_sandbox_of_an_ordinary_user(user: users.OrdinaryUser) -> None:
-    shared = user.cache.parent / "shared"
+def test_a_sandbox_of_an_ordinary_user(ordinary_user: users.OrdinaryUser) -> None:
+    shared = ordinary_user.cache.parent / "shared"
     shared.mkdir()
     (shared / "question").write_text("who?\n")
     shared.chmod(0o777)
 
     def succeed(*words: str) -> str:
-        done = kata_dind(user, *words)
+        done = kata_dind(ordinary_user, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     succeed("up", "mine", "--share", f"{shared}:/srv/shared", "--data-root", "loop", "--size", "2G")
     try:
-        assert (
-            succeed("exec", "mine", "--", "sh", "-c", "cat /srv/shared/question; echo me >/srv/shared/answer")
-            == "who?\n"
-        )
+        exchange = "cat /srv/shared/question; echo me >/srv/shared/answer"
+        assert succeed("exec", "mine", "--", "sh", "-c", exchange) == "who?\n"
         assert (shared / "answer").read_text() == "me\n"
-        assert (shared / "answer").stat().st_uid == user.uid
+        assert (shared / "answer").stat().st_uid == ordinary_user.uid
         assert "Hello from a container" in succeed("docker", "mine", "--", "run", "--rm", "kata-dind/hello")
-        storage = succeed("docker", "mine", "--", "info", "--format", "{{.Driver}}")
-        assert storage.strip() == "overlay2"
+        assert succeed("docker", "mine", "--", "info", "--format", "{{.Driver}}") == "overlay2\n"
+        # What is in a user namespace must go with the supervisor, too; the check of every test looks for it.
+        status = state_of(ordinary_user) / "sandboxes" / "mine" / "status.json"
+        os.kill(int(json.loads(status.read_text())["pid"]), signal.SIGKILL)
+        wait_until(lambda: "crashed" in succeed("ls"), what="ls says so")
     finally:
         succeed("rm", "--force", "mine")
     assert succeed("ls", "--quiet") == ""
