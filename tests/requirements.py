@@ -112,6 +112,7 @@ PROBES: dict[str, Probe] = {
     "qemu": _tool(f"qemu-system-{os.uname().machine}", "--version"),
     "registry": _tool("docker-registry", "--version"),
     "root": _root,
+    "sys-resource": _tool("prlimit", "--msgqueue=1000000:1000000", "true"),
     "userns": _userns,
     "virtiofsd": _tool("virtiofsd", "--version"),
 }

@@ -17,10 +17,15 @@ import pytest
 
 from kata_dind.host.process import require_tool, run, scrubbed_environment
 
+GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xfs"]
+"""File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
+
 ENTRYPOINT = Path(__file__).parents[2] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
 
 # The official images have these beside busybox.
-_BESIDE_BUSYBOX = ("mkfs.ext4", "e2fsck", "blkid")
+_BESIDE_BUSYBOX = ("blkid", "mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
+# Alpine's busybox has it, Debian's has not.
+_FOR_BUSYBOX = ("flock",)
 
 _AROUND = """
 set -eu
@@ -30,6 +35,7 @@ mount -t proc proc /proc
 mount -t tmpfs cover /sys/fs/cgroup
 mount -t tmpfs cover /sys/module/overlay/parameters
 for name in redirect_dir metacopy; do echo Y >/sys/module/overlay/parameters/$name; done
+for limits in fs/inotify kernel/keys; do mount -t tmpfs cover /proc/sys/$limits; done
 eval "$BEFORE"
 set +e
 PATH=$TOOLS "$@"
@@ -105,12 +111,15 @@ class Shell:
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(), status / "status.json")
 
-    def call(self, script: str, *arguments: str, mountinfo: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a script that has the entrypoint's functions; none of its steps is run."""
+    def call(
+        self, script: str, *arguments: str, files: dict[str, Path] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script that has the entrypoint's functions; none of its steps is run. `files` stand in for others."""
         functions, main, _ = ENTRYPOINT.read_text().partition("\ntrap ")
         assert main
-        if mountinfo is not None:
-            functions = functions.replace("/proc/self/mountinfo", str(mountinfo))
+        for theirs, ours in (files or {}).items():
+            assert theirs in functions
+            functions = functions.replace(theirs, str(ours))
         return subprocess.run(
             [*self.argv, "-c", f"{functions}\n{script}", "sh", *arguments],
             env={**scrubbed_environment(), "PATH": self.tools},
@@ -126,9 +135,9 @@ def _busybox_tools(directory: Path) -> str:
     directory.mkdir()
     for applet in run([busybox, "--list"], timeout_seconds=10).stdout.split():
         (directory / applet).symlink_to(busybox)
-    for name in _BESIDE_BUSYBOX:
+    for name in _BESIDE_BUSYBOX + _FOR_BUSYBOX:
         (directory / name).unlink(missing_ok=True)
-        (directory / name).symlink_to(require_tool(name, package="e2fsprogs"))
+        (directory / name).symlink_to(require_tool(name, package="e2fsprogs or xfsprogs"))
     return str(directory)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kata_dind.host.process import run
-from tests.guest.conftest import Shell, attach_loop
+from tests.guest.conftest import ENTRYPOINT, GROWING, Shell, attach_loop
 
 pytestmark = [pytest.mark.requires("root")]
 
@@ -81,6 +84,20 @@ def test_memory_is_a_tmpfs_of_the_size(shell: Shell, data_root: Path) -> None:
     assert [*data_root.iterdir()] == []
 
 
+@pytest.mark.parametrize("variables", [{"DATA_ROOT": "memory"}, {}], ids=["memory", "auto"])
+def test_a_tmpfs_that_is_there_gets_the_size_that_kata_ignores(
+    shell: Shell, data_root: Path, variables: dict[str, str]
+) -> None:
+    data_root.mkdir()
+    ended = shell.entrypoint(
+        *look(data_root), PATH=data_root, SIZE="96M", before=f"mount -t tmpfs emptydir {data_root}", **variables
+    )
+    assert ended.code == 0, ended.stderr
+    assert "size=98304k" in ended.stdout
+    assert ended.stdout.count("tmpfs") == 1
+    assert kind_of(ended.status) == ("memory", "tmpfs")
+
+
 def test_more_than_half_of_the_memory_is_a_warning(shell: Shell, data_root: Path) -> None:
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="memory", SIZE="1T")
     assert ended.code == 0, ended.stderr
@@ -104,16 +121,212 @@ def test_loop_makes_a_sparse_ext4_disk_on_the_share(shell: Shell, data_root: Pat
     assert [path.name for path in share.iterdir()] == ["kata-dind.img"]
 
 
+WRITE = 'echo kept >"$0/file"'
+SIZE = 'cat "$0/file"; df -k "$0" | tail -n 1'
+
+
+def size_mib(df: str) -> int:
+    return int(df.splitlines()[-1].split()[1]) >> 10
+
+
 @pytest.mark.requires("loop")
-def test_loop_keeps_what_is_on_its_disk_whatever_size_is_asked_for_later(shell: Shell, data_root: Path) -> None:
+@pytest.mark.parametrize("filesystem", GROWING)
+def test_loop_grows_when_more_is_asked_for_and_never_shrinks(shell: Shell, data_root: Path, filesystem: str) -> None:
+    asked: dict[str, Any] = {
+        "PATH": data_root,
+        "DATA_ROOT": "loop",
+        "DIR": shell.directory / "share",
+        "FILESYSTEM": filesystem,
+    }
+    assert shell.entrypoint("sh", "-c", WRITE, str(data_root), SIZE="512M", **asked).code == 0
+    for size, expected_mib in (("2G", 2048), ("1G", 2048), ("", 2048)):
+        ended = shell.entrypoint("sh", "-c", SIZE, str(data_root), **asked, **({"SIZE": size} if size else {}))
+        assert ended.code == 0, ended.stderr
+        assert ended.stdout.startswith("kept\n")
+        assert expected_mib * 0.9 < size_mib(ended.stdout) <= expected_mib
+        assert not any("formatting" in message or "making" in message for message in ended.said("info"))
+        assert kind_of(ended.status)[1] == filesystem
+        assert abs(json.loads(ended.status.read_text())["size_bytes"] / (size_mib(ended.stdout) << 20) - 1) < 0.01
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("filesystem", GROWING)
+def test_a_growth_that_was_killed_half_way_is_completed(shell: Shell, data_root: Path, filesystem: str) -> None:
     share = shell.directory / "share"
-    write = ("sh", "-c", 'echo kept >"$0/file"', str(data_root))
-    read = ("cat", f"{data_root}/file")
-    assert shell.entrypoint(*write, PATH=data_root, DATA_ROOT="loop", SIZE="512M", DIR=share).code == 0
-    ended = shell.entrypoint(*read, PATH=data_root, DATA_ROOT="loop", SIZE="1G", DIR=share)
-    assert (ended.code, ended.stdout) == (0, "kept\n"), ended.stderr
-    assert (share / "kata-dind.img").stat().st_size == 512 << 20
-    assert not any("formatting" in message for message in ended.said("info"))
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "DIR": share, "FILESYSTEM": filesystem}
+    assert shell.entrypoint("sh", "-c", WRITE, str(data_root), SIZE="512M", **asked).code == 0
+    os.truncate(share / "kata-dind.img", 2 << 30)
+    ended = shell.entrypoint("sh", "-c", SIZE, str(data_root), **asked)
+    assert ended.code == 0, ended.stderr
+    assert size_mib(ended.stdout) > 1800
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)  # busybox's losetup knows no direct I/O
+def test_loop_has_direct_io(shell: Shell, data_root: Path) -> None:
+    look = (
+        'read -r _ _ _ _ _ _ _ _ device _ <<-EOF\n$(grep " $0 " /proc/self/mountinfo)\nEOF\nlosetup -n -O DIO "$device"'
+    )
+    ended = shell.entrypoint(
+        "sh", "-c", look, str(data_root), PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=shell.directory / "share"
+    )
+    assert (ended.code, ended.stdout.strip()) == (0, "1"), ended.stderr
+    assert json.loads(ended.status.read_text())["direct_io"] is True
+    assert ended.said("warning") == []
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("shell", ["busybox"], indirect=True)
+def test_without_direct_io_it_is_slow_and_says_so(shell: Shell, data_root: Path) -> None:
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=shell.directory / "share")
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.status.read_text())["direct_io"] is False
+    (warning,) = ended.said("warning")
+    assert "no direct I/O, so writes are slow" in warning
+
+
+@pytest.mark.requires("loop")
+def test_nothing_is_left_when_the_container_ends(shell: Shell, data_root: Path) -> None:
+    """Also when its command is killed: the kernel takes the loop device along, and the file system is clean."""
+    share = shell.directory / "share"
+    for command in ("true", "kill -9 $$"):
+        shell.entrypoint("sh", "-c", command, PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=share)
+        backing = [file.read_text() for file in Path("/sys/block").glob("loop*/loop/backing_file")]
+        assert not any(str(share) in file for file in backing)
+        state = run(["dumpe2fs", "-h", share / "kata-dind.img"], timeout_seconds=10).stdout
+        assert re.search(r"Filesystem state: +clean\n", state)
+        assert "needs_recovery" not in state
+
+
+@pytest.mark.requires("loop")
+def test_a_disk_in_use_by_another_container_is_refused(shell: Shell, data_root: Path) -> None:
+    share = shell.directory / "share"
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "SIZE": "256M", "DIR": share}
+    # The first one's command is the second one, in a mount namespace of its own.
+    second = f"""
+    unshare -m sh -c 'umount {data_root} && KATA_DIND_STATUS_DIR={shell.directory}/second "$@"' sh "$@"
+    echo "second: $?"
+    """
+    inner = [*shell.argv, str(ENTRYPOINT), "echo", "went on"]
+    ended = shell.entrypoint("sh", "-c", second, "sh", *inner, **asked)
+    assert (ended.code, ended.stdout) == (0, "second: 78\n"), ended.stderr
+    assert ended.error["message"] == f"{share}/kata-dind.img is in use by another container"
+
+
+@pytest.mark.requires("loop")
+def test_a_loop_file_that_is_none_is_refused_and_untouched(shell: Shell, data_root: Path, tmp_path: Path) -> None:
+    share = shell.directory / "share"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"somebody's")
+    for make in (lambda image: image.symlink_to(elsewhere), lambda image: image.mkdir(), os.mkfifo):
+        shutil.rmtree(share, ignore_errors=True)
+        share.mkdir()
+        make(share / "kata-dind.img")
+        ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=share)
+        assert ended.code == 78
+        assert ended.error["message"] == f"{share}/kata-dind.img is not a plain file"
+    assert elsewhere.read_bytes() == b"somebody's"
+
+
+@pytest.mark.requires("loop")
+def test_a_planted_link_in_place_of_the_unfinished_disk_is_not_followed(
+    shell: Shell, data_root: Path, tmp_path: Path
+) -> None:
+    share = shell.directory / "share"
+    share.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"somebody's")
+    (share / "kata-dind.img.new").symlink_to(elsewhere)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=share)
+    assert ended.code == 0, ended.stderr
+    assert elsewhere.read_bytes() == b"somebody's"
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("content", ["blank", "foreign"])
+def test_a_loop_file_without_a_file_system_is_refused_and_untouched(
+    shell: Shell, data_root: Path, content: str
+) -> None:
+    share = shell.directory / "share"
+    share.mkdir()
+    image = share / "kata-dind.img"
+    image.write_bytes((b"" if content == "blank" else b"a database's own format") + bytes(1 << 20))
+    before = digest(image)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="1G", DIR=share)
+    assert ended.code == 78
+    assert "it was not touched" in ended.error["message"]
+    assert digest(image) == before
+
+
+@pytest.mark.requires("loop")
+def test_a_disk_that_shrank_is_refused_and_untouched(shell: Shell, data_root: Path) -> None:
+    share = shell.directory / "share"
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "DIR": share}
+    assert shell.entrypoint("true", SIZE="512M", **asked).code == 0
+    os.truncate(share / "kata-dind.img", 300 << 20)
+    before = digest(share / "kata-dind.img")
+    ended = shell.entrypoint("true", **asked)
+    assert ended.code == 78
+    assert ended.error["message"].endswith("is smaller than the file system on it; it was not touched")
+    assert digest(share / "kata-dind.img") == before
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("kind", ["loop", "memory"])
+def test_a_mount_never_hides_what_is_in_the_data_root(shell: Shell, data_root: Path, kind: str) -> None:
+    for content in ("image", ".hidden", "..odd"):
+        shutil.rmtree(data_root, ignore_errors=True)
+        (data_root / content).mkdir(parents=True)
+        ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT=kind, SIZE="256M")
+        assert ended.code == 78
+        assert ended.error["message"] == f"{data_root} is not empty, and a mount would hide {content}"
+        assert [path.name for path in data_root.iterdir()] == [content]
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("where", ["data root", "directory in it"])
+def test_loop_keeps_its_disk_below_the_mount(shell: Shell, data_root: Path, where: str) -> None:
+    variables: dict[str, Any] = {} if where == "data root" else {"DIR": data_root / "disk"}
+    for _ in range(2):
+        ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", **variables)
+        assert ended.code == 0, ended.stderr
+    assert [path.name for path in data_root.iterdir()] == ["kata-dind.img" if where == "data root" else "disk"]
+
+
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("mkfs.ext4", "mkfs.ext4 is not in the image"), ("mkfs.xfs", "mkfs.xfs is not in the image")],
+)
+def test_a_missing_mkfs_is_told(shell: Shell, data_root: Path, tmp_path: Path, missing: str, message: str) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for directory in shell.tools.split(":"):
+        for program in Path(directory).glob("*") if Path(directory).is_dir() else ():
+            if program.name != missing and not (tools / program.name).exists():
+                (tools / program.name).symlink_to(program)
+    bare = dataclasses.replace(shell, tools=str(tools))
+    share = shell.directory / "share"
+    ended = bare.entrypoint(
+        "true", PATH=data_root, DATA_ROOT="loop", SIZE="512M", DIR=share, FILESYSTEM=missing.removeprefix("mkfs.")
+    )
+    assert ended.code == 78
+    assert ended.error["message"] == message
+    assert [*share.iterdir()] == []
+
+
+def test_without_loop_devices_there_is_no_loop(shell: Shell, data_root: Path) -> None:
+    """A /dev where nodes can be made but not opened, as in a container without the right to them."""
+    before = f"""
+    touch {shell.directory}/null; mount --bind /dev/null {shell.directory}/null
+    mount -t tmpfs -o nodev dev /dev; touch /dev/null; mount --move {shell.directory}/null /dev/null
+    """
+    share = shell.directory / "share"
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=share, before=before)
+    assert ended.code == 78
+    assert ended.error["message"].startswith(f"cannot mount {share}/kata-dind.img on {data_root}: ")
+    assert "BLK_DEV_LOOP" in ended.error["hint"]
+    assert [*share.iterdir()] == []
 
 
 @pytest.mark.requires("loop")
@@ -160,6 +373,7 @@ def test_a_share_without_room_for_the_disk_is_told(shell: Shell, data_root: Path
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="1G", DIR=share, before=limit)
     assert ended.code == 78
     assert ended.error["message"] == f"cannot make {share}/kata-dind.img of 1G"
+    assert [*share.iterdir()] == []
 
 
 # --- block
@@ -234,6 +448,8 @@ FOREIGN = {
     "MBR's mark alone": write_at(510, b"\x55\xaa"),
     "raw data": write_at(0, b"a database's own format"),
     "one byte": write_at((1 << 20) - 1, b"x"),
+    "one byte at the end": write_at((64 << 20) - 1, b"x"),
+    "a partition table's copy": write_at((64 << 20) - 512, b"EFI PART"),
 }
 
 
@@ -283,6 +499,128 @@ def test_a_damaged_file_system_is_told_with_the_repair(shell: Shell, data_root: 
     assert ended.code == 78
     assert ended.error["message"] == f"the file system on {device} is damaged"
     assert ended.error["hint"] == f"repair it with: e2fsck -f {device}"
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize(
+    ("content", "accepted"), [("", True), ("overlay2 image", True), ("containerd", True), ("home etc", False)]
+)
+def test_a_file_system_of_somebody_elses_is_used_when_it_is_a_data_root(
+    shell: Shell, data_root: Path, tmp_path: Path, content: str, accepted: bool
+) -> None:
+    tree = tmp_path / "tree"
+    for name in ("x", *content.split()):
+        (tree / name).mkdir(parents=True)
+    (tree / "x").rmdir()
+    image = make_image(shell, 128)
+    run(["mkfs.ext4", "-q", "-F", "-d", tree, image], timeout_seconds=30)
+    before = digest(image)
+    device = attach_loop(image)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device)
+    assert ended.code == (0 if accepted else 78), ended.stderr
+    if not accepted:
+        assert ended.error["message"] == f"{device} holds home and no Docker data root; it was not touched"
+        run(["sync", image], timeout_seconds=30)
+        assert digest(image) == before
+
+
+@pytest.mark.requires("loop")
+def test_a_device_that_is_in_use_is_refused(shell: Shell, data_root: Path) -> None:
+    image = make_image(shell, 128)
+    device = attach_loop(image)
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device}
+    assert shell.entrypoint("true", **asked).code == 0
+    other = shell.directory / "other"
+    other.mkdir()
+    ended = shell.entrypoint("true", before=f"mount {device} {other}", **asked)
+    assert ended.code == 78
+    assert ended.error["message"] == f"{device} is in use by another container"
+
+
+@pytest.mark.requires("loop")
+def test_a_device_that_shrank_is_refused(shell: Shell, data_root: Path) -> None:
+    image = make_image(shell, 512)
+    run(["mkfs.ext4", "-q", "-F", image], timeout_seconds=30)
+    os.truncate(image, 256 << 20)
+    device = attach_loop(image)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device)
+    assert ended.code == 78
+    assert ended.error["message"] == f"{device} is smaller than the file system on it; it was not touched"
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("filesystem", GROWING)
+def test_a_device_that_grew_gives_its_file_system_more_room(shell: Shell, data_root: Path, filesystem: str) -> None:
+    image = make_image(shell, 512)
+    device = attach_loop(image)
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device, "FILESYSTEM": filesystem}
+    assert shell.entrypoint("sh", "-c", WRITE, str(data_root), **asked).code == 0
+    os.truncate(image, 2 << 30)
+    run(["losetup", "--set-capacity", device], timeout_seconds=10)
+    ended = shell.entrypoint("sh", "-c", SIZE, str(data_root), **asked)
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout.startswith("kept\n")
+    assert size_mib(ended.stdout) > 1800
+
+
+@pytest.mark.requires("loop")
+def test_a_device_of_a_megabyte_is_too_small(shell: Shell, data_root: Path) -> None:
+    image = make_image(shell, 1)
+    device = attach_loop(image)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device)
+    assert ended.code == 78
+    assert ended.error["message"] == f"{device} has only 1048576 bytes"
+    assert image.read_bytes() == bytes(1 << 20)
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("check", ["", "1"])
+def test_a_file_system_that_saw_a_power_cut_is_mended_and_checked(shell: Shell, data_root: Path, check: str) -> None:
+    image = make_image(shell, 256)
+    run(["mkfs.ext4", "-q", "-F", "-L", "kata-dind", image], timeout_seconds=30)
+    other = shell.directory / "other"
+    other.mkdir()
+    # A copy of a mounted disk is what is on it at that moment.
+    run(
+        ["unshare", "--mount", "sh", "-ec", 'mount -o loop "$0" "$1"; echo kept >"$1/file"; sync; cp "$0" "$2"', image,
+         other, f"{image}.cut"],
+        timeout_seconds=30,
+    )  # fmt: skip
+    assert "needs_recovery" in run(["dumpe2fs", "-h", f"{image}.cut"], timeout_seconds=10).stdout
+    device = attach_loop(Path(f"{image}.cut"))
+    ended = shell.entrypoint("cat", f"{data_root}/file", PATH=data_root, DATA_ROOT="block", DEVICE=device, CHECK=check)
+    assert (ended.code, ended.stdout) == (0, "kept\n"), ended.stderr
+    assert f"checking the file system on {device}, which saw a power cut" in ended.said("info")
+
+
+@pytest.mark.requires("loop")
+def test_a_claim_beside_somebodys_data_is_no_leave_to_format(shell: Shell, data_root: Path) -> None:
+    image = make_image(shell, 64)
+    write_at(63 << 20, b"kata-dind is formatting")(image)
+    program_on("mkfs.ext2", "-q", "-F")(image)
+    device = attach_loop(image)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device)
+    assert ended.code == 78
+    assert "it was not touched" in ended.error["message"]
+
+
+def test_a_device_is_found_by_its_serial_number(shell: Shell, tmp_path: Path) -> None:
+    for name, file, serial in [
+        ("vdy", "serial", b"data-1\n"),
+        ("vdz", "serial", b"data\n"),
+        ("sdz", "device/vpd_pg80", b"\x00\x80\x00\x04scsi"),
+    ]:
+        path = tmp_path / "block" / name / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(serial)
+        (tmp_path / "block" / name / "dev").write_text("254:16\n")
+    script = 'mknod() { echo "mknod $*"; }; device=$1; find_device; echo "$device"'
+    for number, name in (("data", "vdz"), ("data-1", "vdy"), ("scsi", "sdz")):
+        done = shell.call(script, number, files={"/sys/block": tmp_path / "block"})
+        assert done.stdout == f"mknod -m 0600 /dev/{name} b 254 16\n/dev/{name}\n", done.stderr
+    done = shell.call(script, "dat", files={"/sys/block": tmp_path / "block"})
+    assert done.returncode == 78
+    assert "no disk has the serial number 'dat'" in done.stderr
 
 
 def test_a_device_that_is_none_is_told(shell: Shell, data_root: Path) -> None:

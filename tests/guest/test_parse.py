@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("variable", ["DATA_ROOT", "SIZE", "FALLBACK"])
+@pytest.mark.parametrize("variable", ["DATA_ROOT", "SIZE", "FALLBACK", "FILESYSTEM"])
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_makes_no_sense_is_refused_in_one_line_and_never_evaluated(
     shell: Shell, tmp_path: Path, variable: str, value: str
@@ -48,7 +49,10 @@ def test_a_path_may_be_odd_and_is_never_evaluated(shell: Shell, value: str) -> N
     odd = shell.directory / value.format(mark="mark").replace("/", "_")
     ended = shell.entrypoint("echo", "went on", PATH=odd, DATA_ROOT="memory", SIZE="64M")
     assert not (shell.directory / "mark").exists()
-    if {",", "\\"} & set(value):  # which end or escape an option of mount, for dockerd as well
+    if {"\n", "\t"} & set(value):
+        assert (ended.code, ended.error["step"]) == (64, "parse")
+        assert len(ended.stderr.splitlines()) == 1
+    elif {",", "\\"} & set(value):  # which end or escape an option of mount, for dockerd as well
         assert (ended.code, ended.error["step"]) == (78, "verify")
     else:
         assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
@@ -71,7 +75,7 @@ def test_no_command_is_refused(shell: Shell) -> None:
 
 def test_the_block_kind_needs_a_device(shell: Shell, tmp_path: Path) -> None:
     ended = shell.entrypoint("true", PATH=tmp_path / "docker", DATA_ROOT="block")
-    assert (ended.code, ended.error["step"]) == (64, "prepare")
+    assert (ended.code, ended.error["step"]) == (64, "parse")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_the_block_kind_needs_a_device(shell: Shell, tmp_path: Path) -> None:
     ],
 )
 def test_a_size_that_is_none_is_refused(shell: Shell, size: str) -> None:
-    assert shell.call('size_in_mib "$1"', size).stdout == ""
+    assert shell.call('size_in_mib "$1"; echo "<$mib>"', size).stdout == "<>\n"
 
 
 @pytest.mark.parametrize(
@@ -114,24 +118,98 @@ def test_a_size_that_is_none_is_refused(shell: Shell, size: str) -> None:
     ],
 )
 def test_sizes_are_counted_in_mib(shell: Shell, size: str, mib: int) -> None:
-    assert shell.call('size_in_mib "$1"', size).stdout == f"{mib}\n"
+    assert shell.call('size_in_mib "$1"; echo "$mib"', size).stdout == f"{mib}\n"
+
+
+@pytest.mark.parametrize("size", ["1M", "63M", "64000K"])
+def test_a_size_that_holds_no_file_system_is_refused(shell: Shell, tmp_path: Path, size: str) -> None:
+    ended = shell.entrypoint("true", PATH=tmp_path / "docker", SIZE=size)
+    assert ended.code == 64
+    assert ended.error["message"] == f"KATA_DIND_SIZE is '{size}', which is too small"
+    assert ended.error["hint"] == "use at least 64M"
 
 
 @pytest.mark.parametrize(
     ("command", "path"),
     [
-        (["dockerd"], "/var/lib/docker"),
+        (["dockerd"], ""),
         (["dockerd", "--data-root=/a"], "/a"),
         (["dockerd", "--data-root", "/a b"], "/a b"),
         (["dockerd", "-g", "/a"], "/a"),
         (["dockerd", "--data-root=/a", "--data-root=/b"], "/b"),
-        (["dockerd", "--data-root"], "/var/lib/docker"),
+        (["dockerd", "--data-root"], ""),
         (["dockerd", "--data-root=/$(echo x)*"], "/$(echo x)*"),
         (["dockerd-entrypoint.sh", "dockerd", "--host=unix:///x", "--data-root=/a"], "/a"),
     ],
 )
 def test_the_commands_own_data_root_is_found(shell: Shell, command: list[str], path: str) -> None:
-    assert shell.call('data_root_of "$@"', *command).stdout == f"{path}\n"
+    assert shell.call('read_command "$@"; echo "$command_data_root"', *command).stdout == f"{path}\n"
+
+
+CONFIGS = {
+    '{"data-root": "/a b"}': "/a b",
+    '{"storage-driver":"vfs","data-root":"/a"}': "/a",
+    '{\n  "labels": ["x"],\n  "data-root"\n\t:\n  "/a"\n}\n': "/a",
+    '{"data-root": "/a"}': "/a",
+    '{"data-root": 5}': "",
+    '{"data-root"': "",
+    '{"data-rootless": "/a"}': "",
+    '{"other": "data-root"}': "",
+    "{}": "",
+    "": "",
+    '{"data-root": "/$(touch mark)`x`*"}': "/$(touch mark)`x`*",
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_data_root_of_the_daemons_configuration_is_found(shell: Shell, config: str) -> None:
+    file = shell.directory / "daemon.json"
+    file.write_text(config)
+    done = shell.call('config_file=$1; read_config; echo "$config_data_root"', str(file))
+    assert (done.stdout, done.stderr) == (f"{CONFIGS[config]}\n", "")
+    assert [*shell.directory.iterdir()] == [file]
+
+
+def test_what_names_the_data_root_first(shell: Shell) -> None:
+    config = shell.directory / "daemon.json"
+    paths = [shell.directory / name for name in ("variable", "command", "config")]
+    config.write_text(json.dumps({"data-root": str(paths[2])}))
+    command = ["echo", "dockerd", f"--config-file={config}", f"--data-root={paths[1]}"]
+    cases: list[tuple[Path, list[str], dict[str, Any]]] = [
+        (paths[0], command, {"PATH": paths[0]}),
+        (paths[1], command, {}),
+        (paths[2], command[:3], {}),
+        (paths[2], ["echo", "--config-file", str(config)], {}),
+    ]
+    for path, words, variables in cases:
+        ended = shell.entrypoint(*words, DATA_ROOT="memory", SIZE="64M", **variables)
+        assert ended.code == 0, ended.stderr
+        assert json.loads(ended.status.read_text())["path"] == str(path)
+
+
+def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(shell: Shell) -> None:
+    config = shell.directory / "daemon.json"
+    config.write_text(r'{"data-root": "/a\u0020b"}')
+    ended = shell.entrypoint("dockerd", f"--config-file={config}")
+    assert ended.code == 64
+    assert ended.error["message"] == f"cannot read data-root in {config}, for it has a backslash in it"
+
+
+def test_a_configuration_that_is_none_is_dockerds_business(shell: Shell, tmp_path: Path) -> None:
+    for config in (tmp_path / "absent", tmp_path):
+        ended = shell.entrypoint("true", f"--config-file={config}", PATH=tmp_path / "d", DATA_ROOT="memory")
+        assert ended.code == 0, ended.stderr
+
+
+def test_without_root_it_is_what_rootless_docker_takes(shell: Shell, tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tsh\nUid:\t1000\t1000\t1000\t1000\n")
+    for environment, path in {
+        "HOME=/home/rootless": "/home/rootless/.local/share/docker",
+        "HOME=/home/rootless XDG_DATA_HOME=/data": "/data/docker",
+    }.items():
+        script = f'unset XDG_DATA_HOME; {environment}; find_user; echo "$default_data_root"'
+        assert shell.call(script, files={"/proc/self/status": status}).stdout == f"{path}\n"
 
 
 MOUNTINFO = """\
@@ -142,7 +220,8 @@ MOUNTINFO = """\
 5 3 0:32 / /var/lib/docker rw,relatime - fuse.kataShared none rw
 6 1 0:33 / /var/lib/dock rw - tmpfs tmpfs rw
 7 1 0:34 / /mnt/a*b rw - btrfs none rw
-8 1 0:35 / /mnt/odd - 9p - rw
+8 1 0:35 / /mnt/odd rw - 9p - rw
+9 1 0:36 / /mnt/a\\040b\\134c rw - ext4 /dev/vdb rw
 """
 
 
@@ -161,6 +240,8 @@ MOUNTINFO = """\
         ("/var/lib/docker2", "xfs"),
         ("/mnt/a*b/c", "btrfs"),
         ("/mnt/aXb/c", "ext4"),
+        ("/mnt/odd/a b", "9p"),
+        ("/mnt/a b\\c", "ext4"),
     ],
 )
 def test_the_longest_mount_point_wins_and_the_last_of_equals(
@@ -168,13 +249,31 @@ def test_the_longest_mount_point_wins_and_the_last_of_equals(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTINFO)
-    assert shell.call('filesystem_of "$1"', path, mountinfo=table).stdout == f"{filesystem}\n"
+    done = shell.call('filesystem_of "$1"; echo "$filesystem"', path, files={"/proc/self/mountinfo": table})
+    assert done.stdout == f"{filesystem}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/var/lib/docker", "1 /var/lib/docker none"),
+        ("/var/lib/docker/x", " /var/lib/docker none"),
+        ("/mnt/a b\\c", "1 /mnt/a\\040b\\134c /dev/vdb"),
+        ("/mnt/a b\\c/d", " /mnt/a\\040b\\134c /dev/vdb"),
+    ],
+)
+def test_a_mount_point_is_known_from_what_lies_in_it(shell: Shell, tmp_path: Path, path: str, answer: str) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTINFO)
+    script = 'filesystem_of "$1"; printf "%s\\n" "$is_mount_point $mount_point $mount_source"'
+    assert shell.call(script, path, files={"/proc/self/mountinfo": table}).stdout == f"{answer}\n"
 
 
 def test_an_empty_table_is_an_unknown_file_system(shell: Shell, tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.touch()
-    assert shell.call('filesystem_of "$1"', "/", mountinfo=table).stdout == "unknown\n"
+    done = shell.call('filesystem_of "$1"; echo "$filesystem"', "/", files={"/proc/self/mountinfo": table})
+    assert done.stdout == "unknown\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""A start that is killed before or after any program it runs: the next one completes, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.host.process import run
+from tests.guest.conftest import ENTRYPOINT, GROWING, Ended, Shell, attach_loop
+
+# busybox's shell runs its own applets, so that no other program can stand in their place.
+pytestmark = [
+    pytest.mark.requires("root", "loop"),
+    pytest.mark.parametrize("shell", ["dash"], indirect=True),
+]
+
+# What the entrypoint runs, but for the pipes that only read; the number of the call at which to kill it is in a file.
+PROGRAMS = (
+    *("mkdir", "rm", "mv", "truncate", "stat", "od", "mknod"),
+    *("mount", "umount", "losetup", "flock", "blkid", "blockdev"),
+    *("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs", "setfattr"),
+)
+_STUB = """#!/bin/dash
+read -r left <{directory}/left
+left=$((left - 1))
+echo $left >{directory}/left
+read -r pid <{directory}/pid
+[ $left != 0 ] || kill -9 "$pid"
+{program} "$@"
+code=$?
+[ $left != 1 ] || [ ! -e {directory}/after ] || kill -9 "$pid"
+exit $code
+"""
+_KILLED = 137
+
+
+class Killer:
+    """Kills the entrypoint at its Nth program, before that program has run or when it has."""
+
+    def __init__(self, shell: Shell, directory: Path) -> None:
+        self._shell = shell
+        self._directory = directory
+        directory.mkdir()
+        for name in PROGRAMS:
+            program = shutil.which(name)
+            assert program, name
+            stub = directory / name
+            stub.write_text(_STUB.format(directory=directory, program=program))
+            stub.chmod(0o755)
+
+    def start(self, call: int, **variables: Any) -> Ended:
+        (self._directory / "left").write_text(f"{call}\n")
+        # The pid of the shell that becomes the entrypoint, in the namespace that both are in.
+        script = f'echo $$ >{self._directory}/pid; exec {" ".join(self._shell.argv)} {ENTRYPOINT} "$@"'
+        wrapped = Shell("dash", ("sh", "-c", script), self._shell.tools, self._shell.directory)
+        return wrapped.entrypoint("true", tools=str(self._directory), **variables)
+
+
+@pytest.fixture(params=["before", "after"])
+def killer(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Killer:
+    killer = Killer(shell, tmp_path / "stubs")
+    if request.param == "after":
+        (tmp_path / "stubs" / "after").touch()
+    return killer
+
+
+def kill_at_every_step(shell: Shell, killer: Killer, restore: Any, check: Any, **variables: Any) -> None:
+    """Start from the same state again and again, each time killed one program later, until a start completes."""
+    for call in range(1, 100):
+        restore()
+        ended = killer.start(call, **variables)
+        if ended.code != _KILLED:
+            assert ended.code == 0, ended.stderr
+            assert call > 8, "it was hardly ever killed"
+            return
+        again = shell.entrypoint("true", **variables)
+        assert again.code == 0, f"after a kill at program {call}:\n{again.stderr}"
+        check(call)
+    raise AssertionError("it never completes")
+
+
+def test_a_first_start_of_the_loop_kind(shell: Shell, killer: Killer) -> None:
+    share, data_root = shell.directory / "share", shell.directory / "docker"
+
+    def restore() -> None:
+        shutil.rmtree(share, ignore_errors=True)
+
+    def check(call: int) -> None:
+        assert [path.name for path in share.iterdir()] == ["kata-dind.img"], call
+        run(["e2fsck", "-fn", share / "kata-dind.img"], timeout_seconds=30)
+
+    kill_at_every_step(
+        shell, killer, restore, check, PATH=data_root, DATA_ROOT="loop", SIZE="128M", DIR=share, LOG="error"
+    )
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["clean", "after a power cut"])
+@pytest.mark.parametrize("filesystem", GROWING)
+def test_a_later_start_of_the_loop_kind_that_grows_its_disk(
+    shell: Shell, killer: Killer, tmp_path: Path, filesystem: str, cut: bool
+) -> None:
+    share, data_root, original = shell.directory / "share", shell.directory / "docker", tmp_path / "original.img"
+    share.mkdir()
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "DIR": share, "FILESYSTEM": filesystem}
+    write = 'for i in 1 2 3 4 5 6 7 8; do mkdir "$0/$i"; echo "precious $i" >"$0/$i/file"; done; sync'
+    copy = f"cp --sparse=always {share}/kata-dind.img {original}"
+    ended = shell.entrypoint("sh", "-c", f"{write}; {copy if cut else ':'}", str(data_root), SIZE="320M", **asked)
+    assert ended.code == 0, ended.stderr
+    if not cut:
+        subprocess.run(copy.split(), check=True)
+
+    def restore() -> None:
+        subprocess.run(["cp", "--sparse=always", str(original), str(share / "kata-dind.img")], check=True)
+
+    def check(call: int) -> None:
+        look = shell.entrypoint("sh", "-c", 'cat "$0"/*/file; df -k "$0" | tail -n 1', str(data_root), **asked)
+        assert look.code == 0, f"{call}: {look.stderr}"
+        *lines, df = look.stdout.splitlines()
+        assert lines == [f"precious {number}" for number in range(1, 9)], call
+        assert int(df.split()[1]) > 800 << 10, call
+
+    kill_at_every_step(shell, killer, restore, check, SIZE="1G", LOG="error", **asked)
+
+
+def test_a_first_start_of_the_block_kind(shell: Shell, killer: Killer) -> None:
+    image, data_root = shell.directory / "disk.img", shell.directory / "docker"
+    image.touch()
+    subprocess.run(["truncate", "-s", "128M", str(image)], check=True)
+    device = attach_loop(image)
+
+    def restore() -> None:
+        subprocess.run(["blkdiscard", str(device)], check=True)
+
+    def check(call: int) -> None:
+        run(["e2fsck", "-fn", device], timeout_seconds=30)
+
+    kill_at_every_step(shell, killer, restore, check, PATH=data_root, DATA_ROOT="block", DEVICE=device, LOG="error")
