@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import Guest, Launch
+from kata_dind.dataroot.status import parse_status
 from kata_dind.errors import (
     AbnormalShutdown,
     DataRootError,
@@ -249,17 +250,17 @@ class Owner:
             return
         # Anybody in the guest may have written the line.
         try:
-            spoken = {str(key): str(value) for key, value in json.loads(line).items()}
+            spoken = json.loads(line)
         except (ValueError, RecursionError):
             return
         if spoken["kata_dind"] == "error":
-            self._complaint = {key: spoken.get(key, "") for key in ("step", "message", "hint")}
+            self._complaint = {key: str(spoken.get(key, "")) for key in ("step", "message", "hint")}
         elif spoken["kata_dind"] == "warning" and len(self._warnings) < _MOST_WARNINGS:
-            self._warnings.append(spoken.get("message", ""))
+            self._warnings.append(str(spoken.get("message", "")))
             self._report(Event("warning", self._warnings[-1]))
         elif spoken.get("step") == "ready":
-            self._status["data_root"] = {key: spoken.get(key) for key in ("kind", "path", "filesystem")}
-            self._phase("data-root", "overlay works on the data root")
+            self._status["data_root"] = parse_status(spoken)
+            self._phase("data-root", "the data root is prepared")
 
     # --- sockets
 

@@ -112,9 +112,9 @@ class Sandbox:
             "kernel": status.get("kernel") or planned.get("kernel_version"),
             "image": {"reference": planned.get("image_reference"), "id": planned.get("image_id")},
             "data_root": {
+                **(status.get("data_root") or {}),
                 "kind": planned.get("data_root"),
                 "reason": planned.get("data_root_reason"),
-                "filesystem": (status.get("data_root") or {}).get("filesystem"),
                 "size_mib": planned.get("data_root_mib"),
             },
             "docker": {

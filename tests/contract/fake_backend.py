@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
 
-_READY = {"kata_dind": "info", "step": "ready", "kind": "block", "path": "/var/lib/docker", "filesystem": "ext4"}
+DATA_ROOT: dict[str, object] = {
+    "kind": "block",
+    "path": "/var/lib/docker",
+    "filesystem": "ext4",
+    "device": "/dev/vdd",
+    "size_bytes": 1 << 30,
+    "direct_io": None,
+    "storage_driver": "",
+    "proof": {"mount": "passed", "whiteout": "passed"},
+    "reasons": {},
+}
+_READY = {"kata_dind": "info", "step": "ready", **DATA_ROOT}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from kata_dind.host.docker_api import DockerApi
 from kata_dind.host.progress import Event
 from kata_dind.owner import Owner
 from kata_dind.record import Record
-from tests.contract.fake_backend import BACKEND
+from tests.contract.fake_backend import DATA_ROOT, BACKEND
 
 
 @dataclass
@@ -110,7 +110,7 @@ def test_a_life_from_start_to_stop(tmp_path: Path) -> None:
             assert start.status["state"] == "running"
             assert start.status["pid"] == os.getpid()
             assert start.status["kernel"] == "9.9-fake"
-            assert start.status["data_root"] == {"kind": "block", "path": "/var/lib/docker", "filesystem": "ext4"}
+            assert start.status["data_root"] == DATA_ROOT
             assert start.status["verdict"]["storage"] == "overlay2 on extfs"
             assert (tmp_path / "unclean").exists()
 

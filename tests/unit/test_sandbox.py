@@ -117,7 +117,13 @@ def test_all_that_is_known_of_a_running_sandbox(owned: Record) -> None:
     known = Sandbox(owned).inspect()
     assert known["kernel"] == "6.1.0-real"
     assert known["image"] == {"reference": "dind:bookworm", "id": "sha256:abc"}
-    assert known["data_root"] == {"kind": "block", "reason": "as asked", "filesystem": "ext4", "size_mib": 20480}
+    assert known["data_root"] == {
+        "kind": "block",
+        "path": "/var/lib/docker",
+        "filesystem": "ext4",
+        "reason": "as asked",
+        "size_mib": 20480,
+    }
     assert known["docker"] == {"version": "20.10.24", "storage": "overlay2 on extfs", "native_diff": True}
     assert (known["phases"], known["timings"]) == (STATUS["phases"], STATUS["timings"])
     assert known["warnings"] == ["writes are slow"]
