@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,11 @@ def fuse_without_xattr(shell: Shell, data_root: Path) -> str:
     source = shell.directory / "source"
     source.mkdir(exist_ok=True)
     return f"bindfs --xattr-none {source} {data_root}"
+
+
+def on_fuse_without_xattr(shell: Shell, data_root: Path) -> dict[str, Any]:
+    """The same for what mounts a disk from it: a FUSE server that ends together with that waits for itself."""
+    return {"before": fuse_without_xattr(shell, data_root), "after": f"umount {data_root}"}
 
 
 # --- the proof
@@ -81,14 +87,14 @@ def test_vfs_is_fallen_back_to_only_when_that_is_asked_for(shell: Shell, data_ro
 @pytest.mark.requires("fuse", "loop")
 def test_loop_works_on_the_share_that_is_refused(shell: Shell, data_root: Path) -> None:
     ended = shell.entrypoint(
-        "true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", before=fuse_without_xattr(shell, data_root)
+        "true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", **on_fuse_without_xattr(shell, data_root)
     )
     assert ended.code == 0, ended.stderr
 
 
 @pytest.mark.requires("fuse", "loop")
 def test_auto_takes_loop_on_the_share_that_is_refused(shell: Shell, data_root: Path) -> None:
-    ended = shell.entrypoint("true", PATH=data_root, SIZE="256M", before=fuse_without_xattr(shell, data_root))
+    ended = shell.entrypoint("true", PATH=data_root, SIZE="256M", **on_fuse_without_xattr(shell, data_root))
     assert ended.code == 0, ended.stderr
     assert "the data root's kind is loop" in ended.said("info")
 

@@ -1,0 +1,214 @@
+"""A real dockerd on this host behind the guest entrypoint, no VM: its data root lies on FUSE without xattr, which
+overlayfs refuses as it refuses Kata's virtio-fs. The proof is the one that sandboxes are ready by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kata_dind.errors import KataDindError, VerdictFailed
+from kata_dind.host.docker_api import DockerApi
+from kata_dind.host.process import require_tool, scrubbed_environment
+from kata_dind.verdict import prove
+from tests.guest.conftest import ENTRYPOINT
+
+pytestmark = pytest.mark.requires("root", "docker", "fuse", "loop", "netns")
+
+_START_SECONDS = 60
+# Nothing of the host is within dockerd's reach: its network namespace is empty, and its mounts end with it.
+_AROUND = """
+set -eu
+ip link set lo up
+mount -t proc proc /proc
+mount -t tmpfs cover /sys/fs/cgroup; mount -t cgroup2 cgroup /sys/fs/cgroup
+for path in /run /proc/sys/fs/inotify /proc/sys/kernel/keys; do mount -t tmpfs cover "$path"; done
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Dockerd:
+    """A daemon that was started through the entrypoint."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "docker.sock"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    @property
+    def status(self) -> dict[str, object]:
+        status = json.loads((self.directory / "status" / "status.json").read_text())
+        assert isinstance(status, dict)
+        return status
+
+    def wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            assert self.process.poll() is None, self.log
+            with contextlib.suppress(KataDindError):
+                DockerApi(self.socket, timeout_seconds=5).info()
+                return
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        """End dockerd as a runtime ends a container: TERM to its process 1."""
+        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def share_without_xattr(directory: Path) -> Iterator[int]:
+    """Mount the share in a mount namespace of its own for the length of the block; yields a process that is in it.
+
+    Not in dockerd's: a FUSE server that goes down with what is mounted from it waits for itself, in the kernel.
+    """
+    for name in ("share", "docker"):
+        (directory / name).mkdir(exist_ok=True)
+    argv = ["bindfs", "-f", "--xattr-none", f"{directory}/share", f"{directory}/docker"]
+    bindfs = subprocess.Popen(["unshare", "--mount", "--propagation", "private", *argv])
+    try:
+        mounts = Path(f"/proc/{bindfs.pid}/mountinfo")
+        deadline = time.monotonic() + _START_SECONDS
+        while f" {directory}/docker " not in mounts.read_text():
+            assert bindfs.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        yield bindfs.pid
+    finally:
+        bindfs.terminate()
+        bindfs.wait()
+
+
+@contextlib.contextmanager
+def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dockerd]:
+    """Start dockerd with its data root on the share, for the length of the block."""
+    dockerd = [
+        str(require_tool("dockerd", package="docker.io")), f"--data-root={directory}/docker", "--iptables=false",
+        "--bridge=none", f"--host=unix://{directory}/docker.sock", "--exec-root=/run/docker",
+        "--pidfile=/run/docker.pid", *arguments,
+    ]  # fmt: skip
+    told = {f"KATA_DIND_{name}": value for name, value in {"STATUS_DIR": f"{directory}/status", **variables}.items()}
+    namespaces = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--cgroup",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    ]
+    with share_without_xattr(directory) as sharing, (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *namespaces, "sh", "-c", _AROUND, "sh",
+             "sh", str(ENTRYPOINT), *dockerd],
+            env={**scrubbed_environment(), **told},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )  # fmt: skip
+        try:
+            yield Dockerd(process, directory)
+        finally:
+            process.kill()
+            process.wait()
+            wait_until_no_loop_lies_in(directory)
+
+
+def wait_until_no_loop_lies_in(directory: Path) -> None:
+    """The namespace outlives the process that we wait for by a moment."""
+    deadline = time.monotonic() + _START_SECONDS
+    while any(str(directory) in text for text in loop_files()):
+        assert time.monotonic() < deadline, "a loop device is left"
+        time.sleep(0.02)
+
+
+def loop_files() -> Iterator[str]:
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            yield file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "kind", "storage"),
+    [
+        ({"SIZE": "1G"}, "loop", "overlay2 on extfs"),
+        ({"SIZE": "1G", "FILESYSTEM": "xfs"}, "loop", "overlay2 on xfs"),
+        ({"SIZE": "512M", "DATA_ROOT": "memory"}, "memory", "overlay2 on tmpfs"),
+    ],
+)
+def test_dockerd_works_on_a_share_that_refuses_overlay(
+    tmp_path: Path, variables: dict[str, str], kind: str, storage: str
+) -> None:
+    with started(tmp_path, **variables) as dockerd:
+        dockerd.wait_until_it_answers()
+        verdict = prove(dockerd.socket, timeout_seconds=60)
+        assert (dockerd.status["kind"], verdict.storage) == (kind, storage)
+        assert verdict.native_diff
+
+
+def test_a_storage_driver_that_copies_is_not_what_dockerd_gets(tmp_path: Path) -> None:
+    """The way round that people have put into their pods, which the proof makes unnecessary."""
+    with started(tmp_path, "--storage-driver=vfs", SIZE="1G") as dockerd:
+        dockerd.wait_until_it_answers()
+        assert prove(dockerd.socket, timeout_seconds=60).storage == "overlay2 on extfs"
+        assert "left out the storage driver vfs" in dockerd.log
+
+
+def test_straight_on_the_share_nothing_is_started(tmp_path: Path) -> None:
+    with started(tmp_path, DATA_ROOT="virtiofs") as dockerd:
+        assert dockerd.process.wait(_START_SECONDS) == 78
+        assert "overlay does not work on fuse" in dockerd.log
+        assert "API listen on" not in dockerd.log
+
+
+def test_vfs_is_what_who_asks_for_it_gets_and_no_proof(tmp_path: Path) -> None:
+    with started(tmp_path, DATA_ROOT="virtiofs", FALLBACK="vfs") as dockerd:
+        dockerd.wait_until_it_answers()
+        assert dockerd.status["storage_driver"] == "vfs"
+        with pytest.raises(VerdictFailed, match="vfs, which copies every layer"):
+            prove(dockerd.socket, timeout_seconds=60)
+
+
+def test_what_docker_has_stored_is_there_after_a_stop_and_after_a_kill(tmp_path: Path) -> None:
+    for end in ("stop", "kill"):
+        with started(tmp_path, SIZE="1G") as dockerd:
+            dockerd.wait_until_it_answers()
+            run_docker(dockerd, "volume", "create", end)
+            if end == "stop":
+                assert dockerd.stop() == 0
+            else:
+                dockerd.process.kill()
+    with started(tmp_path) as dockerd:
+        dockerd.wait_until_it_answers()
+        assert run_docker(dockerd, "volume", "ls", "--quiet").split() == ["kill", "stop"]
+    assert [path.name for path in (tmp_path / "share").iterdir()] == ["kata-dind.img"]
+
+
+def run_docker(dockerd: Dockerd, *arguments: str) -> str:
+    done = subprocess.run(
+        ["docker", f"--host=unix://{dockerd.socket}", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
