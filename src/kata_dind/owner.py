@@ -198,7 +198,12 @@ class Owner:
 
     async def _prove(self, guest: Guest) -> Verdict:
         try:
-            return await asyncio.to_thread(prove, self._record.endpoint, timeout_seconds=self._remaining_seconds())
+            return await asyncio.to_thread(
+                prove,
+                self._record.endpoint,
+                timeout_seconds=self._remaining_seconds(),
+                fallback=self._launch.fallback,
+            )
         except VerdictFailed as error:
             if guest.ended.is_set():
                 raise _gone(guest) from error

@@ -16,12 +16,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from kata_dind.errors import SpecError
-from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, NetworkMode
+from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, Fallback, Filesystem, NetworkMode
 
 __all__ = [
     "Accelerator",
     "BackendName",
     "DataRootKind",
+    "Fallback",
+    "Filesystem",
     "NetworkMode",
     "SandboxSpec",
     "Share",
@@ -44,6 +46,16 @@ _MINIMUM_MEMORY_BYTES = 256 * _MIB
 _NAME_RULE = "use 1 to 40 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 _SIZE_RULE = "use a number and a unit, like 512M or 20G"
 _SHARE_RULE = "use HOST:GUEST or HOST:GUEST:ro, like ./src:/src:ro"
+
+# A value stands in the same word as its flag, or a flag that lacks one would take the next word.
+_FLAG_PATTERN = re.compile(r"--([a-z0-9][a-z0-9-]*)(?:=.*)?", re.ASCII)
+_FLAG_RULE = "use --NAME or --NAME=VALUE, like --registry-mirror=https://mirror.example"
+_FLAGS_OF_OURS = {
+    "host": "the sandbox's endpoint is the way to dockerd",
+    "data-root": "choose what lies under it by --data-root",
+    "graph": "choose what lies under it by --data-root",
+    "config-file": "share the file as /etc/docker/daemon.json instead",
+}
 
 # A share on one of these would hide what dockerd and the image's own programs need.
 _GUESTS_OWN = frozenset(
@@ -141,6 +153,17 @@ def _checked_reference(text: str) -> str:
     return text
 
 
+def _checked_dockerd_args(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    for argument in arguments:
+        _refuse_control_characters(argument)
+        match = _FLAG_PATTERN.fullmatch(argument)
+        if match is None:
+            raise ValueError(f"{argument!r} is not a long flag of dockerd; {_FLAG_RULE}")
+        if (name := match[1]) in _FLAGS_OF_OURS:
+            raise ValueError(f"{argument!r} is set by kata-dind itself; {_FLAGS_OF_OURS[name]}")
+    return arguments
+
+
 def _checked_path(value: object) -> object:
     if isinstance(value, str | Path) and (not str(value) or "\0" in str(value)):
         raise ValueError(f"{str(value)!r} is not a path")
@@ -183,6 +206,9 @@ class SandboxSpec(BaseModel):
     data_root: DataRootKind = DataRootKind.AUTO
     size: _Size = "20G"
     """The data root's; a disk is sparse, so it costs what is used."""
+    filesystem: Filesystem = Filesystem.EXT4
+    """The data root's, for the kinds that are a disk: loop and block."""
+    fallback: Fallback = Fallback.NONE
     cpus: Annotated[int, Field(ge=1, le=255)] = 2
     memory: _Memory = "2G"
     image: Annotated[str, StringConstraints(max_length=512), AfterValidator(_checked_reference)] = ""
@@ -193,6 +219,8 @@ class SandboxSpec(BaseModel):
     network: NetworkMode = NetworkMode.NAT
     allow_link_local: bool = False
     shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
+    dockerd_args: Annotated[tuple[str, ...], AfterValidator(_checked_dockerd_args)] = ()
+    """More flags for dockerd, each a word of its own."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0
     """For the whole start, to a passing verdict."""
 
@@ -215,7 +243,13 @@ def parse_spec(**fields: Any) -> SandboxSpec:
         _raise_spec_error(error)
 
 
-_OPTION_NAMES = {"accelerator": "--accel", "shares": "--share", "timeout_seconds": "--timeout", "name": "name"}
+_OPTION_NAMES = {
+    "accelerator": "--accel",
+    "shares": "--share",
+    "dockerd_args": "--dockerd-arg",
+    "timeout_seconds": "--timeout",
+    "name": "name",
+}
 
 
 def _raise_spec_error(error: ValidationError) -> NoReturn:

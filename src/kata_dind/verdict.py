@@ -17,6 +17,7 @@ from typing import Any
 from kata_dind.errors import DockerdFailed, VerdictFailed
 from kata_dind.host.docker_api import DockerApi
 from kata_dind.image.archive import Layer, docker_archive
+from kata_dind.vocabulary import Fallback
 
 PROOF_IMAGE = "kata-dind/proof:latest"
 
@@ -27,7 +28,16 @@ _EXPECTED = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper"}
 _LARGEST_BYTES = 4096
 """The proof's files are smaller; the guest's word for a size is not memory of ours."""
 
-_UNFIT_DRIVERS = frozenset({"vfs", "native"})
+_UNFIT_DRIVERS = {
+    "vfs": "copies every layer",
+    "native": "copies every layer",
+    "fuse-overlayfs": "serves every file by a program of its own",
+}
+_ACCEPTED_WITH: dict[Fallback, frozenset[str]] = {
+    Fallback.NONE: frozenset(),
+    Fallback.VFS: frozenset({"vfs", "native"}),  # the same for graph drivers and for the containerd store
+    Fallback.FUSE_OVERLAYFS: frozenset({"fuse-overlayfs"}),
+}
 
 
 @dataclass(frozen=True)
@@ -41,19 +51,20 @@ class Verdict:
     seconds: float
 
 
-def prove(endpoint: Path, *, timeout_seconds: float, allow_copying: bool = False) -> Verdict:
+def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallback.NONE) -> Verdict:
     """Make the round trip through a daemon and return the verdict.
 
-    Raises VerdictFailed with the step that failed. `allow_copying` accepts vfs, for who has asked for it.
+    Raises VerdictFailed with the step that failed. `fallback` accepts its storage driver, for who has asked for it.
     """
     started = time.monotonic()
     api = DockerApi(endpoint, timeout_seconds=timeout_seconds)
     step = "info"
     try:
         info = api.info()
-        if info.get("Driver") in _UNFIT_DRIVERS and not allow_copying:
+        driver = str(info.get("Driver"))
+        if driver in _UNFIT_DRIVERS and driver not in _ACCEPTED_WITH[fallback]:
             raise VerdictFailed(
-                f"dockerd fell back to the storage driver {info['Driver']}, which copies every layer",
+                f"dockerd fell back to the storage driver {driver}, which {_UNFIT_DRIVERS[driver]}",
                 hint="choose another --data-root",
             )
         step = "load"

@@ -23,6 +23,21 @@ class DataRootKind(StrEnum):
     VIRTIOFS = "virtiofs"
 
 
+class Filesystem(StrEnum):
+    """What a disk of the `loop` and `block` kinds is formatted with."""
+
+    EXT4 = "ext4"
+    XFS = "xfs"
+
+
+class Fallback(StrEnum):
+    """The storage driver that dockerd may use where overlay works on no data root; `none` ends the start instead."""
+
+    NONE = "none"
+    VFS = "vfs"
+    FUSE_OVERLAYFS = "fuse-overlayfs"
+
+
 class Accelerator(StrEnum):
     """What runs the guest's processors; `auto` is KVM where a guest has booted on it, else TCG."""
 

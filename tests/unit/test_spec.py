@@ -13,6 +13,8 @@ from kata_dind.spec import (
     Accelerator,
     BackendName,
     DataRootKind,
+    Fallback,
+    Filesystem,
     NetworkMode,
     parse_name,
     parse_share,
@@ -39,6 +41,8 @@ def test_defaults() -> None:
         "backend": BackendName.VM,
         "data_root": DataRootKind.AUTO,
         "size": "20G",
+        "filesystem": Filesystem.EXT4,
+        "fallback": Fallback.NONE,
         "cpus": 2,
         "memory": "2G",
         "image": "",
@@ -47,6 +51,7 @@ def test_defaults() -> None:
         "network": NetworkMode.NAT,
         "allow_link_local": False,
         "shares": (),
+        "dockerd_args": (),
         "timeout_seconds": 180.0,
     }
     assert (spec.size_bytes, spec.memory_bytes) == (20 << 30, 2 << 30)
@@ -64,7 +69,7 @@ def test_words_become_enums_and_shares() -> None:
 
 
 def test_a_spec_survives_json() -> None:
-    spec = parse_spec(name="demo", shares=["/a:/b:ro"], kernel="/boot/vmlinuz")
+    spec = parse_spec(name="demo", shares=["/a:/b:ro"], kernel="/boot/vmlinuz", dockerd_args=["--debug"])
     assert parse_spec(**spec.model_dump(mode="json")) == spec
 
 
@@ -216,9 +221,46 @@ def test_a_guest_path_is_absolute_and_normal_whatever_is_typed(text: str) -> Non
     assert len(share.guest_path.parts) > 1
 
 
+def test_flags_for_dockerd() -> None:
+    flags = ("--debug", "--registry-mirror=http://a b/?c=--host", "--feature=containerd-snapshotter=true", "--label=")
+    assert parse_spec(name="demo", dockerd_args=[*flags]).dockerd_args == flags
+
+
+@pytest.mark.parametrize(
+    "flag", ["", "-", "--", "---debug", "debug", "-D", "-DH=tcp://0.0.0.0", "-H", "-g", "--Debug", "--=x", "overlay2"]
+)
+def test_flags_for_dockerd_that_are_none(flag: str) -> None:
+    assert refusal(dockerd_args=["--debug", flag]) == (
+        f"--dockerd-arg: {flag!r} is not a long flag of dockerd; "
+        "use --NAME or --NAME=VALUE, like --registry-mirror=https://mirror.example"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("host", "the sandbox's endpoint is the way to dockerd"),
+        ("data-root", "choose what lies under it by --data-root"),
+        ("graph", "choose what lies under it by --data-root"),
+        ("config-file", "share the file as /etc/docker/daemon.json instead"),
+    ],
+)
+def test_flags_for_dockerd_that_are_ours(name: str, instead: str) -> None:
+    for flag in (f"--{name}", f"--{name}=x"):
+        assert refusal(dockerd_args=[flag]) == f"--dockerd-arg: {flag!r} is set by kata-dind itself; {instead}"
+    assert parse_spec(name="demo", dockerd_args=[f"--{name}s"])
+
+
+def test_a_flag_for_dockerd_has_no_control_character() -> None:
+    assert refusal(dockerd_args=["--label=a\nb"]) == "--dockerd-arg: '--label=a\\nb' has a control character in it"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"filesystem": "btrfs"}, "--filesystem: 'btrfs' is unknown; use ext4 or xfs"),
+        ({"fallback": "native"}, "--fallback: 'native' is unknown; use none, vfs or fuse-overlayfs"),
+        ({"dockerd_args": "--debug"}, "--dockerd-arg: '--debug' is not allowed; input should be a valid tuple"),
         ({"data_root": "9p"}, "--data-root: '9p' is unknown; use auto, memory, loop, block or virtiofs"),
         ({"backend": "xen"}, "--backend: 'xen' is unknown; use vm, containerd or kubernetes"),
         ({"backend": "containerd"}, "--backend: 'containerd' is not available yet in this version; use vm"),

@@ -10,6 +10,7 @@ import pytest
 
 from kata_dind.errors import VerdictFailed
 from kata_dind.verdict import PROOF_IMAGE, Verdict, describe_storage, native_diff, prove
+from kata_dind.vocabulary import Fallback
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
 
 
@@ -20,9 +21,11 @@ def serve(tmp_path: Path, dockerd: FakeDockerd) -> Iterator[Path]:
         yield endpoint
 
 
-def failure_of(tmp_path: Path, dockerd: FakeDockerd, *, timeout_seconds: float = 5) -> VerdictFailed:
+def failure_of(
+    tmp_path: Path, dockerd: FakeDockerd, *, timeout_seconds: float = 5, fallback: Fallback = Fallback.NONE
+) -> VerdictFailed:
     with serve(tmp_path, dockerd) as endpoint, pytest.raises(VerdictFailed) as caught:
-        prove(endpoint, timeout_seconds=timeout_seconds)
+        prove(endpoint, timeout_seconds=timeout_seconds, fallback=fallback)
     return caught.value
 
 
@@ -46,18 +49,33 @@ def test_the_proof_loads_a_whiteout_and_an_opaque_directory_over_files(tmp_path:
     assert (dockerd.images, dockerd.containers) == ({}, {})
 
 
-@pytest.mark.parametrize("driver", ["vfs", "native"])
-def test_a_driver_that_copies_layers_is_refused_before_anything_is_loaded(tmp_path: Path, driver: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "fallback", "why"),
+    [
+        ("vfs", Fallback.NONE, "copies every layer"),
+        ("native", Fallback.NONE, "copies every layer"),
+        ("fuse-overlayfs", Fallback.NONE, "serves every file by a program of its own"),
+        ("fuse-overlayfs", Fallback.VFS, "serves every file by a program of its own"),
+        ("vfs", Fallback.FUSE_OVERLAYFS, "copies every layer"),
+    ],
+)
+def test_a_slow_driver_is_refused_before_anything_is_loaded(
+    tmp_path: Path, driver: str, fallback: Fallback, why: str
+) -> None:
     dockerd = FakeDockerd(Faults(driver=driver, driver_status=[]))
-    error = failure_of(tmp_path, dockerd)
-    assert error.summary == f"dockerd fell back to the storage driver {driver}, which copies every layer"
+    error = failure_of(tmp_path, dockerd, fallback=fallback)
+    assert error.summary == f"dockerd fell back to the storage driver {driver}, which {why}"
     assert error.hint == "choose another --data-root"
     assert "POST /images/load" not in dockerd.calls
 
 
-def test_a_driver_that_copies_layers_passes_for_who_has_asked_for_it(tmp_path: Path) -> None:
-    with serve(tmp_path, FakeDockerd(Faults(driver="vfs", driver_status=[]))) as endpoint:
-        assert prove(endpoint, timeout_seconds=5, allow_copying=True).storage == "vfs"
+@pytest.mark.parametrize(
+    ("driver", "fallback"),
+    [("vfs", Fallback.VFS), ("native", Fallback.VFS), ("fuse-overlayfs", Fallback.FUSE_OVERLAYFS)],
+)
+def test_a_slow_driver_passes_for_who_has_asked_for_it(tmp_path: Path, driver: str, fallback: Fallback) -> None:
+    with serve(tmp_path, FakeDockerd(Faults(driver=driver, driver_status=[]))) as endpoint:
+        assert prove(endpoint, timeout_seconds=5, fallback=fallback).storage == driver
 
 
 def test_a_snapshotter_that_looks_healthy_and_cannot_load_fails(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kata_dind.host.channel import ChannelStream
 from kata_dind.host.progress import Report
+from kata_dind.vocabulary import Fallback
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -48,6 +49,8 @@ class Launch:
     """What the guest is asked to run; True demands a check of the data root's file system."""
     timeout_seconds: float
     """For the whole start, to a passing verdict."""
+    fallback: Fallback = Fallback.NONE
+    """The storage driver beside overlay that the proof is to accept."""
 
 
 class Backend(Protocol):

@@ -16,7 +16,7 @@ import typer
 
 from kata_dind.cli import completion
 from kata_dind.cli.session import session_of
-from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, NetworkMode
+from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, Fallback, Filesystem, NetworkMode
 
 Command = Callable[..., None]
 DEFAULT_NAME = "default"
@@ -130,6 +130,16 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
     "backend": (Annotated[str, _choice("--backend", BackendName, "Where the virtual machine comes from.")], "vm"),
     "data_root": (Annotated[str, _choice("--data-root", DataRootKind, "How dockerd's data root is backed.")], "auto"),
     "size": (Annotated[str, _sandbox_option("--size", "SIZE", "The data root's size; a disk is sparse.")], "20G"),
+    "filesystem": (
+        Annotated[str, _choice("--filesystem", Filesystem, "What a loop or block data root is formatted with.")],
+        "ext4",
+    ),
+    "fallback": (
+        Annotated[
+            str, _choice("--fallback", Fallback, "The storage driver to go on with where overlay does not work.")
+        ],
+        "none",
+    ),
     "cpus": (Annotated[int, _sandbox_option("--cpus", "N", "The guest's processors.", parser=whole_number)], 2),
     "memory": (Annotated[str, _sandbox_option("--memory", "SIZE", "The guest's memory.")], "2G"),
     "image": (
@@ -172,6 +182,18 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
                 "--share",
                 "HOST:GUEST[:ro]",
                 "A host directory for the guest to see; may be repeated.",
+                show_default=False,
+            ),
+        ],
+        [],
+    ),
+    "dockerd_args": (
+        Annotated[
+            list[str],
+            _sandbox_option(
+                "--dockerd-arg",
+                "FLAG",
+                "A flag for dockerd, like --registry-mirror=URL; may be repeated.",
                 show_default=False,
             ),
         ],

@@ -26,7 +26,7 @@ from kata_dind.errors import HostError
 from kata_dind.image.kernel import GuestKernel
 from kata_dind.image.store import DindImage
 from kata_dind.machine.shape import Disk, MachineShape
-from kata_dind.vocabulary import Accelerator, DataRootKind
+from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
 
 IMAGE = DindImage(
     reference="dind:bookworm",
@@ -52,7 +52,11 @@ STATE = Path("/state/sandboxes/demo")
 
 
 def plan_of(
-    kind: DataRootKind, *, shares: tuple[PlannedShare, ...] = (), capabilities: Capabilities = CAPABILITIES
+    kind: DataRootKind,
+    *,
+    shares: tuple[PlannedShare, ...] = (),
+    dockerd_args: tuple[str, ...] = (),
+    capabilities: Capabilities = CAPABILITIES,
 ) -> Plan:
     return make_plan(
         name="demo",
@@ -61,6 +65,9 @@ def plan_of(
         needs=KINDS[kind],
         data_root_reason="as asked",
         data_root_mib=20480,
+        filesystem=Filesystem.XFS,
+        fallback=Fallback.VFS,
+        dockerd_args=dockerd_args,
         network=True,
         allow_link_local=False,
         shares=shares,
@@ -109,6 +116,12 @@ def test_dockerd_is_started_as_the_image_would_on_the_unix_socket_alone(
     assert dockerd_argv(replace(IMAGE, entrypoint=entrypoint, command=command)) == argv
 
 
+def test_flags_that_were_asked_for_follow_ours() -> None:
+    """One that lacks its value must not take our word for it."""
+    plan = plan_of(DataRootKind.BLOCK, dockerd_args=("--debug", "--dns=198.18.0.3"))
+    assert plan.argv == ("dockerd", HOST, "--debug", "--dns=198.18.0.3")
+
+
 # --- the plan
 
 
@@ -134,11 +147,15 @@ def test_a_plan_says_everything_a_start_needs() -> None:
             "KATA_DIND_DATA_ROOT=block",
             "KATA_DIND_SIZE=20480M",
             "KATA_DIND_PATH=/var/lib/docker",
+            "KATA_DIND_FILESYSTEM=xfs",
+            "KATA_DIND_FALLBACK=vfs",
         ),
         data_root=DataRootKind.BLOCK,
         data_root_reason="as asked",
         data_root_mib=20480,
         data_disk=True,
+        filesystem=Filesystem.XFS,
+        fallback=Fallback.VFS,
         network=True,
         allow_link_local=False,
         shares=(),
@@ -211,6 +228,8 @@ def test_the_request_for_a_container() -> None:
             "KATA_DIND_DATA_ROOT": "block",
             "KATA_DIND_SIZE": "20480M",
             "KATA_DIND_PATH": "/var/lib/docker",
+            "KATA_DIND_FILESYSTEM": "xfs",
+            "KATA_DIND_FALLBACK": "vfs",
         },
         "hostname": "demo",
         "network": {"address": "198.18.1.15/24", "gateway": "198.18.1.2", "nameserver": "198.18.0.3"},
@@ -245,6 +264,8 @@ plans = st.builds(
     Plan,
     accelerator=st.sampled_from([Accelerator.KVM, Accelerator.TCG]),
     data_root=st.sampled_from([*KINDS]),
+    filesystem=st.sampled_from(Filesystem),
+    fallback=st.sampled_from(Fallback),
     guest_os=paths,
     vmlinuz=paths,
     initramfs=paths,
@@ -265,7 +286,7 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 def test_a_launch_is_what_its_plan_says() -> None:
     plan = plan_of(DataRootKind.BLOCK)
     launch = BACKEND.launch(json.loads(json.dumps(plan_to_json(plan))), ephemeral=False)
-    assert launch.timeout_seconds == 180.0
+    assert (launch.timeout_seconds, launch.fallback) == (180.0, Fallback.VFS)
     assert launch.container_request(True) == container_request(plan, check=True)
 
 
@@ -275,11 +296,13 @@ def test_a_launch_is_what_its_plan_says() -> None:
         {"later": 1},
         {"accelerator": "hvf"},
         {"data_root": "zfs"},
+        {"filesystem": "ntfs"},
+        {"fallback": "native"},
         {"shares": [{"name": "x"}]},
         {"guest_os": None},
         {"argv": None},
     ],
-    ids=["unknown field", "accelerator", "data root", "share", "no path", "no argv"],
+    ids=["unknown field", "accelerator", "data root", "file system", "fallback", "share", "no path", "no argv"],
 )
 def test_a_plan_of_another_version_is_told_as_such(change: dict[str, object]) -> None:
     values = {**plan_to_json(plan_of(DataRootKind.BLOCK)), **change}

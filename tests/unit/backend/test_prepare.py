@@ -30,6 +30,14 @@ def test_a_memory_data_root_larger_than_the_guests_memory_is_refused() -> None:
     check_against_host(parse_spec(name="demo", memory="512M", size="1G", data_root="block"))
 
 
+def test_xfs_is_for_disks_that_are_large_enough() -> None:
+    check_against_host(parse_spec(name="demo", filesystem="xfs", size="300M"))
+    with pytest.raises(SpecError, match=r"--size: '299M' is too small for xfs; it must be at least 300M"):
+        check_against_host(parse_spec(name="demo", filesystem="xfs", size="299M", data_root="loop"))
+    with pytest.raises(SpecError, match=r"--filesystem: 'xfs' is for the kinds loop and block; a memory data root"):
+        check_against_host(parse_spec(name="demo", filesystem="xfs", size="1G", data_root="memory"))
+
+
 def test_a_share_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=f"--share: '{tmp_path}/absent' does not exist on this host"):
         check_against_host(parse_spec(name="demo", shares=[f"{tmp_path}/absent:/src"]))

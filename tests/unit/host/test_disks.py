@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import NoSpace
-from kata_dind.host.disks import LABEL, allocated_bytes, create_disk, mke2fs_argv
+from kata_dind.host.disks import LABEL, XFS_LEAST_MIB, allocated_bytes, create_disk, mke2fs_argv, mkfs_xfs_argv
 from kata_dind.host.process import run
+from kata_dind.vocabulary import Filesystem
 
 
 def fields_of(disk: Path) -> dict[str, str]:
@@ -60,6 +61,22 @@ def test_the_smallest_disks_that_a_user_may_ask_for_can_be_made(tmp_path: Path, 
     assert disk.stat().st_size == size_mib << 20
 
 
+def test_the_argv_of_mkfs_xfs() -> None:
+    argv = mkfs_xfs_argv(Path("/sbin/mkfs.xfs"), Path("/a b/disk.new"))
+    assert argv == ["/sbin/mkfs.xfs", "-q", "-f", "-K", "-L", "kata-dind", "/a b/disk.new"]
+
+
+@pytest.mark.parametrize("size_mib", [XFS_LEAST_MIB, 20 * 1024])
+def test_a_disk_may_be_xfs(tmp_path: Path, size_mib: int) -> None:
+    disk = tmp_path / "data.img"
+    create_disk(disk, size_mib=size_mib, filesystem=Filesystem.XFS)
+    assert disk.stat().st_size == size_mib << 20
+    assert disk.stat().st_blocks * 512 < 80 << 20
+    assert 'LABEL="kata-dind"' in (facts := run(["blkid", "-p", disk], timeout_seconds=10).stdout)
+    assert 'TYPE="xfs"' in facts
+    run(["xfs_repair", "-n", "-f", disk], timeout_seconds=20)
+
+
 def test_a_disk_that_exists_is_kept(tmp_path: Path) -> None:
     disk = tmp_path / "data.img"
     disk.write_bytes(b"somebody's data")
@@ -84,6 +101,28 @@ try:
 except NoSpace as error:
     print(error.summary, error.hint, *Path(sys.argv[1]).iterdir(), sep="|")
 """
+
+
+CREATE_XFS = """
+import sys
+from pathlib import Path
+from kata_dind.errors import ToolMissing
+from kata_dind.host.disks import create_disk
+from kata_dind.vocabulary import Filesystem
+try:
+    create_disk(Path(sys.argv[1]) / "data.img", size_mib=1024, filesystem=Filesystem.XFS)
+except ToolMissing as error:
+    print(error.summary, error.hint, *Path(sys.argv[1]).iterdir(), sep="|")
+"""
+
+
+@pytest.mark.requires("root")
+def test_without_its_mkfs_no_disk_is_begun(tmp_path: Path) -> None:
+    """A program that may not be executed counts as none."""
+    script = 'mount --bind /dev/null "$(command -v mkfs.xfs)" && exec "$1" -c "$2" "$0"'
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(tmp_path), sys.executable]
+    printed = subprocess.run([*argv, CREATE_XFS], capture_output=True, text=True, check=True, timeout=30).stdout
+    assert printed == "mkfs.xfs is not installed|sudo apt-get install xfsprogs\n"
 
 
 @pytest.mark.requires("root")

@@ -41,6 +41,7 @@ class VmBackend:
             start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines()),
             container_request=lambda check: container_request(parsed, check=check),
             timeout_seconds=parsed.timeout_seconds,
+            fallback=parsed.fallback,
         )
 
 

@@ -12,7 +12,7 @@ from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
 from kata_dind.machine.network import OUTER_DNS
 from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape
-from kata_dind.vocabulary import Accelerator, DataRootKind
+from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
 
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
@@ -51,6 +51,8 @@ class Plan:
     data_root_reason: str
     data_root_mib: int
     data_disk: bool
+    filesystem: Filesystem
+    fallback: Fallback
     network: bool
     allow_link_local: bool
     shares: tuple[PlannedShare, ...]
@@ -90,6 +92,9 @@ def make_plan(
     needs: DataRootNeeds,
     data_root_reason: str,
     data_root_mib: int,
+    filesystem: Filesystem,
+    fallback: Fallback,
+    dockerd_args: tuple[str, ...],
     network: bool,
     allow_link_local: bool,
     shares: tuple[PlannedShare, ...],
@@ -101,6 +106,8 @@ def make_plan(
         "KATA_DIND_DATA_ROOT": needs.kind.value,
         "KATA_DIND_SIZE": f"{data_root_mib}M",
         "KATA_DIND_PATH": "/var/lib/docker",
+        "KATA_DIND_FILESYSTEM": filesystem.value,
+        "KATA_DIND_FALLBACK": fallback.value,
         **needs.environment,
     }
     return Plan(
@@ -118,12 +125,14 @@ def make_plan(
         image_reference=capabilities.image.reference,
         image_id=capabilities.image.image_id,
         image_disk=capabilities.image.disk,
-        argv=dockerd_argv(capabilities.image),
+        argv=(*dockerd_argv(capabilities.image), *dockerd_args),
         environment=(*_own_environment(capabilities.image), *(f"{key}={value}" for key, value in told.items())),
         data_root=needs.kind,
         data_root_reason=data_root_reason,
         data_root_mib=data_root_mib,
         data_disk=needs.disk,
+        filesystem=filesystem,
+        fallback=fallback,
         network=network,
         allow_link_local=allow_link_local,
         shares=shares,
@@ -209,6 +218,8 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
     converted["modules"] = Path(values["modules"]) if values["modules"] else None
     converted["accelerator"] = Accelerator(values["accelerator"])
     converted["data_root"] = DataRootKind(values["data_root"])
+    converted["filesystem"] = Filesystem(values["filesystem"])
+    converted["fallback"] = Fallback(values["fallback"])
     converted["argv"] = tuple(values["argv"])
     converted["environment"] = tuple(values["environment"])
     converted["shares"] = tuple(

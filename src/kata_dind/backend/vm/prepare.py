@@ -9,6 +9,7 @@ from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory
+from kata_dind.host.disks import XFS_LEAST_MIB
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
 from kata_dind.host.process import require_tool
 from kata_dind.host.progress import Report
@@ -20,7 +21,7 @@ from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
-from kata_dind.spec import DataRootKind, NetworkMode, SandboxSpec
+from kata_dind.spec import DataRootKind, Filesystem, NetworkMode, SandboxSpec
 
 
 def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> Plan:
@@ -30,7 +31,7 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
     """
     check_against_host(spec)
     needs, reason = choose_data_root(spec.data_root)
-    require_host_tools(shares=bool(spec.shares) or needs.share)
+    require_host_tools(shares=bool(spec.shares) or needs.share, xfs=needs.disk and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
@@ -45,6 +46,9 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
         needs=needs,
         data_root_reason=reason,
         data_root_mib=spec.size_bytes >> 20,
+        filesystem=spec.filesystem,
+        fallback=spec.fallback,
+        dockerd_args=spec.dockerd_args,
         network=spec.network is NetworkMode.NAT,
         allow_link_local=spec.allow_link_local,
         shares=plan_shares(shares, needs, directory),
@@ -62,6 +66,7 @@ def check_against_host(spec: SandboxSpec) -> None:
             f"--size: '{spec.size}' of a memory data root is more than the guest's memory ({spec.memory}); "
             "use a smaller --size or a larger --memory"
         )
+    _check_filesystem(spec)
     for share in spec.shares:
         try:
             share.host_path.stat()
@@ -75,11 +80,24 @@ def check_against_host(spec: SandboxSpec) -> None:
         read_kernel_version(spec.kernel)
 
 
-def require_host_tools(*, shares: bool) -> None:
+def _check_filesystem(spec: SandboxSpec) -> None:
+    if spec.filesystem is not Filesystem.XFS:
+        return
+    if spec.data_root in (DataRootKind.MEMORY, DataRootKind.VIRTIOFS):
+        raise SpecError(
+            f"--filesystem: 'xfs' is for the kinds loop and block; a {spec.data_root} data root has its own"
+        )
+    if spec.size_bytes < XFS_LEAST_MIB << 20:
+        raise SpecError(f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M")
+
+
+def require_host_tools(*, shares: bool, xfs: bool = False) -> None:
     """Raise ToolMissing or PermissionMissing before anything slow is begun."""
     require_tool(qemu_binary(), package="qemu-system-x86")
     require_tool("slirp4netns", package="slirp4netns")
     require_tool("mke2fs", package="e2fsprogs")
+    if xfs:
+        require_tool("mkfs.xfs", package="xfsprogs")
     require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0)
     if shares:
         require_virtiofsd()

@@ -69,7 +69,7 @@ async def start_guest(
     image = require_image(plan.image_id)
     create_disk(layer_disk(directory), size_mib=LAYER_MIB)
     if plan.data_disk:
-        create_disk(data_disk(directory), size_mib=plan.data_root_mib)
+        create_disk(data_disk(directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_image(image))
         socket_path = virtiofsd = None
