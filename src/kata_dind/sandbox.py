@@ -115,7 +115,7 @@ class Sandbox:
                 **(status.get("data_root") or {}),
                 "kind": planned.get("data_root"),
                 "reason": planned.get("data_root_reason"),
-                "size_mib": planned.get("data_root_mib"),
+                "size_mib": planned.get("data_root_mib") or None,
             },
             "docker": {
                 "version": verdict.get("docker_version"),

@@ -205,10 +205,12 @@ class SandboxSpec(BaseModel):
     backend: Annotated[BackendName, AfterValidator(_available_backend)] = BackendName.VM
     data_root: DataRootKind = DataRootKind.AUTO
     size: _Size = "20G"
-    """The data root's; a disk is sparse, so it costs what is used."""
+    """The data root's; a disk is sparse, so it costs what is used. The virtiofs kind takes what the host has."""
     filesystem: Filesystem = Filesystem.EXT4
     """The data root's, for the kinds that are a disk: loop and block."""
     fallback: Fallback = Fallback.NONE
+    virtiofs_xattr: bool = True
+    """Whether the virtiofs kind gets the extended attributes that overlay needs; Kata's default is without."""
     cpus: Annotated[int, Field(ge=1, le=255)] = 2
     memory: _Memory = "2G"
     image: Annotated[str, StringConstraints(max_length=512), AfterValidator(_checked_reference)] = ""

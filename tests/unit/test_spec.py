@@ -43,6 +43,7 @@ def test_defaults() -> None:
         "size": "20G",
         "filesystem": Filesystem.EXT4,
         "fallback": Fallback.NONE,
+        "virtiofs_xattr": True,
         "cpus": 2,
         "memory": "2G",
         "image": "",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kata_dind.errors import OverlayRefused
 from kata_dind.sandbox import open_sandbox
 from kata_dind.spec import parse_spec
-from tests.vm.driver import SandboxDriver, succeed
+from tests.vm.driver import SandboxDriver, kata_dind, states, succeed
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
 
@@ -62,6 +63,37 @@ class TestLoop:
 
     def test_it_runs_a_container(self, loop_sandbox: SandboxDriver) -> None:
         assert succeed("docker", loop_sandbox.name, "--", "run", "--rm", "kata-dind/hello", "echo", "ran") == "ran\n"
+
+
+@pytest.fixture(scope="class")
+def virtiofs_sandbox(private_directories: Path) -> Iterator[SandboxDriver]:
+    succeed("up", "on-a-share", "--data-root", "virtiofs")
+    yield SandboxDriver("on-a-share")
+    succeed("rm", "--force", "on-a-share")
+
+
+@pytest.mark.requires("root")
+class TestVirtiofs:
+    def test_it_is_the_share_itself(self, virtiofs_sandbox: SandboxDriver) -> None:
+        data_root = virtiofs_sandbox.sandbox.inspect()["data_root"]
+        assert (data_root["kind"], data_root["filesystem"], data_root["size_mib"]) == ("virtiofs", "virtiofs", None)
+        assert mount_of(virtiofs_sandbox, "/var/lib/docker")[1] == "virtiofs"
+        assert storage_of(virtiofs_sandbox) == ["overlay2", "fuse", "true"]
+        directory = virtiofs_sandbox.sandbox.directory
+        assert (directory / "data-root" / "overlay2").is_dir()
+        assert not (directory / "data.img").exists()
+
+    def test_it_runs_a_container(self, virtiofs_sandbox: SandboxDriver) -> None:
+        assert (
+            succeed("docker", virtiofs_sandbox.name, "--", "run", "--rm", "kata-dind/hello", "echo", "ran") == "ran\n"
+        )
+
+    def test_without_extended_attributes_it_is_refused_and_nothing_is_left(self, private_directories: Path) -> None:
+        done = kata_dind("up", "as-kata-has-it", "--data-root", "virtiofs", "--no-virtiofs-xattr")
+        assert done.returncode == OverlayRefused.exit_code
+        assert "kata-dind: overlay does not work on virtiofs at /var/lib/docker" in done.stderr
+        assert "upper fs missing required features" in done.stderr
+        assert "as-kata-has-it" not in states()
 
 
 @pytest.fixture(scope="class")

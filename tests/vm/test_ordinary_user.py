@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kata_dind.errors import PermissionMissing
 from tests import users
 from tests.vm.driver import START_SECONDS, wait_until
 
@@ -37,6 +38,16 @@ def kata_dind(user: users.OrdinaryUser, *words: str) -> subprocess.CompletedProc
     return subprocess.run(
         argv, env=environment, cwd="/", capture_output=True, text=True, timeout=START_SECONDS * 2, check=False
     )
+
+
+def test_a_data_root_on_virtiofs_is_refused_before_anything_is_made(ordinary_user: users.OrdinaryUser) -> None:
+    done = kata_dind(ordinary_user, "up", "mine", "--data-root", "virtiofs")
+    assert done.returncode == PermissionMissing.exit_code
+    assert done.stderr == (
+        "kata-dind: --data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may "
+        "write\nhint: use --data-root block or loop, or run kata-dind as root\n"
+    )
+    assert not [*(state_of(ordinary_user) / "sandboxes").iterdir()]
 
 
 def test_a_sandbox_of_an_ordinary_user(ordinary_user: users.OrdinaryUser) -> None:

@@ -140,6 +140,18 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         "none",
     ),
+    "virtiofs_xattr": (
+        Annotated[
+            bool,
+            flag(
+                "--virtiofs-xattr/--no-virtiofs-xattr",
+                variable="VIRTIOFS_XATTR",
+                help_text="Give a virtiofs data root the extended attributes that overlay needs (the default); "
+                "without, it is as Kata's own default is, and refused.",
+            ),
+        ],
+        True,
+    ),
     "cpus": (Annotated[int, _sandbox_option("--cpus", "N", "The guest's processors.", parser=whole_number)], 2),
     "memory": (Annotated[str, _sandbox_option("--memory", "SIZE", "The guest's memory.")], "2G"),
     "image": (

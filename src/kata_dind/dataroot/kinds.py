@@ -13,19 +13,30 @@ class DataRootNeeds:
 
     kind: DataRootKind
     disk: bool = False
-    share: bool = False
+    share: str = ""
+    """Where in the container a directory of the sandbox's own is shared; empty for none."""
+    xattr: bool = False
+    """Whether virtiofsd must pass extended attributes on, `trusted.*` included, since overlay lies on the share."""
+    sized: bool = True
+    """Whether KATA_DIND_SIZE limits it; else it takes what the host's file system has."""
     environment: dict[str, str] = field(default_factory=dict)
     """For the guest entrypoint, beside KATA_DIND_DATA_ROOT and KATA_DIND_SIZE."""
 
 
-LOOP_SHARE = "data-root"
-"""The loop kind's directory below the sandbox's shared directory."""
+GUEST_PATH = "/var/lib/docker"
+"""The data root, as the container sees it."""
+
+DATA_ROOT_SHARE = "data-root"
+"""The loop and virtiofs kinds' directory, in the sandbox's and below its shared directory."""
 
 LOOP_GUEST_PATH = "/var/lib/kata-dind"
-"""Where the guest sees it: in the container, beside dockerd's own directory."""
+"""Where the guest sees the loop kind's: in the container, beside dockerd's own directory."""
 
 KINDS = {
     DataRootKind.MEMORY: DataRootNeeds(DataRootKind.MEMORY),
     DataRootKind.BLOCK: DataRootNeeds(DataRootKind.BLOCK, disk=True),
-    DataRootKind.LOOP: DataRootNeeds(DataRootKind.LOOP, share=True, environment={"KATA_DIND_DIR": LOOP_GUEST_PATH}),
+    DataRootKind.LOOP: DataRootNeeds(
+        DataRootKind.LOOP, share=LOOP_GUEST_PATH, environment={"KATA_DIND_DIR": LOOP_GUEST_PATH}
+    ),
+    DataRootKind.VIRTIOFS: DataRootNeeds(DataRootKind.VIRTIOFS, share=GUEST_PATH, xattr=True, sized=False),
 }

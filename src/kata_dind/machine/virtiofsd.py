@@ -82,22 +82,29 @@ def require_virtiofsd() -> Virtiofsd:
     found = find_virtiofsd()
     if found is None:
         raise ToolMissing(
-            "virtiofsd is not installed, which shares and the loop kind need", hint="sudo apt-get install virtiofsd"
+            "virtiofsd is not installed, which shares and the kinds loop and virtiofs need",
+            hint="sudo apt-get install virtiofsd",
         )
     return found
 
 
-def virtiofsd_argv(virtiofsd: Virtiofsd, *, directory: Path, socket_fd: int) -> list[str]:
-    """Compute the daemon's arguments: Kata's defaults, so no xattr, and submounts announced."""
+def virtiofsd_argv(virtiofsd: Virtiofsd, *, directory: Path, socket_fd: int, xattr: bool) -> list[str]:
+    """Compute the daemon's arguments: Kata's defaults, and submounts announced.
+
+    By default there are no extended attributes. With `xattr` there are, and the daemon keeps CAP_SYS_ADMIN, without
+    which the kernel gives it no `trusted.*`.
+    """
     if virtiofsd.is_rust:
         return [
             str(virtiofsd.program), f"--fd={socket_fd}", f"--shared-dir={directory}", "--cache=auto",
             "--announce-submounts", "--sandbox=chroot", "--inode-file-handles=never",
+            *(["--xattr", "--modcaps=+sys_admin"] if xattr else []),
         ]  # fmt: skip
     source = str(directory).replace("\\", "\\\\").replace(",", "\\,")  # a comma would end libfuse's option
     return [
         str(virtiofsd.program), f"--fd={socket_fd}", "-o", f"source={source}", "-o", "cache=auto",
         "-o", "announce_submounts", "-o", "sandbox=chroot",
+        *(["-o", "xattr", "-o", "modcaps=+sys_admin"] if xattr else []),
     ]  # fmt: skip
 
 
@@ -109,7 +116,14 @@ def binding_argv(argv: Sequence[str], directory: Path, binds: Sequence[Bind]) ->
 
 @contextlib.contextmanager
 def start_virtiofsd(
-    directory: Path, binds: Sequence[Bind], *, socket_path: Path, log: Path, unshare: Path, as_root: bool
+    directory: Path,
+    binds: Sequence[Bind],
+    *,
+    socket_path: Path,
+    log: Path,
+    unshare: Path,
+    as_root: bool,
+    xattr: bool = False,
 ) -> Iterator[Daemon]:
     """Serve a directory on a socket that QEMU may connect to at once.
 
@@ -126,7 +140,7 @@ def start_virtiofsd(
         except OSError as error:
             raise HostError(f"cannot listen on {socket_path}: {error.strerror}") from error
         stack.callback(socket_path.unlink, missing_ok=True)
-        argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno())
+        argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno(), xattr=xattr)
         wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)
         process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=[listener.fileno()]))
         listener.close()  # ours; QEMU's connect waits in the queue, or fails at once when virtiofsd is gone

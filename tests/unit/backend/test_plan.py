@@ -56,6 +56,7 @@ def plan_of(
     *,
     shares: tuple[PlannedShare, ...] = (),
     dockerd_args: tuple[str, ...] = (),
+    virtiofs_xattr: bool = True,
     capabilities: Capabilities = CAPABILITIES,
 ) -> Plan:
     return make_plan(
@@ -71,6 +72,7 @@ def plan_of(
         network=True,
         allow_link_local=False,
         shares=shares,
+        virtiofs_xattr=virtiofs_xattr,
         timeout_seconds=180.0,
         capabilities=capabilities,
     )
@@ -159,11 +161,12 @@ def test_a_plan_says_everything_a_start_needs() -> None:
         network=True,
         allow_link_local=False,
         shares=(),
+        xattr=False,
         timeout_seconds=180.0,
     )
 
 
-def test_shares_are_named_by_number_and_the_loop_kind_adds_its_own() -> None:
+def test_shares_are_named_by_number_and_the_kinds_on_one_add_their_own() -> None:
     asked = [(Path("/src"), "/work/src", True), (Path("/out"), "/work/out", False)]
     assert plan_shares(asked, KINDS[DataRootKind.BLOCK], STATE) == (
         PlannedShare("share-0", Path("/src"), "/work/src", read_only=True),
@@ -172,6 +175,18 @@ def test_shares_are_named_by_number_and_the_loop_kind_adds_its_own() -> None:
     assert plan_shares([], KINDS[DataRootKind.LOOP], STATE) == (
         PlannedShare("data-root", STATE / "data-root", "/var/lib/kata-dind", read_only=False),
     )
+    assert plan_shares([], KINDS[DataRootKind.VIRTIOFS], STATE) == (
+        PlannedShare("data-root", STATE / "data-root", "/var/lib/docker", read_only=False),
+    )
+
+
+def test_only_the_virtiofs_kind_has_extended_attributes_on_shares_and_no_size_of_its_own() -> None:
+    plans = {kind: plan_of(kind) for kind in KINDS}
+    assert [kind for kind, plan in plans.items() if plan.xattr] == [DataRootKind.VIRTIOFS]
+    assert [kind for kind, plan in plans.items() if plan.data_root_mib != 20480] == [DataRootKind.VIRTIOFS]
+    assert plans[DataRootKind.VIRTIOFS].data_root_mib == 0
+    assert not any(pair.startswith("KATA_DIND_SIZE=") for pair in plans[DataRootKind.VIRTIOFS].environment)
+    assert not plan_of(DataRootKind.VIRTIOFS, virtiofs_xattr=False).xattr
 
 
 # --- the machine

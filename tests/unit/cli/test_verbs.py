@@ -49,7 +49,7 @@ def test_up_has_an_option_for_each_field_of_a_spec() -> None:
 def test_up_passes_every_option_on(cli: CommandLine, sandboxes: FakeSandboxes, home: Path) -> None:
     words = "up ci-1 --backend vm --data-root loop --size 3G --cpus 4 --memory 1G --image docker:28-dind"
     more = "--kernel vmlinuz --accel tcg --network none --allow-link-local --share src:/src:ro --share /b:/c"
-    more += " --filesystem xfs --fallback vfs --dockerd-arg --debug --dockerd-arg=--dns=198.18.0.3"
+    more += " --filesystem xfs --fallback vfs --no-virtiofs-xattr --dockerd-arg --debug --dockerd-arg=--dns=198.18.0.3"
     packages = "--suite trixie --mirror http://mirror.example/debian --apt-option A::B=1; --timeout 9"
     assert cli(*words.split(), *more.split(), *packages.split()).exit_code == 0
     [spec], [source] = sandboxes.specs, sandboxes.sources
@@ -66,6 +66,7 @@ def test_up_passes_every_option_on(cli: CommandLine, sandboxes: FakeSandboxes, h
         allow_link_local=True,
         filesystem="xfs",
         fallback="vfs",
+        virtiofs_xattr=False,
         dockerd_args=["--debug", "--dns=198.18.0.3"],
         shares=[f"{Path.cwd()}/src:/src:ro", "/b:/c"],
         timeout_seconds=9,

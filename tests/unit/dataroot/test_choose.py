@@ -4,7 +4,6 @@ import pytest
 
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.kinds import KINDS, LOOP_GUEST_PATH, DataRootNeeds
-from kata_dind.errors import SpecError
 from kata_dind.vocabulary import DataRootKind
 
 
@@ -21,7 +20,13 @@ def test_auto_is_block_and_says_why() -> None:
         (DataRootKind.BLOCK, DataRootNeeds(DataRootKind.BLOCK, disk=True)),
         (
             DataRootKind.LOOP,
-            DataRootNeeds(DataRootKind.LOOP, share=True, environment={"KATA_DIND_DIR": "/var/lib/kata-dind"}),
+            DataRootNeeds(
+                DataRootKind.LOOP, share="/var/lib/kata-dind", environment={"KATA_DIND_DIR": "/var/lib/kata-dind"}
+            ),
+        ),
+        (
+            DataRootKind.VIRTIOFS,
+            DataRootNeeds(DataRootKind.VIRTIOFS, share="/var/lib/docker", xattr=True, sized=False),
         ),
     ],
 )
@@ -29,13 +34,9 @@ def test_a_kind_that_is_asked_for_is_taken(asked: DataRootKind, needs: DataRootN
     assert choose_data_root(asked) == (needs, "as asked")
 
 
-def test_a_kind_that_is_not_there_yet_is_refused_with_those_that_are() -> None:
-    with pytest.raises(SpecError, match=r"--data-root: 'virtiofs' is not available yet.*use block, loop or memory"):
-        choose_data_root(DataRootKind.VIRTIOFS)
-
-
 def test_every_kind_knows_its_own_name() -> None:
     assert all(needs.kind is kind for kind, needs in KINDS.items())
+    assert {*KINDS, DataRootKind.AUTO} == {*DataRootKind}
 
 
 def test_the_loop_kinds_share_does_not_lie_below_the_data_root() -> None:

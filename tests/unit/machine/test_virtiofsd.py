@@ -14,7 +14,7 @@ SHARED = Path("/state/demo/shared")
 
 def test_the_argv_of_the_rust_virtiofsd() -> None:
     virtiofsd = Virtiofsd(Path("/usr/libexec/virtiofsd"), is_rust=True)
-    assert virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8) == [
+    assert virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8, xattr=False) == [
         "/usr/libexec/virtiofsd",
         "--fd=8",
         "--shared-dir=/state/demo/shared",
@@ -27,7 +27,7 @@ def test_the_argv_of_the_rust_virtiofsd() -> None:
 
 def test_the_argv_of_qemus_old_virtiofsd() -> None:
     virtiofsd = Virtiofsd(Path("/usr/lib/qemu/virtiofsd"), is_rust=False)
-    assert virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8) == [
+    assert virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8, xattr=False) == [
         "/usr/lib/qemu/virtiofsd",
         "--fd=8",
         "-o", "source=/state/demo/shared",
@@ -37,9 +37,19 @@ def test_the_argv_of_qemus_old_virtiofsd() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("is_rust", "more"),
+    [(True, ["--xattr", "--modcaps=+sys_admin"]), (False, ["-o", "xattr", "-o", "modcaps=+sys_admin"])],
+)
+def test_extended_attributes_come_with_the_capability_for_those_of_the_kernel(is_rust: bool, more: list[str]) -> None:
+    virtiofsd = Virtiofsd(Path("/usr/libexec/virtiofsd"), is_rust=is_rust)
+    without = virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8, xattr=False)
+    assert virtiofsd_argv(virtiofsd, directory=SHARED, socket_fd=8, xattr=True) == [*without, *more]
+
+
 def test_a_comma_in_a_path_does_not_end_the_old_virtiofsds_option() -> None:
     virtiofsd = Virtiofsd(Path("/usr/lib/qemu/virtiofsd"), is_rust=False)
-    argv = virtiofsd_argv(virtiofsd, directory=Path("/a,b\\c"), socket_fd=8)
+    argv = virtiofsd_argv(virtiofsd, directory=Path("/a,b\\c"), socket_fd=8, xattr=False)
     assert argv[3] == "source=/a\\,b\\\\c"
 
 

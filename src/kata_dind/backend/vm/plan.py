@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.dataroot.kinds import LOOP_GUEST_PATH, LOOP_SHARE, DataRootNeeds
+from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
 from kata_dind.image.kernel import GuestKernel
 from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
@@ -50,12 +50,15 @@ class Plan:
     data_root: DataRootKind
     data_root_reason: str
     data_root_mib: int
+    """0 for a kind without a limit of its own."""
     data_disk: bool
     filesystem: Filesystem
     fallback: Fallback
     network: bool
     allow_link_local: bool
     shares: tuple[PlannedShare, ...]
+    xattr: bool
+    """Whether virtiofsd passes extended attributes on."""
     timeout_seconds: float
 
 
@@ -98,14 +101,15 @@ def make_plan(
     network: bool,
     allow_link_local: bool,
     shares: tuple[PlannedShare, ...],
+    virtiofs_xattr: bool,
     timeout_seconds: float,
     capabilities: Capabilities,
 ) -> Plan:
     """Compute the plan of a sandbox."""
     told = {
         "KATA_DIND_DATA_ROOT": needs.kind.value,
-        "KATA_DIND_SIZE": f"{data_root_mib}M",
-        "KATA_DIND_PATH": "/var/lib/docker",
+        **({"KATA_DIND_SIZE": f"{data_root_mib}M"} if needs.sized else {}),
+        "KATA_DIND_PATH": GUEST_PATH,
         "KATA_DIND_FILESYSTEM": filesystem.value,
         "KATA_DIND_FALLBACK": fallback.value,
         **needs.environment,
@@ -129,13 +133,14 @@ def make_plan(
         environment=(*_own_environment(capabilities.image), *(f"{key}={value}" for key, value in told.items())),
         data_root=needs.kind,
         data_root_reason=data_root_reason,
-        data_root_mib=data_root_mib,
+        data_root_mib=data_root_mib if needs.sized else 0,
         data_disk=needs.disk,
         filesystem=filesystem,
         fallback=fallback,
         network=network,
         allow_link_local=allow_link_local,
         shares=shares,
+        xattr=needs.xattr and virtiofs_xattr,
         timeout_seconds=timeout_seconds,
     )
 
@@ -148,13 +153,13 @@ def _own_environment(image: DindImage) -> tuple[str, ...]:
 def plan_shares(
     shares: list[tuple[Path, str, bool]], needs: DataRootNeeds, directory: Path
 ) -> tuple[PlannedShare, ...]:
-    """Name the shares (host path, guest path, read-only), and add the loop kind's own, which lives in the sandbox."""
+    """Name the shares (host path, guest path, read-only), and add a kind's own, which lives in the sandbox."""
     planned = [
         PlannedShare(f"share-{number}", host_path, guest_path, read_only)
         for number, (host_path, guest_path, read_only) in enumerate(shares)
     ]
     if needs.share:
-        planned.append(PlannedShare(LOOP_SHARE, directory / LOOP_SHARE, LOOP_GUEST_PATH, read_only=False))
+        planned.append(PlannedShare(DATA_ROOT_SHARE, directory / DATA_ROOT_SHARE, needs.share, read_only=False))
     return tuple(planned)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
-from kata_dind.errors import ImageError, SpecError
+from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
@@ -31,7 +31,9 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
     """
     check_against_host(spec)
     needs, reason = choose_data_root(spec.data_root)
-    require_host_tools(shares=bool(spec.shares) or needs.share, xfs=needs.disk and spec.filesystem is Filesystem.XFS)
+    if needs.xattr and spec.virtiofs_xattr:
+        _require_trusted_attributes()
+    require_host_tools(shares=bool(spec.shares or needs.share), xfs=needs.disk and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
@@ -52,6 +54,7 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
         network=spec.network is NetworkMode.NAT,
         allow_link_local=spec.allow_link_local,
         shares=plan_shares(shares, needs, directory),
+        virtiofs_xattr=spec.virtiofs_xattr,
         timeout_seconds=spec.timeout_seconds,
         capabilities=Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
     )
@@ -89,6 +92,14 @@ def _check_filesystem(spec: SandboxSpec) -> None:
         )
     if spec.size_bytes < XFS_LEAST_MIB << 20:
         raise SpecError(f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M")
+
+
+def _require_trusted_attributes() -> None:
+    if os.geteuid() != 0:
+        raise PermissionMissing(
+            "--data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may write",
+            hint="use --data-root block or loop, or run kata-dind as root",
+        )
 
 
 def require_host_tools(*, shares: bool, xfs: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.plan import Plan, data_disk, layer_disk, machine_shape
-from kata_dind.dataroot.kinds import LOOP_SHARE
+from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import create_disk
 from kata_dind.host.namespaces import find_unshare
@@ -74,12 +74,12 @@ async def start_guest(
         stack.enter_context(use_image(image))
         socket_path = virtiofsd = None
         if plan.shares:
-            (directory / LOOP_SHARE).mkdir(exist_ok=True)
+            (directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
             virtiofsd = stack.enter_context(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
-                                unshare=unshare, as_root=as_root)
+                                unshare=unshare, as_root=as_root, xattr=plan.xattr)
             )  # fmt: skip
         isolation = Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local)
         async with open_machine(
