@@ -153,6 +153,8 @@ class Owner:
     def _become_ready(self, verdict: Verdict) -> None:
         self._ready = True
         self._status["verdict"] = dataclasses.asdict(verdict)
+        if not verdict.file_capabilities:
+            self._warn("the data root keeps no file capabilities: images that have any lose them, or cannot be loaded")
         self._set_state("running")
         seconds = self._elapsed()
         self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
@@ -261,11 +263,14 @@ class Owner:
         if spoken["kata_dind"] == "error":
             self._complaint = {key: str(spoken.get(key, "")) for key in ("step", "message", "hint")}
         elif spoken["kata_dind"] == "warning" and len(self._warnings) < _MOST_WARNINGS:
-            self._warnings.append(str(spoken.get("message", "")))
-            self._report(Event("warning", self._warnings[-1]))
+            self._warn(str(spoken.get("message", "")))
         elif spoken.get("step") == "ready":
             self._status["data_root"] = parse_status(spoken)
             self._phase("data-root", "the data root is prepared")
+
+    def _warn(self, message: str) -> None:
+        self._warnings.append(message)
+        self._report(Event("warning", message))
 
     # --- sockets
 

@@ -21,6 +21,7 @@ from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
 from kata_dind.host.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
 from kata_dind.host.progress import Report
+from kata_dind.vocabulary import Fallback
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Behaviour:
     goes_down: bool = True
     """Whether the guest powers off when it is told to."""
     timeout_seconds: float = 20.0
+    fallback: Fallback = Fallback.NONE
 
 
 def _complaint(step: str, message: str) -> dict[str, str]:
@@ -79,6 +81,9 @@ BEHAVIOURS = {
     "is-silent": Behaviour(faults=Faults(silent_on=frozenset({"GET /_ping"})), timeout_seconds=1.2),
     "falls-silent": Behaviour(faults=Faults(silent_on=frozenset({"POST /images/load"})), timeout_seconds=1.2),
     "falls-to-vfs": Behaviour(faults=Faults(driver="vfs", driver_status=[])),
+    "goes-on-with-vfs": Behaviour(
+        faults=Faults(driver="vfs", driver_status=[], refuses_capabilities=True), fallback=Fallback.VFS
+    ),
     "never-boots": Behaviour(boots=False, timeout_seconds=0.3),
     "boots-slowly": Behaviour(boot_seconds=60.0),
     "dies-early": Behaviour(answers=False, dies_before_ready=True),
@@ -119,6 +124,7 @@ class FakeBackend:
             start=start,
             container_request=lambda check: {"kind": "container", "argv": ["dockerd"], "check": check},
             timeout_seconds=behaviour.timeout_seconds,
+            fallback=behaviour.fallback,
         )
 
 

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
+
+_CAPABILITY_RECORD = "SCHILY.xattr.security.capability"
 
 
 @dataclass
@@ -34,6 +36,10 @@ class Faults:
     """Said in the stream of a load that was answered with 200."""
     keeps_whiteouts: bool = False
     """Layers are laid over each other as if whiteouts were files, as on a file system that has none."""
+    loses_capabilities: bool = False
+    """Layers are unpacked without file capabilities, as the containerd store does where there are no attributes."""
+    refuses_capabilities: bool = False
+    """A layer with a file capability is not loaded, as with vfs where there are no attributes."""
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """Status and body by `METHOD /path`, instead of the right ones."""
     silent_on: frozenset[str] = frozenset()
@@ -42,13 +48,20 @@ class Faults:
     """How many pings are answered with 503 first."""
 
 
+class File(NamedTuple):
+    """A file of a layer or a container; an empty capability is none."""
+
+    content: bytes
+    capability: str = ""
+
+
 class FakeDockerd:
     """The daemon's state; `respond` is all of its API."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
-        self.images: dict[str, dict[str, bytes]] = {}
-        self.containers: dict[str, dict[str, bytes]] = {}
+        self.images: dict[str, dict[str, File]] = {}
+        self.containers: dict[str, dict[str, File]] = {}
         self.calls: list[str] = []
         self._pings = 0
 
@@ -94,6 +107,12 @@ class FakeDockerd:
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             (image,) = json.loads(_member(archive, "manifest.json"))
             layers = [_files(_member(archive, name)) for name in image["Layers"]]
+        capable = [name for layer in layers for name, file in layer.items() if file.capability]
+        if capable and self.faults.refuses_capabilities:
+            error = f"lsetxattr security.capability /{capable[0]}: operation not supported"
+            return 200, _json({"errorDetail": {}, "error": error}) + b"\r\n"
+        if self.faults.loses_capabilities:
+            layers = [{name: File(file.content) for name, file in layer.items()} for layer in layers]
         (reference,) = image["RepoTags"]
         self.images[reference] = _merged(layers, keeps_whiteouts=self.faults.keeps_whiteouts)
         return 200, _json({"stream": f"Loaded image: {reference}\n"}) + b"\r\n"
@@ -162,8 +181,8 @@ def serve_dockerd(dockerd: FakeDockerd, endpoint: Path) -> Iterator[None]:
             endpoint.unlink()
 
 
-def _merged(layers: list[dict[str, bytes]], *, keeps_whiteouts: bool) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _merged(layers: list[dict[str, File]], *, keeps_whiteouts: bool) -> dict[str, File]:
+    files: dict[str, File] = {}
     for layer in layers:
         if not keeps_whiteouts:
             for name in layer:
@@ -176,9 +195,13 @@ def _merged(layers: list[dict[str, bytes]], *, keeps_whiteouts: bool) -> dict[st
     return files
 
 
-def _files(layer: bytes) -> dict[str, bytes]:
+def _files(layer: bytes) -> dict[str, File]:
     with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
-        return {member.name: _member(archive, member.name) for member in archive if member.isfile()}
+        return {
+            member.name: File(_member(archive, member.name), member.pax_headers.get(_CAPABILITY_RECORD, ""))
+            for member in archive
+            if member.isfile()
+        }
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -187,12 +210,13 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def _tar(files: dict[str, File]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in {".dockerenv": b"", "etc/hosts": b"", **files}.items():
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, (content, capability) in {".dockerenv": File(b""), "etc/hosts": File(b""), **files}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
+            member.pax_headers = {_CAPABILITY_RECORD: capability} if capability else {}
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 

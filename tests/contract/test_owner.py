@@ -200,6 +200,20 @@ def test_what_dockerd_says_is_in_its_log(tmp_path: Path) -> None:
     assert ("warning", "writes are slow") in [(event.name, event.message) for event in start.events]
 
 
+def test_a_fallback_that_was_asked_for_is_proven_and_what_it_lacks_is_said(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "goes-on-with-vfs")
+
+    async def scenario() -> None:
+        async with running(start):
+            pass
+
+    run(scenario())
+    assert (start.status["verdict"]["storage"], start.status["verdict"]["file_capabilities"]) == ("vfs", False)
+    (warning,) = start.status["warnings"]
+    assert warning.startswith("the data root keeps no file capabilities")
+    assert ("warning", warning) in [(event.name, event.message) for event in start.events]
+
+
 @pytest.mark.parametrize("behaviour", ["answers-late", "babbles"])
 def test_what_is_merely_odd_becomes_ready(tmp_path: Path, behaviour: str) -> None:
     start = start_of(tmp_path, behaviour)

@@ -91,6 +91,15 @@ def test_directories_come_before_what_is_in_them_with_ordinary_modes() -> None:
     assert (members["bin/sh"].issym(), members["bin/sh"].linkname) == (True, "program")
 
 
+def test_a_file_capability_is_a_pax_record_of_its_file_alone() -> None:
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    layer = Layer(files={"a": b""}, executables={"b": b"#!"}, capabilities={"b": capability})
+    members = entries(layers_of(docker_archive("a:b", [layer]))[0])
+    assert members["a"].pax_headers == {}
+    assert members["b"].pax_headers == {"SCHILY.xattr.security.capability": capability.decode()}
+    assert (members["b"].size, members["b"].mode) == (2, 0o755)
+
+
 def test_a_link_in_a_directory_of_its_own_has_that_directory() -> None:
     (layer,) = layers_of(docker_archive("a:b", [Layer(files={}, links={"usr/bin/sh": "busybox"})]))
     assert [*entries(layer)] == ["usr", "usr/bin", "usr/bin/sh"]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,17 +104,24 @@ def test_a_refusal_names_its_step_and_leaves_no_image(tmp_path: Path, called: st
     assert PROOF_IMAGE not in dockerd.images
 
 
-def exported(files: dict[str, bytes]) -> bytes:
+# CAP_NET_BIND_SERVICE=ep, as `getfattr -n security.capability -e hex` shows it.
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+
+
+def exported(files: dict[str, bytes], *, capability: bytes = CAPABILITY) -> bytes:
+    """Make an export whose program, if it has one, has a file capability."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
+            if name == "program" and capability:
+                member.pax_headers = {"SCHILY.xattr.security.capability": capability.decode()}
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
-RIGHT = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper"}
+RIGHT = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper", "program": b"upper"}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +141,43 @@ def test_a_container_that_holds_something_else_fails(tmp_path: Path, files: dict
     error = failure_of(tmp_path, dockerd)
     assert "does not hold what its image's layers say" in error.summary
     assert f"found    {files}" in error.details
+
+
+@pytest.mark.parametrize(
+    "capability", [b"", CAPABILITY[:-1], CAPABILITY.replace(b"\4", b"\5")], ids=["none", "cut", "another"]
+)
+def test_a_container_that_has_another_file_capability_fails(tmp_path: Path, capability: bytes) -> None:
+    answer = exported(RIGHT, capability=capability)
+    dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, answer)}))
+    error = failure_of(tmp_path, dockerd)
+    assert error.summary.startswith("the proof failed at file capability: ")
+    assert f"found    { ({'program': capability} if capability else {}) }" in error.details
+
+
+def test_a_data_root_that_loses_file_capabilities_fails(tmp_path: Path) -> None:
+    """Also where a fallback was asked for, since overlay is in use after all."""
+    for fallback in Fallback:
+        dockerd = FakeDockerd(Faults(loses_capabilities=True))
+        error = failure_of(tmp_path, dockerd, fallback=fallback)
+        assert error.summary.startswith("the proof failed at file capability: ")
+        assert (dockerd.images, dockerd.containers) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(driver="vfs", driver_status=[], refuses_capabilities=True),
+        Faults(driver="native", driver_status=[], loses_capabilities=True),
+    ],
+    ids=["refuses", "loses"],
+)
+def test_a_fallback_may_lose_file_capabilities_and_nothing_else(tmp_path: Path, faults: Faults) -> None:
+    dockerd = FakeDockerd(faults)
+    with serve(tmp_path, dockerd) as endpoint:
+        assert not prove(endpoint, timeout_seconds=5, fallback=Fallback.VFS).file_capabilities
+    assert (dockerd.images, dockerd.containers) == ({}, {})
+    worse = FakeDockerd(replace(faults, keeps_whiteouts=True))
+    assert "does not hold" in failure_of(tmp_path, worse, fallback=Fallback.VFS).summary
 
 
 def test_files_of_the_daemons_own_in_a_container_do_not_count(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+CAPABILITY_RECORD = "SCHILY.xattr.security.capability"
+"""The PAX record that carries a file capability, in layers and in exports. Source: archive/tar of Go."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -19,6 +22,8 @@ class Layer:
     executables: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     """Symbolic links and what they point to."""
+    capabilities: Mapping[str, bytes] = field(default_factory=dict)
+    """Files' `security.capability` attributes as the kernel has them; no byte above 127, since PAX values are UTF-8."""
 
 
 def docker_archive(reference: str, layers: Sequence[Layer], config: Mapping[str, object] | None = None) -> bytes:
@@ -45,14 +50,16 @@ def docker_archive(reference: str, layers: Sequence[Layer], config: Mapping[str,
 def _layer_tar(layer: Layer) -> bytes:
     executables = [(name, content, 0o755) for name, content in layer.executables.items()]
     regular = [(name, content, 0o644) for name, content in layer.files.items()]
-    return _tar_with_modes([*regular, *executables], layer.links)
+    return _tar_with_modes([*regular, *executables], layer.links, layer.capabilities)
 
 
 def _tar(entries: Sequence[tuple[str, bytes]]) -> bytes:
-    return _tar_with_modes([(name, content, 0o644) for name, content in entries], {})
+    return _tar_with_modes([(name, content, 0o644) for name, content in entries], {}, {})
 
 
-def _tar_with_modes(entries: Sequence[tuple[str, bytes, int]], links: Mapping[str, str]) -> bytes:
+def _tar_with_modes(
+    entries: Sequence[tuple[str, bytes, int]], links: Mapping[str, str], capabilities: Mapping[str, bytes]
+) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         names = [*(name for name, _, _ in entries), *links]
@@ -63,6 +70,8 @@ def _tar_with_modes(entries: Sequence[tuple[str, bytes, int]], links: Mapping[st
         for name, content, mode in sorted(entries):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), mode
+            if name in capabilities:
+                member.pax_headers = {CAPABILITY_RECORD: capabilities[name].decode("ascii")}
             tar.addfile(member, io.BytesIO(content))
         for name, target in sorted(links.items()):
             member = tarfile.TarInfo(name)
