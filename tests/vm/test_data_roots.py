@@ -131,6 +131,20 @@ class TestMemory:
         assert not (memory_sandbox.sandbox.directory / "network.log").exists()
 
 
+def test_file_system_driver_and_flags_are_what_was_asked_for(private_directories: Path) -> None:
+    """All in one start: xfs below a driver that only a fallback makes acceptable, named by a flag of dockerd's."""
+    flags = ("--dockerd-arg=--storage-driver=vfs", "--dockerd-arg=--label=of=ours")
+    try:
+        succeed("up", "as-asked", "--filesystem", "xfs", "--size", "2G", "--fallback", "vfs", *flags)
+        sandbox = SandboxDriver("as-asked")
+        assert mount_of(sandbox, "/var/lib/docker")[1] == "xfs"
+        info = json.loads(sandbox.succeed("docker info --format '{{json .}}'"))
+        assert (info["Driver"], info["Labels"]) == ("vfs", ["of=ours"])
+        assert sandbox.sandbox.inspect()["warnings"] == []
+    finally:
+        succeed("rm", "--force", "as-asked")
+
+
 def mount_of(sandbox: SandboxDriver, place: str) -> tuple[str, str, list[str]]:
     """Return what is mounted at a place of the container: source, file system, options."""
     for line in sandbox.succeed("cat /proc/mounts").splitlines():
