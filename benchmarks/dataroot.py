@@ -1,0 +1,267 @@
+"""What a data root costs, kind by kind, in sandboxes of one size; in turn in each round, so that moods cancel out.
+
+    memory, block, loop, virtiofs   `--data-root …`
+    recipe   the loop kind's disk without direct I/O, which is what `mount disk.img /var/lib/docker` gives
+    vfs      on a share without extended attributes, which is what dockerd does there when it is left alone
+
+    write      200 MiB written in sequence and synced, in the guest
+    unpack     `docker load` of a layer of 20,000 small files
+    load       `docker load` of 200 MiB in a few files
+    build      an image of 30 layers on a base of 24 MiB
+    container  create, start, wait for and remove a container that does nothing
+    disk       what the 30-layer image takes on the host, after a sync
+
+Also the guest entrypoint's own cost on a good data root on this host (root only): milliseconds and processes.
+
+Bars: loop >= 5 times recipe at writing; block >= 0.9 times memory at loading; 30 layers on loop and on block <= 1/10 of
+vfs; the entrypoint <= 150 ms and <= 10 processes. Ends with 1 when one that was measured is missed.
+
+    .venv/bin/python benchmarks/dataroot.py [--rounds 1] [--accel tcg] [--only loop recipe] [--json]
+
+Docker 20.10 creates no container on vfs there, so the default image is that of Debian 13.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from kata_dind import Sandbox, open_sandbox, parse_spec
+from kata_dind.errors import KataDindError
+from kata_dind.host.directories import cache_directory
+from kata_dind.image.archive import Layer, docker_archive
+from kata_dind.image.busybox import require_busybox
+from kata_dind.image.source import default_source
+
+ENTRYPOINT = Path(__file__).parents[1] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "memory": {"data_root": "memory", "size": "1G"},
+    "block": {"data_root": "block"},
+    "loop": {"data_root": "loop"},
+    "virtiofs": {"data_root": "virtiofs"},
+    "recipe": {"data_root": "loop"},
+    "vfs": {"data_root": "virtiofs", "virtiofs_xattr": False, "fallback": "vfs"},
+}
+WRITE = "dd if=/dev/zero of=/var/lib/docker/written bs=1M count=200 conv=fsync 2>&1; rm /var/lib/docker/written"
+BUFFERED = 'losetup --direct-io=off "$(findmnt -n -o SOURCE /var/lib/docker)"'
+LAYERS = 30
+
+_random = random.Random(1)
+
+
+def small_files() -> bytes:
+    """Make an image of 20,000 files of up to 4 KiB, as a package manager's tree has them."""
+    files = {f"d{number % 200}/f{number}": _random.randbytes(_random.randrange(4096)) for number in range(20_000)}
+    return docker_archive("bench/files:latest", [Layer(files=files)])
+
+
+def large_files() -> bytes:
+    """Make an image of 200 MiB that nothing can compress."""
+    return docker_archive(
+        "bench/large:latest", [Layer(files={f"f{n}": _random.randbytes(20 << 20) for n in range(10)})]
+    )
+
+
+def base_image() -> bytes:
+    """Make the image that is built on: a busybox and 24 MiB beside it."""
+    busybox = require_busybox(default_source(), cache=cache_directory()).read_bytes()
+    return docker_archive(
+        "bench/base:latest", [Layer(files={"data": _random.randbytes(24 << 20)}, executables={"busybox": busybox})]
+    )
+
+
+def build_context() -> io.BytesIO:
+    """Make the context of an image with one small file a layer."""
+    names = [f"f{number}" for number in range(LAYERS)]
+    dockerfile = "\n".join(["FROM bench/base", *(f"COPY {name} /{name}" for name in names)])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in [("Dockerfile", dockerfile.encode()), *((name, name.encode()) for name in names)]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer
+
+
+def measure(variant: str, images: dict[str, bytes], *, accel: str, image: str) -> dict[str, float]:
+    """Return one sandbox's seconds by workload, and `disk` in MiB."""
+    spec = parse_spec(
+        name=f"bench-{variant}", accelerator=accel, image=image, memory="3G", timeout_seconds=600, **VARIANTS[variant]
+    )
+    with open_sandbox(spec) as sandbox, contextlib.closing(_client(sandbox)) as client:
+        if variant == "recipe":
+            _succeed(sandbox, BUFFERED)
+        seconds = {"write": _dd_seconds(_succeed(sandbox, WRITE))}
+        seconds["unpack"] = _timed(client.images.load, images["small"])
+        seconds["load"] = _timed(client.images.load, images["large"])
+        client.images.load(images["base"])
+        before = _allocated_mib(sandbox)
+        seconds["build"] = _timed(
+            lambda: client.images.build(fileobj=build_context(), custom_context=True, tag="bench")
+        )
+        seconds["disk"] = _allocated_mib(sandbox) - before
+        seconds["container"] = _timed(lambda: client.containers.run("bench/base", ["/busybox", "true"], remove=True))
+        return seconds
+
+
+def _client(sandbox: Sandbox) -> docker.DockerClient:
+    return docker.DockerClient(base_url=sandbox.docker_host, timeout=900)
+
+
+def _succeed(sandbox: Sandbox, command: str) -> str:
+    result = sandbox.run(["sh", "-c", command], timeout_seconds=600)
+    if result.exit_code:
+        raise SystemExit(f"{command} failed: {result.stdout.decode()}{result.stderr.decode()}")
+    return result.stdout.decode()
+
+
+def _dd_seconds(said: str) -> float:
+    found = re.search(r"copied, ([0-9.]+) s", said)
+    if not found:
+        raise SystemExit(f"dd says what we don't know: {said}")
+    return float(found[1])
+
+
+def _timed(call: Any, *arguments: Any) -> float:
+    started = time.monotonic()
+    call(*arguments)
+    return time.monotonic() - started
+
+
+def _allocated_mib(sandbox: Sandbox) -> float:
+    """Return what the data root takes on the host when all is written; the guest's memory, for the memory kind."""
+    _succeed(sandbox, "sync")
+    if sandbox.inspect()["data_root"]["kind"] == "memory":
+        return int(_succeed(sandbox, "df -k /var/lib/docker | tail -n 1").split()[2]) / 1024
+    paths = [sandbox.directory / "data.img", sandbox.directory / "data-root"]
+    said = subprocess.run(
+        ["du", "--summarize", "--total", "--block-size=1024", *(path for path in paths if path.exists())],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    return int(said.splitlines()[-1].split()[0]) / 1024
+
+
+def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
+    """Return the entrypoint's median milliseconds on a tmpfs, beyond those of a bare shell, and its processes."""
+    with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as directory:
+        script = f"""
+        mount -t tmpfs good {directory}
+        for path in /sys/fs/cgroup /sys/module/overlay/parameters /proc/sys/fs/inotify /proc/sys/kernel/keys; do
+            mount -t tmpfs cover "$path"
+        done
+        touch /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.controllers /sys/fs/cgroup/cgroup.subtree_control
+        sh -c 'echo $$'
+        "$@" sh -c 'sh -c "echo \\$\\$"'
+        """
+        milliseconds = []
+        for _ in range(rounds):
+            with_it, last = _in_namespaces(script, "dash", str(ENTRYPOINT), directory=directory)
+            without, first = _in_namespaces(script, "env", directory=directory)
+            milliseconds.append((with_it - without) * 1000)
+        return {"milliseconds": statistics.median(milliseconds), "processes": last - first}
+
+
+def _in_namespaces(script: str, *argv: str, directory: str) -> tuple[float, int]:
+    """Return the seconds, and how many process numbers it took."""
+    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
+    told = {"KATA_DIND_PATH": directory, "KATA_DIND_STATUS_DIR": f"{directory}/status", "KATA_DIND_LOG": "error"}
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command, "sh", "-ec", script, "sh", *argv],
+        env={**os.environ, **told},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    first, last = (int(line) for line in done.stdout.split())
+    return time.monotonic() - started, last - first
+
+
+def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> Iterator[tuple[str, float, str, bool]]:
+    """Judge what was measured: what, the value, the bar, and whether it is kept."""
+
+    def ratio(workload: str, over: str, under: str) -> float | None:
+        return medians[over][workload] / medians[under][workload] if {over, under} <= medians.keys() else None
+
+    if (value := ratio("write", "recipe", "loop")) is not None:
+        yield "loop / recipe at writing", value, ">= 5", value >= 5
+    if (value := ratio("load", "memory", "block")) is not None:
+        yield "block / memory at loading", value, ">= 0.9", value >= 0.9
+    for kind in ("loop", "block"):
+        if (value := ratio("disk", kind, "vfs")) is not None:
+            yield f"{kind} / vfs, disk of {LAYERS} layers", value, "<= 0.1", value <= 0.1
+    if entrypoint:
+        yield "entrypoint, ms", entrypoint["milliseconds"], "<= 150", entrypoint["milliseconds"] <= 150
+        yield "entrypoint, processes", entrypoint["processes"], "<= 10", entrypoint["processes"] <= 10
+
+
+def require_image(reference: str) -> None:
+    """Build Debian 13's image when it is asked for and not there."""
+    kata_dind = str(Path(sys.executable).with_name("kata-dind"))
+    known = subprocess.run([kata_dind, "image", "ls", "--quiet"], check=True, capture_output=True, text=True).stdout
+    if reference == "dind:trixie" and reference not in known.split():
+        subprocess.run([kata_dind, "image", "build", "--suite", "trixie"], check=True)
+
+
+def main() -> None:
+    """Measure and print a table of medians with the bars, or everything as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--accel", default="auto", choices=["auto", "kvm", "tcg"])
+    parser.add_argument("--image", default="dind:trixie")
+    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, "entrypoint"], default=[*VARIANTS, "entrypoint"])
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    variants = [name for name in asked.only if name in VARIANTS]
+    if variants:
+        require_image(asked.image)
+    images = {"small": small_files(), "large": large_files(), "base": base_image()} if variants else {}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    for _ in range(asked.rounds):
+        for name in variants:
+            try:
+                measured[name].append(measure(name, images, accel=asked.accel, image=asked.image))
+            except KataDindError as error:
+                raise SystemExit(f"{name}: {error.summary}\n{error.details}") from error
+            print(f"{name}: {measured[name][-1]}", file=sys.stderr)
+    medians = {
+        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in measured.items()
+    }
+    entrypoint = entrypoint_cost() if "entrypoint" in asked.only and os.geteuid() == 0 else {}
+    judged = [*bars(medians, entrypoint)]
+    if asked.json:
+        print(json.dumps({"measured": measured, "entrypoint": entrypoint, "bars": judged}, indent=2))
+    else:
+        _print_table(medians, judged)
+    sys.exit(0 if all(kept for *_, kept in judged) else 1)
+
+
+def _print_table(medians: dict[str, dict[str, float]], judged: list[tuple[str, float, str, bool]]) -> None:
+    if medians:
+        print(f"{'':9}" + "".join(f"{name:>11}" for name in medians) + "   seconds; disk in MiB")
+        for key in next(iter(medians.values())):
+            print(f"{key:9}" + "".join(f"{values[key]:11.2f}" for values in medians.values()))
+    for what, value, bar, kept in judged:
+        print(f"{what}: {value:.2f} (bar {bar}){'' if kept else '  MISSED'}")
+
+
+if __name__ == "__main__":
+    main()
