@@ -92,6 +92,27 @@ def test_another_programs_arguments_are_its_own(shell: Shell, data_root: Path) -
     assert ended.said("warning") == []
 
 
+@pytest.mark.parametrize(
+    "feature", ["--feature=containerd-snapshotter=true", '{"features": {"containerd-snapshotter": true}}']
+)
+@pytest.mark.requires("fuse")
+def test_containerds_store_has_other_names_for_the_same(
+    shell: Shell, data_root: Path, dockerd: Path, feature: str
+) -> None:
+    (shell.directory / "source").mkdir()
+    config = shell.directory / "daemon.json"
+    config.write_text(feature if feature.startswith("{") else "{}")
+    arguments = [f"--config-file={config}", *([feature] if feature.startswith("-") else [])]
+    ended = shell.entrypoint(
+        str(dockerd), *arguments, PATH=data_root, DATA_ROOT="virtiofs", FALLBACK="vfs",
+        before=f"bindfs --xattr-none {shell.directory}/source {data_root}",
+    )  # fmt: skip
+    assert ran(ended) == ("native", arguments)
+    config.write_text(config.read_text().removesuffix("}") + ', "storage-driver": "vfs"}')
+    if feature.startswith("{"):
+        assert ran(shell.entrypoint(str(dockerd), *arguments, PATH=data_root))[0] == "overlayfs"
+
+
 @pytest.mark.requires("fuse")
 def test_a_fallback_overrules_every_other_driver(shell: Shell, data_root: Path, dockerd: Path) -> None:
     (shell.directory / "source").mkdir()

@@ -113,26 +113,31 @@ find_user() { # the user's number in `user`; what dockerd takes for this user in
 	config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json
 }
 
-read_command() { # COMMAND...: what --data-root or -g says, in `command_data_root`; --config-file, in `config_file`
-	command_data_root=
+# What --data-root or -g says, in `command_data_root`; --config-file, in `config_file`; and in `containerd_store` that
+# images are containerd's, whose names for storage are others.
+read_command() { # COMMAND...
+	command_data_root='' containerd_store=''
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--data-root=*) command_data_root=${1#*=} ;;
 		--data-root | -g) [ $# -lt 2 ] || command_data_root=$2 ;;
 		--config-file=*) config_file=${1#*=} ;;
 		--config-file) [ $# -lt 2 ] || config_file=$2 ;;
+		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
+		--feature=containerd-snapshotter | --feature=containerd-snapshotter=true) containerd_store=1 ;;
 		esac
 		shift
 	done
 }
 
-read_config() { # daemon.json in `config`; of it, `config_data_root` and `config_driver`
+read_config() { # daemon.json in `config`; of it, `config_data_root`, `config_driver` and `containerd_store`
 	config=
 	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
 		while read -r line || [ -n "$line" ]; do
 			config="$config$line "
 		done <"$config_file"
 	fi
+	case $config in *'"containerd-snapshotter":true'* | *'"containerd-snapshotter": true'*) containerd_store=1 ;; esac
 	string_in_config data-root
 	config_data_root=$value
 	string_in_config storage-driver
@@ -749,6 +754,7 @@ fall_back() {
 	esac
 	speak warning verify "$message; going on with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
 	kind=kept driver=$fallback
+	[ "$driver$containerd_store" != vfs1 ] || driver=native
 }
 
 refuse() { # MESSAGE HINT
@@ -867,7 +873,9 @@ settle_driver() { # what environment and daemon.json say of it
 	compare_driver "$config_driver"
 	if [ -z "${DOCKER_DRIVER:-}" ] && [ -n "$contradicts" ]; then
 		say_stripped "the storage driver $config_driver of $config_file"
-		export DOCKER_DRIVER=overlay2
+		DOCKER_DRIVER=overlay2
+		[ -z "$containerd_store" ] || DOCKER_DRIVER=overlayfs
+		export DOCKER_DRIVER
 	fi
 	[ -z "$driver" ] || export "DOCKER_DRIVER=$driver"
 }
