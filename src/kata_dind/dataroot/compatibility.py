@@ -1,0 +1,70 @@
+"""Which Docker may open which data root. Pure.
+
+The rules follow from docs/decisions/docker-versions.md. Any Docker sees a root's volumes and networks; its images and
+containers are seen by older and newer ones alike, unless they lie in the other store: storage driver or containerd.
+"""
+
+from __future__ import annotations
+
+import re
+
+_STORAGE_DRIVERS = frozenset({"overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "aufs", "overlay", "devicemapper"})
+"""dockerd's own; any other name is a snapshotter of containerd's."""
+
+_FIRST_WITHOUT = {"aufs": 24, "overlay": 24, "devicemapper": 25}
+_CONTAINERD_ON_DEMAND = 24
+_CONTAINERD_BY_DEFAULT = 29
+
+
+def why_incompatible(
+    *, written_by: str, storage: str, docker_version: str, containerd_store: bool | None = None
+) -> str:
+    """Say why a Docker must not open a data root, and what to do, in a sentence; "" when it may.
+
+    `written_by` is the version that wrote last, with a verdict's `storage`: `overlay2 on extfs`, or a snapshotter's
+    name. `containerd_store` is what dockerd is told of features.containerd-snapshotter, None when it is told nothing.
+    Nothing is known against a version that can't be read.
+    """
+    writer, opener = _major(written_by), _major(docker_version)
+    name = storage.partition(" on ")[0]
+    if writer is None or opener is None or not name:
+        return ""
+    if name not in _STORAGE_DRIVERS:
+        if _opens_containerd_store(writer, opener, containerd_store):
+            return ""
+        hidden = f"the images and containers that Docker {written_by} wrote with containerd's snapshotter {name}"
+        return (
+            f"Docker {docker_version} would not see {hidden}, "
+            f"and would hide them from Docker {_CONTAINERD_BY_DEFAULT} as well; {_way_to_containerd_store(opener)}"
+        )
+    if opener >= _FIRST_WITHOUT.get(name, opener + 1):
+        return (
+            f"Docker {docker_version} no longer has the storage driver {name}, with which Docker {written_by} wrote "
+            f"this data root; open it with a Docker before {_FIRST_WITHOUT[name]}"
+        )
+    if containerd_store and opener >= _CONTAINERD_ON_DEMAND:
+        return (
+            f"Docker {docker_version} with the containerd image store would not see the images and containers that "
+            f"Docker {written_by} wrote with the storage driver {name}; leave features.containerd-snapshotter off"
+        )
+    return ""
+
+
+def _opens_containerd_store(writer: int, opener: int, containerd_store: bool | None) -> bool:
+    if containerd_store is None:
+        # Before 29 something told the writer, maybe its image's daemon.json, and tells the same release again.
+        return opener >= _CONTAINERD_BY_DEFAULT or opener == writer
+    return containerd_store and opener >= _CONTAINERD_ON_DEMAND
+
+
+def _way_to_containerd_store(opener: int) -> str:
+    if opener >= _CONTAINERD_BY_DEFAULT:
+        return "leave features.containerd-snapshotter on, and name no storage driver"
+    way = f"open it with Docker {_CONTAINERD_BY_DEFAULT} or newer"
+    return f"{way}, or turn features.containerd-snapshotter on" if opener >= _CONTAINERD_ON_DEMAND else way
+
+
+def _major(version: str) -> int | None:
+    # A Debian epoch may stand in front: docker-ce's version is 5:28.5.2-1~debian.13~trixie.
+    match = re.match(r"(?:[0-9]+:)?([0-9]+)\b", version, re.ASCII)
+    return int(match[1]) if match else None

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from kata_dind.dataroot.compatibility import why_incompatible
+
+# docs/decisions/docker-versions.md: who wrote, the verdict's storage, what dockerd was told of the containerd store.
+_DAEMONS = {
+    "20.10": ("20.10.24+dfsg1", "overlay2 on extfs", None),
+    "26.1": ("26.1.5+dfsg1", "overlay2 on extfs", None),
+    "28.5": ("28.5.2+dfsg4", "overlay2 on extfs", None),
+    "29": ("29.8.0", "overlayfs", None),
+    "26.1 containerd": ("26.1.5", "overlayfs", True),
+    "28.5 containerd": ("28.5.2", "overlayfs", True),
+    "29 overlay2": ("29.8.0", "overlay2 on extfs", False),
+}
+_SEEN_BY = {
+    "20.10": {"20.10", "26.1", "28.5", "29", "29 overlay2"},
+    "26.1": {"20.10", "26.1", "28.5", "29", "29 overlay2"},
+    "28.5": {"20.10", "26.1", "28.5", "29", "29 overlay2"},
+    "29": {"29", "26.1 containerd", "28.5 containerd"},
+    "26.1 containerd": {"29", "26.1 containerd", "28.5 containerd"},
+    "28.5 containerd": {"29", "26.1 containerd", "28.5 containerd"},
+    "29 overlay2": {"20.10", "26.1", "28.5", "29", "29 overlay2"},
+}
+
+
+@pytest.mark.parametrize("opener", _DAEMONS)
+@pytest.mark.parametrize("writer", _DAEMONS)
+def test_who_would_not_see_all_is_refused(writer: str, opener: str) -> None:
+    written_by, storage, _ = _DAEMONS[writer]
+    docker_version, _, told = _DAEMONS[opener]
+    why = why_incompatible(written_by=written_by, storage=storage, docker_version=docker_version, containerd_store=told)
+    # Of the same release its image may tell the opener what it has told the writer.
+    same_release = written_by.split(".")[0] == docker_version.split(".")[0] and told is None
+    assert (why == "") == (opener in _SEEN_BY[writer] or same_release), why
+
+
+def test_a_root_with_a_containerd_store_is_refused_to_a_storage_driver_with_the_ways_out() -> None:
+    assert why_incompatible(written_by="29.8.0", storage="overlayfs", docker_version="28.5.2") == (
+        "Docker 28.5.2 would not see the images and containers that Docker 29.8.0 wrote with containerd's snapshotter "
+        "overlayfs, and would hide them from Docker 29 as well; open it with Docker 29 or newer, or turn "
+        "features.containerd-snapshotter on"
+    )
+
+
+def test_docker_29_with_a_storage_driver_named_is_told_to_leave_it() -> None:
+    why = why_incompatible(written_by="29.8.0", storage="overlayfs", docker_version="29.8.1", containerd_store=False)
+    assert why.endswith("; leave features.containerd-snapshotter on, and name no storage driver")
+
+
+@pytest.mark.parametrize("told", [None, True])
+def test_docker_20_is_not_told_to_turn_on_what_it_lacks(told: bool | None) -> None:
+    why = why_incompatible(
+        written_by="29.8.0", storage="overlayfs", docker_version="20.10.24+dfsg1", containerd_store=told
+    )
+    assert why.endswith("; open it with Docker 29 or newer")
+
+
+def test_a_storage_drivers_root_is_refused_to_a_containerd_store() -> None:
+    told = why_incompatible(
+        written_by="20.10.24", storage="overlay2 on extfs", docker_version="29.8.0", containerd_store=True
+    )
+    assert told == (
+        "Docker 29.8.0 with the containerd image store would not see the images and containers that Docker 20.10.24 "
+        "wrote with the storage driver overlay2; leave features.containerd-snapshotter off"
+    )
+
+
+def test_a_storage_driver_that_was_removed_is_refused() -> None:
+    assert why_incompatible(written_by="20.10.24", storage="overlay on extfs", docker_version="28.5.2") == (
+        "Docker 28.5.2 no longer has the storage driver overlay, with which Docker 20.10.24 wrote this data root; "
+        "open it with a Docker before 24"
+    )
+    assert why_incompatible(written_by="20.10.24", storage="overlay on extfs", docker_version="23.0.6") == ""
+    assert why_incompatible(written_by="20.10.24", storage="devicemapper", docker_version="24.0.9") == ""
+    assert why_incompatible(written_by="20.10.24", storage="devicemapper", docker_version="25.0.0")
+
+
+@pytest.mark.parametrize("docker_version", ["20.10.24", "26.1.5", "28.5.2", "29.8.0"])
+def test_vfs_opens_everywhere_for_who_asks_for_it(docker_version: str) -> None:
+    assert why_incompatible(written_by="28.5.2", storage="vfs on extfs", docker_version=docker_version) == ""
+
+
+@pytest.mark.parametrize("version", ["28.5.2", "28.5.2+dfsg4", "28.5.2-1~debian.13~trixie", "5:28.5.2-1~debian", "28"])
+def test_a_version_is_read_in_all_its_forms(version: str) -> None:
+    assert why_incompatible(written_by="29.8.0", storage="overlayfs", docker_version=version)
+    assert why_incompatible(written_by=version, storage="overlayfs", docker_version="28.0.1") == ""
+    assert why_incompatible(written_by=version, storage="overlayfs", docker_version="26.1.5")
+
+
+@pytest.mark.parametrize("unknown", ["", "unknown", "library-import", "v2.0.0-beta.24"])
+def test_nothing_is_known_against_a_version_that_cannot_be_read(unknown: str) -> None:
+    assert why_incompatible(written_by=unknown, storage="overlayfs", docker_version="28.5.2") == ""
+    assert why_incompatible(written_by="29.8.0", storage="overlayfs", docker_version=unknown) == ""
+
+
+def test_nothing_is_known_against_an_unnamed_storage() -> None:
+    assert why_incompatible(written_by="29.8.0", storage="", docker_version="20.10.24") == ""
