@@ -1,7 +1,7 @@
 # Thin on purpose: each target is a script of a few lines that works without make, too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format setup clean
+.PHONY: help run test test-all test-matrix lint format setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,6 +17,10 @@ test: ## run all tests but the slow ones; ARGS='…' is passed to pytest
 test-all: ## run all tests
 	@scripts/setup test
 	@scripts/test $(ARGS)
+
+test-matrix: ## run every Docker on every kind of data root, and write docs/test-matrix.md
+	@scripts/setup test
+	@scripts/test tests/vm/test_matrix.py --matrix-page=docs/test-matrix.md $(ARGS)
 
 lint: ## check style, types, import rules, shell scripts and generated pages
 	@scripts/setup test

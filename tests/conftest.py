@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME[,NAME]",
         help="fail, instead of skipping, where a test requires one of these and it is missing",
     )
+    parser.addoption("--matrix-page", metavar="FILE", help="write the table of tests/vm/test_matrix.py to this page")
     parser.addini("leak_grace_seconds", "how long what a test started may take to end after it", default="3")
 
 

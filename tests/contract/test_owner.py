@@ -28,7 +28,7 @@ from kata_dind.host.docker_api import DockerApi
 from kata_dind.host.progress import Event
 from kata_dind.owner import Owner
 from kata_dind.record import Record
-from tests.contract.fake_backend import DATA_ROOT, BACKEND
+from tests.contract.fake_backend import BACKEND, DATA_ROOT
 
 
 @dataclass

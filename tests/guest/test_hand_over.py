@@ -61,6 +61,12 @@ def test_a_storage_driver_that_is_not_what_was_proven_is_left_out(
         assert "for overlay is what works on this data root" in ended.said("warning")[0]
 
 
+def test_a_driver_that_would_do_as_a_fallback_may_be_named(shell: Shell, data_root: Path, dockerd: Path) -> None:
+    ended = shell.entrypoint(str(dockerd), "--storage-driver=vfs", PATH=data_root, FALLBACK="vfs")
+    assert ran(ended) == ("none", ["--storage-driver=vfs"])
+    assert ended.said("warning") == []
+
+
 @pytest.mark.parametrize(("variable", "left"), [("vfs", "none"), ("overlay2", "overlay2"), ("overlayfs", "overlayfs")])
 def test_the_variable_is_a_storage_driver_too(
     shell: Shell, data_root: Path, dockerd: Path, variable: str, left: str

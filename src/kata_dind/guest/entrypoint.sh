@@ -883,7 +883,7 @@ settle_driver() { # what environment and daemon.json say of it
 compare_driver() { # STORAGE_DRIVER: that it is not what was proven, in `contradicts`
 	contradicts=1
 	case $1 in
-	'' | "$driver") contradicts= ;;
+	'' | "$driver" | "$fallback") contradicts= ;; # with KATA_DIND_FALLBACK it was called good enough
 	vfs | native | fuse-overlayfs | aufs | overlay | devicemapper) ;;
 	btrfs | zfs) [ "$filesystem" != "$1" ] || contradicts= ;;
 	*) [ -n "$driver" ] || contradicts= ;;
