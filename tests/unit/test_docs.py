@@ -35,4 +35,4 @@ def test_every_dependency_has_its_reason() -> None:
 def test_make_lists_its_targets() -> None:
     done = subprocess.run(["make", "--no-print-directory"], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  make ([a-z-]+) ", done.stdout, flags=re.MULTILINE))
-    assert listed == {"help", "run", "test", "test-all", "lint", "format", "setup", "clean"}
+    assert listed == {"help", "run", "test", "test-all", "test-matrix", "lint", "format", "setup", "clean"}
