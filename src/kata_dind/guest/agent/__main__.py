@@ -22,6 +22,7 @@ from .protocol import (
     Mux,
     load_message,
 )
+from .space import Space
 from .streams import ProcessStream, SocketStream
 
 TYPE_CHECKING = False
@@ -47,6 +48,7 @@ class Agent:
         self._container_environment: dict[str, str] = {}
         self._throttled = False
         self._host_gone = False
+        self._space = Space()
         loop.watch(port, READ, self._port_ready)
 
     # --- the channel
@@ -150,6 +152,9 @@ class Agent:
             return ProcessStream(self._loop, self._mux, stream, self._exec(request), on_end=self._forget)
         if kind == "container":
             return self._start_container(stream, request)
+        if kind == "space":
+            self._mux.close(stream, {"held": self._mind_space(request)})
+            return None
         if kind == "poweroff":
             self._power_off(float(request["timeout_seconds"]))
             return None
@@ -196,6 +201,19 @@ class Agent:
             raise ProcessLookupError("no container runs")
         container_environment = {**self._container_environment, "HOME": "/root", **environment}
         return container.enter(self._container_pid, request["argv"], container_environment, cwd=cwd, size=size)
+
+    def _mind_space(self, request: dict[str, Any]) -> list[str]:
+        """Bound dirty memory and hold the file systems, or no longer; return the devices that are held."""
+        if request["time"] is not None:  # the guest was paused, and its clock with it
+            system.set_clock(float(request["time"]))
+        if request["bound"]:
+            self._space.bound_dirty()
+        else:
+            self._space.unbound_dirty()
+        if request["hold"]:
+            return self._space.hold()
+        self._space.release()
+        return []
 
     def _power_off(self, timeout_seconds: float) -> None:
         """Stop dockerd, let its file systems go, and switch off."""

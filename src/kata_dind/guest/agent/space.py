@@ -1,0 +1,87 @@
+"""The guest's part when its host runs out of space: little unwritten data, then no new data, until there is room again.
+
+Its disks are sparse files of the host's. A write that the host has no room for is an I/O error to the guest's kernel,
+and an ext4 that meets one in its journal is gone; one that takes no new data says "no space left on device" instead.
+"""
+
+from __future__ import annotations
+
+import os
+
+_EXT4 = "/sys/fs/ext4"
+_MOST_CLUSTERS = 1 << 48
+"""Of an ext4 with 64-bit block numbers. Source: the kernel's Documentation/filesystems/ext4/blocks.rst"""
+
+_DIRTY = {"dirty_background_bytes": 4 << 20, "dirty_bytes": 16 << 20}
+_DIRTY_BEFORE = ("dirty_background_bytes", "dirty_background_ratio", "dirty_bytes", "dirty_ratio")
+
+
+class Space:
+    """What is held back at the moment, and what to restore."""
+
+    def __init__(self, ext4: str = _EXT4, vm: str = "/proc/sys/vm") -> None:
+        self._ext4 = ext4
+        self._vm = vm
+        self._dirty_before: dict[str, int] = {}
+        self._reserved_before: dict[str, int] = {}
+
+    def bound_dirty(self) -> None:
+        """Let little wait to be written, so that little can arrive at the host after it has run full."""
+        if not self._dirty_before:
+            self._dirty_before = {name: _read(f"{self._vm}/{name}") for name in _DIRTY_BEFORE}
+            for name, count in _DIRTY.items():
+                _write(f"{self._vm}/{name}", count)
+
+    def unbound_dirty(self) -> None:
+        """Undo `bound_dirty`."""
+        for name, count in self._dirty_before.items():
+            if count:  # of bytes and ratio one is zero, and writing either sets the other to that
+                _write(f"{self._vm}/{name}", count)
+        self._dirty_before.clear()
+
+    def hold(self) -> list[str]:
+        """Let each ext4 refuse new data, with ENOSPC and for root as well; return the devices of all that do.
+
+        Reserved clusters are for what the kernel must not fail at, so what is dirty already is still written.
+        """
+        try:
+            devices = sorted(os.listdir(self._ext4))
+        except FileNotFoundError:  # no ext4 has been mounted yet
+            devices = []
+        for device in devices:
+            path = f"{self._ext4}/{device}/reserved_clusters"
+            if device not in self._reserved_before and os.path.exists(path):
+                self._reserved_before[device] = _read(path)
+                _write_largest(path, below=_MOST_CLUSTERS)
+        return list(self._reserved_before)
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        for device, count in self._reserved_before.items():
+            try:
+                _write(f"{self._ext4}/{device}/reserved_clusters", count)
+            except FileNotFoundError:  # it is not mounted any more
+                continue
+        self._reserved_before.clear()
+
+
+def _write_largest(path: str, *, below: int) -> None:
+    """Write the largest number that an attribute takes: here, one cluster less than the file system has."""
+    taken = 0
+    while below - taken > 1:
+        middle = (taken + below) // 2
+        try:
+            _write(path, middle)
+            taken = middle
+        except OSError:
+            below = middle
+
+
+def _read(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
+
+
+def _write(path: str, number: int) -> None:
+    with open(path, "w") as file:
+        file.write(str(number))
