@@ -78,6 +78,7 @@ class Owner:
         self._container_code: int | None = None
         self._complaint: dict[str, str] | None = None
         self._warnings: list[str] = []
+        self._no_space: NoSpace | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -89,6 +90,9 @@ class Owner:
         try:
             await self._task
         except asyncio.CancelledError:
+            if self._no_space is not None:
+                self._end("crashed", self._no_space)
+                raise self._no_space from None
             self._end("stopped", None)
             raise
         except AbnormalShutdown as error:
@@ -167,12 +171,11 @@ class Owner:
     def _explained(self, error: KataDindError) -> KataDindError:
         """Name the cause that a guest does not know: to it a full disk of the host is an I/O error of any kind."""
         directory = self._record.directory
-        if isinstance(error, NoSpace) or not is_full(directory):
+        problem = self._status.get("problem")
+        if isinstance(error, NoSpace) or not (problem or is_full(directory)):
             return error
-        return NoSpace(
-            f"the file system of {directory} is full",
-            details=f"{error.summary}\n{error.details}".strip(),
-            hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
+        return _no_space(
+            problem or f"the file system of {directory} is full", f"{error.summary}\n{error.details}".strip()
         )
 
     # --- readiness
@@ -233,6 +236,19 @@ class Owner:
             self._phase("boot", "the guest has booted")
         elif message.get("event") == "container":
             self._phase("container", "the dind container has started")
+        elif message.get("event") == "problem":
+            self._problem(message)
+
+    def _problem(self, message: dict[str, Any]) -> None:
+        """Tell of a problem that the sandbox lives with, or that it is over; a start does not wait for that."""
+        problem = str(message.get("message") or "")
+        self._status["problem"] = problem or None
+        self._report(Event("warning", problem) if problem else Event("notice", str(message.get("healed"))))
+        self._write_status()
+        if message.get("paused") and not self._ready and not self._going_down and self._task is not None:
+            self._no_space = _no_space(problem, "")
+            self._going_down = True
+            self._task.cancel()
 
     async def _follow_container(self, container: ChannelStream) -> None:
         """Write what the container says to dockerd.log, and listen to the guest entrypoint."""
@@ -285,7 +301,7 @@ class Owner:
                 return
             await relay_connection(reader, writer, stream)
 
-        server = await asyncio.start_unix_server(serve, self._record.endpoint, limit=READ_BYTES)
+        server = await asyncio.start_unix_server(serve, self._record.endpoint, limit=READ_BYTES, start_serving=False)
         async with _published(server, self._record.endpoint):
             yield
 
@@ -305,7 +321,9 @@ class Owner:
             self._keep(asyncio.ensure_future(_until_lost(channel)))
             return channel
 
-        server = await asyncio.get_running_loop().create_unix_server(connect, str(self._record.control))
+        server = await asyncio.get_running_loop().create_unix_server(
+            connect, str(self._record.control), start_serving=False
+        )
         async with _published(server, self._record.control):
             yield
 
@@ -390,6 +408,11 @@ def _gone(guest: Guest) -> SandboxError:
     return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", details=evidence)
 
 
+def _no_space(summary: str, details: str) -> NoSpace:
+    hint = "free space there, or set KATA_DIND_STATE_DIR to a directory with more"
+    return NoSpace(summary, details=details, hint=hint)
+
+
 class LineSplitter:
     """Cuts a byte stream into lines; keeps an incomplete one, up to 64 KiB of it."""
 
@@ -472,6 +495,7 @@ async def _guest_evidence(guest: Guest) -> str:
 async def _published(server: asyncio.Server, path: Path) -> AsyncIterator[None]:
     os.chmod(path, 0o600)  # noqa: PTH101 - at once; ASYNC240 would have it in a thread
     try:
+        await server.start_serving()  # here, since a cancelled call that makes a server and starts it would leak it
         yield
     finally:
         server.close()

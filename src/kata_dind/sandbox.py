@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
-from kata_dind.host.disks import allocated_bytes
+from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import end_detached, spawn_detached, tail
 from kata_dind.host.progress import Event, Report, silent
@@ -54,6 +54,8 @@ class SandboxSummary:
     """Seconds since the epoch."""
     uptime_seconds: float | None
     disk_bytes: int
+    problem: str | None = None
+    """What a running sandbox lives with at the moment, such as a full disk of the host."""
 
 
 class Sandbox:
@@ -125,6 +127,7 @@ class Sandbox:
             "phases": status.get("phases", []),
             "timings": status.get("timings", {}),
             "warnings": status.get("warnings", []),
+            "problem": self._problem(status),
             "error": status.get("error"),
             "created": self._created(),
             "uptime_seconds": self._uptime(status),
@@ -146,6 +149,7 @@ class Sandbox:
             created=self._created(),
             uptime_seconds=self._uptime(status),
             disk_bytes=allocated_bytes(self.directory),
+            problem=self._problem(status),
         )
 
     def environment(self) -> dict[str, str]:
@@ -271,6 +275,13 @@ class Sandbox:
             return (self.directory / "spec.json").stat().st_mtime
         except OSError:
             return 0.0
+
+    def _problem(self, status: dict[str, Any]) -> str | None:
+        if self.state != "running":
+            return None
+        if is_full(self.directory):  # the owner can't write its status either
+            return f"the file system of {self.directory} is full"
+        return status.get("problem")
 
     def _uptime(self, status: dict[str, Any]) -> float | None:
         return time.time() - float(status["started_at"]) if self.state == "running" else None

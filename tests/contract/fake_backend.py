@@ -56,12 +56,17 @@ class Behaviour:
     """Whether dockerd ever listens."""
     dies_before_ready: bool = False
     faults: Faults = field(default_factory=Faults)
+    problems: tuple[dict[str, Any], ...] = ()
+    """What the backend reports once the guest has booted."""
     stop_seconds: float = 0.0
     """How long dockerd takes to stop."""
     goes_down: bool = True
     """Whether the guest powers off when it is told to."""
     timeout_seconds: float = 20.0
     fallback: Fallback = Fallback.NONE
+
+
+_SHORT = {"event": "problem", "message": "/host has 9 MiB left", "paused": False}
 
 
 def _complaint(step: str, message: str) -> dict[str, str]:
@@ -76,6 +81,10 @@ BEHAVIOURS = {
     "finds-no-data-root": Behaviour(says=(_complaint("prepare", "/dev/vdb is not blank"),), exit_code=78),
     "gets-bad-input": Behaviour(says=(_complaint("parse", "KATA_DIND_SIZE is 'x'"),), exit_code=64),
     "crashes": Behaviour(exit_code=1),
+    "runs-short": Behaviour(problems=(_SHORT,)),
+    "heals": Behaviour(problems=(_SHORT, {"event": "problem", "healed": "/host has room again"})),
+    "fails-for-want-of-space": Behaviour(problems=(_SHORT,), exit_code=1),
+    "is-paused": Behaviour(problems=({"event": "problem", "message": "/host is full", "paused": True},), answers=False),
     "answers-late": Behaviour(faults=Faults(pings_before_ready=2)),
     "never-answers": Behaviour(answers=False, timeout_seconds=1.2),
     "is-silent": Behaviour(faults=Faults(silent_on=frozenset({"GET /_ping"})), timeout_seconds=1.2),
@@ -162,6 +171,8 @@ async def open_guest(behaviour: Behaviour, directory: Path, on_event: OnEvent) -
         transport.resume_reading()
         await channel.agreed.wait()
         system.say_hello()
+        for problem in behaviour.problems:
+            on_event(problem)
         yield FakeGuest(channel, system)
 
 

@@ -20,6 +20,7 @@ from kata_dind.errors import (
     DockerdFailed,
     GuestNotReady,
     KataDindError,
+    NoSpace,
     OverlayRefused,
     SandboxError,
     VerdictFailed,
@@ -133,6 +134,42 @@ def test_a_life_from_start_to_stop(tmp_path: Path) -> None:
         "dockerd",
         "proof",
     ]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "problem", "told"),
+    [
+        ("runs-short", "/host has 9 MiB left", [("warning", "/host has 9 MiB left")]),
+        ("heals", None, [("warning", "/host has 9 MiB left"), ("notice", "/host has room again")]),
+    ],
+)
+def test_a_problem_is_told_and_stands_in_the_status_until_it_is_over(
+    tmp_path: Path, behaviour: str, problem: str | None, told: list[tuple[str, str]]
+) -> None:
+    start = start_of(tmp_path, behaviour)
+
+    async def scenario() -> None:
+        async with running(start):
+            assert (start.status["state"], start.status["problem"]) == ("running", problem)
+
+    run(scenario())
+    assert [(event.name, event.message) for event in start.events if event.name in ("warning", "notice")] == told
+
+
+def test_a_start_whose_guest_is_paused_ends_at_once(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "is-paused")
+    failure = failure_of(start)
+    assert isinstance(failure, NoSpace)
+    assert failure.summary == "/host is full"
+    assert (start.status["state"], start.status["error"]["error"]) == ("crashed", "NoSpace")
+    assert_nothing_is_left(start)
+
+
+def test_a_start_that_fails_while_space_is_short_fails_for_want_of_it(tmp_path: Path) -> None:
+    failure = failure_of(start_of(tmp_path, "fails-for-want-of-space"))
+    assert isinstance(failure, NoSpace)
+    assert failure.summary == "/host has 9 MiB left"
+    assert failure.details.startswith("dockerd ended before it answered (exit 1)")
 
 
 def test_the_phases_add_up_to_the_whole_start(tmp_path: Path) -> None:

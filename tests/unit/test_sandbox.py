@@ -130,6 +130,14 @@ def test_all_that_is_known_of_a_running_sandbox(owned: Record) -> None:
     assert known["error"] is None
 
 
+def test_a_problem_is_told_while_the_sandbox_runs(record: Record) -> None:
+    record.write("status.json", {**STATUS, "problem": "the file system of /host is full"})
+    with record.owned():
+        assert Sandbox(record).inspect()["problem"] == "the file system of /host is full"
+        assert Sandbox(record).summary().problem == "the file system of /host is full"
+    assert Sandbox(record).inspect()["problem"] is None
+
+
 def test_a_record_that_is_empty_or_broken_is_still_listed_and_inspected() -> None:
     create_record("empty")
     broken = create_record("broken")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING
 
 from kata_dind.cli.options import Json, takes_session
-from kata_dind.cli.output import human_duration, human_size, print_json, print_table
+from kata_dind.cli.output import human_duration, human_size, print_json, print_table, printable
 from kata_dind.cli.session import Session
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def ls(session: Session, *, json: Json = False) -> None:
         print("".join(f"{summary.name}\n" for summary in summaries), end="")
     else:
         print_table(_HEADER, [_row(summary) for summary in summaries])
+        for summary in summaries:
+            if summary.problem:
+                print(printable(f"kata-dind: {summary.name}: {summary.problem}"), file=sys.stderr)
 
 
 def _row(summary: SandboxSummary) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from pathlib import Path
 
 from kata_dind.errors import CommandFailed, NoSpace
@@ -69,10 +70,18 @@ def _mkfs_argv(disk: Path, *, size_mib: int, filesystem: Filesystem) -> list[str
     return mke2fs_argv(require_tool("mke2fs", package="e2fsprogs"), disk, size_mib=size_mib)
 
 
+def free_bytes(directory: Path) -> int:
+    """Return what the file system of a directory has left for ordinary users, whom a disk should not starve either.
+
+    A tmpfs without a limit tells of no blocks at all, and counts as having any number of them.
+    """
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
+
+
 def is_full(directory: Path) -> bool:
     """Tell whether the file system of a directory has less than 1 MiB left for this user."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize < 1 << 20
+    return free_bytes(directory) < 1 << 20
 
 
 def allocated_bytes(directory: Path) -> int:

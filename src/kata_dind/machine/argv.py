@@ -106,8 +106,9 @@ def _disk(disk: Disk) -> list[str]:
     discard = "" if disk.read_only else ",discard=unmap"
     device = f"virtio-blk-pci,drive={node},serial={disk.serial}"
     if not disk.read_only:
-        # The default would pause the whole guest when the host's disk is full, and nobody would know why.
-        device += ",werror=report"
+        # On a full host disk the guest is paused, since to its file systems an error there is a broken disk. It is the
+        # default, and named because `Machine` counts on it; all other errors are the guest's to deal with.
+        device += ",werror=enospc"
     return [
         "-blockdev",
         f"driver={disk.image_format},node-name={node},read-only={read_only}{discard},"

@@ -53,6 +53,8 @@ class Machine:
         """Set when the agent had to kill dockerd on the way down."""
         self.cut_off = False
         """Set to end QEMU without asking the guest, which could not do what it is asked any more."""
+        self.paused = asyncio.Event()
+        """Set while the guest stands still because the host's disk is full."""
         asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
 
     def _process_ended(self) -> None:
@@ -70,6 +72,30 @@ class Machine:
             ) from error
         if not self.channel.agreed.is_set():
             raise BootFailed("QEMU ended before the guest answered", details=self.evidence())
+
+    def heard_block_error(self, event: Any) -> bool:
+        """Take note of a BLOCK_IO_ERROR that has paused the guest. Source: qapi/block-core.json."""
+        if event["data"]["action"] == "stop":
+            self.paused.set()
+        return False  # nothing to queue
+
+    async def pause(self) -> None:
+        """Let the guest stand still."""
+        self.paused.set()
+        await self._execute("stop")
+
+    async def resume(self) -> None:
+        """Let the guest go on, and repeat the writes that it was paused for; one that fails again pauses it again."""
+        self.paused.clear()
+        await self._execute("cont")
+
+    async def _execute(self, command: str) -> None:
+        from qemu.qmp import QMPError
+
+        try:
+            await self._qmp.execute(command)
+        except QMPError as error:  # QEMU has ended, which `ended` tells
+            logger.warning("qmp: %s: %s", command, error)
 
     def evidence(self) -> str:
         """Return how QEMU ended, if it did, and the last lines of the machine's logs."""
@@ -95,8 +121,9 @@ class Machine:
             async with asyncio.timeout(deadlines.quit_seconds):
                 await self._qmp.execute("quit")
                 await self.ended.wait()
+        why = "was paused, since the host's disk is full," if self.paused.is_set() else "could not shut down"
         raise AbnormalShutdown(
-            "the guest could not shut down and was cut off; its data root is checked at the next start",
+            f"the guest {why} and was cut off; its data root is checked at the next start",
             details=self.evidence(),
         )
 
@@ -106,7 +133,7 @@ class Machine:
         with contextlib.suppress(TimeoutError, ChannelClosed):
             async with asyncio.timeout(deadlines.dockerd_seconds + deadlines.guest_seconds):
                 self.channel.open({"kind": "poweroff", "timeout_seconds": deadlines.dockerd_seconds})
-                await self.ended.wait()
+                await first_of(self.ended.wait(), self.paused.wait())
         return self.ended.is_set()
 
 
@@ -125,7 +152,7 @@ async def open_machine(
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
-    from qemu.qmp import QMPClient, QMPError
+    from qemu.qmp import EventListener, QMPClient, QMPError
 
     def heard(message: dict[str, Any]) -> None:
         if message.get("event") == "container-killed":
@@ -153,6 +180,7 @@ async def open_machine(
         stack.push_async_callback(_disconnect, qmp)
         channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
         machine = Machine(process, qmp, channel, [log, console])  # no event comes before the next await
+        qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
         yield machine
 

@@ -45,6 +45,7 @@ class FakeSandbox(Sandbox):
         self._name = name
         self._directory = directory
         self.fake_state = "running"
+        self.problem: str | None = None
         self.exit_code = 0
         self.attached: list[Attached] = []
         self.ran: list[list[str]] = []
@@ -149,7 +150,7 @@ class FakeSandboxes:
             self.closed.append(spec.name)
 
     def list_sandboxes(self) -> list[SandboxSummary]:
-        return [summary(name) for name in self.known]
+        return [summary(name, problem=sandbox.problem) for name, sandbox in self.known.items()]
 
     def require_sandbox(self, name: str) -> Sandbox:
         if name not in self.known:

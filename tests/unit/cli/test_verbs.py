@@ -108,6 +108,15 @@ def test_ls(cli: CommandLine, sandboxes: FakeSandboxes, demo: FakeSandbox) -> No
     assert [row["name"] for row in json.loads(cli("ls", "--json").stdout)] == ["demo", "a-longer-name"]
 
 
+def test_ls_tells_of_problems_beside_its_table(cli: CommandLine, demo: FakeSandbox) -> None:
+    demo.problem = "the disk is full"
+    listed = cli("ls")
+    assert listed.stdout.splitlines()[1].split()[:2] == ["demo", "running"]
+    assert listed.stderr == "kata-dind: demo: the disk is full\n"
+    assert cli("ls", "-q").stderr == ""
+    assert json.loads(cli("ls", "--json").stdout)[0]["problem"] == "the disk is full"
+
+
 def test_ls_of_none(cli: CommandLine) -> None:
     assert cli("ls").stdout == "NAME  STATE  DOCKER  DATA ROOT  ACCELERATOR  IMAGE  UPTIME  DISK\n"
     assert cli("ls", "-q").stdout == ""

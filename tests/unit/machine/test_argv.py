@@ -72,7 +72,7 @@ def test_a_whole_machine_on_tcg() -> None:
         "-device", "virtio-blk-pci,drive=disk-guest-os,serial=guest-os",
         "-blockdev", "driver=raw,node-name=disk-data,read-only=off,discard=unmap,"
         "file.driver=file,file.read-only=off,file.discard=unmap,file.filename=/state/demo/data.img",
-        "-device", "virtio-blk-pci,drive=disk-data,serial=data,werror=report",
+        "-device", "virtio-blk-pci,drive=disk-data,serial=data,werror=enospc",
         "-netdev", "user,id=network,net=198.18.1.0/24,host=198.18.1.2,ipv6=off",
         "-device", "virtio-net-pci,netdev=network,romfile=",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.plan import Plan, data_disk, layer_disk, machine_shape
+from kata_dind.backend.vm.space import require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import create_disk
@@ -70,6 +71,10 @@ async def start_guest(
     create_disk(layer_disk(directory), size_mib=LAYER_MIB)
     if plan.data_disk:
         create_disk(data_disk(directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+    shape = machine_shape(plan, directory)
+    sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
+    sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
+    require_room(sparse)
     with contextlib.ExitStack() as stack:
         stack.enter_context(use_image(image))
         socket_path = virtiofsd = None
@@ -83,7 +88,7 @@ async def start_guest(
             )  # fmt: skip
         isolation = Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local)
         async with open_machine(
-            machine_shape(plan, directory),
+            shape,
             directory,
             isolation=isolation,
             virtiofsd_socket=socket_path,
@@ -92,5 +97,5 @@ async def start_guest(
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
             guest = VmGuest(machine, virtiofsd)
-            async with background(guest.watch()):
+            async with background(guest.watch()), background(watch_space(machine, sparse, on_event)):
                 yield guest
