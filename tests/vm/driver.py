@@ -207,5 +207,16 @@ def wait_until(condition: Callable[[], object], *, what: str, timeout_seconds: f
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def mounted_tmpfs(place: Path, *, size: str) -> Iterator[Path]:
+    """A host's small file system, for the length of the block; it needs root."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "kata-dind-test", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 def _printed(result: Any) -> str:
     return str((result.stdout + result.stderr).decode(errors="replace"))

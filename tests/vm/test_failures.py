@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
@@ -15,7 +14,7 @@ from kata_dind.host.directories import state_directory
 from kata_dind.host.progress import silent
 from kata_dind.image.kernel import require_guest_kernel
 from kata_dind.image.source import default_source
-from tests.vm.driver import kata_dind, states
+from tests.vm.driver import kata_dind, mounted_tmpfs, states
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
 
@@ -125,13 +124,3 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, size_mib: int, complaint
         assert failed.stderr.endswith("\nhint: free space there, or set KATA_DIND_STATE_DIR to a directory with more\n")
         assert [path.name for path in (small / "sandboxes").iterdir()] == []
         assert kata_dind("ls", "--quiet", environment=state).stdout == ""
-
-
-@contextlib.contextmanager
-def mounted_tmpfs(place: Path, *, size: str) -> Iterator[Path]:
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "kata-dind-test", str(place)], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
