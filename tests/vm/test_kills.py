@@ -116,6 +116,30 @@ def test_qemu(hurt: SandboxDriver) -> None:
     assert "SIGKILL" in error["details"]
 
 
+def test_a_power_cut_while_the_guest_writes(hurt: SandboxDriver) -> None:
+    """What was fsynced before is there after the next start, which has checked the file system."""
+    data = "/var/lib/docker/volumes/fsynced/_data"
+    hurt.succeed("docker volume create fsynced")
+    written = hurt.succeed(f"head -c 8M /dev/urandom | dd of={data}/file conv=fsync && sha256sum {data}/file")
+    hurt.succeed(
+        "docker run --name fsynced kept:1 sh -c 'echo fsynced >/file' && docker commit fsynced fsynced:1 && sync"
+    )
+    # Both data and the journal are busy: files come, grow and go.
+    noise = f"while :; do for i in 1 2 3 4 5; do head -c 2M /dev/urandom >{data}/noise$i; done; rm {data}/noise*; done"
+    hurt.succeed(f"({noise}) >/dev/null 2>&1 &")
+    hurt.wait_until_succeeds(f"test -e {data}/noise5")
+    checks_before = count_checks(hurt)
+    os.kill(process_of(hurt, "qemu-system"), signal.SIGKILL)
+    wait_for_the_end(hurt)
+    succeed("start", NAME)
+    assert count_checks(hurt) == checks_before + 1
+    assert hurt.succeed(f"sha256sum {data}/file") == written
+    assert (
+        hurt.succeed("docker run --rm -v fsynced:/v fsynced:1 sh -c 'cat /file && ls /v/file'") == "fsynced\n/v/file\n"
+    )
+    hurt.fail("dmesg | grep -E 'EXT4-fs (error|warning)'", where="guest")
+
+
 def test_dockerd(hurt: SandboxDriver) -> None:
     hurt.succeed("kill -9 $(pidof dockerd)", where="guest")
     wait_for_the_end(hurt)
