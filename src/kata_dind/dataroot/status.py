@@ -1,4 +1,4 @@
-"""What the guest entrypoint reports of the data root it has made, read with the distrust that a guest deserves. Pure."""
+"""What the guest entrypoint reports of its data root, read with the distrust that a guest deserves. Pure."""
 
 from __future__ import annotations
 
