@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Behaviour:
 
     boots: bool = True
     boot_seconds: float = 0.0
-    says: tuple[dict[str, str], ...] = (_READY,)
+    says: tuple[Mapping[str, object], ...] = (_READY,)
     """What the guest entrypoint says on standard error."""
     exit_code: int | None = None
     """What the container ends with before dockerd answers; None: it goes on."""
