@@ -115,4 +115,5 @@ PROBES: dict[str, Probe] = {
     "sys-resource": _tool("prlimit", "--msgqueue=1000000:1000000", "true"),
     "userns": _userns,
     "virtiofsd": _tool("virtiofsd", "--version"),
+    "xfs": _tool("mkfs.xfs", "-V"),
 }

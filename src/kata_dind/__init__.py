@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
     from kata_dind.spec import SandboxSpec, Share, parse_spec
+    from kata_dind.volume import Volume, list_volumes, require_volume
 
 __all__ = [
     "BackendError",
@@ -34,10 +35,13 @@ __all__ = [
     "SandboxSpec",
     "Share",
     "SpecError",
+    "Volume",
     "list_sandboxes",
+    "list_volumes",
     "open_sandbox",
     "parse_spec",
     "require_sandbox",
+    "require_volume",
     "start",
     "up",
 ]
@@ -45,6 +49,7 @@ __all__ = [
 _ROOMS = {
     "kata_dind.sandbox": ("Sandbox", "list_sandboxes", "open_sandbox", "require_sandbox", "start", "up"),
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
+    "kata_dind.volume": ("Volume", "list_volumes", "require_volume"),
 }
 
 

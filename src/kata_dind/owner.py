@@ -45,6 +45,7 @@ from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report
 from kata_dind.record import Record
 from kata_dind.verdict import Verdict, prove
+from kata_dind.volume import find_volume_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Owner:
 
     def __init__(self, record: Record, launch: Launch, *, report: Report, started: float | None = None) -> None:
         self._record = record
+        self._volume = find_volume_of(record)
         self._launch = launch
         self._report = report
         self._started = time.monotonic() if started is None else started
@@ -122,7 +124,8 @@ class Owner:
     # --- start, serve, stop
 
     async def _run(self) -> None:
-        unclean = self._record.directory / "unclean"
+        # With the data, so that the next sandbox on the same volume checks it.
+        unclean = (self._volume or self._record).directory / "unclean"
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
             # The guest goes down before its clients' connections do, so that they hear all it has to say.
@@ -156,12 +159,23 @@ class Owner:
 
     def _become_ready(self, verdict: Verdict) -> None:
         self._ready = True
+        self._note_verdict(verdict)
         self._status["verdict"] = dataclasses.asdict(verdict)
         if not verdict.file_capabilities:
             self._warn("the data root keeps no file capabilities: images that have any lose them, or cannot be loaded")
         self._set_state("running")
         seconds = self._elapsed()
         self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
+
+    def _note_verdict(self, verdict: Verdict) -> None:
+        if self._volume is None:
+            return
+        try:
+            self._volume.note_verdict(
+                sandbox=self._record.name, docker_version=verdict.docker_version, storage=verdict.storage
+            )
+        except OSError as error:
+            logger.warning("cannot write what the volume remembers: %s", error)  # as with the status
 
     def _sudden_end(self, guest: Guest) -> KataDindError:
         if guest.ended.is_set():

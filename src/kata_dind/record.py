@@ -4,13 +4,12 @@ lock          held by the owner for as long as the sandbox runs; the only truth 
 spec.json     what the user asked for        plan.json   what the last start did, and why
 status.json   phases, timings, verdict, error of the last start
 docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
-unclean       there while the guest runs: found at a start, it demands a check of the data root
+unclean       there while the guest runs: found at a start, it demands a check of the data root; a volume has its own
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from kata_dind.errors import HostError, LockBusy, SandboxError, SpecError
 from kata_dind.host.directories import state_directory
+from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
 
@@ -86,17 +86,11 @@ class Record:
 
     def read(self, file: str) -> dict[str, Any]:
         """Return one of the JSON files; empty when it is absent or unreadable."""
-        try:
-            value = json.loads((self.directory / file).read_text())
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_json(self.directory / file)
 
     def write(self, file: str, value: dict[str, Any]) -> None:
         """Replace one of the JSON files in one step."""
-        temporary = self.directory / f".{file}.{os.getpid()}"
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(self.directory / file)
+        write_json(self.directory / file, value)
 
     @property
     def ephemeral(self) -> Path:

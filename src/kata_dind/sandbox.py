@@ -22,6 +22,7 @@ from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import end_detached, spawn_detached, tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
+from kata_dind.volume import Volume, find_volume_of, hold_volume, require_volume
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -48,12 +49,15 @@ class SandboxSummary:
     backend: str
     image: str
     data_root: str
+    volume: str
+    """The volume that holds the data root; empty for one of its own."""
     docker_version: str
     accelerator: str
     created: float
     """Seconds since the epoch."""
     uptime_seconds: float | None
     disk_bytes: int
+    """What the sandbox's own disks really take: without a volume's, which `volume ls` counts."""
     problem: str | None = None
     """What a running sandbox lives with at the moment, such as a full disk of the host."""
 
@@ -118,6 +122,7 @@ class Sandbox:
                 "kind": planned.get("data_root"),
                 "reason": planned.get("data_root_reason"),
                 "size_mib": planned.get("data_root_mib") or None,
+                "volume": self.spec.get("volume") or None,
             },
             "docker": {
                 "version": verdict.get("docker_version"),
@@ -144,6 +149,7 @@ class Sandbox:
             backend=str(plan.get("backend") or ""),
             image=str(planned.get("image_reference") or ""),
             data_root=str(planned.get("data_root") or ""),
+            volume=str(self.spec.get("volume") or ""),
             docker_version=str((status.get("verdict") or {}).get("docker_version") or ""),
             accelerator=str(planned.get("accelerator") or ""),
             created=self._created(),
@@ -225,7 +231,7 @@ class Sandbox:
             report(Event("warning", str(error["summary"])))
 
     def remove(self, *, force: bool = False, report: Report = silent) -> None:
-        """Delete the sandbox and its data root. Raises SpecError when it runs, unless `force` stops it."""
+        """Delete the sandbox and its own data root; a volume stays. Raises SpecError when it runs, unless `force`."""
         if self._record.is_owned():
             if not force:
                 raise SpecError(
@@ -292,8 +298,8 @@ def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> 
 
     Raises SpecError for what can't be, with nothing created; else what made the start fail, with nothing left.
     """
-    with _created(spec, report=report, source=source) as (record, lock):
-        _supervise(record, lock, report)
+    with _created(spec, report=report, source=source) as (record, locks):
+        _supervise(record, locks, report)
     return Sandbox(record)
 
 
@@ -307,10 +313,15 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
     # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
     image = (record.read("plan.json").get("plan") or {}).get("image_id") or sandbox.spec.get("image", "")
-    plan = _prepare(parse_spec(**{**sandbox.spec, "image": image}), report=report, source=source)
-    with record.owned() as lock:
-        record.write("plan.json", plan)
-        _supervise(record, lock, report)
+    spec = parse_spec(**{**sandbox.spec, "image": image})
+    if spec.volume:
+        require_volume(spec.volume)
+        spec = spec.model_copy(update={"size": None})  # the volume may have grown since
+    with _held_volume(spec) as (volume, volume_locks):
+        plan = _prepare(spec, volume, report=report, source=source)
+        with record.owned() as lock:
+            record.write("plan.json", plan)
+            _supervise(record, [lock, *volume_locks], report)
     return sandbox
 
 
@@ -322,7 +333,7 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
     """
     if not spec.name:
         spec = spec.model_copy(update={"name": random_name()})
-    with _created(spec, report=report, source=source) as (record, _lock):
+    with _created(spec, report=report, source=source) as (record, _locks):
         try:
             with _owned_in_thread(record, report):
                 yield Sandbox(record)
@@ -364,40 +375,74 @@ def _require_free(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, int]]:
-    """Plan and make a sandbox, and hold it for the length of the block; an error in the block removes it again."""
+def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, list[int]]]:
+    """Plan and make a sandbox, and hold it and its volume for the length of the block; an error removes it again.
+
+    Yields the descriptors of the locks, too.
+    """
     _require_free(spec.name)
-    plan = _prepare(spec, report=report, source=source)
-    record = create_record(spec.name)
-    try:
-        with record.owned() as lock:
-            record.ephemeral.touch()
-            record.write("spec.json", spec.model_dump(mode="json"))
-            record.write("plan.json", plan)
-            yield record, lock
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
-            record.remove()
-        raise
+    with _held_volume(spec) as (volume, volume_locks):
+        plan = _prepare(spec, volume, report=report, source=source)
+        record = create_record(spec.name)
+        try:
+            with record.owned() as lock:
+                record.ephemeral.touch()
+                record.write("spec.json", spec.model_dump(mode="json"))
+                record.write("plan.json", plan)
+                yield record, [lock, *volume_locks]
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
+                record.remove()
+            raise
 
 
-def _prepare(spec: SandboxSpec, *, report: Report, source: Source) -> dict[str, Any]:
-    from kata_dind.backend import load_backend
+@contextlib.contextmanager
+def _held_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
+    """Hold the volume that a spec names, if it does, for the length of the block; yields its lock's descriptor, too."""
+    if not spec.volume:
+        yield None, []
+        return
+    with hold_volume(spec.volume, asked=spec.data_root) as (volume, lock):
+        yield volume, [lock]
+
+
+def _prepare(spec: SandboxSpec, volume: Volume | None, *, report: Report, source: Source) -> dict[str, Any]:
+    from kata_dind.backend import StoredRoot, load_backend
     from kata_dind.image.source import default_source
 
     backend = load_backend(spec.backend.value)
     directory = record_of(spec.name).directory
-    plan = backend.prepare(spec, directory, source or default_source(), report=report)
+    source, stored = source or default_source(), None
+    if volume:
+        facts = volume.facts
+        stored = StoredRoot(
+            volume.name, volume.directory, str(facts.get("docker_version", "")), str(facts.get("storage", ""))
+        )
+        spec = _on_volume(spec, volume, report=report)
+    plan = backend.prepare(spec, directory, source, stored=stored, report=report)
+    if volume:
+        volume.grow(spec.size_bytes)
     return {"backend": spec.backend.value, "plan": plan}
 
 
-def _supervise(record: Record, lock: int, report: Report) -> None:
+def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxSpec:
+    """Return a spec with the kind and the size that its volume will have."""
+    present = volume.size_bytes
+    if present is None:
+        return spec.model_copy(update={"data_root": volume.kind})
+    if spec.size and spec.size_bytes < present:
+        report(Event("warning", f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows"))
+    size_bytes = max(present, spec.size_bytes if spec.size else 0)
+    return spec.model_copy(update={"data_root": volume.kind, "size": f"{size_bytes >> 20}M"})
+
+
+def _supervise(record: Record, locks: list[int], report: Report) -> None:
     """Start the supervisor and follow it until the sandbox is ready; end it again when we are interrupted."""
     read, write = os.pipe()
     with open(read, "rb") as events:  # noqa: PTH123 - a descriptor, not a path
         try:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write), str(lock)]
-            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write, lock])
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write), *map(str, locks)]
+            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write, *locks])
         finally:
             os.close(write)
         try:
@@ -432,7 +477,9 @@ def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
         if event.name == "ready":
             os.write(ready_write, b"r")
 
-    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"], ephemeral=True), report=heard)
+    # What is written to a volume is for others to find: dockerd stops in order.
+    ephemeral = find_volume_of(record) is None
+    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"], ephemeral=ephemeral), report=heard)
 
     def own() -> None:
         try:

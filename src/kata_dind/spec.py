@@ -12,13 +12,23 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NoReturn
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import ErrorDetails
 
 from kata_dind.errors import SpecError
 from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, Fallback, Filesystem, NetworkMode
 
 __all__ = [
+    "DEFAULT_SIZE",
     "Accelerator",
     "BackendName",
     "DataRootKind",
@@ -27,11 +37,14 @@ __all__ = [
     "NetworkMode",
     "SandboxSpec",
     "Share",
+    "parse_disk_size",
     "parse_name",
     "parse_share",
     "parse_size",
     "parse_spec",
 ]
+
+DEFAULT_SIZE = "20G"
 
 _NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 _SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])(?:i?B|i)?", re.ASCII | re.IGNORECASE)
@@ -103,6 +116,14 @@ class Share(BaseModel):
     read_only: bool = False
 
 
+def parse_disk_size(text: str, *, field: str) -> int:
+    """Return a disk's size in bytes, in whole MiB, or raise SpecError."""
+    try:
+        return parse_size(_checked_size(text, least_bytes=_MINIMUM_SIZE_BYTES)) // _MIB * _MIB
+    except ValueError as error:
+        raise SpecError(f"{field}: {error}") from error
+
+
 def parse_share(text: str) -> Share:
     """Parse `HOST:GUEST` or `HOST:GUEST:ro`. Raises ValueError with a whole sentence.
 
@@ -136,6 +157,14 @@ def _checked_name(text: str) -> str:
     if not _NAME_PATTERN.fullmatch(text):
         raise ValueError(f"{text!r} is not a name; {_NAME_RULE}")
     return text
+
+
+def _checked_volume(name: str, info: ValidationInfo) -> str:
+    if not name:
+        return name
+    if info.data.get("data_root") is DataRootKind.MEMORY:
+        raise ValueError(f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out")
+    return _checked_name(name)
 
 
 def _checked_size(text: str, *, least_bytes: int) -> str:
@@ -204,8 +233,13 @@ class SandboxSpec(BaseModel):
     name: Annotated[str, AfterValidator(_checked_name)]
     backend: Annotated[BackendName, AfterValidator(_available_backend)] = BackendName.VM
     data_root: DataRootKind = DataRootKind.AUTO
-    size: _Size = "20G"
-    """The data root's; a disk is sparse, so it costs what is used. The virtiofs kind takes what the host has."""
+    volume: Annotated[str, AfterValidator(_checked_volume)] = ""
+    """The volume that holds the data root, made when there is none; empty for a data root of the sandbox's own."""
+    size: _Size | None = None
+    """The data root's; a disk is sparse, so it costs what is used. None for 20G, or the size that a volume has.
+
+    The virtiofs kind takes what the host has.
+    """
     filesystem: Filesystem = Filesystem.EXT4
     """The data root's, for the kinds that are a disk: loop and block."""
     fallback: Fallback = Fallback.NONE
@@ -229,7 +263,7 @@ class SandboxSpec(BaseModel):
     @property
     def size_bytes(self) -> int:
         """The data root's size, in whole MiB: a disk has whole sectors."""
-        return parse_size(self.size) // _MIB * _MIB
+        return parse_size(self.size or DEFAULT_SIZE) // _MIB * _MIB
 
     @property
     def memory_bytes(self) -> int:

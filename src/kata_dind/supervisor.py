@@ -1,6 +1,6 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK_FD`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK_FD…`.
 
-It inherits the sandbox's lock from its starter, and holds it until it ends.
+It inherits the locks of the sandbox and its volume from its starter, and holds them until it ends.
 
 It reports to whoever started it, a JSON object a line, until the sandbox is ready or has failed; then it is on its own.
 When nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
@@ -98,8 +98,9 @@ async def _own(record: Record, reporter: Reporter) -> None:
 
 def main() -> int:
     """Own the sandbox of a directory until it ends; exit code 0 when it was stopped, else the error's."""
-    # LOCK_FD is only kept open; what we start ourselves does not inherit it.
-    os.set_inheritable(int(sys.argv[3]), False)
+    # The locks are only kept open; what we start ourselves does not inherit them.
+    for lock in sys.argv[3:]:
+        os.set_inheritable(int(lock), False)
     directory, reporter = Path(sys.argv[1]), Reporter(int(sys.argv[2]))
     logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

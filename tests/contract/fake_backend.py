@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.backend import Backend, Launch, OnEvent
+from kata_dind.backend import Backend, Launch, OnEvent, StoredRoot
 from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
@@ -106,7 +106,9 @@ BEHAVIOURS = {
 class FakeBackend:
     """The backend."""
 
-    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
+    def prepare(
+        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+    ) -> dict[str, Any]:
         """Plan a guest that behaves as the image says."""
         name = spec.image or "healthy"
         if name not in BEHAVIOURS:
@@ -117,7 +119,7 @@ class FakeBackend:
             "accelerator_reason": "there is no machine",
             "image_reference": name,
             "image_id": name,
-            "data_root": "block",
+            "data_root": "block" if spec.data_root == "auto" else str(spec.data_root),
             "data_root_reason": "as asked",
             "data_root_mib": spec.size_bytes >> 20,
         }

@@ -103,6 +103,7 @@ def test_the_row_of_a_running_sandbox(owned: Record) -> None:
         backend="vm",
         image="dind:bookworm",
         data_root="block",
+        volume="",
         docker_version="20.10.24",
         accelerator="tcg",
         created=(owned.directory / "spec.json").stat().st_mtime,
@@ -123,6 +124,7 @@ def test_all_that_is_known_of_a_running_sandbox(owned: Record) -> None:
         "filesystem": "ext4",
         "reason": "as asked",
         "size_mib": 20480,
+        "volume": None,
     }
     assert known["docker"] == {"version": "20.10.24", "storage": "overlay2 on extfs", "native_diff": True}
     assert (known["phases"], known["timings"]) == (STATUS["phases"], STATUS["timings"])

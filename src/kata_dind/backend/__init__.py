@@ -53,11 +53,27 @@ class Launch:
     """The storage driver beside overlay that the proof is to accept."""
 
 
+@dataclass(frozen=True)
+class StoredRoot:
+    """A data root that outlives the sandbox: of which volume, where it lies, and what the last passing verdict said."""
+
+    volume: str
+    directory: Path
+    docker_version: str
+    """Of the Docker that wrote it last; empty for none yet, as `storage`."""
+    storage: str
+
+
 class Backend(Protocol):
     """One way to run sandboxes."""
 
-    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
-        """Check the spec against the host and return a plan as JSON values; `directory` is not touched."""
+    def prepare(
+        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+    ) -> dict[str, Any]:
+        """Check the spec against the host and return a plan as JSON values; `directory` is not touched.
+
+        The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
+        """
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
         """Return how to start a plan; what an ephemeral guest has on its own disks is lost when it ends.

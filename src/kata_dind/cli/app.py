@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kata_dind.cli import docker, env, image, inspect, logs, ls, rm, run, shell, start, stop, up
+from kata_dind.cli import docker, env, image, inspect, logs, ls, rm, run, shell, start, stop, up, volume
 from kata_dind.cli import exec as exec_
 from kata_dind.cli.session import session_of
 from kata_dind.cli.verb import Verb, Verbs
@@ -45,7 +45,19 @@ def _build_app() -> typer.Typer:
     app.command("stop", cls=Verb)(stop.stop)
     app.command("start", cls=Verb)(start.start)
     app.command("rm", cls=Verb)(rm.rm)
+    app.add_typer(_build_volume_app(), name="volume")
     app.add_typer(_build_image_app(), name="image")
+    return app
+
+
+def _build_volume_app() -> typer.Typer:
+    app = _typer(help="List, grow, check and remove data roots that outlive their sandboxes.")
+    app.callback(invoke_without_command=True)(_help_without_a_verb)
+    app.command("ls", cls=Verb)(volume.ls)
+    app.command("inspect", cls=Verb)(volume.inspect)
+    app.command("resize", cls=Verb)(volume.resize)
+    app.command("fsck", cls=Verb)(volume.fsck)
+    app.command("rm", cls=Verb)(volume.rm)
     return app
 
 

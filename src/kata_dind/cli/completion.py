@@ -1,4 +1,4 @@
-"""What the shell may complete: sandboxes, images, and the words of closed sets. It never fails, and prints nothing."""
+"""What the shell may complete: names that exist, and the words of closed sets. It never fails, and prints nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ def sandbox_names(incomplete: str) -> list[str]:
         from kata_dind.sandbox import list_sandboxes
 
         return _beginning(incomplete, (sandbox.name for sandbox in list_sandboxes()))
+    return []
+
+
+def volume_names(incomplete: str) -> list[str]:
+    """Complete a volume's name."""
+    with contextlib.suppress(Exception):
+        from kata_dind.volume import list_volumes
+
+        return _beginning(incomplete, (volume.name for volume in list_volumes()))
     return []
 
 

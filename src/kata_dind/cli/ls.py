@@ -13,7 +13,7 @@ from kata_dind.cli.session import Session
 if TYPE_CHECKING:
     from kata_dind.sandbox import SandboxSummary
 
-_HEADER = ("NAME", "STATE", "DOCKER", "DATA ROOT", "ACCELERATOR", "IMAGE", "UPTIME", "DISK")
+_HEADER = ("NAME", "STATE", "DOCKER", "DATA ROOT", "VOLUME", "ACCELERATOR", "IMAGE", "UPTIME", "DISK")
 
 
 @takes_session
@@ -32,9 +32,9 @@ def ls(session: Session, *, json: Json = False) -> None:
 
 
 def _row(summary: SandboxSummary) -> tuple[str, ...]:
-    words = (summary.name, summary.state, summary.docker_version, summary.data_root, summary.accelerator, summary.image)
+    words = (summary.name, summary.state, summary.docker_version, summary.data_root, summary.volume)
     return (
-        *(str(word or "-") for word in words),
+        *(str(word or "-") for word in (*words, summary.accelerator, summary.image)),
         human_duration(summary.uptime_seconds),
         human_size(summary.disk_bytes),
     )

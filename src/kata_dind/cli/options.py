@@ -129,7 +129,31 @@ def _choice(name: str, allowed: Any, help_text: str) -> Any:
 _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
     "backend": (Annotated[str, _choice("--backend", BackendName, "Where the virtual machine comes from.")], "vm"),
     "data_root": (Annotated[str, _choice("--data-root", DataRootKind, "How dockerd's data root is backed.")], "auto"),
-    "size": (Annotated[str, _sandbox_option("--size", "SIZE", "The data root's size; a disk is sparse.")], "20G"),
+    "volume": (
+        Annotated[
+            str,
+            _sandbox_option(
+                "--volume",
+                "NAME",
+                "Keep the data root in this named volume, made when there is none.",
+                show_default="a data root that goes with the sandbox",
+                autocompletion=completion.volume_names,
+            ),
+        ],
+        "",
+    ),
+    "size": (
+        Annotated[
+            str | None,
+            _sandbox_option(
+                "--size",
+                "SIZE",
+                "The data root's size; a disk is sparse, and a volume only grows.",
+                show_default="20G, or what the volume has",
+            ),
+        ],
+        None,
+    ),
     "filesystem": (
         Annotated[str, _choice("--filesystem", Filesystem, "What a loop or block data root is formatted with.")],
         "ext4",

@@ -13,7 +13,7 @@ Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Al
 
 @takes_session
 def rm(session: Session, names: Names, *, force: Force = False) -> None:
-    """Remove sandboxes and their data roots."""
+    """Remove sandboxes and their own data roots; volumes stay."""
     sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
     with progress(session) as shown:
         for sandbox in sandboxes:

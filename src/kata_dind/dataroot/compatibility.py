@@ -7,6 +7,7 @@ containers are seen by older and newer ones alike, unless they lie in the other 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _STORAGE_DRIVERS = frozenset({"overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "aufs", "overlay", "devicemapper"})
 """dockerd's own; any other name is a snapshotter of containerd's."""
@@ -48,6 +49,18 @@ def why_incompatible(
             f"Docker {written_by} wrote with the storage driver {name}; leave features.containerd-snapshotter off"
         )
     return ""
+
+
+def asked_store(dockerd_args: Sequence[str]) -> bool | None:
+    """Tell which image store dockerd's flags ask for: True for containerd's, None when they say nothing."""
+    for argument in reversed(dockerd_args):
+        flag, _, value = argument.partition("=")
+        feature, _, state = value.partition("=")
+        if flag == "--feature" and feature == "containerd-snapshotter":
+            return state in ("", "true", "1")
+        if flag == "--storage-driver" and value in _STORAGE_DRIVERS:
+            return False
+    return None
 
 
 def _opens_containerd_store(writer: int, opener: int, containerd_store: bool | None) -> bool:

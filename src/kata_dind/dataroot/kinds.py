@@ -26,8 +26,14 @@ class DataRootNeeds:
 GUEST_PATH = "/var/lib/docker"
 """The data root, as the container sees it."""
 
+DATA_DISK = "data.img"
+"""The block kind's disk, in the sandbox's directory or in the volume's."""
+
 DATA_ROOT_SHARE = "data-root"
-"""The loop and virtiofs kinds' directory, in the sandbox's and below its shared directory."""
+"""The directory of the loop and virtiofs kinds, where `DATA_DISK` would lie else; and its name below the shared one."""
+
+LOOP_FILE = "kata-dind.img"
+"""The disk file in the loop kind's, which the guest entrypoint makes."""
 
 LOOP_GUEST_PATH = "/var/lib/kata-dind"
 """Where the guest sees the loop kind's: in the container, beside dockerd's own directory."""

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -39,11 +39,12 @@ _DIE_WITH_PARENT = '[ "$PPID" = "$0" ] || exit 143; exec "$@"'
 
 @dataclass(frozen=True)
 class Completed:
-    """A command that ended with status 0, and what it printed (text, undecodable bytes replaced)."""
+    """A command that ended well, and what it printed (text, undecodable bytes replaced)."""
 
     argv: tuple[str, ...]
     stdout: str
     stderr: str
+    code: int = 0
 
 
 def scrubbed_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -133,6 +134,7 @@ def run(
     stdin: IO[bytes] | None = None,
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    allowed_codes: Collection[int] = (0,),
 ) -> Completed:
     """Run a command to its end, in a process group that does not outlive it.
 
@@ -152,10 +154,10 @@ def run(
     if code is None:
         evidence = _evidence(words, "killed", tail(log) if log else err or out)
         raise CommandTimedOut(f"{name} did not end within {timeout_seconds:g} s", details=evidence)
-    if code != 0:
+    if code not in allowed_codes:
         evidence = _evidence(words, describe_status(code), tail(log) if log else err or out)
         raise CommandFailed(f"{name} failed ({describe_status(code)})", details=evidence)
-    return Completed(tuple(words), out, err)
+    return Completed(tuple(words), out, err, code)
 
 
 @contextlib.contextmanager

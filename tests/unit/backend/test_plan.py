@@ -69,6 +69,7 @@ def plan_of(
         filesystem=Filesystem.XFS,
         fallback=Fallback.VFS,
         dockerd_args=dockerd_args,
+        data_directory=STATE,
         network=True,
         allow_link_local=False,
         shares=shares,
@@ -158,6 +159,7 @@ def test_a_plan_says_everything_a_start_needs() -> None:
         data_disk=True,
         filesystem=Filesystem.XFS,
         fallback=Fallback.VFS,
+        data_directory=STATE,
         network=True,
         allow_link_local=False,
         shares=(),
@@ -269,6 +271,13 @@ def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_
     assert environment["KATA_DIND_DATA_ROOT"] == "block"
 
 
+def test_the_data_root_of_a_volume_lies_in_its_directory() -> None:
+    volume = Path("/state/volumes/db")
+    shape = machine_shape(replace(plan_of(DataRootKind.BLOCK), data_directory=volume), STATE)
+    paths = {disk.serial: disk.path for disk in shape.disks}
+    assert (paths["data"], paths["layer"]) == (volume / "data.img", STATE / "layer.img")
+
+
 # --- JSON
 
 paths = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1).map(
@@ -285,6 +294,7 @@ plans = st.builds(
     vmlinuz=paths,
     initramfs=paths,
     image_disk=paths,
+    data_directory=paths,
     modules=st.none() | paths,
     argv=st.lists(words).map(tuple),
     environment=st.lists(words).map(tuple),

@@ -165,6 +165,7 @@ def summary(name: str, **fields: Any) -> SandboxSummary:
         "backend": "vm",
         "image": "kata-dind/bookworm",
         "data_root": "block",
+        "volume": "",
         "docker_version": "20.10.24",
         "accelerator": "tcg",
         "created": 1700000000.0,

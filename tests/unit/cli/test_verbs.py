@@ -100,9 +100,9 @@ def test_start_stop_and_rm(cli: CommandLine, sandboxes: FakeSandboxes, demo: Fak
 def test_ls(cli: CommandLine, sandboxes: FakeSandboxes, demo: FakeSandbox) -> None:
     sandboxes.add("a-longer-name")
     assert cli("ls").stdout == (
-        "NAME           STATE    DOCKER    DATA ROOT  ACCELERATOR  IMAGE               UPTIME  DISK\n"
-        "demo           running  20.10.24  block      tcg          kata-dind/bookworm  2m      312M\n"
-        "a-longer-name  running  20.10.24  block      tcg          kata-dind/bookworm  2m      312M\n"
+        "NAME           STATE    DOCKER    DATA ROOT  VOLUME  ACCELERATOR  IMAGE               UPTIME  DISK\n"
+        "demo           running  20.10.24  block      -       tcg          kata-dind/bookworm  2m      312M\n"
+        "a-longer-name  running  20.10.24  block      -       tcg          kata-dind/bookworm  2m      312M\n"
     )
     assert cli("ls", "-q").stdout == "demo\na-longer-name\n"
     assert [row["name"] for row in json.loads(cli("ls", "--json").stdout)] == ["demo", "a-longer-name"]
@@ -118,7 +118,7 @@ def test_ls_tells_of_problems_beside_its_table(cli: CommandLine, demo: FakeSandb
 
 
 def test_ls_of_none(cli: CommandLine) -> None:
-    assert cli("ls").stdout == "NAME  STATE  DOCKER  DATA ROOT  ACCELERATOR  IMAGE  UPTIME  DISK\n"
+    assert cli("ls").stdout == "NAME  STATE  DOCKER  DATA ROOT  VOLUME  ACCELERATOR  IMAGE  UPTIME  DISK\n"
     assert cli("ls", "-q").stdout == ""
     assert json.loads(cli("ls", "--json").stdout) == []
 

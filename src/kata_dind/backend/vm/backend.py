@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.backend import Launch
+from kata_dind.backend import Launch, StoredRoot
 from kata_dind.backend.vm.plan import container_request, plan_from_json, plan_to_json
 from kata_dind.backend.vm.start import start_guest
 from kata_dind.errors import HostError
@@ -25,11 +25,13 @@ EPHEMERAL = StopDeadlines(dockerd_seconds=0)
 class VmBackend:
     """QEMU microVMs on this host."""
 
-    def prepare(self, spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> dict[str, Any]:
+    def prepare(
+        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+    ) -> dict[str, Any]:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
         from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
 
-        return plan_to_json(prepare(spec, directory, source, report=report))
+        return plan_to_json(prepare(spec, directory, source, stored=stored, report=report))
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
+from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
 from kata_dind.image.kernel import GuestKernel
 from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
@@ -54,6 +54,8 @@ class Plan:
     data_disk: bool
     filesystem: Filesystem
     fallback: Fallback
+    data_directory: Path
+    """Where the data root lies, on a disk or as a share: the sandbox's directory, or its volume's."""
     network: bool
     allow_link_local: bool
     shares: tuple[PlannedShare, ...]
@@ -98,6 +100,7 @@ def make_plan(
     filesystem: Filesystem,
     fallback: Fallback,
     dockerd_args: tuple[str, ...],
+    data_directory: Path,
     network: bool,
     allow_link_local: bool,
     shares: tuple[PlannedShare, ...],
@@ -137,6 +140,7 @@ def make_plan(
         data_disk=needs.disk,
         filesystem=filesystem,
         fallback=fallback,
+        data_directory=data_directory,
         network=network,
         allow_link_local=allow_link_local,
         shares=shares,
@@ -153,7 +157,7 @@ def _own_environment(image: DindImage) -> tuple[str, ...]:
 def plan_shares(
     shares: list[tuple[Path, str, bool]], needs: DataRootNeeds, directory: Path
 ) -> tuple[PlannedShare, ...]:
-    """Name the shares (host path, guest path, read-only), and add a kind's own, which lives in the sandbox."""
+    """Name the shares (host path, guest path, read-only), and add a kind's own, which lies in `directory`."""
     planned = [
         PlannedShare(f"share-{number}", host_path, guest_path, read_only)
         for number, (host_path, guest_path, read_only) in enumerate(shares)
@@ -164,13 +168,13 @@ def plan_shares(
 
 
 def machine_shape(plan: Plan, directory: Path) -> MachineShape:
-    """Compute the machine of a plan; its own disks lie in the sandbox's directory."""
+    """Compute the machine of a plan; its layer lies in the sandbox's directory."""
     disks = [Disk(GUEST_OS, plan.guest_os, read_only=True)]
     if plan.modules is not None:
         disks.append(Disk(MODULES, plan.modules, read_only=True))
     disks += [Disk(IMAGE, plan.image_disk, read_only=True), Disk(LAYER, layer_disk(directory))]
     if plan.data_disk:
-        disks.append(Disk(DATA, data_disk(directory)))
+        disks.append(Disk(DATA, data_disk(plan.data_directory)))
     return MachineShape(
         name=plan.name,
         accelerator=plan.accelerator,
@@ -206,8 +210,8 @@ def layer_disk(directory: Path) -> Path:
 
 
 def data_disk(directory: Path) -> Path:
-    """The disk of a sandbox that holds the data root of the block kind."""
-    return directory / "data.img"
+    """The disk that holds the data root of the block kind."""
+    return directory / DATA_DISK
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -218,7 +222,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 def plan_from_json(values: dict[str, Any]) -> Plan:
     """Rebuild a plan from `plan_to_json`; a plan of another version raises TypeError or KeyError."""
     converted = dict(values)
-    for key in ("guest_os", "vmlinuz", "initramfs", "image_disk"):
+    for key in ("guest_os", "vmlinuz", "initramfs", "image_disk", "data_directory"):
         converted[key] = Path(values[key])
     converted["modules"] = Path(values["modules"]) if values["modules"] else None
     converted["accelerator"] = Accelerator(values["accelerator"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from kata_dind.backend import StoredRoot
 from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
+from kata_dind.dataroot.compatibility import asked_store, why_incompatible
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
@@ -21,10 +24,12 @@ from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
-from kata_dind.spec import DataRootKind, Filesystem, NetworkMode, SandboxSpec
+from kata_dind.spec import DEFAULT_SIZE, DataRootKind, Filesystem, NetworkMode, SandboxSpec
 
 
-def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report: Report) -> Plan:
+def prepare(
+    spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+) -> Plan:
     """Check what was asked against this host, make what is missing (guest OS, kernel, image), and plan.
 
     Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
@@ -33,8 +38,12 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
         _require_trusted_attributes()
+    if stored:
+        directory, reason = stored.directory, f"the volume '{stored.volume}' is of this kind"
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=needs.disk and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
+    if stored:
+        require_compatible(stored, image, spec.dockerd_args)
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
     accelerator, accelerator_reason = choose_accelerator(
@@ -51,6 +60,7 @@ def prepare(spec: SandboxSpec, directory: Path, source: PackageSource, *, report
         filesystem=spec.filesystem,
         fallback=spec.fallback,
         dockerd_args=spec.dockerd_args,
+        data_directory=directory,
         network=spec.network is NetworkMode.NAT,
         allow_link_local=spec.allow_link_local,
         shares=plan_shares(shares, needs, directory),
@@ -66,8 +76,8 @@ def check_against_host(spec: SandboxSpec) -> None:
         raise SpecError(f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)")
     if spec.data_root is DataRootKind.MEMORY and spec.size_bytes > spec.memory_bytes:
         raise SpecError(
-            f"--size: '{spec.size}' of a memory data root is more than the guest's memory ({spec.memory}); "
-            "use a smaller --size or a larger --memory"
+            f"--size: '{spec.size or DEFAULT_SIZE}' of a memory data root is more than the guest's memory "
+            f"({spec.memory}); use a smaller --size or a larger --memory"
         )
     _check_filesystem(spec)
     for share in spec.shares:
@@ -99,6 +109,21 @@ def _require_trusted_attributes() -> None:
         raise PermissionMissing(
             "--data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may write",
             hint="use --data-root block or loop, or run kata-dind as root",
+        )
+
+
+def require_compatible(stored: StoredRoot, image: DindImage, dockerd_args: Sequence[str]) -> None:
+    """Raise SpecError, before dockerd touches it, for a volume that the image's Docker can't open."""
+    why = why_incompatible(
+        written_by=stored.docker_version,
+        storage=stored.storage,
+        docker_version=image.docker_version,
+        containerd_store=asked_store(dockerd_args),
+    )
+    if why:
+        raise SpecError(
+            f"--volume: '{stored.volume}' was last written by Docker {stored.docker_version}: {why}",
+            hint="choose an --image with a Docker that opens it, or another --volume",
         )
 
 

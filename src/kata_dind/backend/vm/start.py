@@ -70,7 +70,7 @@ async def start_guest(
     image = require_image(plan.image_id)
     create_disk(layer_disk(directory), size_mib=LAYER_MIB)
     if plan.data_disk:
-        create_disk(data_disk(directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+        create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
     shape = machine_shape(plan, directory)
     sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
     sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
@@ -79,7 +79,7 @@ async def start_guest(
         stack.enter_context(use_image(image))
         socket_path = virtiofsd = None
         if plan.shares:
-            (directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)
+            (plan.data_directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
             virtiofsd = stack.enter_context(

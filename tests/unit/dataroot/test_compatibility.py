@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kata_dind.dataroot.compatibility import why_incompatible
+from kata_dind.dataroot.compatibility import asked_store, why_incompatible
 
 # docs/decisions/docker-versions.md: who wrote, the verdict's storage, what dockerd was told of the containerd store.
 _DAEMONS = {
@@ -97,3 +97,21 @@ def test_nothing_is_known_against_a_version_that_cannot_be_read(unknown: str) ->
 
 def test_nothing_is_known_against_an_unnamed_storage() -> None:
     assert why_incompatible(written_by="29.8.0", storage="", docker_version="20.10.24") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "store"),
+    [
+        ([], None),
+        (["--debug", "--label=containerd-snapshotter"], None),
+        (["--feature=containerd-snapshotter=true"], True),
+        (["--feature=containerd-snapshotter"], True),
+        (["--feature=containerd-snapshotter=false"], False),
+        (["--feature=other=true"], None),
+        (["--storage-driver=overlay2"], False),
+        (["--storage-driver=overlayfs"], None),
+        (["--feature=containerd-snapshotter=true", "--feature=containerd-snapshotter=false"], False),
+    ],
+)
+def test_flags_ask_for_a_store(arguments: list[str], store: bool | None) -> None:
+    assert asked_store(arguments) is store
