@@ -376,6 +376,15 @@ def test_a_share_without_room_for_the_disk_is_told(shell: Shell, data_root: Path
     assert [*share.iterdir()] == []
 
 
+def test_a_share_that_is_nearly_full_gets_no_disk(shell: Shell, data_root: Path) -> None:
+    share = shell.directory / "share"
+    share.mkdir()
+    before = f"mount -t tmpfs -o size=63m small {share}"
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="1G", DIR=share, before=before)
+    assert ended.code == 78
+    assert ended.error["message"] == f"there are only 63 MiB left in {share}"
+
+
 # --- block
 
 

@@ -146,6 +146,16 @@ def test_a_data_root_that_cannot_be_written_is_told(shell: Shell, data_root: Pat
     assert ended.error["hint"] == "is it writable, with space and inodes left?"
 
 
+def test_a_root_that_cannot_be_written_costs_the_status_alone(shell: Shell, data_root: Path) -> None:
+    """As with `readOnlyRootFilesystem`, where only the volumes can be written."""
+    status = shell.directory / "status"
+    status.mkdir()
+    before = f"mount -t tmpfs good {data_root}; mount -t tmpfs -o ro run {status}"
+    ended = shell.entrypoint("echo", "went on", PATH=data_root, STATUS_DIR=status / "deeper", before=before)
+    assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
+    assert ended.said("warning") == [f"cannot write {status}/deeper/status.json"]
+
+
 def test_a_full_data_root_is_told(shell: Shell, data_root: Path) -> None:
     before = f"mount -t tmpfs -o nr_inodes=4 t {data_root}"
     ended = shell.entrypoint("true", PATH=data_root, before=before)

@@ -383,6 +383,13 @@ prepare_loop() {
 
 # Named only when it has a file system, so whatever has the name is somebody's, and what has not is nobody's.
 make_image() {
+	if free=$(stat -f -c '%a %S' "$directory"); then
+		free_mib=$((${free% *} * ${free#* } / 1048576))
+		if [ "$free_mib" -lt $least_mib ]; then
+			unfit prepare "there are only $free_mib MiB left in $directory" 'free space there'
+			return 0
+		fi
+	fi
 	speak info prepare "making $image of $size with $format"
 	rm -f -- "$image.new"
 	if truncate -s "${size_mib}M" "$image.new" 2>/dev/null; then
@@ -650,7 +657,9 @@ begin() { # STEP [OUTCOME]: the step before has come to its outcome
 prove() { # leaves the step that failed in `step`
 	begin write
 	[ ! -e "$probe" ] || rm -rf -- "$probe" || return 0
-	if mkdir -p -- "$status_dir" "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"; then
+	set -- "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"
+	# The status directory is made along with them, to save a process; it may lie on a root that can't be written.
+	if mkdir -p -- "$@" "$status_dir" 2>/dev/null || mkdir -p -- "$@"; then
 		make_lower
 	fi
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
@@ -802,7 +811,6 @@ raise() { # FILE LEAST
 # --- report: what others may read
 
 report() {
-	[ -d "$status_dir" ] || mkdir -p "$status_dir"
 	count_bytes
 	[ "$kind" = loop ] || [ "$kind" = block ] || device=
 	escape "$path"
@@ -811,7 +819,9 @@ report() {
 	facts="\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
 	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
-	printf '{%s}\n' "$facts" >"$status_dir/status.json"
+	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
+	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||
+		speak warning report "cannot write $status_dir/status.json" 'give the container a writable /run'
 }
 
 # --- hand over: the command takes our place

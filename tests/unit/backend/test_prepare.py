@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.backend.vm.prepare import check_against_host, require_host_tools
+from kata_dind.backend import StoredRoot
+from kata_dind.backend.vm.prepare import check_against_host, require_compatible, require_host_tools
 from kata_dind.errors import SpecError, ToolMissing
+from kata_dind.image.store import DindImage
 from kata_dind.spec import parse_spec
 
 
@@ -63,3 +65,28 @@ def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: p
     with pytest.raises(ToolMissing) as caught:
         require_host_tools(shares=False)
     assert "apt-get install qemu-system-x86" in caught.value.hint
+
+
+def image_with(docker_version: str) -> DindImage:
+    return DindImage("dind:test", "0" * 64, Path("/disk"), (), (), (), docker_version, "", 0, "built")
+
+
+def test_a_docker_that_would_not_see_a_volumes_images_is_refused() -> None:
+    volume = StoredRoot("work", Path("/volumes/work"), "29.1.0", "overlayfs")
+    with pytest.raises(
+        SpecError, match=r"--volume: 'work' was last written by Docker 29\.1\.0: Docker 20\.10\.24"
+    ) as why:
+        require_compatible(volume, image_with("20.10.24+dfsg1"), [])
+    assert "choose an --image" in why.value.hint
+    require_compatible(volume, image_with("29.1.0"), [])
+
+
+def test_flags_of_dockerds_decide_what_it_sees() -> None:
+    volume = StoredRoot("work", Path("/volumes/work"), "28.5.2", "overlayfs")
+    require_compatible(volume, image_with("26.1.5"), ["--feature=containerd-snapshotter=true"])
+    with pytest.raises(SpecError, match="Docker 26"):
+        require_compatible(volume, image_with("26.1.5"), [])
+
+
+def test_a_volume_that_no_docker_has_written_yet_is_for_any() -> None:
+    require_compatible(StoredRoot("work", Path("/volumes/work"), "", ""), image_with("20.10.24"), [])
