@@ -23,9 +23,19 @@ GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xf
 ENTRYPOINT = Path(__file__).parents[2] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
 
 # The official images have these beside busybox.
-_BESIDE_BUSYBOX = ("blkid", "mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
+_BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
 # Alpine's busybox has it, Debian's has not.
 _FOR_BUSYBOX = ("flock",)
+
+# Alpine has busybox' own, which Debian's busybox lacks: it knows no -p and no partition tables, and is silent on what it
+# does not know.
+_BLKID_OF_BUSYBOX = """#!/bin/dash
+[ "$1" != -p ] || shift
+type=$({blkid} -p -s TYPE -o value "$1") || exit 0
+case $type in ext[234] | xfs | btrfs | swap | vfat | squashfs | crypto_LUKS) ;; *) exit 0 ;; esac
+label=$({blkid} -p -s LABEL -o value "$1") || :
+printf '%s:%s UUID="x" TYPE="%s"\\n' "$1" "${{label:+ LABEL=\\"$label\\"}}" "$type"
+"""
 
 _AROUND = """
 set -eu
@@ -138,6 +148,10 @@ def _busybox_tools(directory: Path) -> str:
     for name in _BESIDE_BUSYBOX + _FOR_BUSYBOX:
         (directory / name).unlink(missing_ok=True)
         (directory / name).symlink_to(require_tool(name, package="e2fsprogs or xfsprogs"))
+    blkid = require_tool("blkid", package="util-linux")
+    (directory / "blkid").unlink(missing_ok=True)
+    (directory / "blkid").write_text(_BLKID_OF_BUSYBOX.format(blkid=blkid))
+    (directory / "blkid").chmod(0o755)
     return str(directory)
 
 

@@ -84,6 +84,15 @@ def test_memory_is_a_tmpfs_of_the_size(shell: Shell, data_root: Path) -> None:
     assert [*data_root.iterdir()] == []
 
 
+def test_a_tmpfs_outlives_a_restart_of_its_container(shell: Shell, data_root: Path) -> None:
+    data_root.mkdir()
+    ended = shell.entrypoint(
+        "sh", "-c", 'ls "$0"', str(data_root), PATH=data_root, DATA_ROOT="memory", SIZE="96M",
+        before=f"mount -t tmpfs emptydir {data_root}; mkdir {data_root}/overlay2",
+    )  # fmt: skip
+    assert (ended.code, ended.stdout) == (0, "overlay2\n"), ended.stderr
+
+
 @pytest.mark.parametrize("variables", [{"DATA_ROOT": "memory"}, {}], ids=["memory", "auto"])
 def test_a_tmpfs_that_is_there_gets_the_size_that_kata_ignores(
     shell: Shell, data_root: Path, variables: dict[str, str]
@@ -286,7 +295,7 @@ def test_a_mount_never_hides_what_is_in_the_data_root(shell: Shell, data_root: P
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("where", ["data root", "directory in it"])
 def test_loop_keeps_its_disk_below_the_mount(shell: Shell, data_root: Path, where: str) -> None:
-    variables: dict[str, Any] = {} if where == "data root" else {"DIR": data_root / "disk"}
+    variables: dict[str, Any] = {} if where == "data root" else {"DIR": f"{data_root}/disk/"}
     for _ in range(2):
         ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", **variables)
         assert ended.code == 0, ended.stderr
@@ -500,7 +509,7 @@ def test_a_device_that_cannot_be_read_is_not_taken_for_blank(shell: Shell, data_
 @pytest.mark.requires("loop")
 def test_a_damaged_file_system_is_told_with_the_repair(shell: Shell, data_root: Path) -> None:
     image = make_image(shell, 256)
-    run(["mkfs.ext4", "-q", "-F", image], timeout_seconds=30)
+    run(["mkfs.ext4", "-q", "-F", "-L", "kata-dind", image], timeout_seconds=30)
     # The root directory's inode: nothing that is mended without being asked.
     subprocess.run(["debugfs", "-w", "-R", "clri <2>", str(image)], check=True, capture_output=True)
     device = attach_loop(image)
@@ -512,7 +521,17 @@ def test_a_damaged_file_system_is_told_with_the_repair(shell: Shell, data_root: 
 
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize(
-    ("content", "accepted"), [("", True), ("overlay2 image", True), ("containerd", True), ("home etc", False)]
+    ("content", "accepted"),
+    [
+        ("", True),
+        ("overlay2/l image", True),
+        ("image/overlay2/repositories.json", True),
+        ("containerd/daemon", True),
+        ("engine-id home", True),
+        ("home etc", False),
+        ("image containerd", False),
+        (".secret", False),
+    ],
 )
 def test_a_file_system_of_somebody_elses_is_used_when_it_is_a_data_root(
     shell: Shell, data_root: Path, tmp_path: Path, content: str, accepted: bool
@@ -528,22 +547,81 @@ def test_a_file_system_of_somebody_elses_is_used_when_it_is_a_data_root(
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device)
     assert ended.code == (0 if accepted else 78), ended.stderr
     if not accepted:
-        assert ended.error["message"] == f"{device} holds home and no Docker data root; it was not touched"
+        assert f"{device} holds " in ended.error["message"]
+        assert ended.error["message"].endswith(" and no Docker data root; it was not touched")
         run(["sync", image], timeout_seconds=30)
         assert digest(image) == before
 
 
 @pytest.mark.requires("loop")
-def test_a_device_that_is_in_use_is_refused(shell: Shell, data_root: Path) -> None:
-    image = make_image(shell, 128)
-    device = attach_loop(image)
-    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device}
+@pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
+def test_a_device_that_is_in_use_is_refused(shell: Shell, data_root: Path, filesystem: str) -> None:
+    """Also when it is mounted in another container, whose mounts we do not see."""
+    device = attach_loop(make_image(shell, 400))
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device, "FILESYSTEM": filesystem}
     assert shell.entrypoint("true", **asked).code == 0
     other = shell.directory / "other"
     other.mkdir()
-    ended = shell.entrypoint("true", before=f"mount {device} {other}", **asked)
-    assert ended.code == 78
+    before = f"""
+    unshare -m sh -c 'mount {device} {other}; exec sleep 60' & pid=$!
+    until [ -e /sys/fs/{filesystem}/{device.name} ]; do sleep 0.1; done
+    """
+    ended = shell.entrypoint("echo", "went on", before=before, after="kill $pid; wait $pid 2>/dev/null || :", **asked)
+    assert (ended.code, ended.stdout) == (78, ""), ended.stderr
     assert ended.error["message"] == f"{device} is in use by another container"
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
+@pytest.mark.parametrize("size_mib", [400, 1024])
+def test_the_claim_to_a_device_ends_with_its_formatting(
+    shell: Shell, data_root: Path, filesystem: str, size_mib: int
+) -> None:
+    image = make_image(shell, size_mib)
+    device = attach_loop(image)
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device, "FILESYSTEM": filesystem}
+    assert shell.entrypoint("true", **asked).code == 0
+    # Somebody else uses it from then on, in a way that nobody knows.
+    with device.open("r+b") as disk:
+        disk.write(b"somebody's data " * (20 << 16))
+    before = digest(device)
+    ended = shell.entrypoint("echo", "went on", **asked)
+    assert (ended.code, ended.stdout) == (78, "")
+    assert digest(device) == before
+
+
+@pytest.mark.requires("loop")
+def test_a_device_that_was_given_is_not_left_for_another_kind(shell: Shell, data_root: Path) -> None:
+    data_root.mkdir()
+    (data_root / "theirs").touch()
+    device = attach_loop(make_image(shell, 128))
+    ended = shell.entrypoint("echo", "went on", PATH=data_root, DEVICE=device)
+    assert (ended.code, ended.stdout) == (78, "")
+    assert ended.error["message"] == f"{data_root} is not empty, and a mount would hide theirs"
+
+
+FILL = 'cp /dev/zero "$0/filler" 2>/dev/null; :'
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("kind", ["loop", "auto"])
+def test_a_full_disk_is_started_again_unproven_and_no_other_kind_takes_its_place(
+    shell: Shell, data_root: Path, kind: str
+) -> None:
+    layers = shell.directory / "layers"
+    before = f"""
+    mkdir -p {layers} {data_root}
+    mount -t tmpfs layers {layers}
+    mkdir {layers}/lower {layers}/upper {layers}/work
+    mount -t overlay -o lowerdir={layers}/lower,upperdir={layers}/upper,workdir={layers}/work o {data_root}
+    """
+    share = shell.directory / "share"
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": kind, "SIZE": "64M", "DIR": share, "before": before}
+    assert shell.entrypoint("sh", "-c", FILL, str(data_root), **asked).code == 0
+    ended = shell.entrypoint("sh", "-c", 'ls "$0/filler"', str(data_root), **asked)
+    assert (ended.code, ended.stdout) == (0, f"{data_root}/filler\n"), ended.stderr
+    assert f"{data_root} is full, so it was not proven again" in ended.said("warning")
+    assert kind_of(ended.status) == ("loop", "ext4")
 
 
 @pytest.mark.requires("loop")

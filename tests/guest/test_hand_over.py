@@ -42,6 +42,8 @@ def ran(ended: Ended) -> tuple[str, list[str]]:
         (["--storage-driver=vfs", "--debug"], ["--debug"]),
         (["--debug", "--storage-driver", "vfs"], ["--debug"]),
         (["-s", "devicemapper", "--debug"], ["--debug"]),
+        (["-s=vfs"], []),
+        (["-svfs"], []),
         (["-s", "overlay2"], ["-s", "overlay2"]),
         (["--storage-driver=overlay2"], ["--storage-driver=overlay2"]),
         (["--storage-driver=overlayfs"], ["--storage-driver=overlayfs"]),

@@ -18,16 +18,19 @@ pytestmark = [
     pytest.mark.parametrize("shell", ["dash"], indirect=True),
 ]
 
-# What the entrypoint runs, but for the pipes that only read; the number of the call at which to kill it is in a file.
+# What the entrypoint runs; the number of the call at which to kill it is in a file, and pipes run several at a time.
 PROGRAMS = (
-    *("mkdir", "rm", "mv", "truncate", "stat", "od", "mknod"),
+    *("mkdir", "rm", "mv", "truncate", "stat", "od", "dd", "tr", "head", "mknod"),
     *("mount", "umount", "losetup", "flock", "blkid", "blockdev"),
-    *("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs", "setfattr"),
+    *("mkfs.ext4", "mkfs.xfs", "e2fsck", "e2label", "resize2fs", "xfs_growfs", "setfattr"),
 )
 _STUB = """#!/bin/dash
+exec 8<>{directory}/lock
+{flock} 8
 read -r left <{directory}/left
 left=$((left - 1))
 echo $left >{directory}/left
+exec 8>&-
 read -r pid <{directory}/pid
 [ $left != 0 ] || kill -9 "$pid"
 {program} "$@"
@@ -49,7 +52,7 @@ class Killer:
             program = shutil.which(name)
             assert program, name
             stub = directory / name
-            stub.write_text(_STUB.format(directory=directory, program=program))
+            stub.write_text(_STUB.format(directory=directory, program=program, flock=shutil.which("flock")))
             stub.chmod(0o755)
 
     def start(self, call: int, **variables: Any) -> Ended:
@@ -133,9 +136,12 @@ def test_a_first_start_of_the_block_kind(shell: Shell, killer: Killer) -> None:
     device = attach_loop(image)
 
     def restore() -> None:
-        subprocess.run(["blkdiscard", str(device)], check=True)
+        subprocess.run(["blkdiscard", "--zeroout", str(device)], check=True)
 
     def check(call: int) -> None:
         run(["e2fsck", "-fn", device], timeout_seconds=30)
+        with device.open("rb") as disk:
+            disk.seek((128 << 20) - (1 << 20))
+            assert disk.read(512) == bytes(512), f"{call}: the claim is left"
 
     kill_at_every_step(shell, killer, restore, check, PATH=data_root, DATA_ROOT="block", DEVICE=device, LOG="error")

@@ -28,7 +28,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("variable", ["DATA_ROOT", "SIZE", "FALLBACK", "FILESYSTEM"])
+@pytest.mark.parametrize("variable", ["DATA_ROOT", "SIZE", "FALLBACK", "FILESYSTEM", "LOG", "CHECK", "DIR"])
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_makes_no_sense_is_refused_in_one_line_and_never_evaluated(
     shell: Shell, tmp_path: Path, variable: str, value: str
@@ -121,6 +121,13 @@ def test_sizes_are_counted_in_mib(shell: Shell, size: str, mib: int) -> None:
     assert shell.call('size_in_mib "$1"; echo "$mib"', size).stdout == f"{mib}\n"
 
 
+def test_a_size_that_no_file_has_is_refused(shell: Shell, tmp_path: Path) -> None:
+    for size in ("999999999T", "17T"):
+        ended = shell.entrypoint("true", PATH=tmp_path / "docker", SIZE=size)
+        assert ended.code == 64
+        assert ended.error["message"] == f"KATA_DIND_SIZE is '{size}', which is too large"
+
+
 @pytest.mark.parametrize("size", ["1M", "63M", "64000K"])
 def test_a_size_that_holds_no_file_system_is_refused(shell: Shell, tmp_path: Path, size: str) -> None:
     ended = shell.entrypoint("true", PATH=tmp_path / "docker", SIZE=size)
@@ -136,6 +143,9 @@ def test_a_size_that_holds_no_file_system_is_refused(shell: Shell, tmp_path: Pat
         (["dockerd", "--data-root=/a"], "/a"),
         (["dockerd", "--data-root", "/a b"], "/a b"),
         (["dockerd", "-g", "/a"], "/a"),
+        (["/usr/bin/dockerd", "-g=/a"], "/a"),
+        (["dockerd-entrypoint.sh", "-g/a"], "/a"),
+        (["tini", "-g", "--", "dockerd"], ""),
         (["dockerd", "--data-root=/a", "--data-root=/b"], "/b"),
         (["dockerd", "--data-root"], ""),
         (["dockerd", "--data-root=/$(echo x)*"], "/$(echo x)*"),
@@ -172,19 +182,26 @@ def test_the_data_root_of_the_daemons_configuration_is_found(shell: Shell, confi
 
 def test_what_names_the_data_root_first(shell: Shell) -> None:
     config = shell.directory / "daemon.json"
-    paths = [shell.directory / name for name in ("variable", "command", "config")]
-    config.write_text(json.dumps({"data-root": str(paths[2])}))
-    command = ["echo", "dockerd", f"--config-file={config}", f"--data-root={paths[1]}"]
-    cases: list[tuple[Path, list[str], dict[str, Any]]] = [
-        (paths[0], command, {"PATH": paths[0]}),
-        (paths[1], command, {}),
-        (paths[2], command[:3], {}),
-        (paths[2], ["echo", "--config-file", str(config)], {}),
+    by_command, by_config = shell.directory / "command", shell.directory / "config"
+    config.write_text(json.dumps({"data-root": str(by_config)}))
+    cases = [
+        (by_command, ["echo", "dockerd", f"--config-file={config}", f"--data-root={by_command}"]),
+        (by_config, ["echo", "dockerd", f"--config-file={config}"]),
+        (by_config, ["echo", "--config-file", str(config)]),
     ]
-    for path, words, variables in cases:
-        ended = shell.entrypoint(*words, DATA_ROOT="memory", SIZE="64M", **variables)
+    for path, command in cases:
+        ended = shell.entrypoint(*command, DATA_ROOT="memory", SIZE="64M")
         assert ended.code == 0, ended.stderr
         assert json.loads(ended.status.read_text())["path"] == str(path)
+
+
+def test_what_dockerd_uses_must_be_what_is_proven(shell: Shell) -> None:
+    path = shell.directory / "docker"
+    asked: dict[str, Any] = {"PATH": path, "DATA_ROOT": "memory", "SIZE": "64M"}
+    assert shell.entrypoint("echo", f"--data-root={path}/", **asked).code == 0
+    ended = shell.entrypoint("echo", "--data-root=/elsewhere", **asked)
+    assert ended.code == 64
+    assert ended.error["message"] == f"KATA_DIND_PATH is '{path}', but dockerd is told '/elsewhere'"
 
 
 def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(shell: Shell) -> None:
@@ -208,8 +225,8 @@ def test_without_root_it_is_what_rootless_docker_takes(shell: Shell, tmp_path: P
         "HOME=/home/rootless": "/home/rootless/.local/share/docker",
         "HOME=/home/rootless XDG_DATA_HOME=/data": "/data/docker",
     }.items():
-        script = f'unset XDG_DATA_HOME; {environment}; find_user; echo "$default_data_root"'
-        assert shell.call(script, files={"/proc/self/status": status}).stdout == f"{path}\n"
+        script = f'unset XDG_DATA_HOME XDG_RUNTIME_DIR; {environment}; find_user; echo "$default_data_root $status_dir"'
+        assert shell.call(script, files={"/proc/self/status": status}).stdout == f"{path} /tmp/kata-dind\n"
 
 
 MOUNTINFO = """\

@@ -14,13 +14,12 @@
 #   KATA_DIND_LOG         info (default), or error: what to say on standard error
 #
 # Exit status: 64 for bad input, 78 when no working data root can be had, else the command's own.
-# What it found and did is in /run/kata-dind/status.json.
+# What it found and did is in /run/kata-dind/status.json; without root, in $XDG_RUNTIME_DIR or /tmp.
 #
 # Runs in dash and busybox ash, with what the official dind images hold. A process costs an emulated guest 20 ms, so
 # functions leave their answers in variables, which each one names; a good data root is proven with ten processes.
 set -eu
 
-status_dir=${KATA_DIND_STATUS_DIR:-/run/kata-dind}
 least_mib=64 # smaller, and a file system has no room for a journal
 
 # --- speaking: JSON lines on standard error
@@ -84,7 +83,10 @@ parse() {
 	ext4 | xfs) ;;
 	*) stop 64 parse "KATA_DIND_FILESYSTEM is '$format'" 'use ext4 or xfs' ;;
 	esac
-	path=${KATA_DIND_PATH:-${command_data_root:-${config_data_root:-$default_data_root}}}
+	dockerds=${command_data_root:-$config_data_root}
+	path=${KATA_DIND_PATH:-${dockerds:-$default_data_root}}
+	[ -z "$dockerds" ] || [ "${dockerds%/}" = "${path%/}" ] ||
+		stop 64 parse "KATA_DIND_PATH is '$path', but dockerd is told '$dockerds'" 'leave KATA_DIND_PATH out'
 	case $path in
 	*[[:cntrl:]]*) stop 64 parse "the data root '$path' has a control character in it" 'use another path' ;;
 	/*) ;;
@@ -94,33 +96,56 @@ parse() {
 	size_in_mib "$size"
 	[ -n "$mib" ] || stop 64 parse "KATA_DIND_SIZE is '$size'" 'use a number and K, M, G or T, like 20G'
 	size_mib=$mib
+	[ "$size_mib" -le 16777216 ] || stop 64 parse "KATA_DIND_SIZE is '$size', which is too large" 'use at most 16T'
 	[ "$size_mib" -ge $least_mib ] ||
 		stop 64 parse "KATA_DIND_SIZE is '$size', which is too small" "use at least ${least_mib}M"
 	device=${KATA_DIND_DEVICE:-}
 	[ "$kind" != block ] || [ -n "$device" ] ||
 		stop 64 parse 'the block kind needs KATA_DIND_DEVICE' 'set it to the device, like /dev/vdb'
 	directory=${KATA_DIND_DIR:-}
+	case $directory in
+	'' | /*) directory=${directory%/} ;;
+	*) stop 64 parse "KATA_DIND_DIR is '$directory', which is not an absolute path" 'use an absolute path' ;;
+	esac
 	check=${KATA_DIND_CHECK:-}
+	case $check in
+	'' | 0 | 1) ;;
+	*) stop 64 parse "KATA_DIND_CHECK is '$check'" 'use 1, or leave it out' ;;
+	esac
+	case ${KATA_DIND_LOG:-info} in
+	info | error) ;;
+	*) stop 64 parse "KATA_DIND_LOG is '$KATA_DIND_LOG'" 'use info or error' ;;
+	esac
 }
 
-find_user() { # the user's number in `user`; what dockerd takes for this user in `default_data_root` and `config_file`
-	user=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json
+# The user's number in `user`; what dockerd takes for this user in `default_data_root` and `config_file`; `status_dir`.
+find_user() {
+	user=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
 	while read -r key _ value _; do
 		[ "$key" != Uid: ] || user=$value
 	done </proc/self/status
-	[ "$user" != 0 ] || return 0
-	default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker
-	config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json
+	if [ "$user" != 0 ]; then
+		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker
+		config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json
+		run=${XDG_RUNTIME_DIR:-/tmp}
+	fi
+	status_dir=${KATA_DIND_STATUS_DIR:-$run/kata-dind}
 }
 
 # What --data-root or -g says, in `command_data_root`; --config-file, in `config_file`; and in `containerd_store` that
 # images are containerd's, whose names for storage are others.
 read_command() { # COMMAND...
-	command_data_root='' containerd_store=''
+	command_data_root='' containerd_store='' behind=''
 	while [ $# -gt 0 ]; do
+		case $behind$1 in
+		dockerd | */dockerd | dockerd-entrypoint.sh | */dockerd-entrypoint.sh) behind=. ;;
+		.-g) [ $# -lt 2 ] || command_data_root=$2 ;;
+		.-g=*) command_data_root=${1#*=} ;;
+		.-g*) command_data_root=${1#-g} ;;
+		esac
 		case $1 in
 		--data-root=*) command_data_root=${1#*=} ;;
-		--data-root | -g) [ $# -lt 2 ] || command_data_root=$2 ;;
+		--data-root) [ $# -lt 2 ] || command_data_root=$2 ;;
 		--config-file=*) config_file=${1#*=} ;;
 		--config-file) [ $# -lt 2 ] || config_file=$2 ;;
 		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
@@ -259,12 +284,16 @@ memory_mib_of_guest() { # in `memory_mib`
 
 # --- prepare: make it
 
-prepare() { # why that is not possible, in `reason`
-	mounted='' made=''
-	case $kind in
-	kept) prepare_kept ;;
-	virtiofs) ;;
-	memory | loop | block)
+# Why that is not possible, in `reason`; that no other kind may take its place, in `precious`: a device was given, or
+# what is on the disk would be missed.
+prepare() {
+	mounted='' made='' precious=''
+	case $kind,$filesystem$is_mount_point in
+	kept,*) prepare_kept ;;
+	virtiofs,*) ;;
+	memory,tmpfs1) prepare_memory ;;
+	*)
+		[ "$kind" != block ] || precious=1
 		require_room_for_a_mount
 		[ -z "$reason" ] || return 0
 		"prepare_$kind"
@@ -306,35 +335,60 @@ prepare_block() {
 	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
 		stop 78 prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
 	find_content "$device"
+	require_unmounted
+	read_claim
 	if [ -z "$on_disk" ]; then
 		format_device
 		[ -z "$reason" ] || return 0
+	elif [ -n "$claim" ]; then
+		erase_claim
 	fi
-	check_file_system "$device"
+	measure_file_system "$device"
 	[ "$label" = kata-dind ] || require_data_root "$device"
+	check_file_system "$device"
 	text=$(mount -o noatime,discard "$device" "$path" 2>&1) ||
 		stop 78 prepare "cannot mount $device on $path: $text" 'dmesg tells more'
 	mounted=1
 	grow_file_system
 }
 
+# The kernel would let two containers mount it, and two dockerds would then write one data root.
+require_unmounted() {
+	numbers=$(stat -L -c '%t %T' "$device") || return 0
+	here=$PWD
+	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
+	name=${PWD##*/}
+	cd -- "$here" || cd /
+	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] ||
+		stop 78 prepare "$device is in use by another container" 'stop it, or use another disk'
+}
+
 # A half-made file system looks like somebody's data. So that the start after a kill knows it for ours, a claim stands
 # where mkfs writes nothing: behind the tables of the last block group, before what it wipes at the end.
 format_device() { # $device of $bytes
-	claim_sector=$(((bytes - 1048576) / 512))
-	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
-	if [ "$claim" != 'kata-dind is formatting' ]; then
+	if [ -z "$claim" ]; then
 		require_blank "$device"
-		write_claim 'kata-dind is formatting'
+		printf '%s' "$our_claim" | write_sector
 	fi
 	speak info prepare "formatting $device with $format"
 	make_file_system "$device"
-	write_claim ''
+	erase_claim
 	on_disk=$format label=kata-dind
 }
 
-write_claim() { # TEXT, filled up with zeros
-	printf '%s' "$1" | dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
+read_claim() { # what stands there, if it is ours, in `claim`
+	our_claim='kata-dind is formatting'
+	claim_sector=$(((bytes - 1048576) / 512))
+	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
+	[ "$claim" = "$our_claim" ] || claim=
+}
+
+erase_claim() {
+	dd if=/dev/zero bs=512 count=1 2>/dev/null | write_sector
+}
+
+write_sector() { # what it reads, filled up with zeros
+	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
 		stop 78 prepare "cannot write to $device" 'is it read-only?'
 }
 
@@ -369,11 +423,12 @@ prepare_loop() {
 	if [ -h "$image" ] || { [ -e "$image" ] && [ ! -f "$image" ]; }; then
 		stop 78 prepare "$image is not a plain file" 'move it away, or set KATA_DIND_DIR to another directory'
 	fi
-	[ -e "$image" ] || make_image
+	if [ -e "$image" ]; then precious=1; else make_image; fi
 	[ -z "$reason" ] || return 0
 	find_content "$image"
 	[ -n "$on_disk" ] || stop 78 prepare "$image holds no file system; it was not touched" 'move it away'
 	grow_image
+	measure_file_system "$image"
 	check_file_system "$image"
 	mount_image
 	[ -z "$reason" ] || return 0
@@ -418,10 +473,8 @@ lock_directory() {
 mount_image() {
 	make_loop_nodes
 	text=$(mount -o loop,noatime,discard "$image" "$path" 2>&1) || {
-		# What is on the disk would be missed with any other kind.
-		hint='make the container privileged, on a kernel with BLK_DEV_LOOP'
-		[ -n "$made" ] || stop 78 prepare "cannot mount $image on $path: $text" "$hint"
-		unfit prepare "cannot mount $image on $path: $text" "$hint"
+		unfit prepare "cannot mount $image on $path: $text" \
+			'make the container privileged, on a kernel with BLK_DEV_LOOP'
 		return 0
 	}
 	mounted=1
@@ -468,10 +521,6 @@ grow_image() { # leaves its size in `bytes`
 # Also after a start that was killed before it did that, so we compare. The kernel does it in transactions, where a
 # resize2fs that is killed before the mount leaves a file system that e2fsck does not mend by itself.
 grow_file_system() { # $device of $bytes, mounted on the data root
-	if [ "$on_disk" = xfs ]; then
-		count_bytes # without its log
-		file_system_bytes=$((size_bytes + bytes / 20))
-	fi
 	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may be no room for a block group
 	speak info prepare "growing the file system on $path"
 	case $on_disk in
@@ -548,13 +597,15 @@ make_file_system() { # FILE: a blank device, or the file of a loop disk
 	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs 300M'
 }
 
-# Mends what was in flight at a power cut, and looks at all of it then. XFS replays its log when it is mounted.
-check_file_system() { # FILE of $bytes
-	[ "$on_disk" = ext4 ] || return 0
-	read_superblock "$1"
+measure_file_system() { # FILE of $bytes: in `file_system_bytes`; whether to `check` it
+	"read_${on_disk}_superblock" "$1"
 	[ "$file_system_bytes" -le "$bytes" ] || stop 78 prepare \
 		"$1 is smaller than the file system on it; it was not touched" 'give it back its size'
-	if [ "$check" = 1 ]; then
+}
+
+# Mends what was in flight at a power cut, and looks at all of it then. XFS replays its log when it is mounted.
+check_file_system() { # FILE
+	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
 		speak info prepare "checking the file system on $1, which saw a power cut"
 		run_e2fsck "$1"
 	fi
@@ -562,7 +613,7 @@ check_file_system() { # FILE of $bytes
 
 # One program where dumpe2fs would be followed by others. Offsets are those of ext4's disk layout in the kernel's
 # documentation; the 32-bit words are in the order of little-endian machines, and another order is found by the magic.
-read_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
+read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
 	file_system_bytes=$bytes
 	number=0
 	for word in $(od -An -v -tu4 -j1024 -N340 "$1" 2>/dev/null); do
@@ -576,6 +627,20 @@ read_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was no
 		number=$((number + 1))
 	done
 	[ $number = 85 ] && [ "$magic" = 61267 ] && [ "$state" = 1 ] && [ $((incompatible & 4)) = 0 ] || check=1
+}
+
+# Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks.
+read_xfs_superblock() { # FILE: sets `file_system_bytes`
+	block_bytes=0 blocks=0 number=0
+	for byte in $(od -An -v -tu1 -N16 "$1" 2>/dev/null); do
+		case $number in
+		[4-7]) block_bytes=$((block_bytes << 8 | byte)) ;;
+		[89] | 1?) blocks=$((blocks << 8 | byte)) ;;
+		esac
+		number=$((number + 1))
+	done
+	file_system_bytes=$((blocks * block_bytes))
+	[ $number = 16 ] || file_system_bytes=$bytes
 }
 
 run_e2fsck() { # FILE
@@ -599,16 +664,15 @@ require_data_root() { # DEVICE
 	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
 		stop 78 prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
 	theirs=
-	for entry in "$path"/*; do
-		case ${entry#"$path"/} in
-		'*' | lost+found) ;;
-		overlay2 | image | vfs | btrfs | buildkit | containerd | engine-id) theirs='' && break ;;
-		*) theirs=$entry ;;
-		esac
+	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
+		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
+	done
+	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json; do
+		[ ! -e "$mark" ] || theirs=
 	done
 	umount "$path"
-	[ -z "$theirs" ] || stop 78 prepare "$1 holds ${theirs##*/} and no Docker data root; it was not touched" \
-		'use a blank device'
+	[ -z "$theirs" ] ||
+		stop 78 prepare "$1 holds $theirs and no Docker data root; it was not touched" 'use a blank device'
 }
 
 # --- verify: a real overlay mount, and what dockerd will do with it
@@ -667,7 +731,7 @@ prove() { # leaves the step that failed in `step`
 		prove_operations
 		umount "$probe/merged"
 	fi
-	rm -rf -- "$probe"
+	rm -rf -- "$probe" || :
 }
 
 make_lower() {
@@ -722,7 +786,7 @@ lines_of() { # FILE: with a comma after each, in `lines`
 	lines=
 	while read -r line; do
 		lines=$lines$line,
-	done <"$1"
+	done <"$1" || :
 }
 
 # --- settle: the first kind that can be prepared and proven
@@ -739,30 +803,53 @@ settle() {
 			return 0
 		fi
 		because "$kind" "$reason"
+		if [ -n "$precious" ]; then
+			settle_for_less
+			return 0
+		fi
 		undo
 	done
 	fall_back
+}
+
+# A kind that no other may take the place of: it is used without its proof, or not at all.
+settle_for_less() {
+	[ -n "$mounted" ] || refuse "$reason" "$reason_hint"
+	free=$(stat -f -c '%a %d' "$path") || free='1000 1000'
+	full=
+	[ "${free% *}" -gt 64 ] && [ "${free#* }" -gt 64 ] || full=1 # blocks and files, of which the proof needs a few
+	if [ "$proof$full" = '"write":"failed"1' ]; then
+		speak warning verify "$path is full, so it was not proven again" 'free space in it: docker system prune'
+	elif [ "$fallback" = none ]; then
+		refuse "$reason" "$reason_hint"
+	else
+		fall_back_to "$reason"
+	fi
 }
 
 undo() {
 	[ -z "$mounted" ] || umount "$path"
 	[ -z "$made" ] || rm -f -- "$image"
 	[ "$kind" != loop ] || exec 9<&-
+	direct_io=null device=${KATA_DIND_DEVICE:-}
 	filesystem_of "$path"
 }
 
 fall_back() {
 	message=$reason
 	[ "$asked" != auto ] || { message=$reasons_text && failed_step=choose; }
-	case $fallback in
-	none) refuse "$message" "$reason_hint" ;;
-	fuse-overlayfs)
-		command -v fuse-overlayfs >/dev/null || refuse "$message; and there is no fuse-overlayfs" "$reason_hint"
-		[ -c /dev/fuse ] || mknod -m 0666 /dev/fuse c 10 229 || refuse "$message; and there is no /dev/fuse" "$reason_hint"
-		;;
-	esac
-	speak warning verify "$message; going on with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
-	kind=kept driver=$fallback
+	[ "$fallback" != none ] || refuse "$message" "$reason_hint"
+	kind=kept
+	fall_back_to "$message"
+}
+
+fall_back_to() { # MESSAGE
+	if [ "$fallback" = fuse-overlayfs ]; then
+		command -v fuse-overlayfs >/dev/null || refuse "$1; and there is no fuse-overlayfs" "$reason_hint"
+		[ -c /dev/fuse ] || mknod -m 0666 /dev/fuse c 10 229 || refuse "$1; and there is no /dev/fuse" "$reason_hint"
+	fi
+	speak warning verify "$1; going on with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
+	driver=$fallback
 	[ "$driver$containerd_store" != vfs1 ] || driver=native
 }
 
@@ -830,16 +917,17 @@ hand_over() { # COMMAND...
 	settle_driver
 	find_dockerd "$@"
 	if [ -n "$dockerd" ]; then
-		left=$#
+		left=$# behind=''
 		while [ "$left" -gt 0 ]; do
 			word=$1
 			shift
 			left=$((left - 1))
 			value=
-			case $word in
-			--storage-driver=*) value=${word#*=} ;;
-			--storage-driver | -s) value=${1:-} ;;
-			*) set -- "$@" "$word" && continue ;;
+			case $behind$word in
+			.--storage-driver=* | .-s=*) value=${word#*=} ;;
+			.--storage-driver | .-s) value=${1:-} ;;
+			.-s*) value=${word#-s} ;;
+			*dockerd | *dockerd-entrypoint.sh) behind=. ;;
 			esac
 			compare_driver "$value"
 			if [ -z "$contradicts" ]; then
