@@ -71,6 +71,7 @@ class Owner:
         self._report = report
         self._started = time.monotonic() if started is None else started
         self._phases: list[dict[str, Any]] = []
+        self._earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
         self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
         self._ready = False
         self._stop = asyncio.Event()
@@ -226,9 +227,18 @@ class Owner:
         except VerdictFailed as error:
             if guest.ended.is_set():
                 raise _gone(guest) from error
+            if self._is_full_again(error):
+                return Verdict(**self._earlier_verdict)
             evidence = [error.details, self._dockerd_tail(), await _guest_evidence(guest)]
             error.details = "\n".join(filter(None, evidence))
             raise
+
+    def _is_full_again(self, error: VerdictFailed) -> bool:
+        """Tell whether a proven data root only has no room for the proof: its owner must be let in to tidy up."""
+        if not self._earlier_verdict or "no space left on device" not in f"{error.summary}\n{error.details}":
+            return False
+        self._warn("the data root is full, so it was not proven again: docker system prune")
+        return True
 
     def _remaining_seconds(self) -> float:
         return max(1.0, self._launch.timeout_seconds - self._elapsed())

@@ -89,6 +89,7 @@ BEHAVIOURS = {
     "never-answers": Behaviour(answers=False, timeout_seconds=1.2),
     "is-silent": Behaviour(faults=Faults(silent_on=frozenset({"GET /_ping"})), timeout_seconds=1.2),
     "falls-silent": Behaviour(faults=Faults(silent_on=frozenset({"POST /images/load"})), timeout_seconds=1.2),
+    "is-full": Behaviour(faults=Faults(load_error="write /d/kept: no space left on device")),
     "falls-to-vfs": Behaviour(faults=Faults(driver="vfs", driver_status=[])),
     "goes-on-with-vfs": Behaviour(
         faults=Faults(driver="vfs", driver_status=[], refuses_capabilities=True), fallback=Fallback.VFS

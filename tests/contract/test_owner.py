@@ -275,6 +275,7 @@ def test_what_is_merely_odd_becomes_ready(tmp_path: Path, behaviour: str) -> Non
         ("never-answers", GuestNotReady, "dockerd was not ready within 1.2 s"),
         ("is-silent", GuestNotReady, "dockerd was not ready within 1.2 s"),
         ("falls-silent", GuestNotReady, "dockerd was not ready within 1.2 s"),
+        ("is-full", VerdictFailed, "the proof failed at load: "),
         ("falls-to-vfs", VerdictFailed, "dockerd fell back to the storage driver vfs, which copies every layer"),
         ("never-boots", BootFailed, "the guest did not answer"),
         ("dies-early", SandboxError, "the guest is gone"),
@@ -292,6 +293,20 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert start.status["error"]["summary"] == error.summary
     assert not any(event.name == "ready" for event in start.events)
     assert_nothing_is_left(start)
+
+
+def test_a_data_root_that_has_filled_up_is_started_again_so_that_it_can_be_pruned(tmp_path: Path) -> None:
+    statuses: list[dict[str, Any]] = []
+
+    async def scenario(start: Start) -> None:
+        async with running(start):
+            statuses.append(start.status)
+
+    run(scenario(start_of(tmp_path, "healthy")))
+    run(scenario(start_of(tmp_path, "is-full")))
+    proven, full = statuses
+    assert (full["state"], full["verdict"]) == ("running", proven["verdict"])
+    assert full["warnings"] == ["the data root is full, so it was not proven again: docker system prune"]
 
 
 @pytest.mark.parametrize("behaviour", ["refuses-overlay", "crashes", "never-answers", "falls-to-vfs"])

@@ -27,8 +27,8 @@ _BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
 # Alpine's busybox has it, Debian's has not.
 _FOR_BUSYBOX = ("flock",)
 
-# Alpine has busybox' own, which Debian's busybox lacks: it knows no -p and no partition tables, and is silent on what it
-# does not know.
+# Alpine has busybox' own, which Debian's busybox lacks: it knows no -p and no partition tables, and is silent on
+# what it does not know.
 _BLKID_OF_BUSYBOX = """#!/bin/dash
 [ "$1" != -p ] || shift
 type=$({blkid} -p -s TYPE -o value "$1") || exit 0
