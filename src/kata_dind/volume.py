@@ -3,6 +3,7 @@
 lock          held by the owner of the sandbox that uses the volume, or by a command that works on it
 volume.json   kind, creation; sandbox, Docker and storage of the last passing verdict
 data.img      the block kind's disk           data-root/   the share of the loop and virtiofs kinds
+growth.undo   there while its disk grows
 unclean       there while a guest uses it: found at a start, it demands a check of the data root
 unproven      there until the first passing verdict: nobody would miss a volume whose first start failed
 """
@@ -18,9 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
-from kata_dind.errors import DataRootBusy, HostError, LockBusy, SpecError
+from kata_dind.errors import DataRootBusy, ForeignData, HostError, LockBusy, SpecError
 from kata_dind.host.directories import state_directory
-from kata_dind.host.filesystems import Outcome, check_filesystem, find_filesystem, grow_filesystem, mend_filesystem
+from kata_dind.host.filesystems import (
+    Outcome,
+    check_filesystem,
+    find_filesystem,
+    find_size,
+    grow_filesystem,
+    mend_filesystem,
+)
 from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import is_locked, locked
 from kata_dind.host.rootlike import remove_tree
@@ -87,10 +95,12 @@ class Volume:
     @property
     def size_bytes(self) -> int | None:
         """How large its disk is; None when it has none, or none yet."""
-        try:
-            return self.disk.stat().st_size if self.disk else None
-        except FileNotFoundError:
-            return None
+        return find_size(self.disk) if self.disk else None
+
+    @property
+    def undo(self) -> Path:
+        """What takes back a growth that was killed; not beside a loop disk, where the guest could put one."""
+        return self.directory / "growth.undo"
 
     @property
     def unclean(self) -> Path:
@@ -105,7 +115,9 @@ class Volume:
     def summary(self) -> VolumeSummary:
         """Return the volume's row of `volume ls`."""
         facts = self.facts
-        found = find_filesystem(self.disk) if self.disk else None
+        found = None
+        with contextlib.suppress(ForeignData):  # for who uses the volume to meet; the list tells of the others as well
+            found = find_filesystem(self.disk) if self.disk else None
         return VolumeSummary(
             name=self.name,
             kind=str(self.kind),
@@ -138,8 +150,8 @@ class Volume:
 
         Raises DataRootError, NoSpace.
         """
-        if self.disk is not None and self.disk.exists():
-            grow_filesystem(self.disk, size_bytes)
+        if self.disk is not None and os.path.lexists(self.disk):
+            grow_filesystem(self.disk, size_bytes, undo=self.undo)
 
     def resize(self, size_bytes: int) -> None:
         """Grow a volume that no sandbox uses now; its file system follows, xfs at the next start.
@@ -147,13 +159,13 @@ class Volume:
         Raises SpecError for a smaller size or a kind without a disk, DataRootBusy, DataRootError, NoSpace.
         """
         with self._held_disk("resize") as disk:
-            present = disk.stat().st_size
+            present = disk.lstat().st_size
             if size_bytes < present:
                 raise SpecError(
                     f"SIZE: {size_bytes >> 20}M is less than the volume '{self.name}' has ({present >> 20}M); "
                     "a volume only grows"
                 )
-            grow_filesystem(disk, size_bytes)
+            grow_filesystem(disk, size_bytes, undo=self.undo)
 
     def fsck(self) -> Outcome:
         """Check the file system of a volume that no sandbox uses now, and repair what needs no choice.
@@ -206,7 +218,7 @@ class Volume:
 
     def _mend(self) -> None:
         if self.disk is not None:
-            mend_filesystem(self.disk)
+            mend_filesystem(self.disk, undo=self.undo)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -233,7 +245,7 @@ class Volume:
         if self.disk is None:
             raise SpecError(f"volume {verb}: '{self.name}' is of the kind {self.kind}, which has no disk of its own")
         with self.held():
-            if not self.disk.exists():
+            if not os.path.lexists(self.disk):
                 raise HostError(f"the disk of the volume '{self.name}' is gone: there is no {self.disk}")
             yield self.disk
 

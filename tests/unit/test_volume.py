@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, LOOP_FILE
-from kata_dind.errors import DataRootBusy, DataRootError, HostError, SpecError
+from kata_dind.errors import DataRootBusy, DataRootError, ForeignData, HostError, SpecError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.filesystems import find_filesystem
 from kata_dind.record import create_record
@@ -304,11 +304,35 @@ def test_a_damaged_volume_still_needs_its_check() -> None:
 
 def test_a_growth_that_was_killed_is_mended_by_whoever_uses_the_volume_next() -> None:
     volume = make_volume()
-    assert volume.disk is not None
-    undo = volume.disk.with_name("data.img.undo")
-    undo.touch()
+    volume.undo.touch()
     with hold_volume("db", asked=AUTO):
-        assert not undo.exists()
+        assert not volume.undo.exists()
+
+
+def test_an_undo_file_that_the_guest_has_planted_undoes_nothing() -> None:
+    volume = make_volume(kind=LOOP)
+    planted = volume.directory / DATA_ROOT_SHARE / f"{LOOP_FILE}.undo"
+    planted.write_bytes(b"planted")
+    with hold_volume("db", asked=AUTO):
+        pass
+    volume.resize(2 * GIB)
+    assert planted.read_bytes() == b"planted"
+    assert DATA_ROOT_SHARE not in volume.undo.parts
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_the_guest_has_put_in_the_place_of_its_disk_is_not_followed(tmp_path: Path, kind: str) -> None:
+    volume = make_volume(kind=LOOP)
+    disk, elsewhere = volume.disk, tmp_path / "elsewhere.img"
+    assert disk is not None
+    disk.rename(elsewhere)
+    disk.symlink_to(elsewhere) if kind == "link" else os.mkfifo(disk)
+    summary = volume.summary()
+    assert (summary.kind, summary.filesystem, summary.size_bytes) == ("loop", "", None)
+    for use in (lambda: volume.resize(2 * GIB), volume.fsck, lambda: make_volume(kind=LOOP)):
+        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+            use()
+    assert elsewhere.stat().st_size == GIB
 
 
 @pytest.mark.parametrize("use", ["resize", "fsck"])

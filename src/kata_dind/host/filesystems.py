@@ -1,21 +1,24 @@
 """File systems in disk files: what is in one, a full check, and growth that may be killed at any moment.
 
-Works as an ordinary user, for nothing is mounted. A disk that a machine has open is refused.
+Works as an ordinary user, for nothing is mounted. A disk that a machine has open is refused, and so is what is no
+plain file: the directory may be one that a guest wrote.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
-from kata_dind.errors import CommandFailed, DataRootBusy, DataRootError, NoSpace
-from kata_dind.host.process import require_tool, run
+from kata_dind.errors import CommandFailed, DataRootBusy, DataRootError, ForeignData, NoSpace
+from kata_dind.host.process import Completed, require_tool, run
 
 _CHECK_SECONDS = 3600.0
 """For e2fsck and its kin on a large and slow disk; who waits may interrupt them."""
@@ -39,13 +42,21 @@ class FileSystem:
 
 
 def find_filesystem(disk: Path) -> FileSystem | None:
-    """Read what a disk file holds; None for a blank one, another file system, or no file."""
+    """Read what a disk file holds; None for a blank one, another file system, or no file. Raises ForeignData."""
     try:
-        with disk.open("rb") as file:
-            start = file.read(_SUPERBLOCK_BYTES)
+        with _opened(disk, os.O_RDONLY) as file:
+            return _read_superblock(file)
     except FileNotFoundError:
         return None
-    return parse_superblock(start)
+
+
+def find_size(disk: Path) -> int | None:
+    """Return a disk file's size in bytes; None when there is no plain file."""
+    try:
+        status = disk.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def parse_superblock(start: bytes) -> FileSystem | None:
@@ -67,94 +78,102 @@ def check_filesystem(disk: Path) -> Outcome:
     """Check a disk's file system in full, and repair what can be repaired without a choice.
 
     xfs is only looked at: its own log repairs it, at a mount. Raises DataRootError for a damaged one, with the command
-    that would repair it, and DataRootBusy.
+    that would repair it, DataRootBusy, ForeignData.
     """
-    found = find_filesystem(disk)
-    with _unused(disk):
+    with _unused(disk) as file:
+        found = _read_superblock(file)
         if found is not None and found.kind == "xfs":
-            _check_xfs(disk)
+            _check_xfs(disk, file)
             return "clean"
-        return _check_ext4(disk)
+        return _check_ext4(disk, file)
 
 
-def grow_filesystem(disk: Path, size_bytes: int) -> None:
+def grow_filesystem(disk: Path, size_bytes: int, *, undo: Path) -> None:
     """Let a disk and its ext4 have at least a size, in whole MiB; never less. xfs grows when it is next mounted.
 
-    Killed at any moment it loses nothing; the next call, or `mend_filesystem`, repairs what it left. Raises
-    DataRootError for a damaged file system, NoSpace, DataRootBusy.
+    Killed at any moment it loses nothing; the next call, or `mend_filesystem`, repairs what it left with the help of
+    the file `undo`. Raises DataRootError for a damaged file system, NoSpace, DataRootBusy, ForeignData.
     """
-    mend_filesystem(disk)
-    found = find_filesystem(disk)
-    size_bytes = max(size_bytes, disk.stat().st_size)
-    with _unused(disk):
-        if disk.stat().st_size < size_bytes:
-            _truncate(disk, size_bytes)
+    with _unused(disk) as file:
+        _mend(disk, file, undo)
+        found, present = _read_superblock(file), os.fstat(file.fileno()).st_size
+        size_bytes = max(size_bytes, present)
+        if present < size_bytes:
+            _truncate(disk, file, size_bytes)
         # A few blocks at the end are too few for a group.
         if found is not None and found.kind == "ext4" and size_bytes - found.size_bytes >= 1 << 20:
-            _check_ext4(disk)  # resize2fs demands it
-            _resize_ext4(disk)
+            _check_ext4(disk, file)  # resize2fs demands it
+            _resize_ext4(disk, file, undo)
 
 
-def mend_filesystem(disk: Path) -> None:
+def mend_filesystem(disk: Path, *, undo: Path) -> None:
     """Take back what a killed growth has left half done, if one has.
 
-    Waits for a machine whose owner was killed to let go of the disk. Raises DataRootError, DataRootBusy.
+    Waits for a machine whose owner was killed to let go of the disk. Raises DataRootError, DataRootBusy, ForeignData.
     """
-    undo = _undo_file(disk)
-    if not disk.exists():
+    with contextlib.suppress(FileNotFoundError), _unused(disk) as file:
+        _mend(disk, file, undo)
+
+
+def _mend(disk: Path, file: IO[bytes], undo: Path) -> None:
+    if not undo.exists():
         return
-    with _unused(disk):
-        if not undo.exists():
-            return
-        # It refuses an undo file of a growth that was at its very beginning or end; e2fsck has the last word.
-        with contextlib.suppress(CommandFailed):
-            run([_e2fsprogs("e2undo"), undo, disk], timeout_seconds=_CHECK_SECONDS)
-        _check_ext4(disk)
-        undo.unlink()
+    # It refuses an undo file of a growth that was at its very beginning or end; e2fsck has the last word.
+    with contextlib.suppress(CommandFailed):
+        _run_on(file, [_e2fsprogs("e2undo"), undo])
+    _check_ext4(disk, file)
+    undo.unlink()
 
 
-def _check_ext4(disk: Path) -> Outcome:
+def _check_ext4(disk: Path, file: IO[bytes]) -> Outcome:
     e2fsck = _e2fsprogs("e2fsck")
     try:
         # Source of the codes: e2fsck(8).
-        done = run([e2fsck, "-f", "-p", disk], timeout_seconds=_CHECK_SECONDS, allowed_codes=(0, 1))
+        done = _run_on(file, [e2fsck, "-f", "-p"], allowed_codes=(0, 1))
     except CommandFailed as error:
         raise _damaged(disk, f"{e2fsck} -f -y {disk}", error) from error
     return "repaired" if done.code else "clean"
 
 
-def _check_xfs(disk: Path) -> None:
+def _check_xfs(disk: Path, file: IO[bytes]) -> None:
     xfs_repair = require_tool("xfs_repair", package="xfsprogs")
     try:
-        run([xfs_repair, "-n", disk], timeout_seconds=_CHECK_SECONDS)
+        _run_on(file, [xfs_repair, "-n"])
     except CommandFailed as error:
         raise _damaged(disk, f"{xfs_repair} {disk}", error) from error
 
 
-def _resize_ext4(disk: Path) -> None:
+def _resize_ext4(disk: Path, file: IO[bytes], undo: Path) -> None:
     """Let ext4 fill its disk.
 
     resize2fs that is killed leaves what e2fsck repairs only by guesses (measured, 1.47.0: at 24 of 25 points in its
     149 writes). With its undo file taken back, e2fsck had no question at any point.
     """
-    undo = _undo_file(disk)
     try:
-        run([_e2fsprogs("resize2fs"), "-z", undo, disk], timeout_seconds=_CHECK_SECONDS)
+        _run_on(file, [_e2fsprogs("resize2fs"), "-z", undo])
     except CommandFailed as error:
-        mend_filesystem(disk)
+        _mend(disk, file, undo)
         raise DataRootError(f"the file system in {disk} could not grow", details=error.details) from error
     undo.unlink(missing_ok=True)
 
 
-def _truncate(disk: Path, size_bytes: int) -> None:
+def _truncate(disk: Path, file: IO[bytes], size_bytes: int) -> None:
     try:
-        os.truncate(disk, size_bytes)
+        os.truncate(file.fileno(), size_bytes)
     except OSError as error:
         raise NoSpace(f"the file system of {disk.parent} takes no file of {size_bytes >> 20} MiB") from error
 
 
-def _undo_file(disk: Path) -> Path:
-    return disk.with_name(f"{disk.name}.undo")
+def _run_on(
+    file: IO[bytes], argv: Sequence[str | os.PathLike[str]], *, allowed_codes: Collection[int] = (0,)
+) -> Completed:
+    """Run a tool on an open disk; by its name the tool might find another file than was looked at."""
+    return run(
+        [*argv, f"/proc/self/fd/{file.fileno()}"],
+        timeout_seconds=_CHECK_SECONDS,
+        allowed_codes=allowed_codes,
+        pass_fds=[file.fileno()],
+    )
 
 
 def _e2fsprogs(tool: str) -> Path:
@@ -169,11 +188,40 @@ def _damaged(disk: Path, command: str, error: CommandFailed) -> DataRootError:
     )
 
 
+def _read_superblock(file: IO[bytes]) -> FileSystem | None:
+    return parse_superblock(os.pread(file.fileno(), _SUPERBLOCK_BYTES, 0))
+
+
 @contextlib.contextmanager
-def _unused(disk: Path) -> Iterator[None]:
-    """Keep machines from opening a disk; QEMU locks bytes of each disk it has open, and survives its owner briefly."""
+def _opened(disk: Path, flags: int) -> Iterator[IO[bytes]]:
+    """Open a disk that is a plain file. A loop disk's directory is the guest's, which may put anything there."""
+    foreign = ForeignData(
+        f"{disk} is no plain file, so it is not touched",
+        hint=f"ls -l {disk.parent}, and put the disk back under that name",
+    )
+    if not stat.S_ISREG(disk.lstat().st_mode):
+        raise foreign
+    try:
+        # Whatever came there since: no link is followed, and no FIFO or device waited for.
+        descriptor = os.open(disk, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise foreign from error
+        raise
+    with os.fdopen(descriptor, "r+b" if flags == os.O_RDWR else "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise foreign
+        yield file
+
+
+@contextlib.contextmanager
+def _unused(disk: Path) -> Iterator[IO[bytes]]:
+    """Open a disk and keep machines from it; QEMU locks bytes of each disk it has open, and survives its owner briefly.
+
+    The lock ends when the process closes any descriptor of the disk: while this one is open, none other may be.
+    """
     deadline = time.monotonic() + _LETS_GO_SECONDS
-    with disk.open("r+b") as file:
+    with _opened(disk, os.O_RDWR) as file:
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,4 +231,4 @@ def _unused(disk: Path) -> Iterator[None]:
                 time.sleep(_POLL_SECONDS)
             else:
                 break
-        yield
+        yield file

@@ -135,6 +135,7 @@ def run(
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
     allowed_codes: Collection[int] = (0,),
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a command to its end, in a process group that does not outlive it.
 
@@ -145,7 +146,7 @@ def run(
     logger.debug("run: %s", shlex.join(words))
     with contextlib.ExitStack() as stack:
         sink: IO[bytes] | int = stack.enter_context(log.open("ab")) if log else subprocess.PIPE
-        popen = _popen(words, stdin=stdin or subprocess.DEVNULL, sink=sink, environment=environment)
+        popen = _popen(words, stdin=stdin or subprocess.DEVNULL, sink=sink, environment=environment, pass_fds=pass_fds)
         stack.enter_context(_reaped(popen, name=words[0]))
         process = stack.enter_context(_stopped(Process(popen), rung_seconds=_RUN_RUNG_SECONDS))
         out, err = _collect(process, popen, timeout_seconds=timeout_seconds)

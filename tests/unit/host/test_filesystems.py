@@ -2,24 +2,27 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kata_dind.errors import DataRootBusy, DataRootError, NoSpace
+from kata_dind.errors import DataRootBusy, DataRootError, ForeignData, NoSpace
 from kata_dind.host import filesystems
 from kata_dind.host.disks import create_disk
 from kata_dind.host.filesystems import (
     FileSystem,
     check_filesystem,
     find_filesystem,
+    find_size,
     grow_filesystem,
     mend_filesystem,
     parse_superblock,
 )
-from kata_dind.host.process import require_tool, run
+from kata_dind.host.process import Completed, require_tool, run
 
 MIB = 1 << 20
 
@@ -30,6 +33,18 @@ def disk(tmp_path: Path) -> Path:
     disk = tmp_path / "data.img"
     create_disk(disk, size_mib=1024)
     return disk
+
+
+def undo_of(disk: Path) -> Path:
+    return disk.with_name("growth.undo")
+
+
+def grow(disk: Path, size_bytes: int) -> None:
+    grow_filesystem(disk, size_bytes, undo=undo_of(disk))
+
+
+def mend(disk: Path) -> None:
+    mend_filesystem(disk, undo=undo_of(disk))
 
 
 def debugfs(disk: Path, request: str) -> str:
@@ -45,7 +60,7 @@ def kill_growing(disk: Path, *, size_mib: int) -> None:
     """Grow as `grow_filesystem` does, but for a limit on its writes: the kernel kills resize2fs half-way."""
     os.truncate(disk, size_mib * MIB)
     resize2fs = str(require_tool("resize2fs", package="e2fsprogs"))
-    argv = ["prlimit", f"--fsize={size_mib * MIB // 2}", "--core=0", resize2fs, "-z", f"{disk}.undo", str(disk)]
+    argv = ["prlimit", f"--fsize={size_mib * MIB // 2}", "--core=0", resize2fs, "-z", str(undo_of(disk)), str(disk)]
     assert subprocess.run(argv, capture_output=True, check=False).returncode < 0, "it was not killed"
 
 
@@ -135,16 +150,81 @@ def test_a_disk_that_a_machine_has_open_is_left_alone(disk: Path, monkeypatch: p
         with pytest.raises(DataRootBusy):
             check_filesystem(disk)
         with pytest.raises(DataRootBusy):
-            grow_filesystem(disk, 2048 * MIB)
+            grow(disk, 2048 * MIB)
         with pytest.raises(DataRootBusy):
-            mend_filesystem(disk)
+            mend(disk)
         monkeypatch.setattr(filesystems, "_LETS_GO_SECONDS", 20)
         killer = threading.Timer(0.2, process.kill)
         killer.start()
-        mend_filesystem(disk)
+        mend(disk)
         killer.join()
     assert disk.stat().st_size == 1024 * MIB
     assert check_filesystem(disk) == "clean"
+
+
+# --- what a guest may have put there
+
+
+def foreign(directory: Path, kind: str) -> tuple[Path, Path]:
+    """A disk's name that is no plain file, and a disk elsewhere, which a link leads to."""
+    elsewhere, name = directory / "elsewhere.img", directory / "kata-dind.img"
+    create_disk(elsewhere, size_mib=1024)
+    if kind == "link":
+        name.symlink_to(elsewhere)
+    elif kind == "dangling link":
+        name.symlink_to(directory / "made-by-us")
+    elif kind == "fifo":
+        os.mkfifo(name)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(name))
+    else:
+        name.mkdir()
+    return name, elsewhere
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "socket", "directory"])
+def test_what_is_no_plain_file_is_not_touched(tmp_path: Path, kind: str) -> None:
+    disk, elsewhere = foreign(tmp_path, kind)
+    undo_of(disk).touch()
+    before = elsewhere.stat()
+    assert find_size(disk) is None
+    for use in (find_filesystem, check_filesystem, mend, lambda disk: grow(disk, 2048 * MIB)):
+        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+            use(disk)
+    assert elsewhere.stat() == before
+    assert undo_of(disk).exists()
+    assert not (tmp_path / "made-by-us").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "socket"])
+def test_what_comes_there_after_the_look_is_not_touched_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    disk, elsewhere = foreign(tmp_path, kind)
+    before = elsewhere.stat()
+    monkeypatch.setattr(Path, "lstat", lambda _path: before)
+    with pytest.raises(ForeignData):
+        find_filesystem(disk)
+    with pytest.raises(ForeignData):
+        grow(disk, 2048 * MIB)
+    monkeypatch.undo()
+    assert elsewhere.stat() == before
+
+
+def test_tools_work_on_the_file_that_was_looked_at(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = disk.with_name("kept.img")
+
+    def swap(*arguments: Any, **options: Any) -> Completed:
+        if not kept.exists():
+            disk.rename(kept)
+            disk.write_bytes(b"another")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(filesystems, "run", swap)
+    grow(disk, 2048 * MIB)
+    assert disk.read_bytes() == b"another"
+    assert find_filesystem(kept) == FileSystem("ext4", 2048 * MIB)
 
 
 # --- growth
@@ -153,68 +233,68 @@ def test_a_disk_that_a_machine_has_open_is_left_alone(disk: Path, monkeypatch: p
 def test_a_disk_grows_with_its_file_system(disk: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").write_bytes(b"as it was")
     debugfs(disk, f"write {tmp_path / 'kept'} kept")
-    grow_filesystem(disk, 3072 * MIB)
+    grow(disk, 3072 * MIB)
     assert disk.stat().st_size == 3072 * MIB
     assert find_filesystem(disk) == FileSystem("ext4", 3072 * MIB)
     assert disk.stat().st_blocks * 512 < 16 * MIB, "it is not sparse any more"
     assert debugfs(disk, "cat kept") == "as it was"
     assert is_clean(disk)
-    assert not disk.with_name("data.img.undo").exists()
+    assert not undo_of(disk).exists()
 
 
 def test_a_disk_never_shrinks(disk: Path) -> None:
-    grow_filesystem(disk, 512 * MIB)
+    grow(disk, 512 * MIB)
     assert disk.stat().st_size == 1024 * MIB
     assert find_filesystem(disk) == FileSystem("ext4", 1024 * MIB)
 
 
 def test_a_growth_that_was_killed_before_the_file_system_goes_on(disk: Path) -> None:
     os.truncate(disk, 2048 * MIB)
-    grow_filesystem(disk, 1024 * MIB)
+    grow(disk, 1024 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 2048 * MIB)
 
 
 def test_a_growth_that_was_killed_half_way_is_taken_back_and_may_be_done_again(disk: Path) -> None:
     kill_growing(disk, size_mib=3072)
     assert not is_clean(disk)
-    mend_filesystem(disk)
+    mend(disk)
     assert is_clean(disk)
     assert find_filesystem(disk) == FileSystem("ext4", 1024 * MIB)
-    grow_filesystem(disk, 3072 * MIB)
+    grow(disk, 3072 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 3072 * MIB)
     assert is_clean(disk)
 
 
 def test_a_growth_goes_on_where_another_was_killed(disk: Path) -> None:
     kill_growing(disk, size_mib=3072)
-    grow_filesystem(disk, 1024 * MIB)
+    grow(disk, 1024 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 3072 * MIB)
     assert is_clean(disk)
 
 
 def test_an_undo_file_that_says_nothing_does_not_stand_in_the_way(disk: Path) -> None:
-    disk.with_name("data.img.undo").touch()
-    mend_filesystem(disk)
+    undo_of(disk).touch()
+    mend(disk)
     assert is_clean(disk)
-    assert not disk.with_name("data.img.undo").exists()
+    assert not undo_of(disk).exists()
 
 
 def test_a_size_that_the_host_cannot_hold_is_told(disk: Path) -> None:
     with pytest.raises(NoSpace, match=f"the file system of {disk.parent} takes no file of 99999999999 MiB"):
-        grow_filesystem(disk, 99_999_999_999 * MIB)
+        grow(disk, 99_999_999_999 * MIB)
     assert is_clean(disk)
 
 
 def test_a_damaged_one_does_not_grow(disk: Path) -> None:
     debugfs(disk, "clri <2>")
     with pytest.raises(DataRootError, match="is damaged"):
-        grow_filesystem(disk, 2048 * MIB)
+        grow(disk, 2048 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 1024 * MIB)
 
 
 @pytest.mark.requires("xfs")
 def test_xfs_grows_later(tmp_path: Path) -> None:
     disk = made_xfs(tmp_path)
-    grow_filesystem(disk, 512 * MIB)
+    grow(disk, 512 * MIB)
     assert disk.stat().st_size == 512 * MIB
     assert find_filesystem(disk) == FileSystem("xfs", 320 * MIB)
