@@ -333,9 +333,9 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
     """
     if not spec.name:
         spec = spec.model_copy(update={"name": random_name()})
-    with _created(spec, report=report, source=source) as (record, _locks):
+    with _created(spec, report=report, source=source) as (record, (_, *volume_locks)):
         try:
-            with _owned_in_thread(record, report):
+            with _owned_in_thread(record, report, volume_locks=volume_locks):
                 yield Sandbox(record)
         finally:
             record.remove()
@@ -378,7 +378,7 @@ def _require_free(name: str) -> None:
 def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, list[int]]]:
     """Plan and make a sandbox, and hold it and its volume for the length of the block; an error removes it again.
 
-    Yields the descriptors of the locks, too.
+    Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
     _require_free(spec.name)
     with _held_volume(spec) as (volume, volume_locks):
@@ -460,7 +460,7 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
 
 
 @contextlib.contextmanager
-def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
+def _owned_in_thread(record: Record, report: Report, *, volume_locks: list[int]) -> Iterator[None]:
     """Run the owner in a thread that lasts as long as its children, since their death signal follows the thread."""
     import asyncio
 
@@ -479,7 +479,8 @@ def _owned_in_thread(record: Record, report: Report) -> Iterator[None]:
 
     # What is written to a volume is for others to find: dockerd stops in order.
     ephemeral = find_volume_of(record) is None
-    owner = Owner(record, load_backend(plan["backend"]).launch(plan["plan"], ephemeral=ephemeral), report=heard)
+    launch = load_backend(plan["backend"]).launch(plan["plan"], ephemeral=ephemeral, locks=volume_locks)
+    owner = Owner(record, launch, report=heard)
 
     def own() -> None:
         try:

@@ -1,6 +1,7 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK_FD…`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK [LOCK]`.
 
-It inherits the locks of the sandbox and its volume from its starter, and holds them until it ends.
+It inherits the locks of the sandbox and of its volume, if it has one, from its starter, and holds them until it ends.
+The volume's it hands on to what writes the volume.
 
 It reports to whoever started it, a JSON object a line, until the sandbox is ready or has failed; then it is on its own.
 When nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
@@ -63,7 +64,7 @@ class Reporter:
             self.close()
 
 
-async def _own(record: Record, reporter: Reporter) -> None:
+async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> None:
     loop = asyncio.get_running_loop()
 
     def report(event: Event) -> None:
@@ -84,7 +85,8 @@ async def _own(record: Record, reporter: Reporter) -> None:
         owner.request_stop()
 
     plan = record.read("plan.json")
-    owner = Owner(record, load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False), report=report)
+    launch = load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False, locks=volume_locks)
+    owner = Owner(record, launch, report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, owner.request_stop)
     loop.add_reader(reporter.fd, starter_gone)  # a pipe whose reader is gone reports an error, which wakes a reader
@@ -98,16 +100,17 @@ async def _own(record: Record, reporter: Reporter) -> None:
 
 def main() -> int:
     """Own the sandbox of a directory until it ends; exit code 0 when it was stopped, else the error's."""
-    # The locks are only kept open; what we start ourselves does not inherit them.
-    for lock in sys.argv[3:]:
-        os.set_inheritable(int(lock), False)
+    # What we start ourselves inherits only what it is handed.
+    locks = [int(lock) for lock in sys.argv[3:]]
+    for lock in locks:
+        os.set_inheritable(lock, False)
     directory, reporter = Path(sys.argv[1]), Reporter(int(sys.argv[2]))
     logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
     record = Record(directory.name, directory)
     try:
-        asyncio.run(_own(record, reporter))
+        asyncio.run(_own(record, reporter, locks[1:]))
     except asyncio.CancelledError:
         if record.ephemeral.exists():
             record.remove()  # the starter would, but it may be gone

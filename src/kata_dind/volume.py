@@ -1,6 +1,7 @@
 """Named volumes: data roots that outlive their sandboxes, each used by one at a time. Host state only, no backend.
 
-lock          held by the owner of the sandbox that uses the volume, or by a command that works on it
+lock          held by the owner of the sandbox that uses the volume and by its processes that write it, or by a
+              command that works on it
 volume.json   kind, creation; sandbox, Docker and storage of the last passing verdict
 data.img      the block kind's disk           data-root/   the share of the loop and virtiofs kinds
 growth.undo   there while its disk grows
@@ -39,6 +40,9 @@ _REMOVED = ".removed-"
 
 _LOCK_SECONDS = 1.0
 """A look at a lock, as by `volume ls`, holds it for a moment."""
+
+_LETS_GO_SECONDS = 5.0
+"""For the processes of an owner that was killed: they are told at once, and end within milliseconds on an idle host."""
 
 
 @dataclass(frozen=True)
@@ -222,20 +226,23 @@ class Volume:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
+        patience = _LOCK_SECONDS if self._owned_by() else _LETS_GO_SECONDS
         with contextlib.ExitStack() as stack:
             try:
-                descriptor = stack.enter_context(locked(self.directory / "lock", timeout_seconds=_LOCK_SECONDS))
+                descriptor = stack.enter_context(locked(self.directory / "lock", timeout_seconds=patience))
             except LockBusy as error:
                 raise self._busy() from error
             yield descriptor
 
+    def _owned_by(self) -> str:
+        return next((record.name for record in self._records() if record.is_owned()), "")
+
     def _busy(self) -> DataRootBusy:
-        for record in self._records():
-            if record.is_owned():
-                return DataRootBusy(
-                    f"the volume '{self.name}' is in use by the sandbox '{record.name}'",
-                    hint=f"kata-dind stop {record.name}, or use another volume",
-                )
+        if owner := self._owned_by():
+            return DataRootBusy(
+                f"the volume '{self.name}' is in use by the sandbox '{owner}'",
+                hint=f"kata-dind stop {owner}, or use another volume",
+            )
         return DataRootBusy(
             f"the volume '{self.name}' is in use by another command", hint="try again when that has ended"
         )

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
 from kata_dind.host.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
+from kata_dind.host.process import daemon
 from kata_dind.host.progress import Report
 from kata_dind.vocabulary import Fallback
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
@@ -62,9 +64,18 @@ class Behaviour:
     """How long dockerd takes to stop."""
     goes_down: bool = True
     """Whether the guest powers off when it is told to."""
+    writer_seconds: float | None = None
+    """How long a process that writes the data root goes on when its owner is gone; None: there is none."""
     timeout_seconds: float = 20.0
     fallback: Fallback = Fallback.NONE
 
+
+_WRITER = """
+import signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+signal.sigwait([signal.SIGTERM])
+time.sleep(float(sys.argv[1]))
+"""
 
 _SHORT = {"event": "problem", "message": "/host has 9 MiB left", "paused": False}
 
@@ -100,6 +111,7 @@ BEHAVIOURS = {
     "stops-slowly": Behaviour(stop_seconds=0.5),
     "stops-slowly-and-never-answers": Behaviour(stop_seconds=0.5, answers=False),
     "fails-and-stops-slowly": Behaviour(stop_seconds=0.5, faults=Faults(driver="vfs", driver_status=[])),
+    "writes-for-a-moment": Behaviour(writer_seconds=1.0),
     "does-not-go-down": Behaviour(goes_down=False),
 }
 
@@ -125,12 +137,12 @@ class FakeBackend:
             "data_root_mib": spec.size_bytes >> 20,
         }
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan."""
         behaviour = BEHAVIOURS[plan["image_id"]]
 
         def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
-            return open_guest(behaviour, directory, on_event)
+            return open_guest(behaviour, directory, on_event, locks)
 
         return Launch(
             start=start,
@@ -160,9 +172,14 @@ class FakeGuest:
 
 
 @contextlib.asynccontextmanager
-async def open_guest(behaviour: Behaviour, directory: Path, on_event: OnEvent) -> AsyncIterator[FakeGuest]:
+async def open_guest(
+    behaviour: Behaviour, directory: Path, on_event: OnEvent, locks: Sequence[int]
+) -> AsyncIterator[FakeGuest]:
     """Start a guest for the length of the block; it is told to go down at the end."""
     async with contextlib.AsyncExitStack() as stack:
+        if behaviour.writer_seconds is not None:
+            argv = [sys.executable, "-c", _WRITER, str(behaviour.writer_seconds)]
+            stack.enter_context(daemon(argv, name="writer", log=directory / "writer.log", pass_fds=locks))
         system = _GuestSystem(behaviour, directory, stack)
         ours, theirs = socket.socketpair()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)

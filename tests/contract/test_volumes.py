@@ -134,6 +134,32 @@ def test_whoever_comes_after_a_kill_checks(victim: str) -> None:
     assert checked(start("demo")) == [False, False]
 
 
+def test_a_volume_is_held_until_the_last_that_writes_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = up(spec_of(image="writes-for-a-moment"))
+    volume = require_volume("db")
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.state == "crashed")
+    assert volume.summary().in_use
+    with monkeypatch.context() as impatient, pytest.raises(DataRootBusy, match="in use by another command"):
+        impatient.setattr("kata_dind.volume._LETS_GO_SECONDS", 0.0)
+        volume.fsck()
+    assert checked(up(spec_of("other"))) == [True]
+
+
+def test_what_writes_holds_the_volume_of_a_sandbox_of_our_own_too() -> None:
+    code = "import time; from kata_dind.sandbox import open_sandbox; from kata_dind.spec import parse_spec\n"
+    code += "with open_sandbox(parse_spec(name='demo', image='writes-for-a-moment', volume='db')):\n"
+    code += "    print('ready', flush=True); time.sleep(60)"
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"ready\n"
+        owner.kill()
+    volume = require_volume("db")
+    assert volume.summary().in_use
+    wait_until(lambda: not volume.summary().in_use)
+
+
 def test_a_first_start_whose_starter_is_killed_leaves_no_volume() -> None:
     code = "import sys; from kata_dind.sandbox import up; from kata_dind.spec import parse_spec; "
     code += "up(parse_spec(name='demo', image='boots-slowly', volume='db'))"

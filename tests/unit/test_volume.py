@@ -149,7 +149,10 @@ def test_an_unknown_volume_is_refused_with_the_known_ones() -> None:
 # --- one at a time
 
 
-def test_a_volume_in_use_is_refused_and_free_when_its_holder_is_killed(holder: subprocess.Popen[str]) -> None:
+def test_a_volume_in_use_is_refused_and_free_when_its_holder_is_killed(
+    holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kata_dind.volume._LETS_GO_SECONDS", 0.1)
     volume = require_volume("db")
     assert volume.summary().in_use
     for use in (volume.fsck, volume.remove, lambda: volume.resize(GIB), make_volume):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +75,11 @@ class Backend(Protocol):
         The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
         """
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan; what an ephemeral guest has on its own disks is lost when it ends.
 
-        Raises HostError for a plan that another version made.
+        `locks` are descriptors. Every process that writes the data root MUST inherit them, so that a lock ends with the
+        last one, also after an owner that was killed. Raises HostError for a plan that another version made.
         """
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,8 +146,9 @@ async def open_machine(
     virtiofsd_socket: Path | None,
     on_event: Callable[[dict[str, Any]], None],
     deadlines: StopDeadlines,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
-    """Start QEMU for the length of the block; the guest is told to go down before QEMU is.
+    """Start QEMU, which inherits `pass_fds`, for the length of the block; the guest is told to go down before QEMU is.
 
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
@@ -166,7 +167,7 @@ async def open_machine(
         wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket)
         process = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log,
-                            pass_fds=[wiring.qmp_fd, wiring.agent_fd])
+                            pass_fds=[wiring.qmp_fd, wiring.agent_fd, *pass_fds])
         )  # fmt: skip
         qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
         agent_theirs.close()

@@ -124,8 +124,9 @@ def start_virtiofsd(
     unshare: Path,
     as_root: bool,
     xattr: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Daemon]:
-    """Serve a directory on a socket that QEMU may connect to at once.
+    """Serve a directory on a socket that QEMU may connect to at once; the daemon inherits `pass_fds`.
 
     Raises ToolMissing without virtiofsd, HostError when the socket can't be made.
     """
@@ -142,6 +143,7 @@ def start_virtiofsd(
         stack.callback(socket_path.unlink, missing_ok=True)
         argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno(), xattr=xattr)
         wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)
-        process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=[listener.fileno()]))
+        descriptors = [listener.fileno(), *pass_fds]
+        process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=descriptors))
         listener.close()  # ours; QEMU's connect waits in the queue, or fails at once when virtiofsd is gone
         yield process

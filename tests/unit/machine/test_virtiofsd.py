@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
 import pytest
 
+from kata_dind.host.locks import is_locked, locked
 from kata_dind.host.namespaces import find_unshare, private_mounts_argv
 from kata_dind.host.process import run
-from kata_dind.machine.virtiofsd import Bind, Virtiofsd, binding_argv, virtiofsd_argv
+from kata_dind.machine.virtiofsd import Bind, Virtiofsd, binding_argv, start_virtiofsd, virtiofsd_argv
 
 SHARED = Path("/state/demo/shared")
 
@@ -97,3 +99,16 @@ def test_a_share_that_cannot_be_bound_is_no_daemon_without_it(tmp_path: Path) ->
     (tmp_path / "shared").mkdir()
     script = '"$@" 2>/dev/null && echo "went on" || echo "stopped"'
     assert run(["sh", "-c", script, "sh", *wrapped], timeout_seconds=10).stdout == "stopped\n"
+
+
+@pytest.mark.requires("root", "virtiofsd")
+def test_it_holds_the_locks_that_it_inherits(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with contextlib.ExitStack() as stack:
+        with locked(lock, timeout_seconds=0) as descriptor:
+            stack.enter_context(
+                start_virtiofsd(tmp_path / "shared", [], socket_path=tmp_path / "v.sock", log=tmp_path / "log",
+                                unshare=find_unshare(), as_root=True, pass_fds=[descriptor])
+            )  # fmt: skip
+        assert is_locked(lock)
+    assert not is_locked(lock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,14 @@ class VmBackend:
 
         return plan_to_json(prepare(spec, directory, source, stored=stored, report=report))
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool) -> Launch:
+    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
         try:
             parsed = plan_from_json(plan)
         except (KeyError, TypeError, ValueError) as error:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
         return Launch(
-            start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines()),
+            start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines(), tuple(locks)),
             container_request=lambda check: container_request(parsed, check=check),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,

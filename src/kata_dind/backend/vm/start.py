@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,11 @@ class VmGuest:
 
 @contextlib.asynccontextmanager
 async def start_guest(
-    plan: Plan, deadlines: StopDeadlines, directory: Path, on_event: OnEvent
+    plan: Plan, deadlines: StopDeadlines, locks: Sequence[int], directory: Path, on_event: OnEvent
 ) -> AsyncIterator[VmGuest]:
     """Start a plan's machine in a sandbox's directory; the block's end stops it.
 
+    What writes the data root, virtiofsd and QEMU, inherits the locks, for it may outlive us by a moment.
     Raises NoSpace, HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
     """
     unshare, as_root = find_unshare(), os.geteuid() == 0
@@ -84,7 +85,7 @@ async def start_guest(
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
             virtiofsd = stack.enter_context(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
-                                unshare=unshare, as_root=as_root, xattr=plan.xattr)
+                                unshare=unshare, as_root=as_root, xattr=plan.xattr, pass_fds=locks)
             )  # fmt: skip
         isolation = Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local)
         async with open_machine(
@@ -94,6 +95,7 @@ async def start_guest(
             virtiofsd_socket=socket_path,
             on_event=on_event,
             deadlines=deadlines,
+            pass_fds=locks,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
             guest = VmGuest(machine, virtiofsd)
