@@ -40,6 +40,15 @@ def locked_shared(path: Path, *, timeout_seconds: float | None) -> Iterator[int]
 
 def is_locked(path: Path) -> bool:
     """Tell whether somebody, ourselves included, holds a lock on a file; False when there is no file."""
+    return _is_refused(path, fcntl.LOCK_EX)
+
+
+def is_locked_exclusively(path: Path) -> bool:
+    """Tell whether somebody holds a lock as `locked` does. Those who look so at the same time don't see each other."""
+    return _is_refused(path, fcntl.LOCK_SH)
+
+
+def _is_refused(path: Path, operation: int) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -47,7 +56,7 @@ def is_locked(path: Path) -> bool:
     except OSError as error:
         raise HostError(f"the lock {path} cannot be read: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import HostError
-from kata_dind.host.locks import is_locked, locked, locked_shared
+from kata_dind.host.locks import is_locked, is_locked_exclusively, locked, locked_shared
 
 _HOLD = """
 import sys
@@ -66,6 +66,15 @@ def test_shared_holders_exclude_exclusive_ones_only(tmp_path: Path) -> None:
             raise AssertionError
     with locked(path, timeout_seconds=0), pytest.raises(HostError), locked_shared(path, timeout_seconds=0):
         raise AssertionError
+
+
+def test_who_looks_for_an_exclusive_holder_does_not_see_another_who_looks(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_locked_exclusively(path)
+    with locked_shared(path, timeout_seconds=0):  # which is what a look is
+        assert not is_locked_exclusively(path)
+    with locked(path, timeout_seconds=0):
+        assert is_locked_exclusively(path)
 
 
 def test_a_killed_holder_leaves_the_lock_free(tmp_path: Path) -> None:
