@@ -12,7 +12,9 @@ unproven      there until the first passing verdict: nobody would miss a volume 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
-from kata_dind.errors import DataRootBusy, ForeignData, HostError, LockBusy, SpecError
+from kata_dind.errors import DataRootBusy, ForeignData, HostError, LockBusy, ProcessError, SpecError
 from kata_dind.host.directories import state_directory
 from kata_dind.host.filesystems import (
     Outcome,
@@ -31,10 +33,12 @@ from kata_dind.host.filesystems import (
     mend_filesystem,
 )
 from kata_dind.host.json_files import read_json, write_json
-from kata_dind.host.locks import is_locked, locked
+from kata_dind.host.locks import is_locked_exclusively, locked
 from kata_dind.host.rootlike import remove_tree
 from kata_dind.record import Record, list_records
 from kata_dind.vocabulary import DataRootKind
+
+logger = logging.getLogger(__name__)
 
 _REMOVED = ".removed-"
 
@@ -129,7 +133,7 @@ class Volume:
             size_bytes=self.size_bytes,
             disk_bytes=_tree_bytes(self.directory),
             used_by=self.used_by(),
-            in_use=is_locked(self.directory / "lock"),
+            in_use=is_locked_exclusively(self.directory / "lock"),
             docker_version=str(facts.get("docker_version", "")),
             storage=str(facts.get("storage", "")),
         )
@@ -188,10 +192,12 @@ class Volume:
             return outcome
 
     def remove(self) -> None:
-        """Delete the volume and all in it. Raises SpecError when a sandbox refers to it, DataRootBusy."""
+        """Delete the volume and all in it. Raises SpecError when a sandbox refers to it, DataRootBusy, HostError."""
         with _registry(), self._locked():
             self.require_unused()
-            _remove(self.directory)
+            doomed = _set_aside(self.directory)
+        if doomed.exists():  # the sweep could not, and has not said why
+            remove_tree(doomed)
 
     def require_unused(self) -> None:
         """Raise SpecError when a sandbox, running or not, refers to the volume."""
@@ -284,13 +290,13 @@ def hold_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int
         finally:
             if volume.unproven.exists():
                 with _registry():
-                    _remove(volume.directory)
+                    _set_aside(volume.directory)
 
 
 def list_volumes() -> list[Volume]:
     """Return this user's volumes by name; what killed commands have left is swept."""
     directory = _volumes_directory()
-    if _leftovers(directory):
+    if _unmissed(directory) or _removed(directory):
         with _registry():
             pass
     return [Volume(path.parent.name, path.parent) for path in sorted(directory.glob("[!.]*/volume.json"))]
@@ -321,31 +327,45 @@ def _volumes_directory() -> Path:
 def _registry() -> Iterator[Path]:
     """Keep names from coming and going for the length of the block, so that nobody waits for a lock that is removed.
 
-    Yields the directory of the volumes, swept.
+    Yields the directory of the volumes, swept. What has no name any more is deleted after the block, when others may go
+    on; what cannot be deleted stands in nobody's way.
     """
     directory = _volumes_directory()
     with locked(directory / ".lock", timeout_seconds=None):
-        for path in _leftovers(directory):
-            _remove(path)
+        for path in _unmissed(directory):
+            _set_aside(path)
         yield directory
+        removed = _removed(directory)
+    for path in removed:
+        try:
+            remove_tree(path)
+        except (HostError, ProcessError) as error:
+            logger.warning("%s\n%s", error.summary, error.details)
 
 
-def _leftovers(directory: Path) -> list[Path]:
-    """Return what killed commands have left: half removals, and volumes that nobody would miss."""
+def _unmissed(directory: Path) -> list[Path]:
+    """Return the volumes that have no passing verdict and are in no use: their first start was killed."""
     unproven = [mark.parent for mark in directory.glob("[!.]*/unproven")]
-    return [*directory.glob(f"{_REMOVED}*"), *(path for path in unproven if not is_locked(path / "lock"))]
+    return [path for path in unproven if not is_locked_exclusively(path / "lock")]
 
 
-def _remove(directory: Path) -> None:
-    # Renamed first, so that a removal that is killed half-way leaves no half volume under the name.
-    doomed = directory.with_name(f"{_REMOVED}{directory.name.removeprefix(_REMOVED)}")
-    directory.rename(doomed)
-    remove_tree(doomed)
+def _removed(directory: Path) -> list[Path]:
+    return [*directory.glob(f"{_REMOVED}*")]
+
+
+def _set_aside(directory: Path) -> Path:
+    """Take a volume's name away; a removal that is killed half-way leaves no half volume under it."""
+    return directory.rename(_nameless(directory))
+
+
+def _nameless(directory: Path) -> Path:
+    # Unlike any other: one of an earlier volume of that name may be there still.
+    return directory.with_name(f"{_REMOVED}{directory.name}-{secrets.token_hex(4)}")
 
 
 def _make(volume: Volume, kind: DataRootKind) -> None:
     # Under its name in one step, and before that as what is swept: a kill leaves nothing that looks like a volume.
-    unfinished = volume.directory.with_name(f"{_REMOVED}{volume.name}")
+    unfinished = _nameless(volume.directory)
     unfinished.mkdir(mode=0o700)
     (unfinished / "unproven").touch()
     write_json(unfinished / "volume.json", {"name": volume.name, "kind": str(kind), "created_at": time.time()})

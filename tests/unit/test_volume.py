@@ -129,6 +129,27 @@ def test_half_a_removal_and_half_a_volume_are_swept(state: Path, name: str) -> N
     assert left(state) == ["other"]
 
 
+@pytest.mark.requires("root")
+def test_what_cannot_be_removed_stands_in_nobodys_way(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volume = make_volume()
+    mounted = volume.directory / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
+    try:
+        with pytest.raises(HostError, match=r"\.removed-db-\w+ cannot be removed"):
+            volume.remove()
+        (doomed,) = left(state)
+        mounted = state / "volumes" / doomed / "mounted"
+        assert [volume.name for volume in list_volumes()] == []
+        assert f"{doomed} cannot be removed" in caplog.text
+        assert [make_volume().name, *(volume.name for volume in list_volumes())] == ["db", "db"]
+        assert left(state) == [doomed, "db"]
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert [volume.name for volume in list_volumes()] == ["db"]
+    assert left(state) == ["db"]
+
+
 def test_a_directory_that_is_no_volume_is_not_touched(state: Path) -> None:
     (state / "volumes" / "db").mkdir(parents=True)
     (state / "volumes" / "db" / "data.img").write_bytes(b"somebody's data")
