@@ -394,9 +394,8 @@ class Owner:
 
     def _write_status(self) -> None:
         try:
-            self._record.write(
-                "status.json",
-                {**self._status, "warnings": self._warnings, "phases": self._phases, "timings": self._timings()},
+            self._record.write_status(
+                {**self._status, "warnings": self._warnings, "phases": self._phases, "timings": self._timings()}
             )
         except OSError as error:
             # A full disk must not end a sandbox that runs; `ls` asks the lock, not this file.

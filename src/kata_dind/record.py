@@ -18,7 +18,7 @@ from typing import Any
 
 from kata_dind.errors import HostError, LockBusy, SandboxError, SpecError
 from kata_dind.host.directories import state_directory
-from kata_dind.host.json_files import read_json, write_json
+from kata_dind.host.json_files import read_json, write_json, write_passing_json
 from kata_dind.host.locks import locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
 
@@ -91,6 +91,10 @@ class Record:
     def write(self, file: str, value: dict[str, Any]) -> None:
         """Replace one of the JSON files in one step."""
         write_json(self.directory / file, value)
+
+    def write_status(self, value: dict[str, Any]) -> None:
+        """Replace status.json in one step."""
+        write_passing_json(self.directory / "status.json", value)
 
     @property
     def ephemeral(self) -> Path:

@@ -55,6 +55,7 @@ class VolumeSummary:
 
     name: str
     kind: str
+    """Empty when neither its own file nor its data tells."""
     filesystem: str
     """ext4 or xfs; empty when there is none of its own, or none yet."""
     size_bytes: int | None
@@ -79,14 +80,27 @@ class Volume:
 
     @property
     def kind(self) -> DataRootKind:
-        """Its kind, for good. Raises HostError when the volume's own file cannot be read."""
-        try:
-            return DataRootKind(self.facts["kind"])
-        except (KeyError, ValueError) as error:
+        """Its kind, for good. Raises HostError when neither the volume's own file nor its data tells."""
+        kind = self._find_kind()
+        if kind is None:
             raise HostError(
                 f"the volume '{self.name}' cannot be used: {self.directory} holds no volume.json that says its kind",
-                hint=f"put it back, or remove {self.directory}",
-            ) from error
+                hint=f"touch {self.directory}/volume.json, if it is a volume with a data root in it",
+            )
+        return kind
+
+    def _find_kind(self) -> DataRootKind | None:
+        with contextlib.suppress(KeyError, ValueError):
+            return DataRootKind(self.facts["kind"])
+        share = self.directory / DATA_ROOT_SHARE
+        signs = {
+            DataRootKind.BLOCK: self.directory / DATA_DISK,
+            DataRootKind.LOOP: share / LOOP_FILE,
+            DataRootKind.VIRTIOFS: share,
+        }
+        if not (self.directory / "volume.json").exists():
+            return None  # maybe somebody else's directory
+        return next((kind for kind, sign in signs.items() if os.path.lexists(sign)), None)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -122,15 +136,15 @@ class Volume:
 
     def summary(self) -> VolumeSummary:
         """Return the volume's row of `volume ls`."""
-        facts = self.facts
-        found = None
+        facts, kind = self.facts, self._find_kind()
+        disk, found = self.disk if kind else None, None
         with contextlib.suppress(ForeignData):  # for who uses the volume to meet; the list tells of the others as well
-            found = find_filesystem(self.disk) if self.disk else None
+            found = find_filesystem(disk) if disk else None
         return VolumeSummary(
             name=self.name,
-            kind=str(self.kind),
+            kind=kind or "",
             filesystem=found.kind if found else "",
-            size_bytes=self.size_bytes,
+            size_bytes=find_size(disk) if disk else None,
             disk_bytes=_tree_bytes(self.directory),
             used_by=self.used_by(),
             in_use=is_locked_exclusively(self.directory / "lock"),
@@ -210,8 +224,9 @@ class Volume:
     def note_verdict(self, *, sandbox: str, docker_version: str, storage: str) -> None:
         """Remember what a passing verdict said; from the first on, the volume stays. Raises OSError on a full host."""
         self.unproven.unlink(missing_ok=True)  # first, for it needs no space
+        # Name and kind as well: the file may have been unreadable.
         said = {"sandbox": sandbox, "docker_version": docker_version, "storage": storage}
-        write_json(self.directory / "volume.json", {**self.facts, **said})
+        write_json(self.directory / "volume.json", {**self.facts, "name": self.name, "kind": str(self.kind), **said})
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:

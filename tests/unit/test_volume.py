@@ -271,6 +271,33 @@ def test_a_disk_that_is_not_there_yet_has_no_size() -> None:
     assert (summary.kind, summary.filesystem, summary.size_bytes) == ("loop", "", None)
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"kind": "tape"}', b'{"kind": []}', b"{\x00"])
+@pytest.mark.parametrize("kind", [BLOCK, LOOP, DataRootKind.VIRTIOFS])
+def test_a_volume_whose_file_is_broken_works_on_and_gets_a_whole_one(kind: DataRootKind, content: bytes) -> None:
+    volume = make_volume(kind=kind)
+    make_volume("other")
+    (volume.directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)  # also beside a block volume's disk, as earlier ones had
+    (volume.directory / "volume.json").write_bytes(content)
+    assert [volume.summary().kind for volume in list_volumes()] == [kind, "block"]
+    with hold_volume("db", asked=AUTO) as (again, _):
+        assert again.kind is kind
+        again.note_verdict(sandbox="demo", docker_version="28.5.2", storage="overlay2 on extfs")
+    written = json.loads((volume.directory / "volume.json").read_text())
+    assert (written["name"], written["kind"], written["docker_version"]) == ("db", kind, "28.5.2")
+
+
+def test_a_volume_whose_kind_nothing_tells_is_listed_and_can_go(state: Path) -> None:
+    volume = make_volume(disk=False)
+    make_volume("other")
+    (volume.directory / "volume.json").write_bytes(b"")
+    assert [volume.summary().kind for volume in list_volumes()] == ["", "block"]
+    assert volume.inspect()["kind"] == ""
+    with pytest.raises(HostError, match=r"holds no volume\.json that says its kind"), hold_volume("db", asked=AUTO):
+        pytest.fail("the block is entered")
+    volume.remove()
+    assert left(state) == ["other"]
+
+
 def test_a_file_of_many_names_and_depths_counts_once() -> None:
     volume = make_volume(kind=LOOP)
     before = volume.summary().disk_bytes

@@ -92,7 +92,7 @@ def rm(session: Session, names: Names) -> None:
 def _row(summary: VolumeSummary) -> tuple[str, ...]:
     return (
         summary.name,
-        summary.kind,
+        summary.kind or "-",
         human_size(summary.size_bytes),
         human_size(summary.disk_bytes),
         ", ".join(summary.used_by) or "-",

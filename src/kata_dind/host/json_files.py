@@ -18,7 +18,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step; a host that crashes has the old one or the new one. Raises OSError."""
+    _replace(path, value, sync=True)
+
+
+def write_passing_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a file that means nothing once the host has crashed: so nobody waits for the disk. Raises OSError."""
+    _replace(path, value, sync=False)
+
+
+def _replace(path: Path, value: dict[str, Any], *, sync: bool) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(json.dumps(value, indent=2) + "\n")
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())  # else some file systems keep the rename, and lose what was written
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
