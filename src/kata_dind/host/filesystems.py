@@ -29,6 +29,9 @@ _LETS_GO_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _SUPERBLOCK_BYTES = 4096
 
+_TAIL_BYTES = 32 << 20
+"""Less may be too little for a group of blocks with its inode table (measured: the last 2 MiB of 1026)."""
+
 Outcome = Literal["clean", "repaired"]
 
 
@@ -97,11 +100,10 @@ def grow_filesystem(disk: Path, size_bytes: int, *, undo: Path) -> None:
     with _unused(disk) as file:
         _mend(disk, file, undo)
         found, present = _read_superblock(file), os.fstat(file.fileno()).st_size
-        size_bytes = max(size_bytes, present)
-        if present < size_bytes:
+        if grows := present < size_bytes:
             _truncate(disk, file, size_bytes)
-        # A few blocks at the end are too few for a group.
-        if found is not None and found.kind == "ext4" and size_bytes - found.size_bytes >= 1 << 20:
+        tail_bytes = max(size_bytes, present) - found.size_bytes if found else 0
+        if found and found.kind == "ext4" and tail_bytes >= (1 if grows else _TAIL_BYTES):
             _check_ext4(disk, file)  # resize2fs demands it
             _resize_ext4(disk, file, undo)
 

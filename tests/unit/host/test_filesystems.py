@@ -242,6 +242,27 @@ def test_a_disk_grows_with_its_file_system(disk: Path, tmp_path: Path) -> None:
     assert not undo_of(disk).exists()
 
 
+@pytest.mark.parametrize(("made_mib", "size_mib"), [(1024, 1026), (51201, 51201)])
+def test_a_tail_that_ext4_has_no_use_for_costs_no_check_at_each_start(
+    tmp_path: Path, made_mib: int, size_mib: int
+) -> None:
+    disk = tmp_path / "data.img"
+    create_disk(disk, size_mib=made_mib)
+    if made_mib < size_mib:
+        grow(disk, size_mib * MIB)
+    found = find_filesystem(disk)
+    assert found is not None
+    assert found.size_bytes <= size_mib * MIB - MIB, "there is no tail"
+    before = disk.stat().st_mtime_ns
+    grow(disk, size_mib * MIB)
+    assert disk.stat().st_mtime_ns == before, "the disk was written"
+
+
+def test_a_small_growth_reaches_the_file_system(disk: Path) -> None:
+    grow(disk, 1050 * MIB)
+    assert find_filesystem(disk) == FileSystem("ext4", 1050 * MIB)
+
+
 def test_a_disk_never_shrinks(disk: Path) -> None:
     grow(disk, 512 * MIB)
     assert disk.stat().st_size == 1024 * MIB
