@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kata_dind.dataroot.compatibility import FALLBACK_DRIVERS
 from kata_dind.errors import DockerdFailed, VerdictFailed
 from kata_dind.host.docker_api import DockerApi
 from kata_dind.image.archive import CAPABILITY_RECORD, Layer, docker_archive
@@ -47,11 +48,6 @@ _UNFIT_DRIVERS = {
     "native": "copies every layer",
     "fuse-overlayfs": "serves every file by a program of its own",
 }
-_ACCEPTED_WITH: dict[Fallback, frozenset[str]] = {
-    Fallback.NONE: frozenset(),
-    Fallback.VFS: frozenset({"vfs", "native"}),  # the same for graph drivers and for the containerd store
-    Fallback.FUSE_OVERLAYFS: frozenset({"fuse-overlayfs"}),
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     with _step("info"):
         info = api.info()
     driver = str(info.get("Driver"))
-    if driver in _UNFIT_DRIVERS and driver not in _ACCEPTED_WITH[fallback]:
+    if driver in _UNFIT_DRIVERS and driver not in FALLBACK_DRIVERS[fallback]:
         raise VerdictFailed(
             f"dockerd fell back to the storage driver {driver}, which {_UNFIT_DRIVERS[driver]}", hint=_HINT
         )

@@ -9,8 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kata_dind.vocabulary import Fallback
+
 _STORAGE_DRIVERS = frozenset({"overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "aufs", "overlay", "devicemapper"})
 """dockerd's own; any other name is a snapshotter of containerd's."""
+
+FALLBACK_DRIVERS: dict[Fallback, frozenset[str]] = {
+    Fallback.NONE: frozenset(),
+    Fallback.VFS: frozenset({"vfs", "native"}),  # the same for graph drivers and for the containerd store
+    Fallback.FUSE_OVERLAYFS: frozenset({"fuse-overlayfs"}),
+}
+"""What each fallback means to dockerd. No Docker takes one of these by itself, also where there is data of it."""
 
 _FIRST_WITHOUT = {"aufs": 24, "overlay": 24, "devicemapper": 25}
 _CONTAINERD_ON_DEMAND = 24
@@ -18,13 +27,19 @@ _CONTAINERD_BY_DEFAULT = 29
 
 
 def why_incompatible(
-    *, written_by: str, storage: str, docker_version: str, containerd_store: bool | None = None
+    *,
+    written_by: str,
+    storage: str,
+    docker_version: str,
+    containerd_store: bool | None = None,
+    storage_driver: str = "",
+    fallback: Fallback = Fallback.NONE,
 ) -> str:
     """Say why a Docker must not open a data root, and what to do, in a sentence; "" when it may.
 
     `written_by` is the version that wrote last, with a verdict's `storage`: `overlay2 on extfs`, or a snapshotter's
-    name. `containerd_store` is what dockerd is told of features.containerd-snapshotter, None when it is told nothing.
-    Nothing is known against a version that can't be read.
+    name. `containerd_store` is what dockerd is told of features.containerd-snapshotter, None when it is told nothing;
+    `storage_driver` is the one that it is told, empty for none. Nothing is known against a version that can't be read.
     """
     writer, opener = _major(written_by), _major(docker_version)
     name = storage.partition(" on ")[0]
@@ -32,7 +47,7 @@ def why_incompatible(
         return ""
     if name not in _STORAGE_DRIVERS:
         if _opens_containerd_store(writer, opener, containerd_store):
-            return ""
+            return _why_not_named(name, written_by, docker_version, storage_driver, fallback)
         hidden = f"the images and containers that Docker {written_by} wrote with containerd's snapshotter {name}"
         return (
             f"Docker {docker_version} would not see {hidden}, "
@@ -48,6 +63,16 @@ def why_incompatible(
             f"Docker {docker_version} with the containerd image store would not see the images and containers that "
             f"Docker {written_by} wrote with the storage driver {name}; leave features.containerd-snapshotter off"
         )
+    return _why_not_named(name, written_by, docker_version, storage_driver, fallback)
+
+
+def _why_not_named(name: str, written_by: str, docker_version: str, storage_driver: str, fallback: Fallback) -> str:
+    hidden = f"Docker {docker_version} would not see the images and containers that Docker {written_by} wrote with"
+    needed_by = [word for word, drivers in FALLBACK_DRIVERS.items() if name in drivers]
+    if storage_driver and storage_driver != name:
+        return f"{hidden} {name}, for it is told to use {storage_driver}; leave --storage-driver out"
+    if needed_by and fallback not in needed_by and not storage_driver:
+        return f"{hidden} {name}, which no Docker uses unless told to; use --fallback {needed_by[0]}"
     return ""
 
 
@@ -61,6 +86,12 @@ def asked_store(dockerd_args: Sequence[str]) -> bool | None:
         if flag == "--storage-driver" and value in _STORAGE_DRIVERS:
             return False
     return None
+
+
+def asked_driver(dockerd_args: Sequence[str]) -> str:
+    """Return the storage driver that dockerd's flags name; empty for none."""
+    named = [argument.partition("=")[2] for argument in dockerd_args if argument.startswith("--storage-driver=")]
+    return named[-1] if named else ""
 
 
 def _opens_containerd_store(writer: int, opener: int, containerd_store: bool | None) -> bool:

@@ -12,6 +12,7 @@ from kata_dind.backend.vm.prepare import check_against_host, require_compatible,
 from kata_dind.errors import SpecError, ToolMissing
 from kata_dind.image.store import DindImage
 from kata_dind.spec import parse_spec
+from kata_dind.vocabulary import Fallback
 
 
 def test_a_modest_request_is_no_complaint(tmp_path: Path) -> None:
@@ -86,6 +87,14 @@ def test_flags_of_dockerds_decide_what_it_sees() -> None:
     require_compatible(volume, image_with("26.1.5"), ["--feature=containerd-snapshotter=true"])
     with pytest.raises(SpecError, match="Docker 26"):
         require_compatible(volume, image_with("26.1.5"), [])
+
+
+def test_a_fallback_decides_what_dockerd_sees() -> None:
+    volume = StoredRoot("work", Path("/volumes/work"), "28.5.2", "vfs on extfs")
+    require_compatible(volume, image_with("28.5.2"), [], fallback=Fallback.VFS)
+    require_compatible(volume, image_with("28.5.2"), ["--storage-driver=vfs"])
+    with pytest.raises(SpecError, match="use --fallback vfs"):
+        require_compatible(volume, image_with("28.5.2"), [])
 
 
 def test_a_volume_that_no_docker_has_written_yet_is_for_any() -> None:

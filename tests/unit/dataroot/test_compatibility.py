@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from kata_dind.dataroot.compatibility import asked_store, why_incompatible
+from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
+from kata_dind.vocabulary import Fallback
 
 # docs/decisions/docker-versions.md: who wrote, the verdict's storage, what dockerd was told of the containerd store.
 _DAEMONS = {
@@ -77,9 +78,75 @@ def test_a_storage_driver_that_was_removed_is_refused() -> None:
     assert why_incompatible(written_by="20.10.24", storage="devicemapper", docker_version="25.0.0")
 
 
-@pytest.mark.parametrize("docker_version", ["20.10.24", "26.1.5", "28.5.2", "29.8.0"])
-def test_vfs_opens_everywhere_for_who_asks_for_it(docker_version: str) -> None:
-    assert why_incompatible(written_by="28.5.2", storage="vfs on extfs", docker_version=docker_version) == ""
+# The second table there: who is told of a storage driver.
+_DRIVERS = {
+    "20.10": ("20.10.24+dfsg1", ""),
+    "26.1": ("26.1.5+dfsg1", ""),
+    "28.5": ("28.5.2+dfsg4", ""),
+    "29": ("29.8.0", ""),
+    "20.10 vfs": ("20.10.24+dfsg1", "vfs"),
+    "28.5 vfs": ("28.5.2+dfsg4", "vfs"),
+    "29 vfs": ("29.8.0", "vfs"),
+}
+_VFS = {"20.10 vfs", "28.5 vfs", "29 vfs"}
+
+
+@pytest.mark.parametrize("opener", _DRIVERS)
+@pytest.mark.parametrize(
+    ("written_by", "storage", "seen_by"),
+    [
+        ("20.10.24+dfsg1", "vfs on extfs", _VFS),
+        ("28.5.2+dfsg4", "vfs on extfs", _VFS),
+        ("29.8.0", "vfs on extfs", _VFS),
+        ("20.10.24+dfsg1", "overlay on extfs", {"20.10"}),
+        ("28.5.2+dfsg4", "overlay2 on extfs", {"20.10", "26.1", "28.5", "29"}),
+    ],
+)
+def test_who_is_told_of_another_driver_or_of_none_where_one_must_be_named_is_refused(
+    written_by: str, storage: str, seen_by: set[str], opener: str
+) -> None:
+    docker_version, driver = _DRIVERS[opener]
+    flags = [f"--storage-driver={driver}"] if driver else []
+    why = why_incompatible(
+        written_by=written_by,
+        storage=storage,
+        docker_version=docker_version,
+        containerd_store=asked_store(flags),
+        storage_driver=asked_driver(flags),
+    )
+    assert (why == "") == (opener in seen_by), why
+
+
+@pytest.mark.parametrize(
+    ("storage", "docker_version", "word"),
+    [
+        ("vfs on extfs", "28.5.2", Fallback.VFS),
+        ("vfs on extfs", "29.8.0", Fallback.VFS),
+        ("native", "29.8.0", Fallback.VFS),
+        ("fuse-overlayfs on extfs", "28.5.2", Fallback.FUSE_OVERLAYFS),
+    ],
+)
+def test_a_fallback_opens_what_was_written_with_it(storage: str, docker_version: str, word: Fallback) -> None:
+    for fallback in Fallback:
+        why = why_incompatible(written_by="28.5.2", storage=storage, docker_version=docker_version, fallback=fallback)
+        assert (
+            why == ""
+            if fallback is word
+            else why.endswith(f"which no Docker uses unless told to; use --fallback {word}")
+        )
+
+
+def test_a_driver_that_must_be_named_is_refused_with_the_way_out() -> None:
+    assert why_incompatible(written_by="20.10.24", storage="vfs on extfs", docker_version="28.5.2") == (
+        "Docker 28.5.2 would not see the images and containers that Docker 20.10.24 wrote with vfs, "
+        "which no Docker uses unless told to; use --fallback vfs"
+    )
+    assert why_incompatible(
+        written_by="20.10.24", storage="overlay2 on extfs", docker_version="28.5.2", storage_driver="vfs"
+    ) == (
+        "Docker 28.5.2 would not see the images and containers that Docker 20.10.24 wrote with overlay2, "
+        "for it is told to use vfs; leave --storage-driver out"
+    )
 
 
 @pytest.mark.parametrize("version", ["28.5.2", "28.5.2+dfsg4", "28.5.2-1~debian.13~trixie", "5:28.5.2-1~debian", "28"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from kata_dind.backend import StoredRoot
 from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
-from kata_dind.dataroot.compatibility import asked_store, why_incompatible
+from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
@@ -25,6 +25,7 @@ from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.spec import DEFAULT_SIZE, DataRootKind, Filesystem, NetworkMode, SandboxSpec
+from kata_dind.vocabulary import Fallback
 
 
 def prepare(
@@ -43,7 +44,7 @@ def prepare(
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=needs.disk and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
     if stored:
-        require_compatible(stored, image, spec.dockerd_args)
+        require_compatible(stored, image, spec.dockerd_args, fallback=spec.fallback)
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
     accelerator, accelerator_reason = choose_accelerator(
@@ -112,13 +113,17 @@ def _require_trusted_attributes() -> None:
         )
 
 
-def require_compatible(stored: StoredRoot, image: DindImage, dockerd_args: Sequence[str]) -> None:
+def require_compatible(
+    stored: StoredRoot, image: DindImage, dockerd_args: Sequence[str], *, fallback: Fallback = Fallback.NONE
+) -> None:
     """Raise SpecError, before dockerd touches it, for a volume that the image's Docker can't open."""
     why = why_incompatible(
         written_by=stored.docker_version,
         storage=stored.storage,
         docker_version=image.docker_version,
         containerd_store=asked_store(dockerd_args),
+        storage_driver=asked_driver(dockerd_args),
+        fallback=fallback,
     )
     if why:
         raise SpecError(
