@@ -58,6 +58,15 @@ class VmGuest:
         self.ended.set()
 
 
+def make_data_root(plan: Plan) -> None:
+    """Make the disk or the directory of a plan's data root unless it is there. Raises NoSpace."""
+    if plan.data_disk:
+        create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+    for share in plan.shares:
+        if share.name == DATA_ROOT_SHARE:
+            share.host_path.mkdir(exist_ok=True)
+
+
 @contextlib.asynccontextmanager
 async def start_guest(
     plan: Plan, deadlines: StopDeadlines, locks: Sequence[int], directory: Path, on_event: OnEvent
@@ -70,8 +79,7 @@ async def start_guest(
     unshare, as_root = find_unshare(), os.geteuid() == 0
     image = require_image(plan.image_id)
     create_disk(layer_disk(directory), size_mib=LAYER_MIB)
-    if plan.data_disk:
-        create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+    make_data_root(plan)
     shape = machine_shape(plan, directory)
     sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
     sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
@@ -80,7 +88,6 @@ async def start_guest(
         stack.enter_context(use_image(image))
         socket_path = virtiofsd = None
         if plan.shares:
-            (plan.data_directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
             virtiofsd = stack.enter_context(
