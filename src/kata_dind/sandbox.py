@@ -22,6 +22,7 @@ from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import end_detached, spawn_detached, tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
+from kata_dind.vocabulary import Filesystem
 from kata_dind.volume import Volume, find_volume_of, hold_volume, require_volume
 
 if TYPE_CHECKING:
@@ -316,7 +317,8 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
     spec = parse_spec(**{**sandbox.spec, "image": image})
     if spec.volume:
         require_volume(spec.volume)
-        spec = spec.model_copy(update={"size": None})  # the volume may have grown since
+        # The volume has both, and may have grown since.
+        spec = spec.model_copy(update={"size": None, "filesystem": Filesystem.EXT4})
     with _held_volume(spec) as (volume, volume_locks):
         plan = _prepare(spec, volume, report=report, source=source)
         with record.owned() as lock:
@@ -426,14 +428,25 @@ def _prepare(spec: SandboxSpec, volume: Volume | None, *, report: Report, source
 
 
 def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxSpec:
-    """Return a spec with the kind and the size that its volume will have."""
-    present = volume.size_bytes
-    if present is None:
-        return spec.model_copy(update={"data_root": volume.kind})
-    if spec.size and spec.size_bytes < present:
-        report(Event("warning", f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows"))
-    size_bytes = max(present, spec.size_bytes if spec.size else 0)
-    return spec.model_copy(update={"data_root": volume.kind, "size": f"{size_bytes >> 20}M"})
+    """Return a spec with the kind, the size and the file system that its volume will have."""
+
+    def warn(message: str) -> None:
+        report(Event("warning", message))
+
+    update: dict[str, Any] = {"data_root": volume.kind}
+    if spec.size and volume.disk is None:
+        warn(f"--size: the volume '{volume.name}' is of the kind {volume.kind}, which takes what the host has")
+    if present := volume.size_bytes:
+        if spec.size and spec.size_bytes < present:
+            warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")
+        update["size"] = f"{max(present, spec.size_bytes if spec.size else 0) >> 20}M"
+    if found := volume.filesystem:
+        if spec.filesystem not in (found, Filesystem.EXT4):  # ext4 may be nobody's wish
+            warn(
+                f"--filesystem: the volume '{volume.name}' keeps its {found}; only a new one can have {spec.filesystem}"
+            )
+        update["filesystem"] = Filesystem(found)
+    return spec.model_copy(update=update)
 
 
 def _supervise(record: Record, locks: list[int], report: Report) -> None:

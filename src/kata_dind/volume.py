@@ -120,6 +120,14 @@ class Volume:
         return find_size(self.disk) if self.disk else None
 
     @property
+    def filesystem(self) -> str:
+        """What its disk holds, ext4 or xfs; empty when it has none, or none yet."""
+        found = None
+        with contextlib.suppress(ForeignData):  # for who uses the volume to meet; the list tells of the others as well
+            found = find_filesystem(self.disk) if self.disk else None
+        return found.kind if found else ""
+
+    @property
     def undo(self) -> Path:
         """What takes back a growth that was killed; not beside a loop disk, where the guest could put one."""
         return self.directory / "growth.undo"
@@ -137,14 +145,11 @@ class Volume:
     def summary(self) -> VolumeSummary:
         """Return the volume's row of `volume ls`."""
         facts, kind = self.facts, self._find_kind()
-        disk, found = self.disk if kind else None, None
-        with contextlib.suppress(ForeignData):  # for who uses the volume to meet; the list tells of the others as well
-            found = find_filesystem(disk) if disk else None
         return VolumeSummary(
             name=self.name,
             kind=kind or "",
-            filesystem=found.kind if found else "",
-            size_bytes=find_size(disk) if disk else None,
+            filesystem=self.filesystem if kind else "",
+            size_bytes=self.size_bytes if kind else None,
             disk_bytes=_tree_bytes(self.directory),
             used_by=self.used_by(),
             in_use=is_locked_exclusively(self.directory / "lock"),
@@ -273,9 +278,15 @@ class Volume:
         if self.disk is None:
             raise SpecError(f"volume {verb}: '{self.name}' is of the kind {self.kind}, which has no disk of its own")
         with self.held():
-            if not os.path.lexists(self.disk):
-                raise HostError(f"the disk of the volume '{self.name}' is gone: there is no {self.disk}")
+            self._require_disk()
             yield self.disk
+
+    def _require_disk(self) -> None:
+        if self.disk is not None and not os.path.lexists(self.disk):
+            raise HostError(
+                f"the disk of the volume '{self.name}' is gone: there is no {self.disk}",
+                hint=f"put it back, or kata-dind volume rm {self.name}",
+            )
 
     def _records(self) -> list[Record]:
         return [record for record in list_records() if record.read("spec.json").get("volume") == self.name]
@@ -286,7 +297,8 @@ def hold_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int
     """Hold a volume for the length of the block; it is made, of the asked kind, when there is none.
 
     Yields the volume and its lock's descriptor, as `Volume.held` does. One that is made and has no passing verdict by
-    the block's end goes with it. Raises SpecError when it is of another kind than asked, DataRootBusy.
+    the block's end goes with it. Raises SpecError when it is of another kind than asked, DataRootBusy, HostError when
+    its disk is gone.
     """
     with contextlib.ExitStack() as stack:
         with _registry() as directory:
@@ -300,6 +312,8 @@ def hold_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int
                 )
             descriptor = stack.enter_context(volume._locked())
         volume._mend()
+        if not volume.unproven.exists():
+            volume._require_disk()  # a new one in its place would look like a volume that has lost all its data
         try:
             yield volume, descriptor
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Backend, Launch, OnEvent, StoredRoot
+from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
@@ -135,6 +137,8 @@ class FakeBackend:
             "data_root": "block" if spec.data_root == "auto" else str(spec.data_root),
             "data_root_reason": "as asked",
             "data_root_mib": spec.size_bytes >> 20,
+            "filesystem": str(spec.filesystem),
+            "data_directory": str(stored.directory if stored else directory),
         }
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
@@ -142,6 +146,7 @@ class FakeBackend:
         behaviour = BEHAVIOURS[plan["image_id"]]
 
         def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
+            _make_data_root(plan)
             return open_guest(behaviour, directory, on_event, locks)
 
         return Launch(
@@ -150,6 +155,15 @@ class FakeBackend:
             timeout_seconds=behaviour.timeout_seconds,
             fallback=behaviour.fallback,
         )
+
+
+def _make_data_root(plan: dict[str, Any]) -> None:
+    places = {"block": Path(DATA_DISK), "loop": Path(DATA_ROOT_SHARE, LOOP_FILE)}
+    if plan.get("data_root") in places:
+        disk = Path(plan["data_directory"]) / places[plan["data_root"]]
+        disk.parent.mkdir(exist_ok=True)
+        with disk.open("ab") as file:
+            os.truncate(file.fileno(), plan["data_root_mib"] << 20)
 
 
 BACKEND: Backend = FakeBackend()

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from kata_dind.errors import DataRootBusy, GuestNotReady, OverlayRefused, SpecError
+from kata_dind.errors import DataRootBusy, GuestNotReady, HostError, OverlayRefused, SpecError
+from kata_dind.host.disks import create_disk
 from kata_dind.host.progress import Event
 from kata_dind.record import sandboxes_directory
 from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.vocabulary import Filesystem
 from kata_dind.volume import list_volumes, require_volume
 from tests.contract.test_sandbox import supervisor_of, wait_until
 
@@ -37,9 +39,14 @@ def removed_at_the_end() -> Iterator[None]:
 
 
 def spec_of(
-    name: str = "demo", *, image: str = "healthy", data_root: str = "auto", size: str | None = None
+    name: str = "demo",
+    *,
+    image: str = "healthy",
+    data_root: str = "auto",
+    size: str | None = None,
+    filesystem: str = "ext4",
 ) -> SandboxSpec:
-    return parse_spec(name=name, image=image, volume="db", data_root=data_root, size=size)
+    return parse_spec(name=name, image=image, volume="db", data_root=data_root, size=size, filesystem=filesystem)
 
 
 def left() -> list[str]:
@@ -203,6 +210,59 @@ def test_the_size_is_the_volumes_until_more_is_asked_for(
     events.clear()
     start("demo", report=events.append)
     assert [event.message for event in events if event.name == "warning"] == []
+
+
+def test_the_file_system_is_the_volumes_and_a_wish_for_another_is_told() -> None:
+    up(spec_of()).remove(force=True)
+    disk = require_volume("db").directory / "data.img"
+    disk.unlink()
+    create_disk(disk, size_mib=1024)
+    events: list[Event] = []
+    sandbox = up(spec_of(filesystem="xfs"), report=events.append)
+    assert [event.message for event in events if event.name == "warning"] == [
+        "--filesystem: the volume 'db' keeps its ext4; only a new one can have xfs"
+    ]
+    assert json.loads((sandbox.directory / "plan.json").read_text())["plan"]["filesystem"] == "ext4"
+    sandbox.stop()
+    events.clear()
+    start("demo", report=events.append)
+    assert [event.message for event in events if event.name == "warning"] == []
+
+
+@pytest.mark.requires("xfs")
+def test_a_volume_with_xfs_needs_no_word_of_it() -> None:
+    up(spec_of()).remove(force=True)
+    disk = require_volume("db").directory / "data.img"
+    disk.unlink()
+    create_disk(disk, size_mib=512, filesystem=Filesystem.XFS)
+    events: list[Event] = []
+    sandbox = up(spec_of(), report=events.append)
+    assert [event.message for event in events if event.name == "warning"] == []
+    assert json.loads((sandbox.directory / "plan.json").read_text())["plan"]["filesystem"] == "xfs"
+
+
+def test_a_size_means_nothing_to_a_virtiofs_volume() -> None:
+    events: list[Event] = []
+    up(spec_of(data_root="virtiofs", size="5G"), report=events.append)
+    assert [event.message for event in events if event.name == "warning"] == [
+        "--size: the volume 'db' is of the kind virtiofs, which takes what the host has"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["block", "loop"])
+def test_a_proven_volume_whose_disk_is_gone_gets_no_blank_one(kind: str) -> None:
+    sandbox = up(spec_of(data_root=kind))
+    sandbox.stop()
+    volume = require_volume("db")
+    assert volume.disk is not None
+    volume.disk.unlink()
+    with pytest.raises(HostError, match="the disk of the volume 'db' is gone: there is no ") as caught:
+        start("demo")
+    assert caught.value.hint == "put it back, or kata-dind volume rm db"
+    with pytest.raises(HostError, match="is gone"):
+        up(spec_of("other"))
+    assert left() == ["demo", "db"]
+    assert not volume.disk.exists()
 
 
 def test_a_sandbox_whose_volume_is_gone_does_not_start_on_a_new_one() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.backend import StoredRoot
-from kata_dind.backend.vm.plan import Capabilities, Plan, make_plan, plan_shares
+from kata_dind.backend.vm.plan import Capabilities, Plan, data_disk, make_plan, plan_shares
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
@@ -41,7 +41,8 @@ def prepare(
         _require_trusted_attributes()
     if stored:
         directory, reason = stored.directory, f"the volume '{stored.volume}' is of this kind"
-    require_host_tools(shares=bool(spec.shares or needs.share), xfs=needs.disk and spec.filesystem is Filesystem.XFS)
+    formats = needs.disk and not data_disk(directory).exists()
+    require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
     if stored:
         require_compatible(stored, image, spec.dockerd_args, fallback=spec.fallback)
