@@ -3,6 +3,8 @@
 As the host's space shrinks the guest is told to have little in flight, then to take no new data, and at last it is
 paused. Everything is undone when there is room again. The last step needs no watching where the disk is QEMU's own
 (`werror=enospc`), but a loop disk's file system would get an I/O error for each write that virtiofsd can't do.
+
+Only ext4 can be held from new data. A guest on xfs goes on until it is paused.
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ LIMITS_BYTES = {Room.FULL: 8 * MIB, Room.SHORT: 64 * MIB, Room.LOW: 512 * MIB}
 SHORT leaves room for what ext4 still writes where the host's file has holes: bounded dirty data, and its journal.
 """
 
+AGAIN_SECONDS = 5.0
+"""A pause so soon after the guest went on is the same write, refused again; on a slow host a look may take a second."""
+
+_SHORTEST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 2.0, 30.0
+
 _FILL_BYTES_PER_SECOND = 2 << 30
 """No guest is expected to write faster than this."""
 
@@ -62,6 +69,59 @@ def pause_seconds(left_bytes: int) -> float:
     return 0.2 if spare_bytes < 0 else min(max(spare_bytes / _FILL_BYTES_PER_SECOND, 0.05), 1.0)
 
 
+class Retries:
+    """When a guest that QEMU has paused goes on: at once, but later and later while its write is refused again.
+
+    A host may refuse a write although statvfs shows room: a quota, or btrfs without space for metadata. All times are
+    of one clock, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.wait_seconds = 0.0
+        """How long the guest stands still before the next attempt; 0 while its writes are not refused again."""
+        self._paused_at: float | None = None
+        self._resumed_at = -AGAIN_SECONDS
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether to let the guest go on, which is paused at this look."""
+        if self._paused_at is None:
+            self._paused_at = now
+            again = now - self._resumed_at < AGAIN_SECONDS
+            self.wait_seconds = self._longer_seconds() if again else 0.0
+        return now >= self._paused_at + self.wait_seconds
+
+    def resumed(self, now: float) -> None:
+        """Take note that the guest goes on."""
+        self._paused_at, self._resumed_at = None, now
+
+    def goes_on(self, now: float) -> None:
+        """Take note that the guest is not paused at this look; some seconds of that mean that its writes succeed."""
+        if now - self._resumed_at >= AGAIN_SECONDS:
+            self.wait_seconds = 0.0
+
+    def _longer_seconds(self) -> float:
+        return min(max(2 * self.wait_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
+
+
+def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: bool, holds_data: bool) -> str | None:
+    """Say what a guest lives with, None for nothing; `refused` are writes that the host has no space for."""
+    left_mib = left_bytes // MIB
+    if room is Room.FULL:
+        return f"the file system of {directory} is full; the guest is paused until there is room"
+    if refused:
+        return (
+            f"the host has no space for the guest's writes, although the file system of {directory} shows {left_mib} "
+            "MiB free, as with a quota; the guest is paused and tries again at least every "
+            f"{_LONGEST_RETRY_SECONDS:g} s"
+        )
+    if room is Room.SHORT:
+        then = "until there is more, the guest's writes fail with 'no space left on device'"
+        if not holds_data:
+            then = f"xfs goes on until the guest is paused at {LIMITS_BYTES[Room.FULL] // MIB} MiB"
+        return f"the file system of {directory} has {left_mib} MiB left; {then}"
+    return None
+
+
 def require_room(directories: Iterable[Path]) -> None:
     """Raise NoSpace where a guest would be held as soon as it writes."""
     for directory in directories:
@@ -74,12 +134,15 @@ def require_room(directories: Iterable[Path]) -> None:
             )
 
 
-async def watch_space(machine: Machine, directories: Iterable[Path], on_event: OnEvent) -> None:
+async def watch_space(
+    machine: Machine, directories: Iterable[Path], on_event: OnEvent, *, holds_data: bool = True
+) -> None:
     """Keep a machine within what the host has for the disks in some directories; reports `problem` events.
 
-    A problem's `message` is None when it is over, and `paused` tells whether the guest stands still.
+    `holds_data` tells whether the data root's file system can be held from new data, as ext4 can. A problem's
+    `message` is None when it is over, and `paused` tells whether the guest stands still.
     """
-    watch = _Watch(machine, list(directories), on_event)
+    watch = _Watch(machine, list(directories), on_event, holds_data=holds_data)
     try:
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -90,26 +153,41 @@ async def watch_space(machine: Machine, directories: Iterable[Path], on_event: O
 
 
 class _Watch:
-    def __init__(self, machine: Machine, directories: list[Path], on_event: OnEvent) -> None:
+    def __init__(
+        self, machine: Machine, directories: list[Path], on_event: OnEvent, *, holds_data: bool = True
+    ) -> None:
+        self._holds_data = holds_data
+        self._retries = Retries()
         self._machine = machine
         self._directories = directories
         self._on_event = on_event
         self.room = Room.AMPLE
 
+    @property
+    def _refused(self) -> bool:
+        return self._retries.wait_seconds > 0
+
     async def look(self, tasks: asyncio.TaskGroup) -> int:
         """Act on what is left, and return it."""
         left_bytes, directory = min((free_bytes(directory), directory) for directory in self._directories)
         # QEMU pauses the guest by itself when a write meets a full disk between two looks.
-        paused, before = self._machine.paused.is_set(), self.room
+        paused, before, now = self._machine.paused.is_set(), self.room, time.monotonic()
         self.room = next_room(left_bytes, before=Room.FULL if paused else before)
-        resumes = paused and self.room is not Room.FULL
+        refused, resumes = self._refused, False
+        if self.room is Room.FULL:
+            self._retries = Retries()  # a refused write needs no other reason
+        elif paused:
+            resumes = self._retries.is_due(now)
+        else:
+            self._retries.goes_on(now)
         if self.room is not before or resumes:
             logger.info("%s has %d MiB left: %s", directory, left_bytes // MIB, self.room.name.lower())
             # Also before a pause: it is what the guest finds when it goes on.
             tasks.create_task(self._tell_guest(time.time() if resumes else None))
-        if min(self.room, before) <= Room.SHORT and self.room is not before:
+        if (min(self.room, before) <= Room.SHORT and self.room is not before) or self._refused is not refused:
             self._report(directory, left_bytes)
         if resumes:
+            self._retries.resumed(now)
             await self._machine.resume()
         elif self.room is Room.FULL and not paused:
             await self._machine.pause()
@@ -122,16 +200,12 @@ class _Watch:
             logger.info("the guest's answer: %s", answer)
 
     def _report(self, directory: Path, left_bytes: int) -> None:
-        problem = {
-            Room.FULL: f"the file system of {directory} is full; the guest is paused until there is room",
-            Room.SHORT: f"the file system of {directory} has {left_bytes // MIB} MiB left; until there is more, "
-            "the guest's writes fail with 'no space left on device'",
-        }
+        problem = describe_problem(self.room, directory, left_bytes, refused=self._refused, holds_data=self._holds_data)
         self._on_event(
             {
                 "event": "problem",
-                "message": problem.get(self.room),
-                "paused": self.room is Room.FULL,
+                "message": problem,
+                "paused": self._refused or self.room is Room.FULL,
                 "healed": f"the file system of {directory} has room again",
             }
         )

@@ -21,6 +21,7 @@ from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
 from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+from kata_dind.vocabulary import DataRootKind, Filesystem
 
 LAYER_MIB = 10 * 1024
 
@@ -106,5 +107,7 @@ async def start_guest(
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
             guest = VmGuest(machine, virtiofsd)
-            async with background(guest.watch()), background(watch_space(machine, sparse, on_event)):
+            on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
+            watch = watch_space(machine, sparse, on_event, holds_data=not on_xfs)
+            async with background(guest.watch()), background(watch):
                 yield guest
