@@ -142,6 +142,7 @@ def test_a_start_is_seen_as_one() -> None:
             require_sandbox("demo").remove()
         with pytest.raises(SpecError, match="is used"):
             up(spec_of())
+        wait_until((sandboxes_directory() / "demo" / "guest.log").exists)  # before that there may be no supervisor
         starter.terminate()
     wait_until(lambda: left() == [])
 
