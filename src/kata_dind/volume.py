@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -403,12 +404,16 @@ def _make(volume: Volume, kind: DataRootKind) -> None:
 
 def _tree_bytes(directory: Path) -> int:
     """Return what a directory and all below it really take on disk; a file of many names counts once."""
-    total, seen = 0, set()
-    for parent, directories, files in os.walk(directory):
-        for name in (*directories, *files):
-            with contextlib.suppress(OSError):  # it may vanish meanwhile, and be closed to us
-                status = Path(parent, name).lstat()
-                if (status.st_dev, status.st_ino) not in seen:
-                    seen.add((status.st_dev, status.st_ino))
-                    total += status.st_blocks * 512
+    total, seen, pending = 0, set(), [str(directory)]
+    # Not os.walk, which recurses before Python 3.12: a guest may make its share as deep as it likes.
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # it may vanish meanwhile, and be closed to us
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(entry.path)
+                    if (status.st_dev, status.st_ino) not in seen:
+                        seen.add((status.st_dev, status.st_ino))
+                        total += status.st_blocks * 512
     return total

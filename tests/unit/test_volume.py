@@ -308,6 +308,20 @@ def test_a_file_of_many_names_and_depths_counts_once() -> None:
     assert 1_000_000 <= volume.summary().disk_bytes - before < 1_200_000
 
 
+def test_a_guest_may_make_its_share_deep() -> None:
+    volume = make_volume(kind=LOOP)
+    parent = os.open(volume.directory / DATA_ROOT_SHARE, os.O_RDONLY)
+    for _ in range(1500):  # by descriptors, for no path is that long
+        os.mkdir("directory", dir_fd=parent)
+        child = os.open("directory", os.O_RDONLY, dir_fd=parent)
+        os.close(parent)
+        parent = child
+    os.close(parent)
+    assert volume.summary().disk_bytes > 0
+    volume.remove()
+    assert list_volumes() == []
+
+
 def test_a_sandbox_knows_its_volume() -> None:
     volume = make_volume()
     record = create_record("demo")
