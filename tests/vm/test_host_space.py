@@ -5,6 +5,7 @@ The sandbox lies on a small file system of its own; each kind of data root goes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -47,13 +48,12 @@ class SmallHost:
     def fill(self, *, seconds: float = 0.0) -> Path:
         """Take what is left but for 1 MiB, as anybody else on the host may: at once, or over some time."""
         filler = self.directory / "filler"
-        steps = round(seconds / 0.1) + 1
+        until = time.monotonic() + seconds
         with filler.open("wb") as file:
-            for step in range(steps):
-                size_bytes = filler.stat().st_size
-                part_bytes = max(self.left_bytes - MIB, 0) // (steps - step)
-                if part_bytes:
-                    os.posix_fallocate(file.fileno(), size_bytes, part_bytes)
+            while (left_seconds := until - time.monotonic()) > 0 or self.left_bytes > 2 * MIB:
+                part_bytes = max(self.left_bytes - MIB, 0) // max(round(left_seconds / 0.1), 1)
+                with contextlib.suppress(OSError):  # the guest has taken it meanwhile
+                    os.posix_fallocate(file.fileno(), filler.stat().st_size, max(part_bytes, 1))
                 time.sleep(0.1)
         return filler
 
