@@ -6,11 +6,14 @@ Used by the supervisor of `up` and, in a thread, by `run` and the Python API. Kn
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -218,11 +221,13 @@ class Owner:
 
     async def _prove(self, guest: Guest) -> Verdict:
         try:
-            return await asyncio.to_thread(
-                prove,
-                self._record.endpoint,
-                timeout_seconds=self._remaining_seconds(),
-                fallback=self._launch.fallback,
+            return await _in_thread(
+                functools.partial(
+                    prove,
+                    self._record.endpoint,
+                    timeout_seconds=self._remaining_seconds(),
+                    fallback=self._launch.fallback,
+                )
             )
         except VerdictFailed as error:
             if guest.ended.is_set():
@@ -319,11 +324,11 @@ class Owner:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._keep(asyncio.current_task())
             try:
-                stream = guest.open({"kind": "docker"})
+                await relay_connection(reader, writer, guest.open({"kind": "docker"}))
             except ChannelClosed:
+                pass  # the guest went a moment ago
+            finally:
                 writer.close()
-                return
-            await relay_connection(reader, writer, stream)
 
         server = await asyncio.start_unix_server(serve, self._record.endpoint, limit=READ_BYTES, start_serving=False)
         async with _published(server, self._record.endpoint):
@@ -524,6 +529,24 @@ async def _published(server: asyncio.Server, path: Path) -> AsyncIterator[None]:
         server.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108 - as above
+
+
+async def _in_thread(call: Callable[[], Verdict]) -> Verdict:
+    """Call what blocks. Not by `asyncio.to_thread`, for whose threads Python waits when it ends, cancelled or not."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    outcome: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            outcome.set_exception(error)
+        with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=work, name="proof", daemon=True).start()
+    await done.wait()
+    return outcome.result()
 
 
 @contextlib.asynccontextmanager

@@ -498,7 +498,6 @@ def _owned_in_thread(record: Record, report: Report, *, volume_locks: list[int])
     def own() -> None:
         try:
             loop.run_until_complete(owner.run())
-            loop.run_until_complete(loop.shutdown_default_executor())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             failure.append(error)
         finally:
