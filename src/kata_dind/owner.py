@@ -76,6 +76,8 @@ class Owner:
         self._phases: list[dict[str, Any]] = []
         self._earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
         self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
+        if self._earlier_verdict:  # kept, so that a start which fails does not forget that there was one
+            self._status["verdict"] = self._earlier_verdict
         self._ready = False
         self._stop = asyncio.Event()
         self._going_down = False
@@ -154,7 +156,9 @@ class Owner:
             self._phase("dockerd", "dockerd answers")
             await stack.enter_async_context(self._endpoint_server(guest))
             verdict = await self._prove(guest)
-        self._phase("proof", "the data root is proven")
+        self._phase(
+            "proof", "the data root is proven" if verdict.seconds else "the data root has no room for the proof"
+        )
         self._become_ready(verdict)
         await first_of(self._stop.wait(), guest.ended.wait(), self._container_ended.wait())
         self._set_state("stopping")
@@ -233,7 +237,7 @@ class Owner:
             if guest.ended.is_set():
                 raise _gone(guest) from error
             if self._is_full_again(error):
-                return Verdict(**self._earlier_verdict)
+                return Verdict(**{**self._earlier_verdict, "seconds": 0.0})
             evidence = [error.details, self._dockerd_tail(), await _guest_evidence(guest)]
             error.details = "\n".join(filter(None, evidence))
             raise

@@ -2,7 +2,7 @@
 
 lock          held by the owner for as long as the sandbox runs; the only truth about that
 spec.json     what the user asked for        plan.json   what the last start did, and why
-status.json   phases, timings, verdict, error of the last start
+status.json   phases, timings, error of the last start, and the last verdict that passed
 docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
 unclean       there while the guest runs: found at a start, it demands a check of the data root; a volume has its own
 """

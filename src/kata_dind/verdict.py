@@ -59,6 +59,7 @@ class Verdict:
     """Driver or snapshotter, with the backing file system where Docker tells it: `overlay2 on extfs`."""
     native_diff: bool | None
     seconds: float
+    """How long it took; 0 for one of an earlier start, since there was no room to make it again."""
     file_capabilities: bool = True
     """Whether layers keep them; False only on a driver that was accepted as a fallback."""
 

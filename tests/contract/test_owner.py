@@ -303,9 +303,11 @@ def test_a_data_root_that_has_filled_up_is_started_again_so_that_it_can_be_prune
             statuses.append(start.status)
 
     run(scenario(start_of(tmp_path, "healthy")))
+    assert isinstance(failure_of(start_of(tmp_path, "crashes")), DockerdFailed)  # by which nothing is forgotten
     run(scenario(start_of(tmp_path, "is-full")))
     proven, full = statuses
-    assert (full["state"], full["verdict"]) == ("running", proven["verdict"])
+    assert (full["state"], full["verdict"]) == ("running", {**proven["verdict"], "seconds": 0.0})
+    assert full["phases"][-1]["name"] == "proof"
     assert full["warnings"] == ["the data root is full, so it was not proven again: docker system prune"]
 
 

@@ -167,6 +167,13 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pyte
     detach_loops(tmp_path)
 
 
+@pytest.fixture
+def data_root(shell: Shell) -> Path:
+    directory = shell.directory / "docker"
+    directory.mkdir()
+    return directory
+
+
 def attach_loop(image: Path) -> Path:
     return Path(run(["losetup", "--find", "--show", image], timeout_seconds=10).stdout.strip())
 

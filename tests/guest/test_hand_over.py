@@ -13,13 +13,6 @@ pytestmark = pytest.mark.requires("root")
 
 
 @pytest.fixture
-def data_root(shell: Shell) -> Path:
-    directory = shell.directory / "docker"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
 def dockerd(shell: Shell) -> Path:
     """A program of dockerd's name that says how it was started."""
     program = shell.directory / "dockerd"

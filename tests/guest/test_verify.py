@@ -16,13 +16,6 @@ from tests.guest.conftest import ENTRYPOINT, Shell
 pytestmark = pytest.mark.requires("root")
 
 
-@pytest.fixture
-def data_root(shell: Shell) -> Path:
-    directory = shell.directory / "docker"
-    directory.mkdir()
-    return directory
-
-
 def fuse_without_xattr(shell: Shell, data_root: Path) -> str:
     """A FUSE mount that overlayfs refuses as Kata's virtio-fs is refused: it has no extended attributes."""
     source = shell.directory / "source"
