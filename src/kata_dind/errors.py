@@ -2,7 +2,8 @@
 
     KataDindError            1
     ├─ SpecError             2  what was asked is wrong
-    ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, LockBusy, KvmUnavailable
+    ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, LockBusy, KvmUnavailable,
+    │                           SeedUnfit
     ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
     ├─ DataRootError         5  DataRootBusy, ForeignData, NoSpace, OverlayRefused
     ├─ BackendError          6  ContainerdError, KubernetesError
@@ -81,6 +82,10 @@ class LockBusy(HostError):
 
 class KvmUnavailable(HostError):
     """KVM was asked for, and no guest boots on it."""
+
+
+class SeedUnfit(HostError):
+    """A seed can't be restored: it was made for another machine, or its files are not what they were."""
 
 
 class SandboxError(KataDindError):

@@ -79,6 +79,9 @@ class Owner:
         if self._earlier_verdict:  # kept, so that a start which fails does not forget that there was one
             self._status["verdict"] = self._earlier_verdict
         self._ready = False
+        self._guest: Guest | None = None
+        self._saved = False
+        self._renewed = asyncio.Event()
         self._stop = asyncio.Event()
         self._going_down = False
         self._connections: set[asyncio.Task[None]] = set()
@@ -127,6 +130,12 @@ class Owner:
             self._going_down = True
             self._task.cancel()
 
+    async def save(self) -> None:
+        """Let the guest of a running sandbox end with its state on file, and the sandbox with it."""
+        assert self._guest is not None
+        self._going_down = self._saved = True
+        await self._guest.save()
+
     # --- start, serve, stop
 
     async def _run(self) -> None:
@@ -155,14 +164,15 @@ class Owner:
             await self._wait_for_dockerd(guest)
             self._phase("dockerd", "dockerd answers")
             await stack.enter_async_context(self._endpoint_server(guest))
-            verdict = await self._prove(guest)
+            verdict = await self._prove(guest) if self._launch.proven is None else self._proven(self._launch.proven)
         self._phase(
             "proof", "the data root is proven" if verdict.seconds else "the data root has no room for the proof"
         )
+        self._guest = guest
         self._become_ready(verdict)
         await first_of(self._stop.wait(), guest.ended.wait(), self._container_ended.wait())
         self._set_state("stopping")
-        if not self._stop.is_set():
+        if not self._stop.is_set() and not self._saved:
             raise self._sudden_end(guest)
 
     def _become_ready(self, verdict: Verdict) -> None:
@@ -205,15 +215,19 @@ class Owner:
     async def _wait_for_dockerd(self, guest: Guest) -> None:
         """Wait for dockerd's first answer. Raises the reason why there will be none."""
         answer = asyncio.ensure_future(_first_answer(guest))
+        waits: list[Any] = [answer]
+        if self._launch.proven is not None:
+            waits.append(asyncio.ensure_future(self._renewed.wait()))
         try:
-            await first_of(asyncio.wait([answer]), guest.ended.wait(), self._container_ended.wait())
+            await first_of(asyncio.wait(waits), guest.ended.wait(), self._container_ended.wait())
             if guest.ended.is_set():
                 raise _gone(guest)
-            if not answer.done():
+            if not all(wait.done() for wait in waits):
                 raise self._container_failure(await _guest_evidence(guest))
             answer.result()
         finally:
-            answer.cancel()
+            for wait in waits:
+                wait.cancel()
 
     def _container_failure(self, evidence: str) -> KataDindError:
         details = f"{self._dockerd_tail()}\n{evidence}".strip()
@@ -221,6 +235,8 @@ class Owner:
         if complaint is not None and self._container_code in (_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT):
             kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
             return kind(complaint["message"], details=details, hint=complaint["hint"])
+        if complaint is not None and self._container_code is None:
+            return SandboxError(f"the guest refused: {complaint['message']}", details=details)
         return DockerdFailed(f"dockerd ended before it answered (exit {self._container_code})", details=details)
 
     async def _prove(self, guest: Guest) -> Verdict:
@@ -242,6 +258,13 @@ class Owner:
             error.details = "\n".join(filter(None, evidence))
             raise
 
+    def _proven(self, seed: dict[str, Any]) -> Verdict:
+        """Return the verdict that was made with the seed; the guest has repeated what a restore could have undone."""
+        self._status["data_root"] = seed["data_root"]
+        self._status["kernel"] = seed["kernel"]
+        self._warnings.extend(seed["warnings"])
+        return Verdict(**seed["verdict"])
+
     def _is_full_again(self, error: VerdictFailed) -> bool:
         """Tell whether a proven data root only has no room for the proof: its owner must be let in to tidy up."""
         if not self._earlier_verdict or "no space left on device" not in f"{error.summary}\n{error.details}":
@@ -262,7 +285,13 @@ class Owner:
     # --- what the guest says
 
     def _guest_event(self, message: dict[str, Any]) -> None:
-        if message.get("event") == "agent":
+        if message.get("event") == "agent" and self._launch.proven is not None:
+            self._phase("machine", "the machine goes on from its seed")
+        elif message.get("event") == "renewed":
+            self._status["check_seconds"] = _seconds_of(message, "check_seconds")
+            self._phase("renewal", "the machine has become its own")
+            self._renewed.set()
+        elif message.get("event") == "agent":
             self._status["kernel"] = str(message.get("kernel"))
             # What the guest has not been up for went into disks, namespaces and QEMU's own start.
             self._phase("machine", "the machine has started", until=self._elapsed() - _seconds_of(message))
@@ -426,10 +455,10 @@ class Owner:
         return f"--- dockerd.log\n{text}" if text else ""
 
 
-def _seconds_of(message: dict[str, Any]) -> float:
-    """Return the uptime that an event of the guest tells, 0 for one that makes no sense."""
+def _seconds_of(message: dict[str, Any], field: str = "uptime_seconds") -> float:
+    """Return the time that an event of the guest tells, 0 for one that makes no sense."""
     try:
-        seconds = float(message["uptime_seconds"])
+        seconds = float(message[field])
     except (KeyError, TypeError, ValueError):
         return 0.0
     return seconds if 0 <= seconds < _DAY_SECONDS else 0.0

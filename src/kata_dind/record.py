@@ -28,6 +28,8 @@ SOCKET_PATH_LIMIT = 107
 _SOCKET_NAME_LIMIT = 16
 """How long the name of a socket in the directory may be; the vm backend has `virtiofsd.sock`."""
 
+_WORKSHOP = ".work-"
+
 LOGS = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
 
 
@@ -158,12 +160,29 @@ def create_record(name: str) -> Record:
     return record
 
 
+@contextlib.contextmanager
+def new_workshop() -> Iterator[Record]:
+    """Make and own a record without a name, for a sandbox that is never to be seen; it is removed after the block."""
+    record = record_of(f"{_WORKSHOP}{os.urandom(4).hex()}")
+    record.directory.mkdir(mode=0o700)
+    try:
+        with record.owned():
+            yield record
+    finally:
+        record.remove()
+
+
 def list_records() -> list[Record]:
     """Return all sandboxes' records by name; what killed owners and removals have left is swept."""
     directory = sandboxes_directory()
     for doomed in directory.glob(".removed-*"):
         with contextlib.suppress(FileNotFoundError, HostError):
             remove_tree(doomed)
+    for workshop in directory.glob(f"{_WORKSHOP}*"):
+        with contextlib.suppress(SandboxError, HostError, FileNotFoundError):
+            record = Record(workshop.name, workshop)
+            with record.owned(timeout_seconds=0):
+                record.remove()
     paths = [path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     records = [Record(path.name, path) for path in paths]
     for record in records:

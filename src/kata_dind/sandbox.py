@@ -6,32 +6,26 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
+from kata_dind.errors import GuestNotReady, KataDindError, NoSpace, SandboxError, SpecError, error_from_fields
 from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import end_detached, spawn_detached, tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
 from kata_dind.vocabulary import Filesystem
-from kata_dind.volume import Volume, find_volume_of, hold_volume, require_volume
+from kata_dind.volume import Volume, hold_volume, require_volume
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-    from threading import Thread
-
     from kata_dind.control import ExecResult
     from kata_dind.image.source import PackageSource
-    from kata_dind.owner import Owner
     from kata_dind.spec import SandboxSpec
 
 STOP_SECONDS = 75.0
@@ -129,6 +123,12 @@ class Sandbox:
                 "version": verdict.get("docker_version"),
                 "storage": verdict.get("storage"),
                 "native_diff": verdict.get("native_diff"),
+            },
+            "start": {
+                "how": planned.get("start"),
+                "reason": planned.get("start_reason"),
+                "seed": planned.get("seed") or None,
+                "check_seconds": status.get("check_seconds"),
             },
             "phases": status.get("phases", []),
             "timings": status.get("timings", {}),
@@ -320,7 +320,8 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         # The volume has both, and may have grown since.
         spec = spec.model_copy(update={"size": None, "filesystem": Filesystem.EXT4})
     with _held_volume(spec) as (volume, volume_locks):
-        plan = _prepare(spec, volume, report=report, source=source)
+        before = record.read("plan.json").get("plan")
+        plan = _prepare(spec, volume, before=before, report=report, source=source)
         with record.owned() as lock:
             record.write("plan.json", plan)
             _supervise(record, [lock, *volume_locks], report)
@@ -333,11 +334,17 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
 
     An empty name gets a random one. Raises what `up` raises.
     """
+    from kata_dind.backend import load_backend
+    from kata_dind.owner_thread import own_in_thread
+
     if not spec.name:
         spec = spec.model_copy(update={"name": random_name()})
     with _created(spec, report=report, source=source) as (record, (_, *volume_locks)):
         try:
-            with _owned_in_thread(record, report, volume_locks=volume_locks):
+            # What is written to a volume is for others to find: dockerd stops in order.
+            plan = record.read("plan.json")
+            launch = load_backend(plan["backend"]).launch(plan["plan"], ephemeral=not spec.volume, locks=volume_locks)
+            with own_in_thread(record, launch, report=report):
                 yield Sandbox(record)
         finally:
             record.remove()
@@ -408,7 +415,15 @@ def _held_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]
         yield volume, [lock]
 
 
-def _prepare(spec: SandboxSpec, volume: Volume | None, *, report: Report, source: Source) -> dict[str, Any]:
+def _prepare(
+    spec: SandboxSpec,
+    volume: Volume | None,
+    *,
+    before: dict[str, Any] | None = None,
+    report: Report,
+    source: Source,
+) -> dict[str, Any]:
+    """Return the plan of a start as plan.json holds it; the seed that it needs is made when absent."""
     from kata_dind.backend import StoredRoot, load_backend
     from kata_dind.image.source import default_source
 
@@ -421,10 +436,28 @@ def _prepare(spec: SandboxSpec, volume: Volume | None, *, report: Report, source
             volume.name, volume.directory, str(facts.get("docker_version", "")), str(facts.get("storage", ""))
         )
         spec = _on_volume(spec, volume, report=report)
-    plan = backend.prepare(spec, directory, source, stored=stored, report=report)
+
+    def prepare() -> dict[str, Any]:
+        return backend.prepare(spec, directory, source, stored=stored, before=before, report=report)
+
+    plan = prepare()
+    if plan["seed_key"] and not plan["seed"] and _make_seed(plan["seed_key"], spec, source, report=report):
+        plan = prepare()
     if volume:
         volume.grow(spec.size_bytes)
     return {"backend": spec.backend.value, "plan": plan}
+
+
+def _make_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> bool:
+    """Make the seed that a start wants; False where the host has no room for one, which a boot may do without."""
+    from kata_dind.seeding import require_internal_seed
+
+    try:
+        require_internal_seed(key, spec, source, report=report)
+    except NoSpace as error:
+        report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
+        return False
+    return True
 
 
 def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxSpec:
@@ -470,62 +503,6 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
         except BaseException:
             end_detached(supervisor, rung_seconds=STOP_SECONDS)
             raise
-
-
-@contextlib.contextmanager
-def _owned_in_thread(record: Record, report: Report, *, volume_locks: list[int]) -> Iterator[None]:
-    """Run the owner in a thread that lasts as long as its children, since their death signal follows the thread."""
-    import asyncio
-
-    from kata_dind.backend import load_backend
-    from kata_dind.owner import Owner
-
-    plan = record.read("plan.json")
-    loop = asyncio.new_event_loop()
-    ready_read, ready_write = os.pipe()
-    failure: list[BaseException] = []
-
-    def heard(event: Event) -> None:
-        report(event)
-        if event.name == "ready":
-            os.write(ready_write, b"r")
-
-    # What is written to a volume is for others to find: dockerd stops in order.
-    ephemeral = find_volume_of(record) is None
-    launch = load_backend(plan["backend"]).launch(plan["plan"], ephemeral=ephemeral, locks=volume_locks)
-    owner = Owner(record, launch, report=heard)
-
-    def own() -> None:
-        try:
-            loop.run_until_complete(owner.run())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            failure.append(error)
-        finally:
-            loop.close()
-            os.write(ready_write, b"e")
-
-    thread = threading.Thread(target=own, name=f"owner of {record.name}")
-    thread.start()
-    try:
-        select.select([ready_read], [], [])
-        if not failure:
-            yield
-    except GuestNotReady as error:
-        # The block met the end of the sandbox; the owner knows its cause.
-        _end_owner(loop, owner, thread)
-        raise failure[0] if failure else error from None
-    finally:
-        _end_owner(loop, owner, thread)
-        os.close(ready_read)
-        os.close(ready_write)
-    if failure:
-        raise failure[0]
-
-
-def _end_owner(loop: AbstractEventLoop, owner: Owner, thread: Thread) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-        loop.call_soon_threadsafe(owner.request_stop)
-    thread.join()
 
 
 def _exec_request(argv: Sequence[str], where: str, environment: dict[str, str] | None, cwd: str) -> dict[str, Any]:

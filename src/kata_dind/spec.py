@@ -167,6 +167,12 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     return _checked_name(name)
 
 
+def _checked_seed(name: str, info: ValidationInfo) -> str:
+    if name and info.data.get("cold"):
+        raise ValueError(f"{name!r} is restored, and --cold boots; leave one of them out")
+    return _checked_name(name) if name else name
+
+
 def _checked_size(text: str, *, least_bytes: int) -> str:
     size_bytes = parse_size(text)
     if size_bytes < least_bytes:
@@ -255,6 +261,10 @@ class SandboxSpec(BaseModel):
     network: NetworkMode = NetworkMode.NAT
     allow_link_local: bool = False
     shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
+    cold: bool = False
+    """Boot, where a restore from a seed would do."""
+    seed: Annotated[str, AfterValidator(_checked_seed)] = ""
+    """The seed to start from, by its name; empty for the internal one that fits."""
     dockerd_args: Annotated[tuple[str, ...], AfterValidator(_checked_dockerd_args)] = ()
     """More flags for dockerd, each a word of its own."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0

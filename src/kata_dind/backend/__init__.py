@@ -35,6 +35,12 @@ class Guest(Protocol):
     def open(self, request: dict[str, Any]) -> ChannelStream:
         """Open a stream to the guest: `docker`, `exec`, `container`. Raises ChannelClosed when the guest is gone."""
 
+    async def save(self) -> None:
+        """End the guest, whose launch was planned to become a seed, with its state in the sandbox's directory.
+
+        Raises SandboxError when it can't be saved.
+        """
+
     def evidence(self) -> str:
         """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
 
@@ -51,6 +57,8 @@ class Launch:
     """For the whole start, to a passing verdict."""
     fallback: Fallback = Fallback.NONE
     """The storage driver beside overlay that the proof is to accept."""
+    proven: dict[str, Any] | None = None
+    """For a guest that goes on from a seed: what the seed's `seed.json` says, its proof among it. None for a boot."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,27 @@ class Backend(Protocol):
     """One way to run sandboxes."""
 
     def prepare(
-        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+        self,
+        spec: SandboxSpec,
+        directory: Path,
+        source: PackageSource,
+        *,
+        stored: StoredRoot | None,
+        before: dict[str, Any] | None = None,
+        to_save: bool = False,
+        report: Report,
     ) -> dict[str, Any]:
         """Check the spec against the host and return a plan as JSON values; `directory` is not touched.
 
         The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
+        `before` is the plan of the sandbox's last start, None for a new one; `to_save` demands a guest that can
+        become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use.
+        """
+
+    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
+        """Move what a saved guest has left in a sandbox's directory into that of a seed.
+
+        Returns `files`, the names of all that belong to it, and `parts`, what of this host it depends on.
         """
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:

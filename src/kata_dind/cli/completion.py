@@ -24,6 +24,15 @@ def volume_names(incomplete: str) -> list[str]:
     return []
 
 
+def seed_names(incomplete: str) -> list[str]:
+    """Complete a seed's name."""
+    with contextlib.suppress(Exception):
+        from kata_dind.seed.store import list_seeds
+
+        return _beginning(incomplete, (seed.name for seed in list_seeds()))
+    return []
+
+
 def image_references(incomplete: str) -> list[str]:
     """Complete the reference of a dind image."""
     with contextlib.suppress(Exception):

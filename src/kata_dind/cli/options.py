@@ -223,6 +223,30 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         [],
     ),
+    "cold": (
+        Annotated[
+            bool,
+            flag(
+                "--cold/--no-cold",
+                variable="COLD",
+                help_text="Boot the guest, where it would be restored from a seed.",
+            ),
+        ],
+        False,
+    ),
+    "seed": (
+        Annotated[
+            str,
+            _sandbox_option(
+                "--seed",
+                "NAME",
+                "Start from this seed, see `kata-dind seed ls`.",
+                show_default="the internal one of such a machine",
+                autocompletion=completion.seed_names,
+            ),
+        ],
+        "",
+    ),
     "dockerd_args": (
         Annotated[
             list[str],

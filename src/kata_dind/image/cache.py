@@ -41,11 +41,16 @@ def build_lock(key: str, *, cache: Path) -> contextlib.AbstractContextManager[in
 
 def publish(product: Path, target: Path) -> None:
     """Make a finished file or directory durable, then visible under its final name."""
+    make_durable(product)
+    product.rename(target)
+    _sync(target.parent)
+
+
+def make_durable(product: Path) -> None:
+    """Write a file, or a directory with all in it, to the disk."""
     for path in [*product.rglob("*"), product]:
         if not path.is_symlink():
             _sync(path)
-    product.rename(target)
-    _sync(target.parent)
 
 
 def content_key(*parts: object) -> str:

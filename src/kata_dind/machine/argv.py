@@ -48,6 +48,8 @@ def machine_argv(shape: MachineShape, wiring: Wiring) -> list[str]:
         argv += _disk(disk)
     if shape.network:
         argv += _network()
+    if wiring.state_fd is not None:
+        argv += ["-incoming", "defer"]  # until QEMU has been told that the memory is there already
     if wiring.virtiofsd_socket is not None:
         argv += ["-chardev", f"socket,id=share,path={_escaped(wiring.virtiofsd_socket)}"]
         argv += ["-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}"]
@@ -62,11 +64,13 @@ def _accelerator(shape: MachineShape) -> list[str]:
 
 def _memory(shape: MachineShape) -> list[str]:
     # vhost-user-fs reads the guest's memory in another process; without it the memory is nobody's but QEMU's.
-    share = "on" if shape.shared_directory else "off"
+    kind, share = "memfd", shape.shared_directory
+    if shape.memory_file:
+        kind, share = f"file,mem-path={_escaped(shape.memory_file.path)}", shape.memory_file.written
     return [
         "-smp", str(shape.cpus),
         "-m", f"{shape.memory_mib}M",
-        "-object", f"memory-backend-memfd,id=ram,size={shape.memory_mib}M,share={share}",
+        "-object", f"memory-backend-{kind},id=ram,size={shape.memory_mib}M,share={'on' if share else 'off'}",
     ]  # fmt: skip
 
 
@@ -109,9 +113,16 @@ def _disk(disk: Disk) -> list[str]:
         # On a full host disk the guest is paused, since to its file systems an error there is a broken disk. It is the
         # default, and named because `Machine` counts on it; all other errors are the guest's to deal with.
         device += ",werror=enospc"
+    driver = f"raw,node-name={node}"
+    if disk.backing:
+        # Named here, so that the name in the qcow2's header is never followed.
+        driver = (
+            f"qcow2,node-name={node},backing.driver=raw,backing.read-only=on,backing.file.driver=file,"
+            f"backing.file.read-only=on,backing.file.filename={_escaped(disk.backing)}"
+        )
     return [
         "-blockdev",
-        f"driver={disk.image_format},node-name={node},read-only={read_only}{discard},"
+        f"driver={driver},read-only={read_only}{discard},"
         f"file.driver=file,file.read-only={read_only}{discard.replace(',', ',file.')},"
         f"file.filename={_escaped(disk.path)}",
         "-device", device,

@@ -12,12 +12,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.errors import AbnormalShutdown, BootFailed
+from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, SandboxError
 from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
 from kata_dind.host.process import Daemon, tail
-from kata_dind.machine.argv import machine_argv
+from kata_dind.machine.argv import SHARE_TAG, machine_argv
 from kata_dind.machine.network import Isolation, isolated_daemon
 from kata_dind.machine.shape import MachineShape, Wiring
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 logger = logging.getLogger(__name__)
+
+
+_DEVICES_ALONE = {
+    "capabilities": [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
+}
+"""Memory that is a file is not part of the saved state. Source: qapi/migration.json."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Machine:
         """Set when the agent had to kill dockerd on the way down."""
         self.cut_off = False
         """Set to end QEMU without asking the guest, which could not do what it is asked any more."""
+        self.saved = False
+        """Set when the machine has ended with its state on file, from which it goes on."""
         self.paused = asyncio.Event()
         """Set while the guest stands still because the host's disk is full."""
         asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
@@ -89,6 +97,45 @@ class Machine:
         self.paused.clear()
         await self._execute("cont")
 
+    async def save(self, state: Path) -> None:
+        """End the machine with its devices' state in a file; its memory is in the shape's, which it must write to.
+
+        Its disks are as they are, mounted. Raises SandboxError when QEMU can't.
+        """
+        from qemu.qmp import QMPError
+
+        await self.channel.open({"kind": "hold"}).wait_closed()
+        try:
+            with state.open("xb") as file, self._qmp.listener("MIGRATION") as migration:
+                self._qmp.send_fd_scm(file.fileno())
+                await self._qmp.execute("getfd", {"fdname": "state"})
+                await self._qmp.execute("migrate-set-capabilities", _DEVICES_ALONE)
+                await self._qmp.execute("migrate", {"uri": "fd:state"})
+                status = ""
+                while status not in ("completed", "failed"):
+                    status = cast(dict[str, Any], (await migration.get())["data"])["status"]
+                if status == "failed":
+                    info = cast(dict[str, Any], await self._qmp.execute("query-migrate"))
+                    raise SandboxError(f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}")
+                self.saved = True
+                await self._qmp.execute("quit")
+        except (QMPError, OSError) as error:
+            raise SandboxError(f"QEMU could not save the machine: {error}", details=self.evidence()) from error
+        await self.ended.wait()
+
+    async def plug_share(self, virtiofsd_socket: Path) -> None:
+        """Give a running machine, whose memory is a shared file, its shared directory. Raises HostError."""
+        from qemu.qmp import QMPError
+
+        backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(virtiofsd_socket)}},
+                                              "server": False}}  # fmt: skip
+        try:
+            await self._qmp.execute("chardev-add", {"id": "share", "backend": backend})
+            await self._qmp.execute("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
+                                                   "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
+        except QMPError as error:
+            raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
+
     async def _execute(self, command: str) -> None:
         from qemu.qmp import QMPError
 
@@ -108,6 +155,9 @@ class Machine:
 
         Raises AbnormalShutdown when the guest had to be cut off.
         """
+        if self.saved:
+            await self.ended.wait()
+            return
         if self.ended.is_set():
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
         if await self._guest_powers_off(deadlines):
@@ -146,10 +196,12 @@ async def open_machine(
     virtiofsd_socket: Path | None,
     on_event: Callable[[dict[str, Any]], None],
     deadlines: StopDeadlines,
+    state: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
     """Start QEMU, which inherits `pass_fds`, for the length of the block; the guest is told to go down before QEMU is.
 
+    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting.
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
@@ -164,23 +216,27 @@ async def open_machine(
     async with contextlib.AsyncExitStack() as stack:
         qmp_ours, qmp_theirs = _socketpair(stack)
         agent_ours, agent_theirs = _socketpair(stack)
-        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket)
+        state_fd = stack.enter_context(state.open("rb")).fileno() if state else None
+        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd)
+        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, wiring.state_fd) if fd is not None]
         process = stack.enter_context(
-            isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log,
-                            pass_fds=[wiring.qmp_fd, wiring.agent_fd, *pass_fds])
-        )  # fmt: skip
+            isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
+        )
         qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
         agent_theirs.close()
         qmp = QMPClient(shape.name)
+        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
+        machine = Machine(process, qmp, channel, [log, console])  # no event comes before the next await
         try:
             async with asyncio.timeout(30):
                 await qmp.connect(qmp_ours)
+                if state_fd is not None:
+                    await qmp.execute("migrate-set-capabilities", _DEVICES_ALONE)
+                    await qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except (QMPError, TimeoutError, OSError) as error:
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error
         stack.push_async_callback(_disconnect, qmp)
-        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
-        machine = Machine(process, qmp, channel, [log, console])  # no event comes before the next await
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
         yield machine

@@ -18,7 +18,20 @@ class Disk:
     serial: str
     path: Path
     read_only: bool = False
-    image_format: str = "raw"
+    backing: Path | None = None
+    """The raw disk that this one, a qcow2, lies over; None for a raw disk."""
+
+
+@dataclass(frozen=True)
+class MemoryFile:
+    """A file that is the guest's memory, of its size.
+
+    A machine that is to be saved, or whose memory another process must see, writes to it; else what the guest writes
+    stays in the machine's own copies of the pages, and the file as it is.
+    """
+
+    path: Path
+    written: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,8 @@ class MachineShape:
     kernel_arguments: tuple[str, ...] = ()
     network: bool = True
     shared_directory: bool = False
+    memory_file: MemoryFile | None = None
+    """None for memory without a file, which can be neither saved nor cloned."""
     hotplug_ports: int = 4
     name: str = field(default="kata-dind")
 
@@ -46,3 +61,5 @@ class Wiring:
     agent_fd: int
     console: Path
     virtiofsd_socket: Path | None = None
+    state_fd: int | None = None
+    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Launch, StoredRoot
-from kata_dind.backend.vm.plan import container_request, plan_from_json, plan_to_json
+from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json
 from kata_dind.backend.vm.start import start_guest
-from kata_dind.errors import HostError
+from kata_dind.errors import HostError, SeedUnfit
+from kata_dind.host.directories import cache_directory
 from kata_dind.host.progress import Report
 from kata_dind.machine.machine import StopDeadlines
+from kata_dind.seed.store import load_seed
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -27,12 +30,35 @@ class VmBackend:
     """QEMU microVMs on this host."""
 
     def prepare(
-        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+        self,
+        spec: SandboxSpec,
+        directory: Path,
+        source: PackageSource,
+        *,
+        stored: StoredRoot | None,
+        before: dict[str, Any] | None = None,
+        to_save: bool = False,
+        report: Report,
     ) -> dict[str, Any]:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
-        from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
+        # The owner of a running sandbox needs none of it.
+        from kata_dind.backend.vm.prepare import prepare
+        from kata_dind.backend.vm.seeds import clone_plan_of
 
-        return plan_to_json(prepare(spec, directory, source, stored=stored, report=report))
+        earlier = clone_plan_of(before)
+        return plan_to_json(
+            prepare(spec, directory, source, stored=stored, before=earlier, to_save=to_save, report=report)
+        )
+
+    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
+        """Move a saved machine into the directory of a seed, with what it runs on."""
+        from kata_dind.backend.vm.seeds import host_parts, pack_machine
+
+        parsed = plan_from_json(plan)
+        return {
+            "files": pack_machine(parsed, directory, target),
+            "parts": host_parts(parsed, cache=cache_directory()),
+        }
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
@@ -42,10 +68,20 @@ class VmBackend:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
         return Launch(
             start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines(), tuple(locks)),
-            container_request=lambda check: container_request(parsed, check=check),
+            container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,
+            proven=_seed_facts(parsed),
         )
+
+
+def _seed_facts(plan: Plan) -> dict[str, Any] | None:
+    if plan.start is not StartKind.RESTORE:
+        return None
+    seed = load_seed(plan.seed)
+    if seed is None:
+        raise SeedUnfit(f"the seed '{plan.seed}' has been removed")
+    return seed.facts
 
 
 BACKEND = VmBackend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,21 @@ from kata_dind.image.kernel import GuestKernel
 from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
 from kata_dind.machine.network import OUTER_DNS
-from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape
+from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape, MemoryFile
 from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
 
+MEMORY, STATE, CHILD_SUFFIX = "memory", "state", ".qcow2"
+"""Files of a saved machine, and what a disk over one of its disks has in place of `.img`."""
+
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
+
+
+class StartKind(StrEnum):
+    """How a guest comes up: it boots, it goes on from a seed's memory, or it boots to become a seed."""
+
+    BOOT = "boot"
+    RESTORE = "restore"
+    BOOT_TO_SAVE = "boot-to-save"
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,13 @@ class Plan:
     xattr: bool
     """Whether virtiofsd passes extended attributes on."""
     timeout_seconds: float
+    start: StartKind = StartKind.BOOT
+    start_reason: str = ""
+    seed_key: str = ""
+    """Of the internal seed that such a machine would be restored from; empty where none can be."""
+    seed: str = ""
+    """The id of the seed whose disks lie under the sandbox's own; empty for a sandbox with disks of its own alone."""
+    seed_directory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -172,9 +191,17 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
     disks = [Disk(GUEST_OS, plan.guest_os, read_only=True)]
     if plan.modules is not None:
         disks.append(Disk(MODULES, plan.modules, read_only=True))
-    disks += [Disk(IMAGE, plan.image_disk, read_only=True), Disk(LAYER, layer_disk(directory))]
+    disks += [Disk(IMAGE, plan.image_disk, read_only=True), _own_disk(LAYER, layer_disk(directory), plan)]
     if plan.data_disk:
-        disks.append(Disk(DATA, data_disk(plan.data_directory)))
+        disks.append(_own_disk(DATA, data_disk(plan.data_directory), plan))
+    memory_file = None
+    if plan.start is StartKind.BOOT_TO_SAVE:
+        memory_file = MemoryFile(directory / MEMORY, written=True)
+    elif plan.start is StartKind.RESTORE and plan.seed_directory:
+        # Another process can't see copies of pages, so with shares the memory is a copy of the file.
+        memory_file = MemoryFile(
+            (directory if plan.shares else plan.seed_directory) / MEMORY, written=bool(plan.shares)
+        )
     return MachineShape(
         name=plan.name,
         accelerator=plan.accelerator,
@@ -184,16 +211,37 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
         initramfs=plan.initramfs,
         disks=tuple(disks),
         network=plan.network,
-        shared_directory=bool(plan.shares),
+        shared_directory=bool(plan.shares) and plan.start is not StartKind.RESTORE,
+        memory_file=memory_file,
     )
 
 
-def container_request(plan: Plan, *, check: bool) -> dict[str, Any]:
-    """Compute what the agent is asked to start; `check` demands a full check of the data root's file system."""
+def _own_disk(serial: str, disk: Path, plan: Plan) -> Disk:
+    """A disk that the sandbox writes: its own, or a qcow2 over the seed's disk of the same name."""
+    if plan.seed_directory is None:
+        return Disk(serial, disk)
+    return Disk(serial, disk.with_suffix(CHILD_SUFFIX), backing=plan.seed_directory / disk.name)
+
+
+def container_request(plan: Plan, *, check: bool, entropy: bytes) -> dict[str, Any]:
+    """Compute what the agent is asked to start, or to become after a restore.
+
+    `check` demands a full check of the data root's file system; `entropy` is for a restored guest, whose kernel
+    would give each clone the same random numbers.
+    """
+    network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
+    if plan.start is StartKind.RESTORE:
+        return {
+            "kind": "renew",
+            "entropy": entropy.hex(),
+            "hostname": plan.name,
+            "network": network if plan.network else None,
+            "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
+            "data_root": GUEST_PATH,
+        }
     environment = dict(pair.partition("=")[::2] for pair in plan.environment)
     if check:
         environment["KATA_DIND_CHECK"] = "1"
-    network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
     return {
         "kind": "container",
         "argv": list(plan.argv),
@@ -224,7 +272,9 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
     converted = dict(values)
     for key in ("guest_os", "vmlinuz", "initramfs", "image_disk", "data_directory"):
         converted[key] = Path(values[key])
-    converted["modules"] = Path(values["modules"]) if values["modules"] else None
+    for key in ("modules", "seed_directory"):
+        converted[key] = Path(values[key]) if values[key] else None
+    converted["start"] = StartKind(values["start"])
     converted["accelerator"] = Accelerator(values["accelerator"])
     converted["data_root"] = DataRootKind(values["data_root"])
     converted["filesystem"] = Filesystem(values["filesystem"])

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from kata_dind.backend import StoredRoot
 from kata_dind.backend.vm.plan import Capabilities, Plan, data_disk, make_plan, plan_shares
+from kata_dind.backend.vm.seeds import choose_start, named_seed_plan, require_fit
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
+from kata_dind.dataroot.kinds import KINDS
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
@@ -24,16 +26,29 @@ from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
+from kata_dind.seed.store import require_seed
 from kata_dind.spec import DEFAULT_SIZE, DataRootKind, Filesystem, NetworkMode, SandboxSpec
 from kata_dind.vocabulary import Fallback
 
+SEED_FIELDS = ("data_root", "size", "filesystem", "fallback", "cpus", "memory", "image", "kernel", "accelerator",
+               "network", "dockerd_args")  # fmt: skip
+"""What of a spec a saved machine has for good."""
+
 
 def prepare(
-    spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+    spec: SandboxSpec,
+    directory: Path,
+    source: PackageSource,
+    *,
+    stored: StoredRoot | None,
+    before: Plan | None,
+    to_save: bool,
+    report: Report,
 ) -> Plan:
     """Check what was asked against this host, make what is missing (guest OS, kernel, image), and plan.
 
-    Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
+    `before` is the plan of the sandbox's earlier start when its disks lie over a seed's. Nothing of the
+    sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
     check_against_host(spec)
     needs, reason = choose_data_root(spec.data_root)
@@ -41,6 +56,8 @@ def prepare(
         _require_trusted_attributes()
     if stored:
         directory, reason = stored.directory, f"the volume '{stored.volume}' is of this kind"
+    if spec.seed and before is None:
+        return _plan_from_named(spec, directory, stored=stored)
     formats = needs.disk and not data_disk(directory).exists()
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
@@ -52,7 +69,7 @@ def prepare(
         spec.accelerator, kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=report
     )
     shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
-    return make_plan(
+    plan = make_plan(
         name=spec.name,
         cpus=spec.cpus,
         memory_mib=spec.memory_bytes >> 20,
@@ -69,6 +86,33 @@ def prepare(
         virtiofs_xattr=spec.virtiofs_xattr,
         timeout_seconds=spec.timeout_seconds,
         capabilities=Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
+    )
+    return choose_start(
+        plan, before=before, stored=stored is not None, cold=spec.cold, to_save=to_save, cache=cache_directory()
+    )
+
+
+def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot | None) -> Plan:
+    """Plan a clone of a seed with a name, whose machine is as the seed's; what was asked for may not differ from it."""
+    seed = require_seed(spec.seed)
+    if stored:
+        raise SpecError("--volume: a seed has its own data root; leave out --volume or --seed")
+    made_of, defaults = seed.facts["spec"], SandboxSpec(name=spec.name)
+    for field in SEED_FIELDS:
+        asked = spec.model_dump(mode="json")[field]
+        if asked not in (made_of.get(field), defaults.model_dump(mode="json")[field]):
+            option = "--" + field.replace("_", "-")
+            raise SpecError(f"{option}: {asked!r} is not what the seed '{spec.seed}' has ({made_of.get(field)!r})")
+    require_fit(seed, cache=cache_directory())
+    shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
+    require_host_tools(shares=bool(shares))
+    return named_seed_plan(
+        seed,
+        name=spec.name,
+        data_directory=directory,
+        allow_link_local=spec.allow_link_local,
+        shares=plan_shares(shares, KINDS[DataRootKind.BLOCK], directory),
+        timeout_seconds=spec.timeout_seconds,
     )
 
 

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import OnEvent
-from kata_dind.backend.vm.plan import Plan, data_disk, layer_disk, machine_shape
+from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, data_disk, layer_disk, machine_shape
+from kata_dind.backend.vm.seeds import copy_children
 from kata_dind.backend.vm.space import require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.channel import ChannelStream, background, first_of
-from kata_dind.host.disks import create_disk
+from kata_dind.host.disks import copy_sparse, create_disk
 from kata_dind.host.namespaces import find_unshare
 from kata_dind.host.process import Daemon
 from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
+from kata_dind.machine.shape import MachineShape
 from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+from kata_dind.seed.store import use_seed
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
 LAYER_MIB = 10 * 1024
@@ -29,14 +32,19 @@ LAYER_MIB = 10 * 1024
 class VmGuest:
     """The guest of a machine, as the owner of a sandbox sees it; one that has lost its share counts as ended."""
 
-    def __init__(self, machine: Machine, virtiofsd: Daemon | None) -> None:
+    def __init__(self, machine: Machine, virtiofsd: Daemon | None, directory: Path) -> None:
         self._machine = machine
+        self._directory = directory
         self._virtiofsd = virtiofsd
         self.ended = asyncio.Event()
 
     def open(self, request: dict[str, Any]) -> ChannelStream:
         """Open a stream to the agent."""
         return self._machine.channel.open(request)
+
+    async def save(self) -> None:
+        """End the machine with its devices' state beside its memory."""
+        await self._machine.save(self._directory / STATE)
 
     def evidence(self) -> str:
         """Return what has ended, and the logs' tails."""
@@ -59,13 +67,27 @@ class VmGuest:
         self.ended.set()
 
 
-def make_data_root(plan: Plan) -> None:
-    """Make the disk or the directory of a plan's data root unless it is there. Raises NoSpace."""
-    if plan.data_disk:
-        create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+def make_disks(plan: Plan, directory: Path) -> None:
+    """Make the disks, or the directory, that a sandbox writes, unless they are there. Raises NoSpace."""
+    if plan.seed:
+        copy_children(plan, directory)
+    else:
+        create_disk(layer_disk(directory), size_mib=LAYER_MIB)
+        if plan.data_disk:
+            create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
     for share in plan.shares:
         if share.name == DATA_ROOT_SHARE:
             share.host_path.mkdir(exist_ok=True)
+
+
+def _make_memory(shape: MachineShape, plan: Plan) -> None:
+    if shape.memory_file is None or not shape.memory_file.written:
+        return
+    if plan.start is StartKind.RESTORE and plan.seed_directory:
+        copy_sparse(plan.seed_directory / MEMORY, shape.memory_file.path)
+    else:
+        with shape.memory_file.path.open("wb") as file:
+            os.truncate(file.fileno(), shape.memory_mib << 20)
 
 
 @contextlib.asynccontextmanager
@@ -78,15 +100,17 @@ async def start_guest(
     Raises NoSpace, HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
     """
     unshare, as_root = find_unshare(), os.geteuid() == 0
-    image = require_image(plan.image_id)
-    create_disk(layer_disk(directory), size_mib=LAYER_MIB)
-    make_data_root(plan)
     shape = machine_shape(plan, directory)
     sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
     sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
-    require_room(sparse)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(use_image(image))
+        if plan.seed:
+            stack.enter_context(use_seed(plan.seed))
+        if plan.start is not StartKind.RESTORE:
+            stack.enter_context(use_image(require_image(plan.image_id)))
+        make_disks(plan, directory)
+        require_room(sparse)
+        _make_memory(shape, plan)
         socket_path = virtiofsd = None
         if plan.shares:
             socket_path = directory / "virtiofsd.sock"
@@ -95,18 +119,21 @@ async def start_guest(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
                                 unshare=unshare, as_root=as_root, xattr=plan.xattr, pass_fds=locks)
             )  # fmt: skip
-        isolation = Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local)
+        restores = plan.start is StartKind.RESTORE
         async with open_machine(
             shape,
             directory,
-            isolation=isolation,
-            virtiofsd_socket=socket_path,
+            isolation=Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local),
+            virtiofsd_socket=None if restores else socket_path,
+            state=plan.seed_directory / STATE if restores and plan.seed_directory else None,
             on_event=on_event,
             deadlines=deadlines,
             pass_fds=locks,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
-            guest = VmGuest(machine, virtiofsd)
+            if restores and socket_path:
+                await machine.plug_share(socket_path)
+            guest = VmGuest(machine, virtiofsd, directory)
             on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
             watch = watch_space(machine, sparse, on_event, holds_data=not on_xfs)
             async with background(guest.watch()), background(watch):

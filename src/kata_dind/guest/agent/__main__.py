@@ -44,9 +44,12 @@ class Agent:
         self._port = port
         self._mux = Mux(is_host=False)
         self._handlers: dict[int, Handler] = {}
+        self._container: spawn.Child | None = None
         self._container_pid = 0
         self._container_environment: dict[str, str] = {}
         self._throttled = False
+        self._last_bytes: int | None = None
+        """How much may still be sent before a save, and not a byte more until the next epoch; None for no limit."""
         self._host_gone = False
         self._space = Space()
         loop.watch(port, READ, self._port_ready)
@@ -81,14 +84,15 @@ class Agent:
             return
         # Before anything is sent: a reader may have stopped at a backlog that is gone a moment later.
         self._throttled = self._throttled or self._mux.pending_bytes >= PENDING_BYTES
-        while self._mux.pending_bytes:
-            data = self._mux.peek()
+        while data := self._mux.peek(65536 if self._last_bytes is None else self._last_bytes):
             try:
                 count = os.write(self._port, data)
             except BlockingIOError:
                 break
             self._mux.took(count)
-        self._loop.watch(self._port, READ | WRITE if self._mux.pending_bytes else READ, self._port_ready)
+            if self._last_bytes is not None:
+                self._last_bytes -= count
+        self._loop.watch(self._port, READ | WRITE if data else READ, self._port_ready)
         if self._throttled and self._mux.pending_bytes < PENDING_BYTES:
             self._throttled = False
             for handler in list(self._handlers.values()):
@@ -129,6 +133,7 @@ class Agent:
 
     def _begin(self, message: dict[str, Any]) -> None:
         """A new epoch: streams of the old one are gone, the clock is the host's."""
+        self._last_bytes = None
         for handler in self._handlers.values():
             handler.close()
         self._handlers.clear()
@@ -152,6 +157,11 @@ class Agent:
             return ProcessStream(self._loop, self._mux, stream, self._exec(request), on_end=self._forget)
         if kind == "container":
             return self._start_container(stream, request)
+        if kind == "renew":
+            return self._renew(stream, request)
+        if kind == "hold":
+            self._hold(stream)
+            return None
         if kind == "space":
             self._mux.close(stream, {"held": self._mind_space(request)})
             return None
@@ -182,12 +192,15 @@ class Agent:
             hostname=str(request["hostname"]),
         )
         child = container.start(layout, request["argv"], self._container_environment)
-        self._container_pid = child.pid
         self._event("container")
+        return self._follow_container(stream, child)
+
+    def _follow_container(self, stream: int, child: spawn.Child) -> Handler:
+        self._container, self._container_pid = child, child.pid
         return ProcessStream(self._loop, self._mux, stream, child, on_end=self._forget, on_exit=self._container_ended)
 
     def _container_ended(self, code: int) -> None:
-        self._container_pid = 0
+        self._container, self._container_pid = None, 0
         self._event("container-ended", exit_code=code)
 
     def _exec(self, request: dict[str, Any]) -> spawn.Child:
@@ -201,6 +214,26 @@ class Agent:
             raise ProcessLookupError("no container runs")
         container_environment = {**self._container_environment, "HOME": "/root", **environment}
         return container.enter(self._container_pid, request["argv"], container_environment, cwd=cwd, size=size)
+
+    # --- seeds
+
+    def _hold(self, stream: int) -> None:
+        """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
+        os.sync()
+        self._mux.close(stream, {})
+        self._last_bytes = self._mux.pending_bytes
+
+    def _renew(self, stream: int, request: dict[str, Any]) -> Handler:
+        """Become a machine of its own after a restore; the stream is the container's from here on."""
+        if self._container is None:
+            raise ProcessLookupError("no container runs")
+        system.set_clock(float(request["time"]))
+        system.reseed(bytes.fromhex(request["entropy"]))
+        system.write_names(request)
+        container.rename(self._container_pid, str(request["hostname"]))
+        checked_seconds = container.check_data_root(self._container_pid, str(request["data_root"]))
+        self._event("renewed", check_seconds=round(checked_seconds, 4))
+        return self._follow_container(stream, self._container)
 
     def _mind_space(self, request: dict[str, Any]) -> list[str]:
         """Bound dirty memory and hold the file systems, or no longer; return the devices that are held."""

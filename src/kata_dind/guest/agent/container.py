@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+import time
 
 from . import libc, spawn
 
@@ -86,6 +88,38 @@ def enter(
     return spawn.spawn(spawn.program(argv, environment, cwd=cwd), size=size, change=join_namespaces)
 
 
+def rename(pid: int, hostname: str) -> None:
+    """Give a running container another host name, and the files that tell it."""
+    own, theirs = os.open("/proc/self/ns/uts", os.O_RDONLY), os.pidfd_open(pid)
+    try:
+        libc.setns(theirs, libc.CLONE_NEWUTS)
+        libc.set_hostname(hostname)
+        libc.setns(own, libc.CLONE_NEWUTS)
+    finally:
+        os.close(own)
+        os.close(theirs)
+    _write_name_files(f"/proc/{pid}/root")
+
+
+def check_data_root(pid: int, path: str) -> float:
+    """Write, sync and read a file on a running container's data root; return the seconds. Raises OSError.
+
+    It is the part of the proof that a restore could have undone: overlay and dockerd are in the memory that was proven.
+    """
+    started = time.monotonic()
+    file, mark = f"/proc/{pid}/root{path}/.kata-dind-check", os.urandom(16)
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, mark)
+        os.fsync(fd)
+        if os.pread(fd, 32, 0) != mark:
+            raise OSError(errno.EIO, "the data root does not hold what was written", path)
+    finally:
+        os.close(fd)
+        os.unlink(file)
+    return time.monotonic() - started
+
+
 def _build(layout: Layout) -> None:
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     _mount_root(layout)
@@ -153,8 +187,12 @@ def _mount_kernel_views() -> None:
 
 def _write_names(hostname: str) -> None:
     libc.set_hostname(hostname)
+    _write_name_files(_ROOT)
+
+
+def _write_name_files(root: str) -> None:
     for name in ("hosts", "hostname", "resolv.conf"):
-        path = f"{_ROOT}/etc/{name}"
+        path = f"{root}/etc/{name}"
         if os.path.lexists(path):
             os.unlink(path)  # it may be a link that leads out of the image
         _copy(f"/run/{name}", path)

@@ -38,9 +38,12 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
-def setns(pidfd: int, flags: int) -> None:
-    """Join namespaces of a process; its pid namespace begins with the next child. A pidfd needs Linux 5.8."""
-    _check(_libc.setns(pidfd, flags), "setns")
+def setns(fd: int, flags: int) -> None:
+    """Join a namespace's file, or namespaces of a process; its pid namespace begins with the next child.
+
+    A pidfd needs Linux 5.8.
+    """
+    _check(_libc.setns(fd, flags), "setns")
 
 
 def pivot_root(new_root: str, old_root: str) -> None:

@@ -154,7 +154,8 @@ class Writer:
 class ProcessStream:
     """A process: its standard descriptors are the stream, its exit code the stream's result.
 
-    `on_end` is told the stream's number when the process has closed it, `on_exit` the exit code.
+    `on_end` is told the stream's number when the process has closed it, `on_exit` the exit code. A process with
+    `on_exit` outlives its stream, and keeps its descriptors for the next one.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class ProcessStream:
         self._on_exit = on_exit
         self._exit_code: int | None = None
         self._closed = False
-        self._killed_on_close = on_exit is None
+        self._outlives_stream = on_exit is not None
         # A terminal is read and written through one descriptor each, since a descriptor has one watch.
         self._input = os.dup(child.stdin) if child.terminal else child.stdin
         self._fds = {fd for fd in (self._input, child.stdout, child.stderr) if fd >= 0}
@@ -208,7 +209,10 @@ class ProcessStream:
 
     def close(self) -> None:
         """The host has closed the stream, or is gone: hang up on the process."""
-        if self._exit_code is None and self._killed_on_close:
+        if self._exit_code is None and self._outlives_stream:
+            self._stop()
+            return
+        if self._exit_code is None:
             _kill(self._child.pid, 1)
             _kill(self._child.pid, 15)
         self._release()
@@ -235,11 +239,14 @@ class ProcessStream:
         self._mux.close(self._stream, {"exit_code": self._exit_code})
         self._on_end(self._stream)
 
-    def _release(self) -> None:
+    def _stop(self) -> None:
         self._closed = True
         self._writer.stop()
         for reader in self._readers:
             reader.stop()
+
+    def _release(self) -> None:
+        self._stop()
         for fd in list(self._fds):
             self._close_fd(fd)
 

@@ -1,0 +1,233 @@
+"""From plans to seeds and back: what a saved machine depends on, which seed fits a plan, what is kept of a machine.
+
+A restore is right only on the machine that was saved: same QEMU, same devices, same processor. So all of that is in a
+seed's key, part by part, and a part that differs is the reason why a seed does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kata_dind.backend.vm.plan import (
+    CHILD_SUFFIX,
+    MEMORY,
+    STATE,
+    Plan,
+    PlannedShare,
+    StartKind,
+    container_request,
+    data_disk,
+    layer_disk,
+    machine_shape,
+    plan_from_json,
+)
+from kata_dind.errors import SeedUnfit
+from kata_dind.host.json_files import read_json, write_passing_json
+from kata_dind.host.process import require_tool, run
+from kata_dind.image.cache import content_key
+from kata_dind.machine.argv import machine_argv, qemu_binary
+from kata_dind.machine.shape import Wiring
+from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
+from kata_dind.vocabulary import Accelerator, DataRootKind
+
+SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)
+"""Kinds whose data root is in the machine; loop and virtiofs lie on a share, which no saved machine can have."""
+
+_RUNS_ON = {"guest_os": "guest-os", "modules": "modules", "vmlinuz": "kernel", "initramfs": "initramfs",
+            "image_disk": "image"}  # fmt: skip
+"""What a machine runs on and never writes: the plan's field, and the name in a seed."""
+
+
+def why_not_seedable(plan: Plan, *, stored: bool) -> str:
+    """Return why a plan's machine can only boot; empty when it can be restored."""
+    if stored:
+        return "a volume's data root is not the seed's"
+    if plan.data_root not in SEEDABLE:
+        return f"a {plan.data_root} data root lies on a share, which a saved machine can't have"
+    return ""
+
+
+def host_parts(plan: Plan, *, cache: Path) -> dict[str, str]:
+    """Return what of this host the saved machine of a plan depends on, each part with its version or digest."""
+    anywhere = Path("/seed")
+    runs_on: dict[str, Any] = {field: Path(name) for field, name in _RUNS_ON.items() if getattr(plan, field)}
+    bare = replace(
+        plan,
+        name="seed",
+        shares=(),
+        data_directory=anywhere,
+        start=StartKind.BOOT_TO_SAVE,
+        seed="",
+        seed_directory=None,
+        **runs_on,
+    )
+    return {
+        "kata-dind": str(FORMAT),
+        "QEMU": _qemu_identity(cache),
+        "machine": content_key(machine_argv(machine_shape(bare, anywhere), Wiring(0, 0, anywhere))),
+        "processor": _processor(plan.accelerator),
+    }
+
+
+def internal_key(plan: Plan, *, cache: Path) -> str:
+    """Return the key of the internal seed for a plan: of the host's parts, and of all that runs in the machine.
+
+    The files that the machine runs on are named by their content's key in the cache, and by that here.
+    """
+    kernel = plan.vmlinuz.stat()
+    runs_on = [plan.guest_os.stem, plan.initramfs.stem, kernel.st_size, kernel.st_mtime_ns, plan.image_id]
+    request = container_request(replace(plan, name="seed", shares=()), check=False, entropy=b"")
+    return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, plan.data_root_mib)
+
+
+def require_fit(seed: Seed, *, cache: Path) -> None:
+    """Raise SeedUnfit, with the reason, when a seed was made on another host than this one."""
+    parts = host_parts(plan_from_json(seed.plan), cache=cache)
+    other = [name for name in parts if seed.parts.get(name) != parts[name]]
+    if other:
+        raise SeedUnfit(
+            f"the seed '{seed.seed_id}' does not fit this host: it was made with another {', '.join(other)}",
+            details="\n".join(f"{name}: {seed.parts.get(name, 'none')}; here {parts[name]}" for name in other),
+            hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
+        )
+
+
+def restored_plan(plan: Plan, seed: Seed, reason: str) -> Plan:
+    """Return the plan of a clone: it goes on from the seed's memory, on what the saved machine ran on."""
+    runs_on: dict[str, Any] = {field: seed.directory / name for field, name in _RUNS_ON.items() if getattr(plan, field)}
+    return replace(plan, start=StartKind.RESTORE, start_reason=reason, seed=seed.seed_id,
+                   seed_directory=seed.directory, **runs_on)  # fmt: skip
+
+
+def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
+    """Return the plan of a clone's later start: its disks are the seed's no more, so it boots on them."""
+    return replace(
+        plan,
+        seed=before.seed,
+        seed_directory=before.seed_directory,
+        start_reason="its disks have moved on from the seed's memory",
+    )
+
+
+def pack_machine(plan: Plan, directory: Path, target: Path) -> list[str]:
+    """Move what a saved machine has left in its directory into that of a seed; return the names of all files."""
+    names = [MEMORY, STATE, layer_disk(directory).name]
+    if plan.data_disk:
+        names.append(data_disk(directory).name)
+    for name in names:
+        (directory / name).rename(target / name)
+    for field, name in _RUNS_ON.items():
+        if (source := getattr(plan, field)) is not None:
+            _link(source, target / name)
+            names.append(name)
+    return names + make_children(target, [disk for disk in names if disk.endswith(".img")])
+
+
+def make_children(directory: Path, disks: list[str]) -> list[str]:
+    """Make the empty disks that clones copy, over a seed's own; return their names."""
+    qemu_img = require_tool("qemu-img", package="qemu-utils")
+    children = []
+    for disk in disks:
+        child = Path(disk).with_suffix(CHILD_SUFFIX).name
+        # The size is given since the disk of an imported seed need not lie where the header says.
+        size = (directory / disk).stat().st_size
+        run(
+            [qemu_img, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", directory / disk, directory / child,
+             str(size)],
+            timeout_seconds=30,
+        )  # fmt: skip
+        children.append(child)
+    return children
+
+
+def copy_children(plan: Plan, directory: Path) -> None:
+    """Give a clone its own empty disks over the seed's, unless it has them."""
+    assert plan.seed_directory is not None
+    disks = [layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])]
+    for disk in disks:
+        child = disk.with_suffix(CHILD_SUFFIX)
+        if not child.exists():
+            unfinished = child.with_suffix(".new")
+            shutil.copyfile(plan.seed_directory / child.name, unfinished)
+            unfinished.replace(child)
+
+
+def clone_plan_of(values: Mapping[str, Any] | None) -> Plan | None:
+    """Return the earlier plan of a sandbox whose disks lie over a seed's; None for any other."""
+    if not values or not values.get("seed"):
+        return None
+    return plan_from_json(dict(values))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # the cache lies on another file system
+        shutil.copyfile(source, target)
+
+
+def _qemu_identity(cache: Path) -> str:
+    """Return QEMU's version and a digest of its program; kept by its size and time, since to ask takes a while."""
+    program = require_tool(qemu_binary(), package="qemu-system-x86").resolve()
+    status = program.stat()
+    known = f"{program} {status.st_size} {status.st_mtime_ns}"
+    file = cache / "qemu.json"
+    found = read_json(file)
+    if found.get("program") != known:
+        version = run([program, "--version"], timeout_seconds=30).stdout.partition("\n")[0]
+        with program.open("rb") as binary:
+            digest = hashlib.file_digest(binary, "sha256").hexdigest()[:16]
+        found = {"program": known, "identity": f"{version.removeprefix('QEMU emulator version ')} {digest}"}
+        write_passing_json(file, found)
+    return str(found["identity"])
+
+
+def _processor(accelerator: Accelerator) -> str:
+    """Return what a guest's state depends on of the host: nothing where the processor is emulated."""
+    if accelerator is Accelerator.TCG:
+        return f"emulated {platform.machine()}"
+    lines = dict(
+        line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    )
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    told = {key: facts.get(key) for key in ("model name", "stepping", "microcode", "flags", "Features")}
+    return f"{facts.get('model name', platform.machine())} {content_key(told, os.uname().release)}"
+
+
+def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, to_save: bool, cache: Path) -> Plan:
+    """Return a plan with how its guest comes up, and why."""
+    if before is not None:
+        return booted_clone_plan(plan, before)
+    if to_save:
+        return replace(plan, start=StartKind.BOOT_TO_SAVE, start_reason="to become a seed")
+    if cold:
+        return replace(plan, start_reason="as asked")
+    if why := why_not_seedable(plan, stored=stored):
+        return replace(plan, start_reason=why)
+    key = internal_key(plan, cache=cache)
+    seed = load_seed(internal_id(key))
+    if seed is None:
+        return replace(plan, start_reason="there is no seed of such a machine", seed_key=key)
+    return replace(restored_plan(plan, seed, "there is a seed of such a machine"), seed_key=key)
+
+
+def named_seed_plan(
+    seed: Seed,
+    *,
+    name: str,
+    data_directory: Path,
+    allow_link_local: bool,
+    shares: tuple[PlannedShare, ...],
+    timeout_seconds: float,
+) -> Plan:
+    """Return the plan of a clone of a seed with a name: the machine is the seed's; the rest is what was asked for."""
+    mixed = replace(plan_from_json(seed.plan), name=name, data_directory=data_directory, shares=shares,
+                    allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
+    return restored_plan(mixed, seed, f"as asked, from the seed '{seed.name}'")
