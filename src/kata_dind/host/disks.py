@@ -95,6 +95,12 @@ def next_data(descriptor: int, position: int) -> int:
         return sys.maxsize
 
 
+def file_mark(path: Path) -> str:
+    """Return what changes when a file is replaced or written to: its path, size and time."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
 def _mkfs_argv(disk: Path, *, size_mib: int, filesystem: Filesystem) -> list[str]:
     if filesystem is Filesystem.XFS:
         return mkfs_xfs_argv(require_tool("mkfs.xfs", package="xfsprogs"), disk)

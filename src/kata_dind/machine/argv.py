@@ -41,15 +41,17 @@ def machine_argv(shape: MachineShape, wiring: Wiring) -> list[str]:
     ]  # fmt: skip
     argv += _accelerator(shape)
     argv += _memory(shape)
-    argv += _kernel(shape)
+    if wiring.state_fd is None:
+        argv += _kernel(shape)
+    else:
+        # The kernel runs already. Until QEMU has been told that the memory is there, too, it must not read the state.
+        argv += ["-incoming", "defer"]
     argv += _wires(wiring)
     argv += _hotplug_ports(shape.hotplug_ports)
     for disk in shape.disks:
         argv += _disk(disk)
     if shape.network:
         argv += _network()
-    if wiring.state_fd is not None:
-        argv += ["-incoming", "defer"]  # until QEMU has been told that the memory is there already
     if wiring.virtiofsd_socket is not None:
         argv += ["-chardev", f"socket,id=share,path={_escaped(wiring.virtiofsd_socket)}"]
         argv += ["-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}"]
@@ -130,9 +132,10 @@ def _disk(disk: Disk) -> list[str]:
 
 
 def _network() -> list[str]:
+    # Without the announcement, for which a restored guest would send packets about: it is alone on its network.
     return [
         "-netdev", f"user,id=network,net={GUEST_NETWORK},host={GUEST_GATEWAY},ipv6=off",
-        "-device", "virtio-net-pci,netdev=network,romfile=",
+        "-device", "virtio-net-pci,netdev=network,romfile=,guest_announce=off",
     ]  # fmt: skip
 
 

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_DEVICES_ALONE = {
-    "capabilities": [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
-}
+_DEVICES_ALONE = {"capabilities": [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]}
 """Memory that is a file is not part of the saved state. Source: qapi/migration.json."""
 
 
@@ -97,14 +95,16 @@ class Machine:
         self.paused.clear()
         await self._execute("cont")
 
-    async def save(self, state: Path) -> None:
+    async def save(self, state: Path, *, hold: dict[str, Any]) -> None:
         """End the machine with its devices' state in a file; its memory is in the shape's, which it must write to.
 
-        Its disks are as they are, mounted. Raises SandboxError when QEMU can't.
+        Its disks are as they are, mounted. `hold` is what tells the agent. Raises SandboxError when QEMU can't.
         """
         from qemu.qmp import QMPError
 
-        await self.channel.open({"kind": "hold"}).wait_closed()
+        answer = await self.channel.open(hold).wait_closed()
+        if "error" in answer:
+            raise SandboxError(f"the guest could not be held still: {answer['error']}")
         try:
             with state.open("xb") as file, self._qmp.listener("MIGRATION") as migration:
                 self._qmp.send_fd_scm(file.fileno())

@@ -29,6 +29,7 @@ from kata_dind.backend.vm.plan import (
     plan_from_json,
 )
 from kata_dind.errors import SeedUnfit
+from kata_dind.host.disks import file_mark
 from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.host.process import require_tool, run
 from kata_dind.image.cache import content_key
@@ -81,8 +82,7 @@ def internal_key(plan: Plan, *, cache: Path) -> str:
 
     The files that the machine runs on are named by their content's key in the cache, and by that here.
     """
-    kernel = plan.vmlinuz.stat()
-    runs_on = [plan.guest_os.stem, plan.initramfs.stem, kernel.st_size, kernel.st_mtime_ns, plan.image_id]
+    runs_on = [plan.guest_os.stem, plan.initramfs.stem, file_mark(plan.vmlinuz), plan.image_id]
     request = container_request(replace(plan, name="seed", shares=()), check=False, entropy=b"")
     return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, plan.data_root_mib)
 
@@ -176,8 +176,7 @@ def _link(source: Path, target: Path) -> None:
 def _qemu_identity(cache: Path) -> str:
     """Return QEMU's version and a digest of its program; kept by its size and time, since to ask takes a while."""
     program = require_tool(qemu_binary(), package="qemu-system-x86").resolve()
-    status = program.stat()
-    known = f"{program} {status.st_size} {status.st_mtime_ns}"
+    known = file_mark(program)
     file = cache / "qemu.json"
     found = read_json(file)
     if found.get("program") != known:

@@ -13,7 +13,7 @@ from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, data_disk, layer_disk, machine_shape
 from kata_dind.backend.vm.seeds import copy_children
 from kata_dind.backend.vm.space import require_room, watch_space
-from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
+from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
 from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import copy_sparse, create_disk
 from kata_dind.host.namespaces import find_unshare
@@ -44,7 +44,7 @@ class VmGuest:
 
     async def save(self) -> None:
         """End the machine with its devices' state beside its memory."""
-        await self._machine.save(self._directory / STATE)
+        await self._machine.save(self._directory / STATE, hold={"kind": "hold", "data_root": GUEST_PATH})
 
     def evidence(self) -> str:
         """Return what has ended, and the logs' tails."""

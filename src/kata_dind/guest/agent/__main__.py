@@ -160,7 +160,7 @@ class Agent:
         if kind == "renew":
             return self._renew(stream, request)
         if kind == "hold":
-            self._hold(stream)
+            self._hold(stream, request)
             return None
         if kind == "space":
             self._mux.close(stream, {"held": self._mind_space(request)})
@@ -217,8 +217,9 @@ class Agent:
 
     # --- seeds
 
-    def _hold(self, stream: int) -> None:
+    def _hold(self, stream: int, request: dict[str, Any]) -> None:
         """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
+        container.prepare_check(self._container_pid, str(request["data_root"]))
         os.sync()
         self._mux.close(stream, {})
         self._last_bytes = self._mux.pending_bytes

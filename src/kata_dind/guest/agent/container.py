@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import stat
 import time
@@ -25,6 +26,8 @@ _SHARED = "/run/kata-containers/shared/containers"
 """Where Kata's guests mount the shared directory, whose tag is kataShared."""
 
 _NO_CONTAINER = 78
+
+_CHECK_FILE, _CHECK_BYTES = ".kata-dind-check", 4096
 
 _NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
 
@@ -102,22 +105,40 @@ def rename(pid: int, hostname: str) -> None:
 
 
 def check_data_root(pid: int, path: str) -> float:
-    """Write, sync and read a file on a running container's data root; return the seconds. Raises OSError.
+    """Write a block to a running container's data root and read it back; return the seconds. Raises OSError.
 
     It is the part of the proof that a restore could have undone: overlay and dockerd are in the memory that was proven.
+    Past the page cache, so that it is the disk that answers; a tmpfs has none.
     """
     started = time.monotonic()
-    file, mark = f"/proc/{pid}/root{path}/.kata-dind-check", os.urandom(16)
-    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    block, answer = mmap.mmap(-1, _CHECK_BYTES), mmap.mmap(-1, _CHECK_BYTES)  # aligned, as O_DIRECT demands
+    block.write(os.urandom(16))
+    fd = _open_direct(f"/proc/{pid}/root{path}/{_CHECK_FILE}")
     try:
-        os.write(fd, mark)
-        os.fsync(fd)
-        if os.pread(fd, 32, 0) != mark:
-            raise OSError(errno.EIO, "the data root does not hold what was written", path)
+        os.pwritev(fd, [block], 0)
+        os.preadv(fd, [answer], 0)
     finally:
         os.close(fd)
-        os.unlink(file)
+    if answer[:] != block[:]:
+        raise OSError(errno.EIO, "the data root does not hold what was written", path)
     return time.monotonic() - started
+
+
+def prepare_check(pid: int, path: str) -> None:
+    """Make the file that `check_data_root` writes over, so that a restored guest need not find room for it."""
+    check_data_root(pid, path)
+    fd = os.open(f"/proc/{pid}/root{path}/{_CHECK_FILE}", os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def _open_direct(file: str) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _build(layout: Layout) -> None:
