@@ -287,6 +287,8 @@ class Owner:
     def _guest_event(self, message: dict[str, Any]) -> None:
         if message.get("event") == "agent" and self._launch.proven is not None:
             self._phase("machine", "the machine goes on from its seed")
+        elif message.get("event") == "shared":
+            self._phase("shares", "the shares are mounted")
         elif message.get("event") == "renewed":
             self._status["check_seconds"] = _seconds_of(message, "check_seconds")
             self._phase("renewal", "the machine has become its own")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from kata_dind.errors import CommandFailed, NoSpace
@@ -14,9 +14,6 @@ from kata_dind.host.process import require_tool, run
 from kata_dind.vocabulary import Filesystem
 
 LABEL = "kata-dind"
-
-_FICLONE = 0x40049409
-"""Source: ioctl_ficlone(2)."""
 
 XFS_LEAST_MIB = 300
 """mkfs.xfs makes nothing smaller since xfsprogs 5.19."""
@@ -68,21 +65,27 @@ def create_disk(disk: Path, *, size_mib: int, filesystem: Filesystem = Filesyste
         raise
 
 
-def copy_sparse(source: Path, target: Path) -> None:
-    """Copy a file without its holes; where the file system can, the two share what neither has changed."""
-    with source.open("rb") as read, target.open("wb") as write:
-        with contextlib.suppress(OSError):  # a file system without reflinks, or two of them
-            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-            return
-        size_bytes = os.fstat(read.fileno()).st_size
-        os.truncate(write.fileno(), size_bytes)
-        position = next_data(read.fileno(), 0)
-        while position < size_bytes:
-            end = os.lseek(read.fileno(), position, os.SEEK_HOLE)
-            while position < end:
-                os.lseek(write.fileno(), position, os.SEEK_SET)
-                position += os.sendfile(write.fileno(), read.fileno(), position, end - position)
-            position = next_data(read.fileno(), position)
+@contextlib.contextmanager
+def copied_to_memory(source: Path) -> Iterator[int]:
+    """Copy a file without its holes into memory, where no disk has to take what is written to it.
+
+    Yields a descriptor; the copy lasts as long as anybody has it open or mapped.
+    """
+    with source.open("rb") as file:
+        read, size_bytes = file.fileno(), os.fstat(file.fileno()).st_size
+        write = os.memfd_create(source.name, os.MFD_CLOEXEC)
+        try:
+            os.truncate(write, size_bytes)
+            position = next_data(read, 0)
+            while position < size_bytes:
+                end = os.lseek(read, position, os.SEEK_HOLE)
+                os.lseek(write, position, os.SEEK_SET)
+                while position < end:
+                    position += os.sendfile(write, read, position, end - position)
+                position = next_data(read, position)
+            yield write
+        finally:
+            os.close(write)
 
 
 def next_data(descriptor: int, position: int) -> int:

@@ -40,7 +40,7 @@ def machine_argv(shape: MachineShape, wiring: Wiring) -> list[str]:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]  # fmt: skip
     argv += _accelerator(shape)
-    argv += _memory(shape)
+    argv += _memory(shape, wiring)
     if wiring.state_fd is None:
         argv += _kernel(shape)
     else:
@@ -64,11 +64,13 @@ def _accelerator(shape: MachineShape) -> list[str]:
     return ["-machine", "q35,accel=tcg,memory-backend=ram,vmport=off,hpet=off", "-cpu", TCG_CPU]
 
 
-def _memory(shape: MachineShape) -> list[str]:
+def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
     # vhost-user-fs reads the guest's memory in another process; without it the memory is nobody's but QEMU's.
     kind, share = "memfd", shape.shared_directory
     if shape.memory_file:
         kind, share = f"file,mem-path={_escaped(shape.memory_file.path)}", shape.memory_file.written
+    elif wiring.memory_fd is not None:
+        kind = f"file,mem-path=/proc/self/fd/{wiring.memory_fd}"  # memory-backend-memfd takes no descriptor
     return [
         "-smp", str(shape.cpus),
         "-m", f"{shape.memory_mib}M",

@@ -197,11 +197,13 @@ async def open_machine(
     on_event: Callable[[dict[str, Any]], None],
     deadlines: StopDeadlines,
     state: Path | None = None,
+    memory_fd: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
     """Start QEMU, which inherits `pass_fds`, for the length of the block; the guest is told to go down before QEMU is.
 
-    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting.
+    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting; its memory is the
+    shape's file, or that of `memory_fd`.
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
@@ -217,8 +219,8 @@ async def open_machine(
         qmp_ours, qmp_theirs = _socketpair(stack)
         agent_ours, agent_theirs = _socketpair(stack)
         state_fd = stack.enter_context(state.open("rb")).fileno() if state else None
-        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd)
-        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, wiring.state_fd) if fd is not None]
+        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd)
+        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, state_fd, memory_fd) if fd is not None]
         process = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )

@@ -26,8 +26,8 @@ class Disk:
 class MemoryFile:
     """A file that is the guest's memory, of its size.
 
-    A machine that is to be saved, or whose memory another process must see, writes to it; else what the guest writes
-    stays in the machine's own copies of the pages, and the file as it is.
+    A machine that is to be saved writes to it; else what the guest writes stays in the machine's own copies of the
+    pages, and the file as it is.
     """
 
     path: Path
@@ -62,4 +62,6 @@ class Wiring:
     console: Path
     virtiofsd_socket: Path | None = None
     state_fd: int | None = None
-    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file."""
+    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file, or this."""
+    memory_fd: int | None = None
+    """A file that is the guest's memory and written to, so that another process can see it."""

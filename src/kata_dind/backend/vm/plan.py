@@ -197,11 +197,8 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
     memory_file = None
     if plan.start is StartKind.BOOT_TO_SAVE:
         memory_file = MemoryFile(directory / MEMORY, written=True)
-    elif plan.start is StartKind.RESTORE and plan.seed_directory:
-        # Another process can't see copies of pages, so with shares the memory is a copy of the file.
-        memory_file = MemoryFile(
-            (directory if plan.shares else plan.seed_directory) / MEMORY, written=bool(plan.shares)
-        )
+    elif plan.start is StartKind.RESTORE and plan.seed_directory and not plan.shares:
+        memory_file = MemoryFile(plan.seed_directory / MEMORY, written=False)
     return MachineShape(
         name=plan.name,
         accelerator=plan.accelerator,
@@ -211,7 +208,7 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
         initramfs=plan.initramfs,
         disks=tuple(disks),
         network=plan.network,
-        shared_directory=bool(plan.shares) and plan.start is not StartKind.RESTORE,
+        shared_directory=bool(plan.shares),
         memory_file=memory_file,
     )
 

@@ -15,7 +15,7 @@ from kata_dind.backend.vm.seeds import copy_children
 from kata_dind.backend.vm.space import require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
 from kata_dind.host.channel import ChannelStream, background, first_of
-from kata_dind.host.disks import copy_sparse, create_disk
+from kata_dind.host.disks import copied_to_memory, create_disk
 from kata_dind.host.namespaces import find_unshare
 from kata_dind.host.process import Daemon
 from kata_dind.image.store import require_image, use_image
@@ -80,12 +80,8 @@ def make_disks(plan: Plan, directory: Path) -> None:
             share.host_path.mkdir(exist_ok=True)
 
 
-def _make_memory(shape: MachineShape, plan: Plan) -> None:
-    if shape.memory_file is None or not shape.memory_file.written:
-        return
-    if plan.start is StartKind.RESTORE and plan.seed_directory:
-        copy_sparse(plan.seed_directory / MEMORY, shape.memory_file.path)
-    else:
+def _make_memory(shape: MachineShape) -> None:
+    if shape.memory_file and shape.memory_file.written:
         with shape.memory_file.path.open("wb") as file:
             os.truncate(file.fileno(), shape.memory_mib << 20)
 
@@ -110,8 +106,8 @@ async def start_guest(
             stack.enter_context(use_image(require_image(plan.image_id)))
         make_disks(plan, directory)
         require_room(sparse)
-        _make_memory(shape, plan)
-        socket_path = virtiofsd = None
+        _make_memory(shape)
+        socket_path = virtiofsd = memory_fd = None
         if plan.shares:
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
@@ -119,19 +115,23 @@ async def start_guest(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
                                 unshare=unshare, as_root=as_root, xattr=plan.xattr, pass_fds=locks)
             )  # fmt: skip
-        restores = plan.start is StartKind.RESTORE
+        seed = plan.seed_directory if plan.start is StartKind.RESTORE else None
+        if seed and plan.shares:
+            # virtiofsd can't see what QEMU would have for itself in place of the seed's pages.
+            memory_fd = stack.enter_context(copied_to_memory(seed / MEMORY))
         async with open_machine(
             shape,
             directory,
             isolation=Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local),
-            virtiofsd_socket=None if restores else socket_path,
-            state=plan.seed_directory / STATE if restores and plan.seed_directory else None,
+            virtiofsd_socket=None if seed else socket_path,
+            state=seed / STATE if seed else None,
+            memory_fd=memory_fd,
             on_event=on_event,
             deadlines=deadlines,
             pass_fds=locks,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
-            if restores and socket_path:
+            if seed and socket_path:
                 await machine.plug_share(socket_path)
             guest = VmGuest(machine, virtiofsd, directory)
             on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)

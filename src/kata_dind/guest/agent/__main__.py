@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import container, spawn, system
+from . import container, plugged, spawn, system
 from .loop import READ, WRITE, Loop
 from .protocol import (
     CLOSE,
@@ -233,8 +233,27 @@ class Agent:
         system.write_names(request)
         container.rename(self._container_pid, str(request["hostname"]))
         checked_seconds = container.check_data_root(self._container_pid, str(request["data_root"]))
-        self._event("renewed", check_seconds=round(checked_seconds, 4))
-        return self._follow_container(stream, self._container)
+        handler = self._follow_container(stream, self._container)
+
+        def shared(failure: str) -> None:
+            if self._handlers.get(stream) is not handler:
+                return  # the host is gone, or has begun anew
+            if failure:
+                del self._handlers[stream]
+                handler.close()
+                self._mux.close(stream, {"error": failure})
+            else:
+                self._event("shared")
+                renewed()
+
+        def renewed() -> None:
+            self._event("renewed", check_seconds=round(checked_seconds, 4))
+
+        if request["shares"]:
+            plugged.attach_shares(self._loop, self._container_pid, request["shares"], on_end=shared)
+        else:
+            renewed()
+        return handler
 
     def _mind_space(self, request: dict[str, Any]) -> list[str]:
         """Bound dirty memory and hold the file systems, or no longer; return the devices that are held."""

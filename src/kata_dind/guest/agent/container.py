@@ -141,6 +141,27 @@ def _open_direct(file: str) -> int:
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
 
 
+def mount_shared() -> None:
+    """Mount the shared directory. Raises OSError, also when the guest's kernel does not know its device yet."""
+    _make_directory(_SHARED)
+    libc.mount("kataShared", _SHARED, "virtiofs")
+
+
+def attach_shares(pid: int, shares: Sequence[str]) -> spawn.Child:
+    """Start a process that attaches shares to a running container, which has turned away from our mounts.
+
+    It says on its standard error what failed, if anything did.
+    """
+
+    def become() -> None:
+        trees = _clone_shares(shares)
+        libc.setns(os.pidfd_open(pid), libc.CLONE_NEWNS)
+        _attach(trees, "")
+        os._exit(0)
+
+    return spawn.spawn(become, size=None)
+
+
 def _build(layout: Layout) -> None:
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     _mount_root(layout)
@@ -149,7 +170,9 @@ def _build(layout: Layout) -> None:
     _write_names(layout.hostname)
     # The official image's start script covers a /tmp that is no mount with a tmpfs, and so would shares below it.
     _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
-    _mount_shares(layout.shares)
+    if layout.shares:
+        mount_shared()
+        _attach(_clone_shares(layout.shares), _ROOT)
     _make_directory(f"{RUN}/kata-dind")
     _copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
     os.chdir(_ROOT)
@@ -219,21 +242,25 @@ def _write_name_files(root: str) -> None:
         _copy(f"/run/{name}", path)
 
 
-def _mount_shares(shares: Sequence[str]) -> None:
-    """Bind each share from the shared directory; what is read-only is so on the host already."""
-    if not shares:
-        return
-    _make_directory(_SHARED)
-    libc.mount("kataShared", _SHARED, "virtiofs")
-    for share in shares:
-        name, _, path = share.partition(" ")
-        source, target = f"{_SHARED}/{name}", f"{_ROOT}{path}"
-        if os.path.isdir(source):
+def _clone_shares(shares: Sequence[str]) -> list[tuple[int, str]]:
+    """Return a detached mount of each share in the shared directory, with its place in the container.
+
+    What is read-only is so on the host already.
+    """
+    pairs = [share.partition(" ")[::2] for share in shares]
+    return [(libc.clone_mount(f"{_SHARED}/{name}"), path) for name, path in pairs]
+
+
+def _attach(trees: Sequence[tuple[int, str]], root: str) -> None:
+    for tree, path in trees:
+        target = f"{root}{path}"
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
             _make_directory(target)
         else:
             _make_directory(target.rpartition("/")[0])
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-        _bind(source, target)
+        libc.attach_mount(tree, target)
+        os.close(tree)
 
 
 def _bind(source: str, target: str) -> None:

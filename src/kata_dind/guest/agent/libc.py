@@ -8,6 +8,7 @@ import os
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOATIME, MS_BIND = 0x1, 0x2, 0x4, 0x400, 0x1000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 MNT_DETACH = 0x2
+AT_FDCWD = -100
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = (
     0x20000,
     0x2000000,
@@ -16,6 +17,9 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = (
     0x20000000,
 )
 _POWER_OFF = 0x4321FEDC  # LINUX_REBOOT_CMD_POWER_OFF, reboot(2)
+_OPEN_TREE, _MOVE_MOUNT = 428, 429  # Linux 5.2; glibc has functions for them since 2.36
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, 0o2000000
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS, _MOVE_MOUNT_T_AUTOMOUNTS = 0x4, 0x10, 0x20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -26,6 +30,20 @@ def mount(source: str, target: str, kind: str = "", *, flags: int = 0, options: 
         source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
     )
     _check(result, f"mount {kind or 'bind'} on {target}")
+
+
+def clone_mount(path: str) -> int:
+    """Return a descriptor of a detached mount of what a path leads to, as a bind mount would have it."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    tree: int = _libc.syscall(_OPEN_TREE, AT_FDCWD, path.encode(), flags)
+    _check(tree, f"open_tree {path}")
+    return tree
+
+
+def attach_mount(tree: int, target: str) -> None:
+    """Mount what `clone_mount` returned, in the mount namespace that this process is in now."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS | _MOVE_MOUNT_T_AUTOMOUNTS
+    _check(_libc.syscall(_MOVE_MOUNT, tree, b"", AT_FDCWD, target.encode(), flags), f"move_mount to {target}")
 
 
 def detach(target: str) -> None:
@@ -63,6 +81,6 @@ def power_off() -> None:
 
 
 def _check(result: int, what: str) -> None:
-    if result != 0:
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")

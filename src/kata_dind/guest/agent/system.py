@@ -18,9 +18,10 @@ _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 
 PORT_NAME = "kata-dind.agent"
 
-# The channel and the network; then what dockerd looks for but does not load, which nobody waits for.
+# The channel and the network; then what dockerd looks for but does not load, and what a restored guest should have
+# loaded already, which nobody waits for.
 _FIRST_MODULES = ("virtio_console", "virtio_net")
-_LATER_MODULES = ("overlay", "br_netfilter", "ip_tables", "virtio_rng")
+_LATER_MODULES = ("overlay", "br_netfilter", "ip_tables", "virtio_rng", "virtiofs")
 
 
 def load_modules() -> None:
