@@ -260,7 +260,7 @@ class Owner:
 
     def _proven(self, seed: dict[str, Any]) -> Verdict:
         """Return the verdict that was made with the seed; the guest has repeated what a restore could have undone."""
-        self._status["data_root"] = seed["data_root"]
+        self._status["data_root"] = {**seed["data_root"], **self._status["data_root"]}
         self._status["kernel"] = seed["kernel"]
         self._warnings.extend(seed["warnings"])
         return Verdict(**seed["verdict"])
@@ -289,8 +289,11 @@ class Owner:
             self._phase("machine", "the machine goes on from its seed")
         elif message.get("event") == "shared":
             self._phase("shares", "the shares are mounted")
+        elif message.get("event") == "grown":
+            self._phase("growth", "the data root has grown")
         elif message.get("event") == "renewed":
             self._status["check_seconds"] = _seconds_of(message, "check_seconds")
+            self._status["data_root"] = {"size_bytes": message.get("size_bytes")}
             self._phase("renewal", "the machine has become its own")
             self._renewed.set()
         elif message.get("event") == "agent":

@@ -441,19 +441,21 @@ def _prepare(
         return backend.prepare(spec, directory, source, stored=stored, before=before, report=report)
 
     plan = prepare()
-    if plan["seed_key"] and not plan["seed"] and _make_seed(plan["seed_key"], spec, source, report=report):
+    if plan["seed_key"] and not plan["seed"] and _make_seed(plan, spec, source, report=report):
         plan = prepare()
     if volume:
         volume.grow(spec.size_bytes)
     return {"backend": spec.backend.value, "plan": plan}
 
 
-def _make_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> bool:
+def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *, report: Report) -> bool:
     """Make the seed that a start wants; False where the host has no room for one, which a boot may do without."""
     from kata_dind.seeding import require_internal_seed
 
+    if spec.size:
+        spec = spec.model_copy(update={"size": f"{plan['seed_root_mib']}M"})
     try:
-        require_internal_seed(key, spec, source, report=report)
+        require_internal_seed(plan["seed_key"], spec, source, report=report)
     except NoSpace as error:
         report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
         return False

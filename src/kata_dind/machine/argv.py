@@ -106,10 +106,15 @@ def _hotplug_ports(count: int) -> list[str]:
     return [word for port in ports for word in ("-device", port)]
 
 
+def node_name(serial: str) -> str:
+    """Return what QEMU calls the disk with a serial number."""
+    return f"disk-{serial}"
+
+
 def _disk(disk: Disk) -> list[str]:
     if len(disk.serial) > _SERIAL_LIMIT:
         raise ValueError(f"a serial number of more than {_SERIAL_LIMIT} characters: {disk.serial}")
-    node = f"disk-{disk.serial}"
+    node = node_name(disk.serial)
     read_only = "on" if disk.read_only else "off"
     discard = "" if disk.read_only else ",discard=unmap"
     device = f"virtio-blk-pci,drive={node},serial={disk.serial}"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, SandboxError
+from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, NoSpace, SandboxError
 from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
 from kata_dind.host.process import Daemon, tail
-from kata_dind.machine.argv import SHARE_TAG, machine_argv
+from kata_dind.machine.argv import SHARE_TAG, machine_argv, node_name
 from kata_dind.machine.network import Isolation, isolated_daemon
 from kata_dind.machine.shape import MachineShape, Wiring
 
@@ -135,6 +135,16 @@ class Machine:
                                                    "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
         except QMPError as error:
             raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
+
+    async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
+        """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
+        from qemu.qmp import QMPError
+
+        try:
+            await self._qmp.execute("block_resize", {"node-name": node_name(serial), "size": size_bytes})
+        except QMPError as error:
+            raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
+                          hint="use a smaller --size") from error  # fmt: skip
 
     async def _execute(self, command: str) -> None:
         from qemu.qmp import QMPError

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import NoSpace
-from kata_dind.host.disks import LABEL, XFS_LEAST_MIB, allocated_bytes, create_disk, mke2fs_argv, mkfs_xfs_argv
+from kata_dind.host.disks import (
+    LABEL,
+    XFS_LEAST_MIB,
+    allocated_bytes,
+    copied_to_memory,
+    create_disk,
+    mke2fs_argv,
+    mkfs_xfs_argv,
+)
 from kata_dind.host.process import run
 from kata_dind.vocabulary import Filesystem
 
@@ -174,3 +182,18 @@ def test_allocated_bytes_bears_files_that_vanish_meanwhile(tmp_path: Path) -> No
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_copy_in_memory_holds_what_the_file_does_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "memory"
+    with file.open("wb") as sparse:
+        os.truncate(sparse.fileno(), 64 << 20)
+        for position in (0, 8 << 20, (64 << 20) - 4096):
+            os.pwrite(sparse.fileno(), os.urandom(4096), position)
+    with copied_to_memory(file) as copy:
+        os.pwrite(copy, b"its own", 4096)
+        assert os.pread(copy, 4096, 0) == file.read_bytes()[:4096]
+        assert os.pread(copy, 56 << 20, 8 << 20) == file.read_bytes()[8 << 20 :]
+        assert (os.fstat(copy).st_size, os.fstat(copy).st_nlink) == (64 << 20, 0)
+        assert os.fstat(copy).st_blocks * 512 < 1 << 20
+    assert file.read_bytes()[4096:8192] == bytes(4096)

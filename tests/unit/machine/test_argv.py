@@ -120,6 +120,16 @@ def test_a_share_is_katas_device_on_memory_that_another_process_may_read() -> No
     assert "memory-backend-memfd,id=ram,size=2048M,share=on" in values_of("-object", shape, wiring)
 
 
+def test_a_restored_machine_with_shares_has_its_memory_from_a_descriptor_and_no_share_yet() -> None:
+    shape = replace(SHAPE, shared_directory=True)
+    wiring = replace(WIRING, state_fd=10, memory_fd=11)
+    assert "memory-backend-file,mem-path=/proc/self/fd/11,id=ram,size=2048M,share=on" in values_of(
+        "-object", shape, wiring
+    )
+    assert not [device for device in values_of("-device", shape, wiring) if "vhost-user" in device]
+    assert "hotplug0" in " ".join(values_of("-device", shape, wiring))
+
+
 def test_nothing_in_the_default_shape_blocks_migration() -> None:
     devices = " ".join(values_of("-device", SHAPE) + values_of("-object", SHAPE))
     assert "vhost" not in devices

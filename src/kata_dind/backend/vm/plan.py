@@ -18,6 +18,7 @@ from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
 MEMORY, STATE, CHILD_SUFFIX = "memory", "state", ".qcow2"
 """Files of a saved machine, and what a disk over one of its disks has in place of `.img`."""
 
+SIZE_VARIABLE = "KATA_DIND_SIZE"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
 
@@ -81,6 +82,8 @@ class Plan:
     seed: str = ""
     """The id of the seed whose disks lie under the sandbox's own; empty for a sandbox with disks of its own alone."""
     seed_directory: Path | None = None
+    seed_root_mib: int = 0
+    """How large the data root of that seed is, from which the sandbox's own grows; 0 without a seed, or a limit."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def make_plan(
     """Compute the plan of a sandbox."""
     told = {
         "KATA_DIND_DATA_ROOT": needs.kind.value,
-        **({"KATA_DIND_SIZE": f"{data_root_mib}M"} if needs.sized else {}),
+        **({SIZE_VARIABLE: f"{data_root_mib}M"} if needs.sized else {}),
         "KATA_DIND_PATH": GUEST_PATH,
         "KATA_DIND_FILESYSTEM": filesystem.value,
         "KATA_DIND_FALLBACK": fallback.value,
@@ -235,6 +238,7 @@ def container_request(plan: Plan, *, check: bool, entropy: bytes) -> dict[str, A
             "network": network if plan.network else None,
             "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
             "data_root": GUEST_PATH,
+            "disk_bytes": plan.data_root_mib << 20 if grows(plan) else 0,
         }
     environment = dict(pair.partition("=")[::2] for pair in plan.environment)
     if check:
@@ -247,6 +251,11 @@ def container_request(plan: Plan, *, check: bool, entropy: bytes) -> dict[str, A
         "network": network if plan.network else None,
         "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
     }
+
+
+def grows(plan: Plan) -> bool:
+    """Tell whether a restored guest's data root is to become larger than the seed's."""
+    return plan.data_disk and plan.data_root_mib > plan.seed_root_mib
 
 
 def layer_disk(directory: Path) -> Path:

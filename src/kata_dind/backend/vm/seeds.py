@@ -18,6 +18,7 @@ from typing import Any
 from kata_dind.backend.vm.plan import (
     CHILD_SUFFIX,
     MEMORY,
+    SIZE_VARIABLE,
     STATE,
     Plan,
     PlannedShare,
@@ -36,7 +37,8 @@ from kata_dind.image.cache import content_key
 from kata_dind.machine.argv import machine_argv, qemu_binary
 from kata_dind.machine.shape import Wiring
 from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
-from kata_dind.vocabulary import Accelerator, DataRootKind
+from kata_dind.spec import DEFAULT_SIZE, parse_size
+from kata_dind.vocabulary import Accelerator, DataRootKind, Filesystem
 
 SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)
 """Kinds whose data root is in the machine; loop and virtiofs lie on a share, which no saved machine can have."""
@@ -83,8 +85,17 @@ def internal_key(plan: Plan, *, cache: Path) -> str:
     The files that the machine runs on are named by their content's key in the cache, and by that here.
     """
     runs_on = [plan.guest_os.stem, plan.initramfs.stem, file_mark(plan.vmlinuz), plan.image_id]
-    request = container_request(replace(plan, name="seed", shares=()), check=False, entropy=b"")
-    return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, plan.data_root_mib)
+    told = [word for word in plan.environment if not word.startswith(f"{SIZE_VARIABLE}=")]
+    bare = replace(plan, name="seed", shares=(), environment=tuple(told))
+    request = container_request(bare, check=False, entropy=b"")
+    return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, seed_root_mib(plan))
+
+
+def seed_root_mib(plan: Plan) -> int:
+    """Return how large the data root of the internal seed for a plan is: a clone's ext4 grows on its own disk."""
+    if plan.data_disk and plan.filesystem is Filesystem.EXT4:
+        return min(plan.data_root_mib, parse_size(DEFAULT_SIZE) >> 20)
+    return plan.data_root_mib
 
 
 def require_fit(seed: Seed, *, cache: Path) -> None:
@@ -102,8 +113,8 @@ def require_fit(seed: Seed, *, cache: Path) -> None:
 def restored_plan(plan: Plan, seed: Seed, reason: str) -> Plan:
     """Return the plan of a clone: it goes on from the seed's memory, on what the saved machine ran on."""
     runs_on: dict[str, Any] = {field: seed.directory / name for field, name in _RUNS_ON.items() if getattr(plan, field)}
-    return replace(plan, start=StartKind.RESTORE, start_reason=reason, seed=seed.seed_id,
-                   seed_directory=seed.directory, **runs_on)  # fmt: skip
+    return replace(plan, start=StartKind.RESTORE, start_reason=reason, seed=seed.seed_id, seed_directory=seed.directory,
+                   seed_root_mib=int(seed.plan["data_root_mib"]), **runs_on)  # fmt: skip
 
 
 def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
@@ -213,7 +224,8 @@ def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, t
     key = internal_key(plan, cache=cache)
     seed = load_seed(internal_id(key))
     if seed is None:
-        return replace(plan, start_reason="there is no seed of such a machine", seed_key=key)
+        return replace(plan, start_reason="there is no seed of such a machine", seed_key=key,
+                       seed_root_mib=seed_root_mib(plan))  # fmt: skip
     return replace(restored_plan(plan, seed, "there is a seed of such a machine"), seed_key=key)
 
 

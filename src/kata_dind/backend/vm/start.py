@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import OnEvent
-from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, data_disk, layer_disk, machine_shape
+from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, data_disk, grows, layer_disk, machine_shape
 from kata_dind.backend.vm.seeds import copy_children
 from kata_dind.backend.vm.space import require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
@@ -21,7 +21,7 @@ from kata_dind.host.process import Daemon
 from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
-from kata_dind.machine.shape import MachineShape
+from kata_dind.machine.shape import DATA, MachineShape
 from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
 from kata_dind.seed.store import use_seed
 from kata_dind.vocabulary import DataRootKind, Filesystem
@@ -133,6 +133,8 @@ async def start_guest(
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
             if seed and socket_path:
                 await machine.plug_share(socket_path)
+            if seed and grows(plan):
+                await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
             guest = VmGuest(machine, virtiofsd, directory)
             on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
             watch = watch_space(machine, sparse, on_event, holds_data=not on_xfs)

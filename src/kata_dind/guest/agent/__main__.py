@@ -232,28 +232,46 @@ class Agent:
         system.reseed(bytes.fromhex(request["entropy"]))
         system.write_names(request)
         container.rename(self._container_pid, str(request["hostname"]))
-        checked_seconds = container.check_data_root(self._container_pid, str(request["data_root"]))
+        data_root = str(request["data_root"])
+        checked_seconds = container.check_data_root(self._container_pid, data_root)
         handler = self._follow_container(stream, self._container)
+        steps = self._plugged(request)
 
-        def shared(failure: str) -> None:
+        def go_on() -> None:
             if self._handlers.get(stream) is not handler:
                 return  # the host is gone, or has begun anew
-            if failure:
-                del self._handlers[stream]
-                handler.close()
-                self._mux.close(stream, {"error": failure})
+            if steps:
+                plugged.run_step(self._loop, steps[0], on_end=ended)
             else:
-                self._event("shared")
-                renewed()
+                size_bytes = container.data_root_bytes(self._container_pid, data_root)
+                self._event("renewed", check_seconds=round(checked_seconds, 4), size_bytes=size_bytes)
 
-        def renewed() -> None:
-            self._event("renewed", check_seconds=round(checked_seconds, 4))
+        def ended(failure: str) -> None:
+            if not failure:
+                self._event(steps.pop(0).name)
+                return go_on()
+            self._forget(stream)
+            handler.close()
+            return self._mux.close(stream, {"error": failure})
 
-        if request["shares"]:
-            plugged.attach_shares(self._loop, self._container_pid, request["shares"], on_end=shared)
-        else:
-            renewed()
+        self._loop.after(0, go_on)  # when the stream has its handler
         return handler
+
+    def _plugged(self, request: dict[str, Any]) -> list[plugged.Step]:
+        pid, shares, disk_bytes = self._container_pid, list(request["shares"]), int(request["disk_bytes"])
+        steps = []
+        if shares:
+            steps.append(plugged.Step("shared", container.mount_shared, lambda: container.attach_shares(pid, shares)))
+        if disk_bytes:
+            path = str(request["data_root"])
+            steps.append(
+                plugged.Step(
+                    "grown",
+                    lambda: system.require_disk_size("data", disk_bytes),
+                    lambda: container.grow_data_root(pid, path, disk_bytes),
+                )
+            )
+        return steps
 
     def _mind_space(self, request: dict[str, Any]) -> list[str]:
         """Bound dirty memory and hold the file systems, or no longer; return the devices that are held."""

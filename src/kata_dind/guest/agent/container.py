@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import mmap
 import os
 import stat
+import struct
 import time
 
 from . import libc, spawn
@@ -26,6 +28,8 @@ _SHARED = "/run/kata-containers/shared/containers"
 """Where Kata's guests mount the shared directory, whose tag is kataShared."""
 
 _NO_CONTAINER = 78
+_EXT4_IOC_RESIZE_FS = 0x40086610
+"""Takes the new number of blocks. Source: linux/ext4.h, _IOW('f', 16, __u64)."""
 
 _CHECK_FILE, _CHECK_BYTES = ".kata-dind-check", 4096
 
@@ -101,7 +105,7 @@ def rename(pid: int, hostname: str) -> None:
     finally:
         os.close(own)
         os.close(theirs)
-    _write_name_files(f"/proc/{pid}/root")
+    _write_name_files(_inside(pid, ""))
 
 
 def check_data_root(pid: int, path: str) -> float:
@@ -113,7 +117,7 @@ def check_data_root(pid: int, path: str) -> float:
     started = time.monotonic()
     block, answer = mmap.mmap(-1, _CHECK_BYTES), mmap.mmap(-1, _CHECK_BYTES)  # aligned, as O_DIRECT demands
     block.write(os.urandom(16))
-    fd = _open_direct(f"/proc/{pid}/root{path}/{_CHECK_FILE}")
+    fd = _open_direct(f"{_inside(pid, path)}/{_CHECK_FILE}")
     try:
         os.pwritev(fd, [block], 0)
         os.preadv(fd, [answer], 0)
@@ -127,7 +131,7 @@ def check_data_root(pid: int, path: str) -> float:
 def prepare_check(pid: int, path: str) -> None:
     """Make the file that `check_data_root` writes over, so that a restored guest need not find room for it."""
     check_data_root(pid, path)
-    fd = os.open(f"/proc/{pid}/root{path}/{_CHECK_FILE}", os.O_RDONLY)
+    fd = os.open(f"{_inside(pid, path)}/{_CHECK_FILE}", os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
 
@@ -160,6 +164,31 @@ def attach_shares(pid: int, shares: Sequence[str]) -> spawn.Child:
         os._exit(0)
 
     return spawn.spawn(become, size=None)
+
+
+def grow_data_root(pid: int, path: str, disk_bytes: int) -> spawn.Child:
+    """Start a process that makes a running container's ext4 as large as its disk has become.
+
+    It says on its standard error what failed, if anything did.
+    """
+
+    def become() -> None:
+        directory = os.open(_inside(pid, path), os.O_RDONLY)
+        blocks = disk_bytes // os.fstatvfs(directory).f_bsize
+        fcntl.ioctl(directory, _EXT4_IOC_RESIZE_FS, struct.pack("Q", blocks))
+        os._exit(0)
+
+    return spawn.spawn(become, size=None)
+
+
+def data_root_bytes(pid: int, path: str) -> int:
+    """Return the size of a running container's data root."""
+    status = os.statvfs(_inside(pid, path))
+    return status.f_blocks * status.f_frsize
+
+
+def _inside(pid: int, path: str) -> str:
+    return f"/proc/{pid}/root{path}"
 
 
 def _build(layout: Layout) -> None:

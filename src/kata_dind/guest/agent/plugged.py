@@ -1,47 +1,52 @@
-"""The shares of a restored guest: their device is plugged into the running machine, and its container runs already."""
+"""What a restored guest is given while it runs: a moment after the host has plugged it in, it is there to be used."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from . import container, spawn
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from .loop import Loop
+    from .spawn import Child
 
-DEVICE_SECONDS = 20.0
-"""How long the kernel may take to find the device: 0.1 s, or seconds in an emulated guest on a busy host."""
+ARRIVAL_SECONDS = 20.0
+"""How long the kernel may take to find a device: 0.1 s, or seconds in an emulated guest on a busy host."""
 
 _PAUSE_SECONDS = 0.02
 
 
-def attach_shares(loop: Loop, pid: int, shares: Sequence[str], *, on_end: Callable[[str], None]) -> None:
-    """Attach shares to the container with a process id once their device is there, without holding up the loop.
+class Step:
+    """`arrive` raises OSError until the device is there; `act` starts the child that makes use of it."""
 
-    `on_end` is told what went wrong, or an empty string. It is never called before this returns.
-    """
-    deadline = time.monotonic() + DEVICE_SECONDS
+    def __init__(self, name: str, arrive: Callable[[], None], act: Callable[[], Child]) -> None:
+        self.name = name
+        self.arrive = arrive
+        self.act = act
 
-    def mount() -> None:
+
+def run_step(loop: Loop, step: Step, *, on_end: Callable[[str], None]) -> None:
+    """Take a step without holding up the loop; `on_end` is told what went wrong, or an empty string."""
+    deadline = time.monotonic() + ARRIVAL_SECONDS
+
+    def try_to_arrive() -> None:
         try:
-            container.mount_shared()
+            step.arrive()
         except OSError as error:
             if time.monotonic() < deadline:
-                return loop.after(_PAUSE_SECONDS, mount)
-            return on_end(f"the shares could not be mounted: {error.strerror}")
-        child = container.attach_shares(pid, shares)
+                return loop.after(_PAUSE_SECONDS, try_to_arrive)
+            return on_end(str(error.strerror))
+        child = step.act()
         return loop.when_child_ends(child.pid, lambda code: on_end(_end_of(child, code)))
 
-    loop.after(0, mount)
+    try_to_arrive()
 
 
-def _end_of(child: spawn.Child, code: int) -> str:
-    """Return why a child that has ended failed, empty when it did not; let go of its descriptors."""
-    said = os.read(child.stderr, 4096) if code else b""
+def _end_of(child: Child, code: int) -> str:
+    """Return what a child that has ended said if it failed, and let go of its descriptors."""
+    said = os.read(child.stderr, 4096).decode(errors="replace").strip() if code else ""
     for fd in (child.stdin, child.stdout, child.stderr):
         os.close(fd)
-    return f"a share could not be attached: {said.decode(errors='replace').strip()}" if code else ""
+    return said or (f"exit {code}" if code else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -47,6 +48,13 @@ def find_disk(serial: str) -> str | None:
         if _read(f"/sys/block/{name}/serial") == serial:
             return f"/dev/{name}"
     return None
+
+
+def require_disk_size(serial: str, least_bytes: int) -> None:
+    """Raise OSError while the kernel does not know a disk to be of a size yet."""
+    name = (find_disk(serial) or "").rpartition("/")[2]
+    if int(_read(f"/sys/block/{name}/size") or 0) * 512 < least_bytes:
+        raise OSError(errno.EAGAIN, f"the disk {serial} has not become larger")
 
 
 def set_clock(seconds: float) -> None:

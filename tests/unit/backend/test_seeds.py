@@ -1,0 +1,71 @@
+"""Which seed a plan is restored from, and what of the plan is only given to the clone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kata_dind.backend.vm.plan import Plan, PlannedShare, container_request, machine_shape, plan_to_json
+from kata_dind.backend.vm.seeds import internal_key, restored_plan, seed_root_mib
+from kata_dind.machine.shape import MemoryFile
+from kata_dind.seed.store import Seed
+from kata_dind.vocabulary import DataRootKind, Filesystem
+from tests.unit.backend.test_plan import STATE, plan_of
+
+SEED_DIRECTORY = Path("/state/seeds/_abc")
+SHARE = PlannedShare("share-0", Path("/src"), "/srv", read_only=True)
+
+
+def block_plan(size_mib: int, filesystem: Filesystem = Filesystem.EXT4) -> Plan:
+    plan = plan_of(DataRootKind.BLOCK)
+    told = (*plan.environment, f"KATA_DIND_SIZE={size_mib}M")
+    return replace(plan, data_root_mib=size_mib, filesystem=filesystem, environment=told)
+
+
+def clone_of(plan: Plan) -> Plan:
+    seed = Seed("_abc", SEED_DIRECTORY, {"plan": plan_to_json(block_plan(20480))})
+    return restored_plan(plan, seed, "as a test")
+
+
+@pytest.mark.parametrize(
+    ("size_mib", "filesystem", "seed_mib"),
+    [(10240, "ext4", 10240), (20480, "ext4", 20480), (40960, "ext4", 20480), (40960, "xfs", 40960)],
+)
+def test_an_ext4_that_clones_can_grow_has_a_seed_of_the_default_size(
+    size_mib: int, filesystem: str, seed_mib: int
+) -> None:
+    assert seed_root_mib(block_plan(size_mib, Filesystem(filesystem))) == seed_mib
+
+
+def test_a_data_root_in_memory_has_the_size_that_was_asked_for() -> None:
+    assert (
+        seed_root_mib(replace(plan_of(DataRootKind.MEMORY), data_root_mib=40960, filesystem=Filesystem.EXT4)) == 40960
+    )
+
+
+@pytest.mark.requires("qemu")
+def test_the_sizes_that_one_seed_serves_have_one_key(tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.touch()
+
+    def key(size_mib: int, filesystem: Filesystem = Filesystem.EXT4) -> str:
+        return internal_key(replace(block_plan(size_mib, filesystem), vmlinuz=kernel), cache=tmp_path)
+
+    assert key(20480) == key(40960) == key(1 << 20)
+    assert len({key(20480), key(10240), key(20480, Filesystem.XFS), key(40960, Filesystem.XFS)}) == 4
+
+
+def test_a_clone_maps_the_seeds_memory_unless_another_process_must_see_it() -> None:
+    clone = clone_of(block_plan(20480))
+    alone, sharing = machine_shape(clone, STATE), machine_shape(replace(clone, shares=(SHARE,)), STATE)
+    assert (alone.memory_file, alone.shared_directory) == (MemoryFile(SEED_DIRECTORY / "memory", written=False), False)
+    assert (sharing.memory_file, sharing.shared_directory) == (None, True)
+
+
+def test_a_clone_is_asked_for_its_shares_and_for_the_size_that_its_disk_will_have() -> None:
+    plain = container_request(clone_of(block_plan(20480)), check=False, entropy=b"\1\2")
+    assert (plain["kind"], plain["shares"], plain["disk_bytes"], plain["entropy"]) == ("renew", [], 0, "0102")
+    given = container_request(clone_of(replace(block_plan(40960), shares=(SHARE,))), check=False, entropy=b"")
+    assert (given["shares"], given["disk_bytes"]) == (["share-0 /srv"], 40960 << 20)
