@@ -21,6 +21,7 @@ from typing import Any
 
 from kata_dind.backend import Guest, Launch
 from kata_dind.dataroot.status import parse_status
+from kata_dind.dataroot.verdict import Verdict
 from kata_dind.errors import (
     AbnormalShutdown,
     DataRootError,
@@ -47,7 +48,6 @@ from kata_dind.host.disks import is_full
 from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report
 from kata_dind.record import Record
-from kata_dind.verdict import Verdict, prove
 from kata_dind.volume import find_volume_of
 
 logger = logging.getLogger(__name__)
@@ -240,6 +240,8 @@ class Owner:
         return DockerdFailed(f"dockerd ended before it answered (exit {self._container_code})", details=details)
 
     async def _prove(self, guest: Guest) -> Verdict:
+        from kata_dind.verdict import prove  # which a clone, whose seed was proven, need not load
+
         try:
             return await _in_thread(
                 functools.partial(

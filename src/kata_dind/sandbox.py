@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kata_dind.errors import GuestNotReady, KataDindError, NoSpace, SandboxError, SpecError, error_from_fields
 from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
-from kata_dind.host.process import end_detached, spawn_detached, tail
+from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.record import Record, create_record, list_records, record_of
+from kata_dind.standby import take_standby
 from kata_dind.vocabulary import Filesystem
 from kata_dind.volume import Volume, hold_volume, require_volume
 
@@ -261,7 +261,7 @@ class Sandbox:
         except (OSError, ValueError):
             return
         try:
-            if self._record.is_owned() and str(self.directory) in _command_line(pid):
+            if self._record.is_owned() and _has_open(pid, self.directory / "lock"):
                 signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
@@ -485,34 +485,32 @@ def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxS
 
 
 def _supervise(record: Record, locks: list[int], report: Report) -> None:
-    """Start the supervisor and follow it until the sandbox is ready; end it again when we are interrupted."""
-    read, write = os.pipe()
-    with open(read, "rb") as events:  # noqa: PTH123 - a descriptor, not a path
-        try:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(record.directory), str(write), *map(str, locks)]
-            supervisor = spawn_detached(argv, log=record.owner_log, pass_fds=[write, *locks])
-        finally:
-            os.close(write)
-        try:
+    """Give a supervisor the sandbox and follow it until that is ready; end it again when we are interrupted."""
+    supervisor = take_standby()
+    try:
+        with supervisor.hand_over(record.directory, locks) as events:
             for line in events:
                 fields = json.loads(line)
                 if "error" in fields:
                     raise error_from_fields(fields)
                 report(Event(fields["name"], fields["message"], seconds=fields["seconds"]))
                 if fields["name"] == "ready":
-                    return
-            raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
-        except BaseException:
-            end_detached(supervisor, rung_seconds=STOP_SECONDS)
-            raise
+                    break
+            else:
+                raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
+        supervisor.close()
+    except BaseException:
+        supervisor.end(rung_seconds=STOP_SECONDS)
+        raise
 
 
 def _exec_request(argv: Sequence[str], where: str, environment: dict[str, str] | None, cwd: str) -> dict[str, Any]:
     return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
 
 
-def _command_line(pid: int) -> str:
+def _has_open(pid: int, file: Path) -> bool:
+    """Tell whether a process has a file open."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return any(path.readlink() == file.resolve() for path in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
-        return ""
+        return False

@@ -1,10 +1,10 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor DIRECTORY EVENTS_FD LOCK [LOCK]`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor SOCKET`.
 
-It inherits the locks of the sandbox and of its volume, if it has one, from its starter, and holds them until it ends.
-The volume's it hands on to what writes the volume.
+It waits on the socket, a descriptor, until its starter hands over a sandbox's directory, with the locks of the sandbox
+and of its volume, if it has one. It holds them until it ends; the volume's it hands on to what writes the volume.
 
-It reports to whoever started it, a JSON object a line, until the sandbox is ready or has failed; then it is on its own.
-When nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
+It reports to its starter, a JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
+nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
-from kata_dind.backend import load_backend
+from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
 from kata_dind.host.progress import Event
 from kata_dind.owner import Owner
@@ -25,16 +26,18 @@ from kata_dind.record import Record
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_MESSAGE, _MOST_LOCKS = 8192, 2
+
 
 class Reporter:
-    """Sends events to the starter's pipe; `close` lets go of it."""
+    """Sends events to the starter; `close` lets go of it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @property
     def fd(self) -> int:
-        """The pipe's descriptor, -1 once closed."""
+        """The socket's descriptor, -1 once closed."""
         return self._fd
 
     def event(self, event: Event) -> None:
@@ -50,7 +53,7 @@ class Reporter:
                         "details": "the supervisor's log has the traceback"})  # fmt: skip
 
     def close(self) -> None:
-        """Close the pipe."""
+        """Close the socket."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -60,7 +63,7 @@ class Reporter:
             return
         try:
             os.write(self._fd, (json.dumps(fields) + "\n").encode())
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             self.close()
 
 
@@ -89,7 +92,7 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> N
     owner = Owner(record, launch, report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, owner.request_stop)
-    loop.add_reader(reporter.fd, starter_gone)  # a pipe whose reader is gone reports an error, which wakes a reader
+    loop.add_reader(reporter.fd, starter_gone)  # the end of the starter is an end of file
     try:
         await owner.run()
     except BaseException:
@@ -99,16 +102,15 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> N
 
 
 def main() -> int:
-    """Own the sandbox of a directory until it ends; exit code 0 when it was stopped, else the error's."""
-    # What we start ourselves inherits only what it is handed.
-    locks = [int(lock) for lock in sys.argv[3:]]
-    for lock in locks:
-        os.set_inheritable(lock, False)
-    directory, reporter = Path(sys.argv[1]), Reporter(int(sys.argv[2]))
-    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
+    """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
+    reporter = Reporter(int(sys.argv[1]))
+    load_ahead()
+    handed = _take_over(reporter.fd)
+    if handed is None:
+        return 0
+    directory, locks = handed
     record = Record(directory.name, directory)
+    _speak_to(record.owner_log)
     try:
         asyncio.run(_own(record, reporter, locks[1:]))
     except asyncio.CancelledError:
@@ -126,6 +128,25 @@ def main() -> int:
     finally:
         reporter.close()
     return 0
+
+
+def _take_over(fd: int) -> tuple[Path, list[int]] | None:
+    """Wait for a sandbox and return its directory and its locks, or None when none comes."""
+    with socket.socket(fileno=os.dup(fd)) as starter:
+        message, locks, _, _ = socket.recv_fds(starter, _LONGEST_MESSAGE, _MOST_LOCKS)
+    for descriptor in (fd, *locks):
+        os.set_inheritable(descriptor, False)
+    return (Path(json.loads(message)["directory"]), locks) if message else None
+
+
+def _speak_to(log: Path) -> None:
+    """Let all that is printed and logged go to a file."""
+    with log.open("ab") as sink:
+        for fd in (1, 2):
+            os.dup2(sink.fileno(), fd)
+    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

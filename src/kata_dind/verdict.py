@@ -13,11 +13,11 @@ import logging
 import tarfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kata_dind.dataroot.compatibility import FALLBACK_DRIVERS
+from kata_dind.dataroot.verdict import Verdict
 from kata_dind.errors import DockerdFailed, VerdictFailed
 from kata_dind.host.docker_api import DockerApi
 from kata_dind.image.archive import CAPABILITY_RECORD, Layer, docker_archive
@@ -48,20 +48,6 @@ _UNFIT_DRIVERS = {
     "native": "copies every layer",
     "fuse-overlayfs": "serves every file by a program of its own",
 }
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A proof that passed."""
-
-    docker_version: str
-    storage: str
-    """Driver or snapshotter, with the backing file system where Docker tells it: `overlay2 on extfs`."""
-    native_diff: bool | None
-    seconds: float
-    """How long it took; 0 for one of an earlier start, since there was no room to make it again."""
-    file_capabilities: bool = True
-    """Whether layers keep them; False only on a driver that was accepted as a fallback."""
 
 
 def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallback.NONE) -> Verdict:

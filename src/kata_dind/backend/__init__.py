@@ -114,3 +114,9 @@ _MODULES = {"vm": "kata_dind.backend.vm.backend"}
 def load_backend(name: str) -> Backend:
     """Return a backend by its name; only the chosen one is imported. Raises KeyError for a name that has none."""
     return cast(Backend, importlib.import_module(_MODULES[name]).BACKEND)
+
+
+def load_ahead() -> None:
+    """Import what the default backend will need at a start, for a process that has nothing else to do yet."""
+    load_backend("vm")
+    importlib.import_module("qemu.qmp")

@@ -181,16 +181,20 @@ def daemon(
 
 
 def spawn_detached(
-    argv: Sequence[str | os.PathLike[str]], *, log: Path, pass_fds: Sequence[int] = ()
+    argv: Sequence[str | os.PathLike[str]], *, log: Path | None, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, made to outlive us; the caller waits for what it reports."""
+    """Start a program in a session of its own, made to outlive us; the caller waits for what it reports.
+
+    Without a log it speaks on our standard error.
+    """
     words = [os.fspath(word) for word in argv]
     logger.debug("detached: %s", shlex.join(words))
-    with log.open("ab") as sink:
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("ab")) if log else None
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=sink,
+            stdout=sink or subprocess.DEVNULL,
             stderr=sink,
             start_new_session=True,
             pass_fds=tuple(pass_fds),

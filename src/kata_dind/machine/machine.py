@@ -231,7 +231,7 @@ async def open_machine(
         state_fd = stack.enter_context(state.open("rb")).fileno() if state else None
         wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd)
         wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, state_fd, memory_fd) if fd is not None]
-        process = stack.enter_context(
+        process, way_out = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )
         qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
@@ -249,6 +249,7 @@ async def open_machine(
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error
         stack.push_async_callback(_disconnect, qmp)
+        way_out.wait_until_open()  # which took less time than QEMU
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
         yield machine

@@ -22,13 +22,12 @@ OUTER_NETWORK = "198.18.0.0/24"
 OUTER_DNS = "198.18.0.3"
 LINK_LOCAL = "169.254.0.0/16"
 
-# The program waits until its way out is there. Its paths through /proc are for dash, whose redirections know one-digit
-# descriptors only.
-_WAIT_AND_EXEC = """
+# The exits are closed before the program begins; its way out is opened beside it. The path through /proc is for dash,
+# whose redirections know one-digit descriptors only.
+_CLOSE_AND_EXEC = """
 printf x >"/proc/self/fd/$0"
-read -r rules <"/proc/self/fd/$1" || exit 1
+[ -z "$1" ] || printf '%s' "$1" | tr ';' '\\n' | ip -batch - || exit 1
 shift
-[ -z "$rules" ] || printf '%s' "$rules" | tr ';' '\\n' | ip -batch - || exit 1
 exec "$@"
 """
 
@@ -76,40 +75,50 @@ class Isolation:
     allow_link_local: bool = False
 
 
+class WayOut:
+    """What leads out of a guest's network namespace; it opens beside the program in there."""
+
+    def __init__(self, slirp: Daemon | None, ready_fd: int) -> None:
+        self._slirp = slirp
+        self._ready_fd = ready_fd
+
+    def wait_until_open(self) -> None:
+        """Wait until the guest can get out, if it may. Raises HostError when it can't."""
+        if self._slirp is not None:
+            _wait_for_byte(self._ready_fd, self._slirp, "give the guest a network")
+
+
 @contextlib.contextmanager
 def isolated_daemon(
     argv: Sequence[str], isolation: Isolation, *, name: str, log: Path, pass_fds: Sequence[int]
-) -> Iterator[Daemon]:
+) -> Iterator[tuple[Daemon, WayOut]]:
     """Run a program in a network namespace of its own, with a guarded way out or none.
 
     Raises HostError when the namespace or its way out can't be made.
     """
     with contextlib.ExitStack() as stack:
         made_read, made_write = _pipe(stack)
-        go_read, go_write = _pipe(stack)
-        waiting = ["sh", "-c", _WAIT_AND_EXEC, str(made_write), str(go_read), *argv]
-        wrapped = private_network_argv(waiting, unshare=isolation.unshare, as_root=isolation.as_root)
+        rules = routing_rules(allow_link_local=isolation.allow_link_local) if isolation.outbound else []
+        closing = ["sh", "-c", _CLOSE_AND_EXEC, str(made_write), ";".join(rules), *argv]
+        wrapped = private_network_argv(closing, unshare=isolation.unshare, as_root=isolation.as_root)
         process = stack.enter_context(
-            daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write, go_read], rung_seconds=5.0)
+            daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], rung_seconds=5.0)
         )
         _wait_for_byte(made_read, process, "make a network namespace")
-        rules: list[str] = []
+        way_out = WayOut(None, -1)
         if isolation.outbound:
-            stack.enter_context(_open_exit(process, log.with_name("network.log")))
-            rules = routing_rules(allow_link_local=isolation.allow_link_local)
-        os.write(go_write, (";".join(rules) + "\n").encode())
-        yield process
+            way_out = stack.enter_context(_open_exit(process, log.with_name("network.log")))
+        yield process, way_out
 
 
 @contextlib.contextmanager
-def _open_exit(process: Daemon, log: Path) -> Iterator[Daemon]:
+def _open_exit(process: Daemon, log: Path) -> Iterator[WayOut]:
     with contextlib.ExitStack() as stack:
         ready_read, ready_write = _pipe(stack)
         exit_read, _exit_write = _pipe(stack)  # slirp4netns ends when our end closes, even by our death
         argv = slirp4netns_argv(process.pid, ready_fd=ready_write, exit_fd=exit_read)
         slirp = stack.enter_context(daemon(argv, name="slirp4netns", log=log, pass_fds=[ready_write, exit_read]))
-        _wait_for_byte(ready_read, slirp, "give the guest a network")
-        yield slirp
+        yield WayOut(slirp, ready_read)
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:

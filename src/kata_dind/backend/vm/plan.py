@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
-from kata_dind.image.kernel import GuestKernel
-from kata_dind.image.store import DindImage
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
 from kata_dind.machine.network import OUTER_DNS
 from kata_dind.machine.shape import DATA, GUEST_OS, IMAGE, LAYER, MODULES, Disk, MachineShape, MemoryFile
 from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
+
+if TYPE_CHECKING:
+    from kata_dind.image.kernel import GuestKernel
+    from kata_dind.image.store import DindImage
 
 MEMORY, STATE, CHILD_SUFFIX = "memory", "state", ".qcow2"
 """Files of a saved machine, and what a disk over one of its disks has in place of `.img`."""

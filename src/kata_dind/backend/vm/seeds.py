@@ -158,18 +158,6 @@ def make_children(directory: Path, disks: list[str]) -> list[str]:
     return children
 
 
-def copy_children(plan: Plan, directory: Path) -> None:
-    """Give a clone its own empty disks over the seed's, unless it has them."""
-    assert plan.seed_directory is not None
-    disks = [layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])]
-    for disk in disks:
-        child = disk.with_suffix(CHILD_SUFFIX)
-        if not child.exists():
-            unfinished = child.with_suffix(".new")
-            shutil.copyfile(plan.seed_directory / child.name, unfinished)
-            unfinished.replace(child)
-
-
 def clone_plan_of(values: Mapping[str, Any] | None) -> Plan | None:
     """Return the earlier plan of a sandbox whose disks lie over a seed's; None for any other."""
     if not values or not values.get("seed"):

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import OnEvent
-from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, data_disk, grows, layer_disk, machine_shape
-from kata_dind.backend.vm.seeds import copy_children
+from kata_dind.backend.vm.plan import (
+    CHILD_SUFFIX,
+    MEMORY,
+    STATE,
+    Plan,
+    StartKind,
+    data_disk,
+    grows,
+    layer_disk,
+    machine_shape,
+)
 from kata_dind.backend.vm.space import require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
 from kata_dind.host.channel import ChannelStream, background, first_of
@@ -65,6 +75,18 @@ class VmGuest:
                 loop.remove_reader(self._virtiofsd.pidfd)
         self._machine.cut_off = share_lost.is_set()
         self.ended.set()
+
+
+def copy_children(plan: Plan, directory: Path) -> None:
+    """Give a clone its own empty disks over the seed's, unless it has them."""
+    assert plan.seed_directory is not None
+    disks = [layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])]
+    for disk in disks:
+        child = disk.with_suffix(CHILD_SUFFIX)
+        if not child.exists():
+            unfinished = child.with_suffix(".new")
+            shutil.copyfile(plan.seed_directory / child.name, unfinished)
+            unfinished.replace(child)
 
 
 def make_disks(plan: Plan, directory: Path) -> None:

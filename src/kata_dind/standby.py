@@ -1,0 +1,71 @@
+"""A supervisor that waits for its sandbox: started before the command line is parsed, it is ready when the plan is.
+
+Both take Python a quarter of a second, and have a processor each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from kata_dind.errors import SandboxError
+from kata_dind.host.process import end_detached, spawn_detached
+
+_SANDBOX_STARTERS = ("up", "start")
+_END_SECONDS = 5.0
+
+
+class Standby:
+    """A supervisor without a sandbox, at the other end of a socket."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno())]
+            # What it has to say before it has a log is for who started it.
+            self._process = spawn_detached(argv, log=None, pass_fds=[theirs.fileno()])
+
+    def hand_over(self, directory: Path, locks: Sequence[int]) -> IO[bytes]:
+        """Give it a sandbox's directory with the locks that it is to hold; return what it reports, line by line.
+
+        Raises SandboxError when it has ended already.
+        """
+        try:
+            socket.send_fds(self._socket, [json.dumps({"directory": str(directory)}).encode()], list(locks))
+        except OSError as error:
+            raise SandboxError(f"the supervisor ended before it had a sandbox: {error}") from error
+        return self._socket.makefile("rb")
+
+    def close(self) -> None:
+        """Leave it alone with its sandbox; without one it ends."""
+        self._socket.close()
+
+    def end(self, *, rung_seconds: float) -> None:
+        """End it, and its sandbox, in order; harmless when it has ended."""
+        self._socket.close()
+        end_detached(self._process, rung_seconds=rung_seconds)
+
+
+_waiting: list[Standby] = []
+
+
+@contextlib.contextmanager
+def standby_for(argv: Sequence[str]) -> Iterator[None]:
+    """Have a supervisor waiting during a command that will want one; it ends with the block unless it was taken."""
+    if next(iter(argv), "") in _SANDBOX_STARTERS and not {"--help", "-h"} & set(argv):
+        _waiting.append(Standby())
+    try:
+        yield
+    finally:
+        while _waiting:
+            _waiting.pop().end(rung_seconds=_END_SECONDS)
+
+
+def take_standby() -> Standby:
+    """Return the supervisor that waits, or a new one."""
+    return _waiting.pop() if _waiting else Standby()
