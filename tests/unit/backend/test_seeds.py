@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kata_dind.backend.vm.plan import Plan, PlannedShare, container_request, machine_shape, plan_to_json
-from kata_dind.backend.vm.seeds import internal_key, restored_plan, seed_root_mib
+from kata_dind.backend.vm.seeds import choose_start, internal_key, restored_plan, seed_root_mib
 from kata_dind.machine.shape import MemoryFile
 from kata_dind.seed.store import Seed
 from kata_dind.vocabulary import DataRootKind, Filesystem
@@ -31,7 +31,14 @@ def clone_of(plan: Plan) -> Plan:
 
 @pytest.mark.parametrize(
     ("size_mib", "filesystem", "seed_mib"),
-    [(10240, "ext4", 10240), (20480, "ext4", 20480), (40960, "ext4", 20480), (40960, "xfs", 40960)],
+    [
+        (10240, "ext4", 10240),
+        (20480, "ext4", 20480),
+        (40960, "ext4", 20480),
+        (1 << 20, "ext4", 20480),
+        (2 << 20, "ext4", 2 << 20),
+        (40960, "xfs", 40960),
+    ],
 )
 def test_an_ext4_that_clones_can_grow_has_a_seed_of_the_default_size(
     size_mib: int, filesystem: str, seed_mib: int
@@ -69,3 +76,19 @@ def test_a_clone_is_asked_for_its_shares_and_for_the_size_that_its_disk_will_hav
     assert (plain["kind"], plain["shares"], plain["disk_bytes"], plain["entropy"]) == ("renew", [], 0, "0102")
     given = container_request(clone_of(replace(block_plan(40960), shares=(SHARE,))), check=False, entropy=b"")
     assert (given["shares"], given["disk_bytes"]) == (["share-0 /srv"], 40960 << 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "cold", "reason"),
+    [
+        ("loop", False, False, "a loop data root lies on a share, which a saved machine can't have"),
+        ("virtiofs", False, False, "a virtiofs data root lies on a share, which a saved machine can't have"),
+        ("block", True, False, "a volume's data root is not the seed's"),
+        ("block", False, True, "as asked"),
+    ],
+)
+def test_what_has_to_boot_says_why(tmp_path: Path, kind: str, stored: bool, cold: bool, reason: str) -> None:
+    plan = choose_start(
+        plan_of(DataRootKind(kind)), before=None, stored=stored, cold=cold, to_save=False, cache=tmp_path
+    )
+    assert (plan.start, plan.start_reason, plan.seed_key) == ("boot", reason, "")

@@ -1,0 +1,99 @@
+"""What a clone gets beside its seed while it runs: shares, and a larger data root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.conftest import SharedPaths
+from tests.vm.driver import SandboxDriver, kata_dind, states, succeed
+
+pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+
+NAME = "plugged"
+
+
+@pytest.fixture(scope="module")
+def clone(shared_paths: SharedPaths, private_directories: Path) -> Iterator[SandboxDriver]:
+    """A clone with shares of every kind and a data root that is larger than the seed's."""
+    succeed("up", NAME, "--size", "40G", *shared_paths.options)
+    try:
+        yield SandboxDriver(NAME)
+    finally:
+        kata_dind("rm", "--force", NAME)
+
+
+def facts_of(name: str) -> Any:
+    return json.loads(succeed("inspect", name, "--json"))
+
+
+def test_it_went_on_from_a_seed_and_says_what_it_was_given(clone: SandboxDriver) -> None:
+    facts = facts_of(NAME)
+    assert facts["start"]["how"] == "restore"
+    assert [phase["name"] for phase in facts["phases"]][:4] == ["machine", "shares", "growth", "renewal"]
+    assert facts["data_root"]["size_mib"] == 40960
+    assert 38 << 30 < facts["data_root"]["size_bytes"] < 40 << 30
+
+
+def test_its_shares_are_written_from_both_sides(clone: SandboxDriver, shared_paths: SharedPaths) -> None:
+    inside = shared_paths.guest_writable
+    (shared_paths.writable / "of the host").write_text("host\n")
+    clone.succeed(f"cat '{inside}/of the host' >{inside}/copy && rm '{inside}/of the host'")
+    assert [path.name for path in shared_paths.writable.iterdir()] == ["copy"]
+    assert (shared_paths.writable / "copy").read_text() == "host\n"
+    (shared_paths.writable / "copy").unlink()
+
+
+def test_a_container_gets_a_share_as_a_volume(clone: SandboxDriver, shared_paths: SharedPaths) -> None:
+    volume = f"{shared_paths.guest_writable}:/volume"
+    succeed("docker", NAME, "--", "run", "--rm", "-v", volume, "kata-dind/hello", "sh", "-c", "echo c >/volume/file")
+    assert (shared_paths.writable / "file").read_text() == "c\n"
+    (shared_paths.writable / "file").unlink()
+
+
+def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDriver, shared_paths: SharedPaths) -> None:
+    place = shared_paths.guest_read_only
+    assert clone.succeed(f"cat {place}/given '{shared_paths.guest_file}'") == "from the host\na note\n"
+    clone.succeed(f"mount -o remount,rw {place} || true")
+    assert "Read-only file system" in clone.fail(f"echo more >{place}/new")
+    assert "Read-only file system" in clone.fail(f"echo more >'{shared_paths.guest_file}'")
+
+
+def test_its_memory_is_no_file_of_the_host(clone: SandboxDriver) -> None:
+    assert not (clone.sandbox.directory / "memory").exists()
+
+
+def test_its_data_root_has_the_room_that_was_asked_for(clone: SandboxDriver) -> None:
+    kib = int(clone.succeed("df -k /var/lib/docker").splitlines()[-1].split()[1])
+    assert 38 << 20 < kib < 40 << 20
+    # Beyond the end of the seed's data root.
+    clone.succeed("fallocate -l 21G /var/lib/docker/large && rm /var/lib/docker/large")
+
+
+def test_the_same_seed_serves_the_default_size(clone: SandboxDriver) -> None:
+    seed = facts_of(NAME)["start"]["seed"]
+    succeed("up", "plain")
+    try:
+        facts = facts_of("plain")
+        assert (facts["start"]["seed"], facts["data_root"]["size_mib"]) == (seed, 20480)
+    finally:
+        succeed("rm", "--force", "plain")
+
+
+def test_a_later_boot_keeps_size_and_shares_and_nothing_stays_after_it(
+    clone: SandboxDriver, shared_paths: SharedPaths
+) -> None:
+    succeed("stop", NAME)
+    succeed("start", NAME)
+    facts = facts_of(NAME)
+    assert (facts["start"]["how"], facts["data_root"]["size_mib"], facts["warnings"]) == ("boot", 40960, [])
+    assert 38 << 30 < facts["data_root"]["size_bytes"] < 40 << 30
+    clone.succeed(f"test -d {shared_paths.guest_writable}")
+    succeed("rm", "--force", NAME)
+    assert NAME not in states()
+    assert not clone.sandbox.directory.exists()
+    assert str(clone.sandbox.directory) not in Path("/proc/self/mountinfo").read_text()
