@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from kata_dind.backend.vm.plan import Plan, PlannedShare, container_request, machine_shape, plan_to_json
-from kata_dind.backend.vm.seeds import choose_start, internal_key, restored_plan, seed_root_mib
+from kata_dind.backend.vm.seeds import (
+    booted_clone_plan,
+    can_grow,
+    choose_start,
+    internal_key,
+    restored_plan,
+    seed_root_mib,
+)
 from kata_dind.machine.shape import MemoryFile
 from kata_dind.seed.store import Seed
 from kata_dind.vocabulary import DataRootKind, Filesystem
@@ -50,6 +57,28 @@ def test_a_data_root_in_memory_has_the_size_that_was_asked_for() -> None:
     assert (
         seed_root_mib(replace(plan_of(DataRootKind.MEMORY), data_root_mib=40960, filesystem=Filesystem.EXT4)) == 40960
     )
+
+
+@pytest.mark.parametrize(
+    ("made_mib", "to_mib", "filesystem", "can"),
+    [
+        (20480, 20480, "ext4", True),
+        (20480, 40960, "ext4", True),
+        (20480, 10240, "ext4", False),
+        (20480, 2 << 20, "ext4", False),
+        (20480, 40960, "xfs", False),
+    ],
+)
+def test_a_seeds_data_root_becomes_larger_and_never_smaller(
+    made_mib: int, to_mib: int, filesystem: str, can: bool
+) -> None:
+    assert can_grow(block_plan(made_mib, Filesystem(filesystem)), to_mib=to_mib) == can
+
+
+def test_a_clone_that_boots_later_keeps_the_size_that_it_has_grown_to() -> None:
+    before = clone_of(block_plan(40960))
+    booted = booted_clone_plan(block_plan(20480), before)
+    assert (booted.start, booted.data_root_mib, booted.seed) == ("boot", 40960, "_abc")
 
 
 @pytest.mark.requires("qemu")

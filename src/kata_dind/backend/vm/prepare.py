@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.backend import StoredRoot
-from kata_dind.backend.vm.plan import Capabilities, Plan, data_disk, make_plan, plan_shares
-from kata_dind.backend.vm.seeds import choose_start, named_seed_plan, require_fit
+from kata_dind.backend.vm.plan import Capabilities, Plan, data_disk, make_plan, plan_from_json, plan_shares
+from kata_dind.backend.vm.seeds import can_grow, choose_start, named_seed_plan, require_fit
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.dataroot.kinds import KINDS
@@ -26,11 +26,11 @@ from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
-from kata_dind.seed.store import require_seed
+from kata_dind.seed.store import Seed, require_seed
 from kata_dind.spec import DEFAULT_SIZE, DataRootKind, Filesystem, NetworkMode, SandboxSpec
 from kata_dind.vocabulary import Fallback
 
-SEED_FIELDS = ("data_root", "size", "filesystem", "fallback", "cpus", "memory", "image", "kernel", "accelerator",
+SEED_FIELDS = ("data_root", "filesystem", "fallback", "cpus", "memory", "image", "kernel", "accelerator",
                "network", "dockerd_args")  # fmt: skip
 """What of a spec a saved machine has for good."""
 
@@ -109,11 +109,22 @@ def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot |
     return named_seed_plan(
         seed,
         name=spec.name,
+        data_root_mib=_size_on_named(spec, seed),
         data_directory=directory,
         allow_link_local=spec.allow_link_local,
         shares=plan_shares(shares, KINDS[DataRootKind.BLOCK], directory),
         timeout_seconds=spec.timeout_seconds,
     )
+
+
+def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
+    saved = plan_from_json(seed.plan)
+    asked_mib = spec.size_bytes >> 20 if spec.size else saved.data_root_mib
+    if asked_mib != saved.data_root_mib and not can_grow(saved, to_mib=asked_mib):
+        raise SpecError(
+            f"--size: '{spec.size}' can't be had from the seed '{spec.seed}' ({saved.data_root_mib}M); leave it out"
+        )
+    return asked_mib
 
 
 def check_against_host(spec: SandboxSpec) -> None:

@@ -97,8 +97,14 @@ def internal_key(plan: Plan, *, cache: Path) -> str:
 def seed_root_mib(plan: Plan) -> int:
     """Return how large the data root of the internal seed for a plan is: a clone's ext4 grows on its own disk."""
     default_mib = parse_size(DEFAULT_SIZE) >> 20
-    grows = plan.data_disk and plan.filesystem is Filesystem.EXT4 and plan.data_root_mib <= _GROWS_TO_MIB
-    return default_mib if grows and plan.data_root_mib > default_mib else plan.data_root_mib
+    smaller = replace(plan, data_root_mib=min(default_mib, plan.data_root_mib))
+    return smaller.data_root_mib if can_grow(smaller, to_mib=plan.data_root_mib) else plan.data_root_mib
+
+
+def can_grow(plan: Plan, *, to_mib: int) -> bool:
+    """Tell whether the data root of a saved machine's clone can become so large."""
+    on_disk = plan.data_disk and plan.filesystem is Filesystem.EXT4
+    return on_disk and plan.data_root_mib <= to_mib <= _GROWS_TO_MIB
 
 
 def require_fit(seed: Seed, *, cache: Path) -> None:
@@ -126,6 +132,7 @@ def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
         plan,
         seed=before.seed,
         seed_directory=before.seed_directory,
+        data_root_mib=max(plan.data_root_mib, before.data_root_mib),
         start_reason="its disks have moved on from the seed's memory",
     )
 
@@ -224,12 +231,13 @@ def named_seed_plan(
     seed: Seed,
     *,
     name: str,
+    data_root_mib: int,
     data_directory: Path,
     allow_link_local: bool,
     shares: tuple[PlannedShare, ...],
     timeout_seconds: float,
 ) -> Plan:
     """Return the plan of a clone of a seed with a name: the machine is the seed's; the rest is what was asked for."""
-    mixed = replace(plan_from_json(seed.plan), name=name, data_directory=data_directory, shares=shares,
-                    allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
+    mixed = replace(plan_from_json(seed.plan), name=name, data_root_mib=data_root_mib, data_directory=data_directory,
+                    shares=shares, allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
     return restored_plan(mixed, seed, f"as asked, from the seed '{seed.name}'")
