@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         SpecError,
     )
     from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+    from kata_dind.seed.store import Seed, list_seeds, require_seed
+    from kata_dind.seeding import make_seed
+    from kata_dind.seeds import export_seed, import_seed, inspect_seed, remove_seeds, verify_seed
     from kata_dind.spec import SandboxSpec, Share, parse_spec
     from kata_dind.volume import Volume, list_volumes, require_volume
 
@@ -33,21 +36,33 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "SandboxSpec",
+    "Seed",
     "Share",
     "SpecError",
     "Volume",
+    "export_seed",
+    "import_seed",
+    "inspect_seed",
     "list_sandboxes",
+    "list_seeds",
     "list_volumes",
+    "make_seed",
     "open_sandbox",
     "parse_spec",
+    "remove_seeds",
     "require_sandbox",
+    "require_seed",
     "require_volume",
     "start",
     "up",
+    "verify_seed",
 ]
 
 _ROOMS = {
     "kata_dind.sandbox": ("Sandbox", "list_sandboxes", "open_sandbox", "require_sandbox", "start", "up"),
+    "kata_dind.seed.store": ("Seed", "list_seeds", "require_seed"),
+    "kata_dind.seeding": ("make_seed",),
+    "kata_dind.seeds": ("export_seed", "import_seed", "inspect_seed", "remove_seeds", "verify_seed"),
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
     "kata_dind.volume": ("Volume", "list_volumes", "require_volume"),
 }

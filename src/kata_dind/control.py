@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,13 @@ class Control:
                 self._mux.took(self._socket.send(data))
             except OSError as error:
                 raise GuestNotReady("the sandbox has ended") from error
+
+
+def exec_request(
+    argv: Sequence[str], where: str = "container", environment: dict[str, str] | None = None, cwd: str = ""
+) -> dict[str, Any]:
+    """Return what is asked of the guest to run a command, beside dockerd or in the guest OS (`where` is `guest`)."""
+    return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
 
 
 @contextlib.contextmanager

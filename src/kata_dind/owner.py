@@ -140,7 +140,7 @@ class Owner:
 
     async def _run(self) -> None:
         # With the data, so that the next sandbox on the same volume checks it.
-        unclean = (self._volume or self._record).directory / "unclean"
+        unclean = (self._volume or self._record).unclean
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
             # The guest goes down before its clients' connections do, so that they hear all it has to say.

@@ -103,6 +103,11 @@ class Record:
         """A mark that is there while nobody would miss the sandbox: it is one of `run`, or was never ready."""
         return self.directory / "ephemeral"
 
+    @property
+    def unclean(self) -> Path:
+        """A mark that is there while the guest runs; found at a start, it demands a check of the data root."""
+        return self.directory / "unclean"
+
     def sweep(self) -> None:
         """Remove what an owner that was killed has left: its sockets, or all of it when nobody would miss it."""
         sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
@@ -189,3 +194,12 @@ def list_records() -> list[Record]:
         with contextlib.suppress(FileNotFoundError):  # somebody removes it this moment
             record.sweep()
     return [record for record in records if record.directory.exists()]
+
+
+def require_record(name: str) -> Record:
+    """Return the record of a sandbox that exists. Raises SpecError for an unknown one, naming those that exist."""
+    records = {record.name: record for record in list_records()}
+    if name not in records:
+        known = ", ".join(records) or "none"
+        raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
+    return records[name]

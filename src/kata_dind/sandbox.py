@@ -18,7 +18,7 @@ from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report, silent
-from kata_dind.record import Record, create_record, list_records, record_of
+from kata_dind.record import Record, create_record, list_records, record_of, require_record
 from kata_dind.standby import take_standby
 from kata_dind.vocabulary import Filesystem
 from kata_dind.volume import Volume, hold_volume, require_volume
@@ -184,10 +184,10 @@ class Sandbox:
 
         `where` is container or guest. Raises GuestNotReady when the sandbox does not run, or ends meanwhile.
         """
-        from kata_dind.control import attach
+        from kata_dind.control import attach, exec_request
 
         self._require_running()
-        return attach(self._record.control, _exec_request(argv, where, environment, cwd), terminal=tty)
+        return attach(self._record.control, exec_request(argv, where, environment, cwd), terminal=tty)
 
     def run(
         self,
@@ -200,10 +200,10 @@ class Sandbox:
         timeout_seconds: float = 600.0,
     ) -> ExecResult:
         """Run a command to its end and return its exit code and what it printed."""
-        from kata_dind.control import capture
+        from kata_dind.control import capture, exec_request
 
         self._require_running()
-        request = _exec_request(argv, where, environment, cwd)
+        request = exec_request(argv, where, environment, cwd)
         return capture(self._record.control, request, stdin=input, timeout_seconds=timeout_seconds)
 
     def stop(self, *, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
@@ -362,11 +362,7 @@ def list_sandboxes() -> list[SandboxSummary]:
 
 def require_sandbox(name: str) -> Sandbox:
     """Return a sandbox by its name. Raises SpecError for an unknown one, naming those that exist."""
-    records = {record.name: record for record in list_records()}
-    if name not in records:
-        known = ", ".join(records) or "none"
-        raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
-    return Sandbox(records[name])
+    return Sandbox(require_record(name))
 
 
 def sandboxes_with_image(image_id: str) -> list[str]:
@@ -502,10 +498,6 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
     except BaseException:
         supervisor.end(rung_seconds=STOP_SECONDS)
         raise
-
-
-def _exec_request(argv: Sequence[str], where: str, environment: dict[str, str] | None, cwd: str) -> dict[str, Any]:
-    return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
 
 
 def _has_open(pid: int, file: Path) -> bool:

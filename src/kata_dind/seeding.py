@@ -7,14 +7,18 @@ The internal ones are made by `up` and `run`, one for each kind of machine that 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import load_backend
-from kata_dind.host.progress import Event, Report
+from kata_dind.contents import give_archive, give_image, images_of
+from kata_dind.errors import SpecError
+from kata_dind.host.progress import Event, Report, silent
 from kata_dind.owner_thread import own_in_thread
-from kata_dind.record import Record, list_records, new_workshop
+from kata_dind.record import Record, list_records, new_workshop, require_record
 from kata_dind.seed.files import mark_files
 from kata_dind.seed.store import (
     Seed,
@@ -25,6 +29,7 @@ from kata_dind.seed.store import (
     new_seed_directory,
     publish_seed,
     remove_seed,
+    require_free,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +41,106 @@ KEPT_INTERNAL = 4
 
 Fill = Callable[[Record], dict[str, Any]]
 """Puts into a running sandbox what a seed is to hold; returns facts for its record."""
+
+Disks = Callable[[Path], None]
+"""Puts into the directory of a sandbox, before it boots, the disks that it is to boot on."""
+
+
+def make_seed(
+    name: str,
+    spec: SandboxSpec,
+    *,
+    images: Sequence[str] = (),
+    archives: Sequence[Path] = (),
+    from_sandbox: str = "",
+    source: PackageSource | None = None,
+    report: Report = silent,
+) -> Seed:
+    """Make a seed with a name, of a machine as `spec` describes it or of a stopped sandbox's.
+
+    It holds the images, which its own dockerd pulls, and those of the `docker save` archives. Raises SpecError for what
+    can't be, with nothing begun; else what `up` raises, or SandboxError with Docker's words.
+    """
+    from kata_dind.image.source import default_source
+    from kata_dind.spec import parse_name
+
+    parse_name(name, field="NAME")
+    _check_contents(images, archives)
+    with build_lock(name):
+        require_free(name)
+        disks = None
+        if from_sandbox:
+            record = _require_stopped(from_sandbox)
+            spec, disks = _spec_of(record, spec), _disks_of(record)
+        fill = _filling(images, archives, report=report)
+        return build_seed(name, spec, source or default_source(), disks=disks, fill=fill, report=report)
+
+
+def _check_contents(images: Sequence[str], archives: Sequence[Path]) -> None:
+    for image in images:
+        if not image or image.startswith("-") or not image.isprintable() or " " in image:
+            raise SpecError(f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello")
+    for archive in archives:
+        if not archive.is_file() or not os.access(archive, os.R_OK):
+            found = "cannot be read" if archive.is_file() else "is no file on this host"
+            raise SpecError(f"--from-archive: '{archive}' {found}")
+
+
+def _filling(images: Sequence[str], archives: Sequence[Path], *, report: Report) -> Fill:
+    def fill(record: Record) -> dict[str, Any]:
+        for archive in archives:
+            with _told(f"loading {archive}", report):
+                give_archive(record, archive)
+        for image in images:
+            with _told(f"pulling {image}", report):
+                give_image(record, image)
+        return {"images": images_of(record)}
+
+    return fill
+
+
+@contextlib.contextmanager
+def _told(what: str, report: Report) -> Iterator[None]:
+    started = time.monotonic()
+    report(Event("images", what))
+    yield
+    report(Event("images", f"{what}: done", time.monotonic() - started))
+
+
+def _require_stopped(name: str) -> Record:
+    record = require_record(name)
+    if record.is_owned():
+        raise SpecError(f"--from-sandbox: the sandbox '{name}' is running", hint=f"kata-dind stop {name}")
+    return record
+
+
+def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
+    """Return the spec of a sandbox, with its image by its id; what was asked for may not differ from it."""
+    from kata_dind.spec import SandboxSpec, parse_spec
+
+    image = (record.read("plan.json").get("plan") or {}).get("image_id")
+    if not image:
+        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
+    spec = parse_spec(**{**record.read("spec.json"), "image": image})
+    wanted, defaults = asked.model_dump(mode="json"), SandboxSpec(name=asked.name).model_dump(mode="json")
+    made_of = spec.model_dump(mode="json")
+    for field in wanted.keys() - {"name", "timeout_seconds"}:
+        if wanted[field] not in (made_of[field], defaults[field]):
+            raise SpecError(
+                f"--from-sandbox: the machine is that of '{record.name}', whose {field} is {made_of[field]!r}"
+            )
+    return spec.model_copy(update={"timeout_seconds": asked.timeout_seconds})
+
+
+def _disks_of(record: Record) -> Disks:
+    def copy(directory: Path) -> None:
+        with record.owned():  # so that nobody starts it meanwhile
+            planned = record.read("plan.json")
+            load_backend(planned["backend"]).copy_disks(planned["plan"], record.directory, directory)
+            if record.unclean.exists():
+                Record("", directory).unclean.touch()
+
+    return copy
 
 
 def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> Seed:
@@ -51,7 +156,13 @@ def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *,
 
 
 def build_seed(
-    seed_id: str, spec: SandboxSpec, source: PackageSource, *, fill: Fill | None = None, report: Report
+    seed_id: str,
+    spec: SandboxSpec,
+    source: PackageSource,
+    *,
+    disks: Disks | None = None,
+    fill: Fill | None = None,
+    report: Report,
 ) -> Seed:
     """Boot, prove, fill and save a machine; its name, shares and volume are left out.
 
@@ -64,6 +175,8 @@ def build_seed(
         plan = backend.prepare(spec, record.directory, source, stored=None, to_save=True, report=report)
         record.write("plan.json", {"backend": spec.backend.value, "plan": plan})
         launch = backend.launch(plan, ephemeral=False)
+        if disks:
+            disks(record.directory)
         with own_in_thread(record, launch, report=_but_ready(report)) as owner:
             filled = fill(record) if fill else {}
             report(Event("save", "saving the machine"))
@@ -77,6 +190,8 @@ def build_seed(
                 "spec": spec.model_dump(mode="json"),
                 "plan": plan,
                 "parts": packed["parts"],
+                "image": packed["image"],
+                "children": packed["children"],
                 "verdict": status.get("verdict"),
                 "data_root": status.get("data_root"),
                 "kernel": status.get("kernel"),

@@ -20,6 +20,7 @@ from kata_dind.vocabulary import Fallback
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
+    from kata_dind.seed.store import Seed
     from kata_dind.spec import SandboxSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -97,7 +98,23 @@ class Backend(Protocol):
     def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
         """Move what a saved guest has left in a sandbox's directory into that of a seed.
 
-        Returns `files`, the names of all that belong to it, and `parts`, what of this host it depends on.
+        Returns `files`, the names of all that belong to it; `children`, those of them that an import makes anew;
+        `parts`, what of this host it depends on; and `image`, how its dind image is known.
+        """
+
+    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
+        """Make what a seed that came from elsewhere needs beside its files, and return the names of its children.
+
+        Raises KeyError, TypeError or ValueError for facts that no backend of this kind has written.
+        """
+
+    def require_fit(self, seed: Seed) -> None:
+        """Raise SeedUnfit, with the reason, when a seed can't be restored on this host."""
+
+    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
+        """Copy what a stopped sandbox has written into the directory of a new one, on which that can boot.
+
+        Raises SpecError for one whose data root does not lie in its own directory, NoSpace.
         """
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:

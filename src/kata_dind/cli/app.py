@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kata_dind.cli import docker, env, image, inspect, logs, ls, rm, run, shell, start, stop, up, volume
+from kata_dind.cli import docker, env, image, inspect, logs, ls, rm, run, seed, shell, start, stop, up, volume
 from kata_dind.cli import exec as exec_
 from kata_dind.cli.session import session_of
 from kata_dind.cli.verb import Verb, Verbs
@@ -46,6 +46,7 @@ def _build_app() -> typer.Typer:
     app.command("start", cls=Verb)(start.start)
     app.command("rm", cls=Verb)(rm.rm)
     app.add_typer(_build_volume_app(), name="volume")
+    app.add_typer(_build_seed_app(), name="seed")
     app.add_typer(_build_image_app(), name="image")
     return app
 
@@ -58,6 +59,19 @@ def _build_volume_app() -> typer.Typer:
     app.command("resize", cls=Verb)(volume.resize)
     app.command("fsck", cls=Verb)(volume.fsck)
     app.command("rm", cls=Verb)(volume.rm)
+    return app
+
+
+def _build_seed_app() -> typer.Typer:
+    app = _typer(help="Make, list, check, carry and remove machines to start from.")
+    app.callback(invoke_without_command=True)(_help_without_a_verb)
+    app.command("build", cls=Verb)(seed.build)
+    app.command("ls", cls=Verb)(seed.ls)
+    app.command("inspect", cls=Verb)(seed.inspect)
+    app.command("rm", cls=Verb)(seed.rm)
+    app.command("verify", cls=Verb)(seed.verify)
+    app.command("export", cls=Verb)(seed.export)
+    app.command("import", cls=Verb)(seed.import_)
     return app
 
 

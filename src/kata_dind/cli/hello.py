@@ -8,32 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.errors import SandboxError
+from kata_dind.contents import is_hello, load_hello
+
+__all__ = ["facts", "is_hello", "load", "process_started"]
 
 if TYPE_CHECKING:
     from kata_dind.sandbox import Sandbox
 
-REFERENCE = "kata-dind/hello"
-
-_LOAD = """\
-docker image inspect kata-dind/hello >/dev/null 2>&1 || exec docker load --quiet --input /usr/share/kata-dind/hello.tar
-"""
-
-
-def is_hello(word: str) -> bool:
-    """Tell whether a word of a docker command is our image."""
-    return word in (REFERENCE, f"{REFERENCE}:latest")
+_LOAD_SECONDS = 120.0
 
 
 def load(sandbox: Sandbox) -> None:
     """Load the image into the sandbox's Docker unless it is there. Raises SandboxError with Docker's words."""
-    result = sandbox.run(["sh", "-c", _LOAD], timeout_seconds=120)
-    if result.exit_code:
-        raise SandboxError(
-            f"{REFERENCE} could not be loaded into {sandbox.name}",
-            details=result.stderr.decode(errors="replace").strip(),
-            hint="only images that kata-dind has built have it inside; leave out --image",
-        )
+    load_hello(lambda argv: sandbox.run(argv, timeout_seconds=_LOAD_SECONDS), into=sandbox.name)
 
 
 def facts(inspected: Mapping[str, Any]) -> dict[str, str]:

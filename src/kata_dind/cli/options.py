@@ -265,6 +265,8 @@ _SANDBOX_OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
 }
 
+_OF_ONE_START = frozenset(("volume", "virtiofs_xattr", "shares", "cold", "seed"))
+
 _PACKAGE_OPTIONS: dict[str, tuple[Any, Any]] = {
     "suite": (
         Annotated[
@@ -325,6 +327,12 @@ def takes_session(command: Command) -> Command:
 def takes_sandbox_options(command: Command) -> Command:
     """Give a command the options that describe a sandbox; they arrive as `fields` of a SandboxSpec."""
     return _takes(command, _SANDBOX_OPTIONS, argument="fields")
+
+
+def takes_machine_options(command: Command) -> Command:
+    """Give a command those options that describe a machine, and not what one start of it has beside; as `fields`."""
+    own = {name: kind for name, kind in _SANDBOX_OPTIONS.items() if name not in _OF_ONE_START}
+    return _takes(command, own, argument="fields")
 
 
 def takes_package_options(command: Command) -> Command:

@@ -88,6 +88,14 @@ def copied_to_memory(source: Path) -> Iterator[int]:
             os.close(write)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name; a copy of it where that lies on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_sparse(source, target)
+
+
 def next_data(descriptor: int, position: int) -> int:
     """Return where a file has data, from a position on; a number beyond every file's end when it has no more."""
     try:

@@ -5,14 +5,18 @@ A client library would cost every start more than these calls take. Users get `d
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from kata_dind.errors import DockerdFailed
+
+_BLOCK_BYTES = 64 * 1024
 
 
 class DockerApi:
@@ -30,8 +34,8 @@ class DockerApi:
         """Return GET /info."""
         return self._json("GET", "/info")
 
-    def load_image(self, archive: bytes) -> str:
-        """Load a `docker save` archive; return what the daemon said about it."""
+    def load_image(self, archive: bytes | BinaryIO) -> str:
+        """Load a `docker save` archive, an open file a piece at a time; return what the daemon said about it."""
         lines = self._call("POST", "/images/load?quiet=1", archive, content_type="application/x-tar").splitlines()
         messages = [_parse_object(line, call="POST /images/load") for line in lines if line.strip()]
         for message in messages:
@@ -61,11 +65,15 @@ class DockerApi:
         return _parse_object(self._call(method, path), call=f"{method} {path}")
 
     def _call(
-        self, method: str, path: str, body: bytes | None = None, *, content_type: str = "application/json"
+        self, method: str, path: str, body: bytes | BinaryIO | None = None, *, content_type: str = "application/json"
     ) -> bytes:
         connection = _UnixConnection(self._endpoint, timeout_seconds=self._timeout_seconds)
+        headers = {"Content-Type": content_type} if body else {}
+        if body is not None and not isinstance(body, bytes):
+            headers["Content-Length"] = str(os.fstat(body.fileno()).st_size)
         try:
-            connection.request(method, path, body=body, headers={"Content-Type": content_type} if body else {})
+            with contextlib.suppress(BrokenPipeError):  # it has refused what it has not read to the end, and says why
+                connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -79,7 +87,7 @@ class DockerApi:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, *, timeout_seconds: float) -> None:
-        super().__init__("localhost", timeout=timeout_seconds)
+        super().__init__("localhost", timeout=timeout_seconds, blocksize=_BLOCK_BYTES)
         self._path = path
 
     def connect(self) -> None:

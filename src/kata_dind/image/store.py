@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.errors import ImageError
+from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory, make_private
 from kata_dind.host.locks import is_locked, locked, locked_shared
 
@@ -118,7 +118,7 @@ def use_image(image: DindImage) -> Iterator[DindImage]:
 
 
 def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
-    """Publish an image whose disk lies in `directory`, and point its reference at it.
+    """Publish an image whose disk lies in `directory`, and point its reference, if it has one, at it.
 
     The id, disk and size of the record are filled in. An image of the same content stays where it is and gets
     the new record.
@@ -133,15 +133,37 @@ def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
     make_private(home.parent)
     with _changes(cache):
         if (home / _RECORD).is_file():
-            _write_durably(home / _RECORD, _fields(image))
+            _write_durably(home / _RECORD, image_fields(image))
         else:
             _remove_directory(home)  # what a removal left that was killed half-way
-            _write_durably(directory / _RECORD, _fields(image))
+            _write_durably(directory / _RECORD, image_fields(image))
             publish(directory, home)
-        reference_file = _reference_file(cache, image.reference)
-        make_private(reference_file.parent)
-        _write_durably(reference_file, {"reference": image.reference, "image_id": image_id})
+        if image.reference:
+            reference_file = _reference_file(cache, image.reference)
+            make_private(reference_file.parent)
+            _write_durably(reference_file, {"reference": image.reference, "image_id": image_id})
     return image
+
+
+def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
+    """Add an image that came from elsewhere, unless it is here, by its `image_fields`; it gets no reference.
+
+    For a reference would decide what is started by it. Raises SpecError when the disk is not the image's.
+    """
+    from kata_dind.host.disks import link_or_copy
+    from kata_dind.image.workspace import Goal, open_workspace
+
+    cache = cache_directory()
+    image = image_from_fields(fields, disk=disk)
+    if find_image(image.image_id):
+        return
+    if _identify(disk, image) != image.image_id:
+        raise SpecError(f"the disk of the image {image.image_id} holds something else")
+    with open_workspace(cache, Goal(f"add the image {image.image_id}", needs_mib=64)) as workspace:
+        product = workspace.directory / "product"
+        product.mkdir()
+        link_or_copy(disk, product / _DISK)
+        add_image(product, image, cache=cache)
 
 
 def image_since(reference: str, *, since: float) -> DindImage | None:
@@ -216,12 +238,17 @@ def _load_all(cache: Path) -> dict[str, DindImage]:
 
 
 def _load(directory: Path) -> DindImage:
-    fields: dict[str, Any] = json.loads((directory / _RECORD).read_text())
+    return image_from_fields(json.loads((directory / _RECORD).read_text()), disk=directory / _DISK)
+
+
+def image_from_fields(fields: dict[str, Any], *, disk: Path) -> DindImage:
+    """Rebuild an image from `image_fields`, without a reference. Raises KeyError or TypeError for something else."""
     lists = {name: tuple(fields[name]) for name in ("entrypoint", "command", "environment")}
-    return DindImage(**{**fields, **lists, "reference": "", "disk": directory / _DISK})
+    return DindImage(**{**fields, **lists, "reference": "", "disk": disk})
 
 
-def _fields(image: DindImage) -> dict[str, Any]:
+def image_fields(image: DindImage) -> dict[str, Any]:
+    """Return what is known of an image, as JSON values, but where it lies and what it is called."""
     return {
         field.name: getattr(image, field.name)
         for field in dataclasses.fields(image)

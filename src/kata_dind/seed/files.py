@@ -23,6 +23,11 @@ def mark_files(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any
     return {name: {**_cheap_mark(directory / name), "sha256": content_hash(directory / name)} for name in sorted(names)}
 
 
+def remarked_files(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return marks of the same content for files that were copied, whose time and inode are others now."""
+    return {name: {**_cheap_mark(directory / name), "sha256": mark["sha256"]} for name, mark in marks.items()}
+
+
 def changed_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the first file that is absent, or of another size, time or inode than its mark says; None for none."""
     for name, mark in marks.items():

@@ -25,7 +25,7 @@ from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import is_locked, locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
-from kata_dind.seed.files import changed_file, damaged_file
+from kata_dind.seed.files import changed_file, damaged_file, remarked_files
 
 FORMAT = 1
 """Of the directory, and of what is said to the agent of a restored guest."""
@@ -149,11 +149,7 @@ def require_intact(seed: Seed) -> None:
     if changed_file(seed.directory, seed.facts["files"]) is None:
         return
     seed.verify()
-    files = {
-        name: {**mark, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
-        for name, mark in seed.facts["files"].items()
-        if (status := (seed.directory / name).stat())
-    }
+    files = remarked_files(seed.directory, seed.facts["files"])
     write_json(seed.directory / FACTS, {**seed.facts, "files": files})
 
 
@@ -175,27 +171,37 @@ def publish_seed(directory: Path, seed_id: str, facts: dict[str, Any]) -> Seed:
     from kata_dind.image.cache import make_durable
 
     home = seeds_directory() / seed_id
-    write_json(directory / FACTS, {"format": FORMAT, **facts})
+    write_json(directory / FACTS, {"format": FORMAT, **facts, "name": seed_id})
     make_durable(directory)
     with _changes():
-        if home.exists():
-            raise SpecError(f"there is a seed '{seed_id}' already", hint=f"kata-dind seed rm {seed_id}")
+        require_free(seed_id)
         directory.rename(home)
     return Seed(seed_id, home, read_json(home / FACTS))
+
+
+def require_free(seed_id: str) -> None:
+    """Raise SpecError when there is a seed with this id."""
+    if (seeds_directory() / seed_id).exists():
+        raise SpecError(f"there is a seed '{seed_id}' already", hint=f"kata-dind seed rm {seed_id}")
 
 
 def remove_seed(seed: Seed, *, references: list[str]) -> None:
     """Remove a seed. Raises SpecError when a clone runs on it, or when sandboxes' disks lie over its own."""
     with _changes():
-        if references or seed.is_in_use:
-            users = ", ".join(references) or "a sandbox that is being made"
-            raise SpecError(
-                f"the seed '{seed.name or seed.seed_id}' is used by {users}",
-                hint=f"kata-dind rm {references[0]}" if references else "",
-            )
+        require_unused(seed, references=references)
         doomed = seed.directory.with_name(f"{_UNFINISHED}removed-{os.urandom(4).hex()}")
         seed.directory.rename(doomed)
     remove_tree(doomed)
+
+
+def require_unused(seed: Seed, *, references: list[str]) -> None:
+    """Raise SpecError when a clone runs on a seed, or when sandboxes' disks lie over its own."""
+    if references or seed.is_in_use:
+        users = ", ".join(references) or "a sandbox that is being made"
+        raise SpecError(
+            f"the seed '{seed.name or seed.seed_id}' is used by {users}",
+            hint=f"kata-dind rm {references[0]}" if references else "",
+        )
 
 
 def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kata_dind.backend import Launch, StoredRoot
 from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json
 from kata_dind.backend.vm.start import start_guest
-from kata_dind.errors import HostError, SeedUnfit
+from kata_dind.errors import HostError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.progress import Report
 from kata_dind.machine.machine import StopDeadlines
-from kata_dind.seed.store import load_seed
+from kata_dind.seed.store import Seed, load_seed
+from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -53,12 +54,43 @@ class VmBackend:
     def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
         """Move a saved machine into the directory of a seed, with what it runs on."""
         from kata_dind.backend.vm.seeds import host_parts, pack_machine
+        from kata_dind.image.store import image_fields, require_image
 
         parsed = plan_from_json(plan)
+        files, children = pack_machine(parsed, directory, target)
         return {
-            "files": pack_machine(parsed, directory, target),
+            "files": [*files, *children],
+            "children": children,
             "parts": host_parts(parsed, cache=cache_directory()),
+            "image": image_fields(require_image(parsed.image_id)),
         }
+
+    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
+        """Make what the machine of an imported seed needs beside its files."""
+        from kata_dind.backend.vm.seeds import adopt_machine, machine_files
+
+        plan = plan_from_json(facts["plan"])
+        numbers = (plan.cpus, plan.memory_mib, plan.data_root_mib)
+        if not all(isinstance(number, int) for number in numbers) or set(machine_files(plan)) != set(facts["files"]):
+            raise ValueError("the files are not those of the machine")
+        return adopt_machine(plan, facts["image"], directory)
+
+    def require_fit(self, seed: Seed) -> None:
+        """Raise SeedUnfit when QEMU, the machine or the processor is another here."""
+        from kata_dind.backend.vm.seeds import require_fit
+
+        require_fit(seed, cache=cache_directory())
+
+    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
+        """Copy the layer and the data root's disk of a stopped sandbox, which must be of the block kind."""
+        from kata_dind.backend.vm.seeds import copy_disks
+
+        parsed = plan_from_json(plan)
+        if parsed.data_root is not DataRootKind.BLOCK or parsed.data_directory != directory:
+            where = f"is of the kind {parsed.data_root}" if parsed.data_directory == directory else "is a volume"
+            raise SpecError(f"--from-sandbox: the data root of '{parsed.name}' {where}; only its own block disk can "
+                            "become a seed's")  # fmt: skip
+        copy_disks(parsed, directory, target)
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""

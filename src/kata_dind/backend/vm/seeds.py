@@ -7,6 +7,7 @@ seed's key, part by part, and a part that differs is the reason why a seed does 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -29,11 +30,12 @@ from kata_dind.backend.vm.plan import (
     machine_shape,
     plan_from_json,
 )
-from kata_dind.errors import SeedUnfit
-from kata_dind.host.disks import file_mark
+from kata_dind.errors import CommandFailed, NoSpace, SeedUnfit, SpecError
+from kata_dind.host.disks import copy_sparse, file_mark, link_or_copy
 from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.host.process import require_tool, run
 from kata_dind.image.cache import content_key
+from kata_dind.image.store import adopt_image
 from kata_dind.machine.argv import machine_argv, qemu_binary
 from kata_dind.machine.shape import Wiring
 from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
@@ -49,6 +51,8 @@ _GROWS_TO_MIB = 1 << 20
 _RUNS_ON = {"guest_os": "guest-os", "modules": "modules", "vmlinuz": "kernel", "initramfs": "initramfs",
             "image_disk": "image"}  # fmt: skip
 """What a machine runs on and never writes: the plan's field, and the name in a seed."""
+
+_COPY_SECONDS = 3600.0
 
 
 def why_not_seedable(plan: Plan, *, stored: bool) -> str:
@@ -137,25 +141,64 @@ def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
     )
 
 
-def pack_machine(plan: Plan, directory: Path, target: Path) -> list[str]:
-    """Move what a saved machine has left in its directory into that of a seed; return the names of all files."""
-    names = [MEMORY, STATE, layer_disk(directory).name]
-    if plan.data_disk:
-        names.append(data_disk(directory).name)
-    for name in names:
+def pack_machine(plan: Plan, directory: Path, target: Path) -> tuple[list[str], list[str]]:
+    """Move what a saved machine has left in its directory into that of a seed, and make its children.
+
+    Returns the names of the machine's files, and of the children.
+    """
+    for name in (MEMORY, STATE, *_disk_names(plan)):
         (directory / name).rename(target / name)
     for field, name in _RUNS_ON.items():
         if (source := getattr(plan, field)) is not None:
-            _link(source, target / name)
-            names.append(name)
-    return names + make_children(target, [disk for disk in names if disk.endswith(".img")])
+            link_or_copy(source, target / name)
+    return machine_files(plan), make_children(plan, target)
 
 
-def make_children(directory: Path, disks: list[str]) -> list[str]:
+def machine_files(plan: Plan) -> list[str]:
+    """Return the names of the files that a saved machine is made of."""
+    runs_on = [name for field, name in _RUNS_ON.items() if getattr(plan, field) is not None]
+    return [MEMORY, STATE, *_disk_names(plan), *runs_on]
+
+
+def adopt_machine(plan: Plan, image: dict[str, Any], directory: Path) -> list[str]:
+    """Make of a machine's files that came from elsewhere what they were at home; return the children's names."""
+    adopt_image(directory / _RUNS_ON["image_disk"], image)
+    return make_children(plan, directory)
+
+
+def copy_disks(plan: Plan, directory: Path, target: Path) -> None:
+    """Copy the disks of a stopped sandbox, whole and raw, whatever they lie over. Raises NoSpace."""
+    for disk in (layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])):
+        try:
+            if plan.seed_directory is None:
+                copy_sparse(disk, target / disk.name)
+            else:
+                _flatten(disk.with_suffix(CHILD_SUFFIX), plan.seed_directory / disk.name, target / disk.name)
+        except (OSError, CommandFailed) as error:
+            details = error.details if isinstance(error, CommandFailed) else str(error)
+            if "No space left" not in details:
+                raise
+            raise NoSpace(f"no room for a copy of {disk}", details=details) from error
+
+
+def _flatten(child: Path, backing: Path, target: Path) -> None:
+    # Named here, so that the name in the qcow2's header is never followed.
+    source = {"driver": "qcow2", "file": {"driver": "file", "filename": str(child)},
+              "backing": {"driver": "raw", "file": {"driver": "file", "filename": str(backing)}}}  # fmt: skip
+    qemu_img = require_tool("qemu-img", package="qemu-utils")
+    run([qemu_img, "convert", "-O", "raw", f"json:{json.dumps(source)}", target], timeout_seconds=_COPY_SECONDS)
+
+
+def _disk_names(plan: Plan) -> list[str]:
+    anywhere = Path()
+    return [layer_disk(anywhere).name, *([data_disk(anywhere).name] if plan.data_disk else [])]
+
+
+def make_children(plan: Plan, directory: Path) -> list[str]:
     """Make the empty disks that clones copy, over a seed's own; return their names."""
     qemu_img = require_tool("qemu-img", package="qemu-utils")
     children = []
-    for disk in disks:
+    for disk in _disk_names(plan):
         child = Path(disk).with_suffix(CHILD_SUFFIX).name
         # The size is given since the disk of an imported seed need not lie where the header says.
         size = (directory / disk).stat().st_size
@@ -173,13 +216,6 @@ def clone_plan_of(values: Mapping[str, Any] | None) -> Plan | None:
     if not values or not values.get("seed"):
         return None
     return plan_from_json(dict(values))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # the cache lies on another file system
-        shutil.copyfile(source, target)
 
 
 def _qemu_identity(cache: Path) -> str:
@@ -214,6 +250,8 @@ def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, t
     if before is not None:
         return booted_clone_plan(plan, before)
     if to_save:
+        if why := why_not_seedable(plan, stored=stored):
+            raise SpecError(f"--data-root: {why}")
         return replace(plan, start=StartKind.BOOT_TO_SAVE, start_reason="to become a seed")
     if cold:
         return replace(plan, start_reason="as asked")

@@ -1,0 +1,200 @@
+"""`kata-dind seed`: machines to start from, whose dockerd is up, proven, and has its images."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kata_dind.cli import completion
+from kata_dind.cli.options import Json, option, takes_machine_options, takes_package_options, takes_session
+from kata_dind.cli.output import human_duration, human_size, print_json, print_table, print_tree, progress
+from kata_dind.cli.request import package_source, sandbox_spec
+from kata_dind.cli.session import Session
+from kata_dind.errors import SeedUnfit
+
+if TYPE_CHECKING:
+    from kata_dind.seeds import SeedSummary
+
+NewName = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="What to call the seed.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGE...", show_default=False, help="Images for it to pull and keep; kata-dind/hello is built in."
+    ),
+]
+Archives = Annotated[
+    list[str] | None,
+    option(
+        "--from-archive",
+        variable="SEED_FROM_ARCHIVE",
+        metavar="FILE",
+        help_text="Load the images of a docker save archive; may be repeated.",
+        show_default=False,
+    ),
+]
+FromSandbox = Annotated[
+    str,
+    option(
+        "--from-sandbox",
+        variable="SEED_FROM_SANDBOX",
+        metavar="SANDBOX",
+        help_text="Boot on copies of this stopped sandbox's disks, with all that they hold.",
+        show_default="disks without content",
+        autocompletion=completion.sandbox_names,
+    ),
+]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", autocompletion=completion.seed_names, help="As seed ls has it."),
+]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.seed_names)]
+SomeNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME...", autocompletion=completion.seed_names, help="The seeds; else all."),
+]
+File = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
+OtherName = Annotated[
+    str, typer.Argument(metavar="NAME", show_default=False, help="What to call it; else as it was called.")
+]
+
+_HEADER = ("NAME", "DOCKER", "DATA ROOT", "MEMORY", "IMAGES", "DISK", "OWN", "AGE", "USED BY")
+
+
+@takes_session
+@takes_package_options
+@takes_machine_options
+def build(
+    session: Session,
+    name: NewName,
+    images: Images = None,
+    *,
+    archives: Archives = None,
+    from_sandbox: FromSandbox = "",
+    json: Json = False,
+    fields: dict[str, Any],
+    packages: dict[str, Any],
+) -> None:
+    """Make a seed: boot a machine, prove its Docker, give it its images, save it.
+
+    Start from it by `kata-dind up --seed NAME`.
+    """
+    from kata_dind.seeding import make_seed
+    from kata_dind.seeds import inspect_seed
+
+    with progress(session) as shown:
+        seed = make_seed(
+            name,
+            sandbox_spec("seed", fields),
+            images=images or (),
+            archives=[Path(archive) for archive in archives or ()],
+            from_sandbox=from_sandbox,
+            source=package_source(packages),
+            report=shown.report,
+        )
+    if json:
+        print_json(inspect_seed(seed))
+    elif not session.quiet:
+        print(f"{name} is ready. Start from it:\n  kata-dind up --seed {name}")
+
+
+@takes_session
+def ls(session: Session, *, json: Json = False) -> None:
+    """List the seeds; with --quiet, only their names.
+
+    One whose name begins with _ was made by itself, for all machines of its kind. OWN is what of DISK goes when one is
+    removed.
+    """
+    from kata_dind.seed.store import list_seeds
+    from kata_dind.seeds import summary_of
+
+    seeds = list_seeds()
+    if json:
+        print_json([dataclasses.asdict(summary_of(seed)) for seed in seeds])
+    elif session.quiet:
+        print("".join(f"{seed.seed_id}\n" for seed in seeds), end="")
+    else:
+        print_table(_HEADER, [_row(summary_of(seed)) for seed in seeds])
+
+
+@takes_session
+def inspect(session: Session, name: Name, *, json: Json = False) -> None:
+    """Show all that is known of a seed, also whether it fits this host."""
+    from kata_dind.seed.store import require_seed
+    from kata_dind.seeds import inspect_seed
+
+    facts = inspect_seed(require_seed(name))
+    if json:
+        print_json(facts)
+    else:
+        print_tree(facts)
+
+
+@takes_session
+def rm(session: Session, names: Names) -> None:
+    """Remove seeds that no sandbox was started from."""
+    from kata_dind.seeds import remove_seeds
+
+    remove_seeds(names)
+
+
+@takes_session
+def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> None:
+    """Read all files of seeds, and compare them with what they held when they were made."""
+    from kata_dind.seed.store import list_seeds, require_seed
+    from kata_dind.seeds import verify_seed
+
+    seeds = [require_seed(name) for name in dict.fromkeys(names)] if names else list_seeds()
+    damage: dict[str, SeedUnfit] = {}
+    for seed in seeds:
+        try:
+            verify_seed(seed)
+        except SeedUnfit as error:
+            damage[seed.seed_id] = error
+        else:
+            if not json:
+                print(f"{seed.seed_id}: ok")
+    if json:
+        print_json([{"id": seed.seed_id, "ok": seed.seed_id not in damage} for seed in seeds])
+    if damage:
+        first, *others = damage.values()
+        first.details = "\n".join(filter(None, [first.details, *(error.summary for error in others)]))
+        raise first
+
+
+@takes_session
+def export(session: Session, name: Name, file: File) -> None:
+    """Write a seed to one file, for another host of the same kind."""
+    from kata_dind.seeds import export_seed
+
+    export_seed(name, Path(file))
+
+
+@takes_session
+def import_(session: Session, file: File, name: OtherName = "", *, json: Json = False) -> None:
+    """Add a seed from a file that seed export has written. Import only what you would run."""
+    from kata_dind.seeds import import_seed, inspect_seed
+
+    with progress(session) as shown:
+        seed = import_seed(Path(file), name, report=shown.report)
+    if json:
+        print_json(inspect_seed(seed))
+    elif not session.quiet:
+        print(seed.name)
+
+
+def _row(summary: SeedSummary) -> tuple[str, ...]:
+    return (
+        summary.seed_id,
+        summary.docker_version or "-",
+        summary.data_root or "-",
+        human_size(summary.memory_mib << 20),
+        ", ".join(summary.images) or "-",
+        human_size(summary.disk_bytes),
+        human_size(summary.own_bytes),
+        human_duration(time.time() - summary.created),
+        ", ".join(summary.used_by) or "-",
+    )
