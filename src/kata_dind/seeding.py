@@ -30,6 +30,7 @@ from kata_dind.seed.store import (
     publish_seed,
     remove_seed,
     require_free,
+    require_seed,
 )
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
     if not image:
         raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
     spec = parse_spec(**{**record.read("spec.json"), "image": image})
+    if spec.seed:  # whose machine it has
+        spec = parse_spec(**{**require_seed(spec.seed).facts["spec"], "image": image})
     wanted, defaults = asked.model_dump(mode="json"), SandboxSpec(name=asked.name).model_dump(mode="json")
     made_of = spec.model_dump(mode="json")
     for field in wanted.keys() - {"name", "timeout_seconds"}:

@@ -13,7 +13,7 @@ from kata_dind.backend import load_backend
 from kata_dind.errors import HostError, SpecError
 from kata_dind.host.disks import allocated_bytes
 from kata_dind.host.progress import Event, Report, silent
-from kata_dind.seed.archive import read_archive, write_archive
+from kata_dind.seed.archive import read_record, unpack_files, write_archive
 from kata_dind.seed.files import mark_files, remarked_files
 from kata_dind.seed.store import (
     Seed,
@@ -136,17 +136,16 @@ def import_seed(file: Path, name: str = "", *, report: Report = silent) -> Seed:
     """
     from kata_dind.spec import parse_name
 
-    if name:
-        require_free(parse_name(name, field="NAME"))
     if not file.is_file():
         raise SpecError(f"FILE: there is no file '{file}'")
     started = time.monotonic()
     with new_seed_directory() as directory:
-        report(Event("seed", f"unpacking {file}"))
-        facts = read_archive(file, directory)
+        facts = read_record(file, directory)
         name = parse_name(name or str(facts.get("name")), field="NAME")
         with build_lock(name):
             require_free(name)
+            report(Event("seed", f"unpacking {file}"))
+            unpack_files(file, directory, facts)
             seed = publish_seed(directory, name, _adopted(facts, directory, file))
     report(Event("seed", f"the seed '{name}' is here", time.monotonic() - started))
     if why := why_unfit(seed):

@@ -146,19 +146,21 @@ def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
 
 
 def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
-    """Add an image that came from elsewhere, unless it is here, by its `image_fields`; it gets no reference.
+    """Add an image that came from elsewhere, by its `image_fields`, unless it is here; its disk becomes a link to ours.
 
-    For a reference would decide what is started by it. Raises SpecError when the disk is not the image's.
+    It gets no reference, for that would decide what is started by it. Raises SpecError when the disk is another.
     """
     from kata_dind.host.disks import link_or_copy
     from kata_dind.image.workspace import Goal, open_workspace
 
     cache = cache_directory()
     image = image_from_fields(fields, disk=disk)
-    if find_image(image.image_id):
-        return
     if _identify(disk, image) != image.image_id:
         raise SpecError(f"the disk of the image {image.image_id} holds something else")
+    if found := find_image(image.image_id):
+        disk.unlink()
+        link_or_copy(found.disk, disk)
+        return
     with open_workspace(cache, Goal(f"add the image {image.image_id}", needs_mib=64)) as workspace:
         product = workspace.directory / "product"
         product.mkdir()

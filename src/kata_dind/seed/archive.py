@@ -42,14 +42,22 @@ def write_archive(seed: Seed, file: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_archive(file: Path, directory: Path) -> dict[str, Any]:
-    """Unpack a seed's files into an empty directory; return its record, with the marks of those files alone.
+def read_record(file: Path, directory: Path) -> dict[str, Any]:
+    """Return the record of an exported seed, with the marks of those files alone that `unpack_files` gives.
 
-    Raises SpecError for a file that is no seed's or not all of it, SeedUnfit for a damaged one, NoSpace.
+    Raises SpecError for a file that begins as no seed does, SeedUnfit for one of another version.
     """
     _extract(file, directory, [FACTS], "--occurrence=1")
     facts = _checked_facts(read_json(directory / FACTS), file)
     (directory / FACTS).unlink()
+    return facts
+
+
+def unpack_files(file: Path, directory: Path, facts: Mapping[str, Any]) -> None:
+    """Unpack what the record of an exported seed says that there is.
+
+    Raises SpecError for a file that is no seed's or not all of it, SeedUnfit for a damaged one, NoSpace.
+    """
     _extract(file, directory, [*facts["files"]])
     for name in facts["files"]:
         status = (directory / name).lstat()
@@ -58,7 +66,6 @@ def read_archive(file: Path, directory: Path) -> dict[str, Any]:
         (directory / name).chmod(0o600)
     if name := damaged_file(directory, facts["files"]):
         raise SeedUnfit(f"FILE: '{file}' is damaged: its {name} is not what the seed had")
-    return facts
 
 
 def _extract(file: Path, directory: Path, names: list[str], *options: str) -> None:
