@@ -122,7 +122,15 @@ class FakeBackend:
     """The backend."""
 
     def prepare(
-        self, spec: SandboxSpec, directory: Path, source: PackageSource, *, stored: StoredRoot | None, report: Report
+        self,
+        spec: SandboxSpec,
+        directory: Path,
+        source: PackageSource,
+        *,
+        stored: StoredRoot | None,
+        before: dict[str, Any] | None = None,
+        to_save: bool = False,
+        report: Report,
     ) -> dict[str, Any]:
         """Plan a guest that behaves as the image says."""
         name = spec.image or "healthy"
@@ -138,8 +146,14 @@ class FakeBackend:
             "data_root_reason": "as asked",
             "data_root_mib": spec.size_bytes >> 20,
             "filesystem": str(spec.filesystem),
+            "seed": "",
+            "seed_key": "",
             "data_directory": str(stored.directory if stored else directory),
         }
+
+    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
+        """No guest of ours can be saved."""
+        raise NotImplementedError
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
         """Return how to start a plan."""
@@ -179,6 +193,9 @@ class FakeGuest:
 
     def open(self, request: dict[str, Any]) -> ChannelStream:
         return self._channel.open(request)
+
+    async def save(self) -> None:
+        raise NotImplementedError
 
     def evidence(self) -> str:
         first = "the fake ended" if self.ended.is_set() else "the fake still runs"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kata_dind.dataroot.verdict import Verdict
 from kata_dind.errors import VerdictFailed
-from kata_dind.verdict import PROOF_IMAGE, Verdict, describe_storage, native_diff, prove
+from kata_dind.verdict import PROOF_IMAGE, describe_storage, native_diff, prove
 from kata_dind.vocabulary import Fallback
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
 

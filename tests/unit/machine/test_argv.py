@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kata_dind.machine.argv import TCG_CPU, machine_argv, qemu_binary
-from kata_dind.machine.shape import DATA, GUEST_OS, Disk, MachineShape, Wiring
+from kata_dind.machine.shape import DATA, GUEST_OS, Disk, MachineShape, MemoryFile, Wiring
 from kata_dind.vocabulary import Accelerator
 
 SHAPE = MachineShape(
@@ -74,7 +74,7 @@ def test_a_whole_machine_on_tcg() -> None:
         "file.driver=file,file.read-only=off,file.discard=unmap,file.filename=/state/demo/data.img",
         "-device", "virtio-blk-pci,drive=disk-data,serial=data,werror=enospc",
         "-netdev", "user,id=network,net=198.18.1.0/24,host=198.18.1.2,ipv6=off",
-        "-device", "virtio-net-pci,netdev=network,romfile=",
+        "-device", "virtio-net-pci,netdev=network,romfile=,guest_announce=off",
     ]  # fmt: skip
 
 
@@ -151,9 +151,29 @@ def test_commas_in_paths_are_doubled_where_they_would_end_a_value() -> None:
     assert "socket,id=share,path=/a,,b/virtiofsd.sock" in values_of("-chardev", shape, wiring)
 
 
-def test_a_disk_of_another_format_says_so() -> None:
-    (blockdev,) = values_of("-blockdev", replace(SHAPE, disks=(Disk("data", Path("/d.qcow2"), image_format="qcow2"),)))
-    assert blockdev.startswith("driver=qcow2,node-name=disk-data,")
+def test_a_disk_over_another_names_that_one_and_only_reads_it() -> None:
+    child = Disk("data", Path("/d.qcow2"), backing=Path("/seed,1/data.img"))
+    (blockdev,) = values_of("-blockdev", replace(SHAPE, disks=(child,)))
+    assert blockdev == (
+        "driver=qcow2,node-name=disk-data,backing.driver=raw,backing.read-only=on,backing.file.driver=file,"
+        "backing.file.read-only=on,backing.file.filename=/seed,,1/data.img,read-only=off,discard=unmap,"
+        "file.driver=file,file.read-only=off,file.discard=unmap,file.filename=/d.qcow2"
+    )
+
+
+def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() -> None:
+    memory = MemoryFile(Path("/seed/memory"), written=False)
+    shape, wiring = replace(SHAPE, memory_file=memory), replace(WIRING, state_fd=11)
+    assert values_of("-incoming", shape, wiring) == ["defer"]
+    assert values_of("-kernel", shape, wiring) == values_of("-append", shape, wiring) == []
+    assert values_of("-object", shape, wiring)[0] == (
+        "memory-backend-file,mem-path=/seed/memory,id=ram,size=2048M,share=off"
+    )
+
+
+def test_a_machine_that_is_to_be_saved_writes_to_its_memory_file() -> None:
+    memory = MemoryFile(Path("/state/demo/memory"), written=True)
+    assert values_of("-object", replace(SHAPE, memory_file=memory))[0].endswith(",share=on")
 
 
 def test_a_serial_number_that_virtio_would_cut_is_our_own_mistake() -> None:

@@ -225,7 +225,7 @@ def _own_disk(serial: str, disk: Path, plan: Plan) -> Disk:
     return Disk(serial, disk.with_suffix(CHILD_SUFFIX), backing=plan.seed_directory / disk.name)
 
 
-def container_request(plan: Plan, *, check: bool, entropy: bytes) -> dict[str, Any]:
+def container_request(plan: Plan, *, check: bool, entropy: bytes = b"") -> dict[str, Any]:
     """Compute what the agent is asked to start, or to become after a restore.
 
     `check` demands a full check of the data root's file system; `entropy` is for a restored guest, whose kernel

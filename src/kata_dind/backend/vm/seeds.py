@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +93,7 @@ def internal_key(plan: Plan, *, cache: Path) -> str:
     runs_on = [plan.guest_os.stem, plan.initramfs.stem, file_mark(plan.vmlinuz), plan.image_id]
     told = [word for word in plan.environment if not word.startswith(f"{SIZE_VARIABLE}=")]
     bare = replace(plan, name="seed", shares=(), environment=tuple(told))
-    request = container_request(bare, check=False, entropy=b"")
+    request = container_request(bare, check=False)
     return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, seed_root_mib(plan))
 
 
