@@ -261,7 +261,7 @@ class Sandbox:
         except (OSError, ValueError):
             return
         try:
-            if self._record.is_owned() and _has_open(pid, self.directory / "lock"):
+            if self._record.is_owned() and _supervises(pid, self.directory / "lock"):
                 signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
@@ -500,9 +500,10 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
         raise
 
 
-def _has_open(pid: int, file: Path) -> bool:
-    """Tell whether a process has a file open."""
+def _supervises(pid: int, lock: Path) -> bool:
+    """Tell whether a process is a supervisor with this lock; another program that owns a sandbox is not ours to end."""
     try:
-        return any(path.readlink() == file.resolve() for path in Path(f"/proc/{pid}/fd").iterdir())
+        is_supervisor = b"kata_dind.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return is_supervisor and any(fd.readlink() == lock.resolve() for fd in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False

@@ -30,6 +30,7 @@ from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
+    from kata_dind.seed.store import Seed
     from kata_dind.spec import SandboxSpec
 
 DATA_ROOT: dict[str, object] = {
@@ -153,6 +154,18 @@ class FakeBackend:
 
     def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
         """No guest of ours can be saved."""
+        raise NotImplementedError
+
+    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
+        """No seed is ever ours."""
+        raise NotImplementedError
+
+    def require_fit(self, seed: Seed) -> None:
+        """No seed is ever ours."""
+        raise NotImplementedError
+
+    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
+        """Nothing of ours becomes a seed."""
         raise NotImplementedError
 
     def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
