@@ -75,13 +75,12 @@ def copied_to_memory(source: Path) -> Iterator[int]:
 
     Yields a descriptor; the copy lasts as long as anybody has it open or mapped.
     """
-    with source.open("rb") as file:
-        memory = os.memfd_create(source.name, os.MFD_CLOEXEC)
-        try:
-            _copy_data(file.fileno(), memory)
-            yield memory
-        finally:
-            os.close(memory)
+    write = os.memfd_create(source.name, os.MFD_CLOEXEC)
+    try:
+        _copy_data(source, write)
+        yield write
+    finally:
+        os.close(write)
 
 
 def copy_sparse(source: Path, target: Path) -> None:
@@ -90,19 +89,20 @@ def copy_sparse(source: Path, target: Path) -> None:
         try:
             fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
         except OSError:  # a file system without reflinks, or two of them
-            _copy_data(read.fileno(), write.fileno())
+            _copy_data(source, write.fileno())
 
 
-def _copy_data(read: int, write: int) -> None:
-    size_bytes = os.fstat(read).st_size
-    os.truncate(write, size_bytes)
-    position = next_data(read, 0)
-    while position < size_bytes:
-        end = os.lseek(read, position, os.SEEK_HOLE)
-        os.lseek(write, position, os.SEEK_SET)
-        while position < end:
-            position += os.sendfile(write, read, position, end - position)
-        position = next_data(read, position)
+def _copy_data(source: Path, write: int) -> None:
+    with source.open("rb") as file:
+        read, size_bytes = file.fileno(), os.fstat(file.fileno()).st_size
+        os.truncate(write, size_bytes)
+        position = next_data(read, 0)
+        while position < size_bytes:
+            end = os.lseek(read, position, os.SEEK_HOLE)
+            os.lseek(write, position, os.SEEK_SET)
+            while position < end:
+                position += os.sendfile(write, read, position, end - position)
+            position = next_data(read, position)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -14,7 +14,9 @@ from kata_dind.host.disks import (
     XFS_LEAST_MIB,
     allocated_bytes,
     copied_to_memory,
+    copy_sparse,
     create_disk,
+    link_or_copy,
     mke2fs_argv,
     mkfs_xfs_argv,
 )
@@ -197,3 +199,20 @@ def test_a_copy_in_memory_holds_what_the_file_does_and_no_more(tmp_path: Path) -
         assert (os.fstat(copy).st_size, os.fstat(copy).st_nlink) == (64 << 20, 0)
         assert os.fstat(copy).st_blocks * 512 < 1 << 20
     assert file.read_bytes()[4096:8192] == bytes(4096)
+
+
+def test_a_copy_has_the_same_data_and_no_more_of_it(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        os.truncate(file.fileno(), 64 << 20)
+        for place in (0, 5 << 20, (64 << 20) - 3):
+            os.pwrite(file.fileno(), b"abc", place)
+    copy_sparse(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks <= source.stat().st_blocks
+
+
+def test_a_link_is_the_file_itself(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x")
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").samefile(tmp_path / "source")
