@@ -1,6 +1,6 @@
 """A supervisor that waits for its sandbox: started before the command line is parsed, it is ready when the plan is.
 
-Both take Python a quarter of a second, and have a processor each.
+Both take Python a quarter of a second, and have a processor each. `kata_dind.ahead` tells what it does meanwhile.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _END_SECONDS = 5.0
 class Standby:
     """A supervisor without a sandbox, at the other end of a socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Sequence[str] = ()) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno())]
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno()), *words]
             # What it has to say before it has a log is for who started it.
             self._process = spawn_detached(argv, log=None, pass_fds=[theirs.fileno()])
 
@@ -58,7 +58,7 @@ _waiting: list[Standby] = []
 def standby_for(argv: Sequence[str]) -> Iterator[None]:
     """Have a supervisor waiting during a command that will want one; it ends with the block unless it was taken."""
     if next(iter(argv), "") in _SANDBOX_STARTERS and not {"--help", "-h"} & set(argv):
-        _waiting.append(Standby())
+        _waiting.append(Standby(argv))
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor SOCKET`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor SOCKET [WORD…]`.
 
 It waits on the socket, a descriptor, until its starter hands over a sandbox's directory, with the locks of the sandbox
-and of its volume, if it has one. It holds them until it ends; the volume's it hands on to what writes the volume.
+and of its volume, if it has one. It holds them until it ends; the volume's it hands on to what writes the volume. The
+words are its starter's command line, by which it knows what to start while it waits.
 
 It reports to its starter, a JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
 nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
@@ -18,6 +19,7 @@ import socket
 import sys
 from pathlib import Path
 
+from kata_dind.ahead import Ahead, remember, start_ahead
 from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
 from kata_dind.host.progress import Event
@@ -67,7 +69,7 @@ class Reporter:
             self.close()
 
 
-async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> None:
+async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahead: Ahead, words: list[str]) -> None:
     loop = asyncio.get_running_loop()
 
     def report(event: Event) -> None:
@@ -76,6 +78,7 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> N
         reporter.event(event)
         if event.name == "ready":
             let_go()
+            remember(words, record.name, plan, launch)
 
     def let_go() -> None:
         if reporter.fd >= 0:
@@ -89,7 +92,7 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> N
 
     plan = record.read("plan.json")
     launch = load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False, locks=volume_locks)
-    owner = Owner(record, launch, report=report)
+    owner = Owner(record, await ahead.take(launch), report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, owner.request_stop)
     loop.add_reader(reporter.fd, starter_gone)  # the end of the starter is an end of file
@@ -101,37 +104,47 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int]) -> N
         raise
 
 
+async def _serve(reporter: Reporter, words: list[str]) -> int:
+    ahead = start_ahead(words)
+    try:
+        handed = await _take_over(reporter.fd)
+        if handed is None:
+            return 0
+        directory, locks = handed
+        record = Record(directory.name, directory)
+        _speak_to(record.owner_log)
+        try:
+            await _own(record, reporter, locks[1:], ahead, words)
+        except asyncio.CancelledError:
+            if record.ephemeral.exists():
+                record.remove()  # the starter would, but it may be gone
+        except KataDindError as error:
+            logger.exception("the sandbox failed")
+            reporter.error(error)
+            return error.exit_code
+        except Exception as error:
+            logger.exception("internal error")
+            reporter.error(error)
+            return 1
+        return 0
+    finally:
+        await ahead.end()
+        reporter.close()
+
+
 def main() -> int:
     """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
-    reporter = Reporter(int(sys.argv[1]))
+    reporter, words = Reporter(int(sys.argv[1])), sys.argv[2:]
     load_ahead()
-    handed = _take_over(reporter.fd)
-    if handed is None:
-        return 0
-    directory, locks = handed
-    record = Record(directory.name, directory)
-    _speak_to(record.owner_log)
-    try:
-        asyncio.run(_own(record, reporter, locks[1:]))
-    except asyncio.CancelledError:
-        if record.ephemeral.exists():
-            record.remove()  # the starter would, but it may be gone
-        return 0
-    except KataDindError as error:
-        logger.exception("the sandbox failed")
-        reporter.error(error)
-        return error.exit_code
-    except Exception as error:
-        logger.exception("internal error")
-        reporter.error(error)
-        return 1
-    finally:
-        reporter.close()
-    return 0
+    return asyncio.run(_serve(reporter, words))
 
 
-def _take_over(fd: int) -> tuple[Path, list[int]] | None:
+async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
     """Wait for a sandbox and return its directory and its locks, or None when none comes."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    await readable.wait()
+    loop.remove_reader(fd)
     with socket.socket(fileno=os.dup(fd)) as starter:
         message, locks, _, _ = socket.recv_fds(starter, _LONGEST_MESSAGE, _MOST_LOCKS)
     for descriptor in (fd, *locks):

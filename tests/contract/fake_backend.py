@@ -168,7 +168,9 @@ class FakeBackend:
         """Nothing of ours becomes a seed."""
         raise NotImplementedError
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
+    def launch(
+        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
+    ) -> Launch:
         """Return how to start a plan."""
         behaviour = BEHAVIOURS[plan["image_id"]]
 

@@ -46,6 +46,10 @@ class Guest(Protocol):
         """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
 
 
+def _adopts_none(guest: Guest, directory: Path) -> None:
+    raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Launch:
     """How one sandbox is started."""
@@ -58,6 +62,10 @@ class Launch:
     """For the whole start, to a passing verdict."""
     fallback: Fallback = Fallback.NONE
     """The storage driver beside overlay that the proof is to accept."""
+    stand_in: str = ""
+    """Equal for launches whose guests could be each other's until something is asked of them; empty for none."""
+    adopt: Callable[[Guest, Path], None] = _adopts_none
+    """Make a guest that was started ahead, by an equal launch, that of a sandbox's directory, with all its files."""
     proven: dict[str, Any] | None = None
     """For a guest that goes on from a seed: what the seed's `seed.json` says, its proof among it. None for a boot."""
 
@@ -117,8 +125,12 @@ class Backend(Protocol):
         Raises SpecError for one whose data root does not lie in its own directory, NoSpace.
         """
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
+    def launch(
+        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
+    ) -> Launch:
         """Return how to start a plan; what an ephemeral guest has on its own disks is lost when it ends.
+
+        A guest that is started `ahead` is cut off at its end, unless it was adopted.
 
         `locks` are descriptors. Every process that writes the data root MUST inherit them, so that a lock ends with the
         last one, also after an owner that was killed. Raises HostError for a plan that another version made.

@@ -46,11 +46,15 @@ class StopDeadlines:
 class Machine:
     """A machine whose guest may be talked to over `channel`."""
 
-    def __init__(self, process: Daemon, qmp: QMPClient, channel: Channel, logs: list[Path]) -> None:
+    def __init__(
+        self, process: Daemon, qmp: QMPClient, channel: Channel, logs: list[Path], deadlines: StopDeadlines
+    ) -> None:
         self.process = process
         self.channel = channel
         self._qmp = qmp
-        self._logs = logs
+        self.logs = logs
+        self.deadlines = deadlines
+        """How long the machine may take to go down at the end of its block."""
         self.ended = asyncio.Event()
         """Set when QEMU has ended, for whatever reason."""
         self.dockerd_was_killed = False
@@ -157,10 +161,10 @@ class Machine:
     def evidence(self) -> str:
         """Return how QEMU ended, if it did, and the last lines of the machine's logs."""
         parts = [self.process.describe_end()] if self.ended.is_set() else []
-        parts += [f"--- {log.name}\n{text}" for log in self._logs if (text := tail(log))]
+        parts += [f"--- {log.name}\n{text}" for log in self.logs if (text := tail(log))]
         return "\n".join(parts)
 
-    async def stop(self, deadlines: StopDeadlines) -> None:
+    async def stop(self) -> None:
         """Take the guest down: dockerd, its file systems, the power; then QEMU.
 
         Raises AbnormalShutdown when the guest had to be cut off.
@@ -170,6 +174,7 @@ class Machine:
             return
         if self.ended.is_set():
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+        deadlines = self.deadlines
         if await self._guest_powers_off(deadlines):
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
@@ -238,7 +243,7 @@ async def open_machine(
         agent_theirs.close()
         qmp = QMPClient(shape.name)
         channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
-        machine = Machine(process, qmp, channel, [log, console])  # no event comes before the next await
+        machine = Machine(process, qmp, channel, [log, console], deadlines)  # no event comes before the next await
         try:
             async with asyncio.timeout(30):
                 await qmp.connect(qmp_ours)
@@ -251,16 +256,16 @@ async def open_machine(
         stack.push_async_callback(_disconnect, qmp)
         way_out.wait_until_open()  # which took less time than QEMU
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
-        stack.push_async_exit(_stop_unless_hidden(machine, deadlines))
+        stack.push_async_exit(_stop_unless_hidden(machine))
         yield machine
 
 
-def _stop_unless_hidden(machine: Machine, deadlines: StopDeadlines) -> Callable[..., Any]:
+def _stop_unless_hidden(machine: Machine) -> Callable[..., Any]:
     """Make an exit callback that stops the machine, and never hides the error that ended the block."""
 
     async def stop(_kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
-            await machine.stop(deadlines)
+            await machine.stop()
         except AbnormalShutdown as abnormal:
             if error is None:
                 raise

@@ -6,11 +6,11 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Launch, StoredRoot
-from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json
-from kata_dind.backend.vm.start import start_guest
+from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json, stand_in
+from kata_dind.backend.vm.start import VmGuest, start_guest
 from kata_dind.errors import HostError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.progress import Report
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
 EPHEMERAL = StopDeadlines(dockerd_seconds=0)
+
+CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)
 
 
 class VmBackend:
@@ -92,14 +94,19 @@ class VmBackend:
                             "become a seed's")  # fmt: skip
         copy_disks(parsed, directory, target)
 
-    def launch(self, plan: dict[str, Any], *, ephemeral: bool, locks: Sequence[int] = ()) -> Launch:
+    def launch(
+        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
+    ) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
         try:
             parsed = plan_from_json(plan)
         except (KeyError, TypeError, ValueError) as error:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
+        deadlines = EPHEMERAL if ephemeral else StopDeadlines()
         return Launch(
-            start=functools.partial(start_guest, parsed, EPHEMERAL if ephemeral else StopDeadlines(), tuple(locks)),
+            start=functools.partial(start_guest, parsed, CUT_OFF if ahead else deadlines, tuple(locks)),
+            stand_in=stand_in(parsed),
+            adopt=lambda guest, directory: cast(VmGuest, guest).move(directory, deadlines),
             container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +199,8 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
         disks.append(Disk(MODULES, plan.modules, read_only=True))
     disks += [Disk(IMAGE, plan.image_disk, read_only=True), _own_disk(LAYER, layer_disk(directory), plan)]
     if plan.data_disk:
-        disks.append(_own_disk(DATA, data_disk(plan.data_directory), plan))
+        # A clone's lies with its other disk: a volume's data root is never a seed's.
+        disks.append(_own_disk(DATA, data_disk(directory if plan.seed else plan.data_directory), plan))
     memory_file = None
     if plan.start is StartKind.BOOT_TO_SAVE:
         memory_file = MemoryFile(directory / MEMORY, written=True)
@@ -268,6 +270,17 @@ def layer_disk(directory: Path) -> Path:
 def data_disk(directory: Path) -> Path:
     """The disk that holds the data root of the block kind."""
     return directory / DATA_DISK
+
+
+def stand_in(plan: Plan) -> str:
+    """Return what is equal for clones that could be each other's until they are renewed.
+
+    Empty for a machine that is started for one sandbox alone: one that boots, or that shares a directory.
+    """
+    if plan.start is not StartKind.RESTORE or plan.shares:
+        return ""
+    anybody = replace(plan, name="", data_directory=Path(), timeout_seconds=0, accelerator_reason="", start_reason="")
+    return json.dumps(plan_to_json(anybody), sort_keys=True)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

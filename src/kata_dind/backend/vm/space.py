@@ -14,7 +14,7 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from kata_dind.backend import OnEvent
@@ -135,14 +135,14 @@ def require_room(directories: Iterable[Path]) -> None:
 
 
 async def watch_space(
-    machine: Machine, directories: Iterable[Path], on_event: OnEvent, *, holds_data: bool = True
+    machine: Machine, directories: Collection[Path], on_event: OnEvent, *, holds_data: bool = True
 ) -> None:
     """Keep a machine within what the host has for the disks in some directories; reports `problem` events.
 
-    `holds_data` tells whether the data root's file system can be held from new data, as ext4 can. A problem's
-    `message` is None when it is over, and `paused` tells whether the guest stands still.
+    The collection may change meanwhile. `holds_data` tells whether the data root's file system can be held from new
+    data, as ext4 can. A problem's `message` is None when it is over, and `paused` tells whether the guest stands still.
     """
-    watch = _Watch(machine, list(directories), on_event, holds_data=holds_data)
+    watch = _Watch(machine, directories, on_event, holds_data=holds_data)
     try:
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -154,7 +154,7 @@ async def watch_space(
 
 class _Watch:
     def __init__(
-        self, machine: Machine, directories: list[Path], on_event: OnEvent, *, holds_data: bool = True
+        self, machine: Machine, directories: Collection[Path], on_event: OnEvent, *, holds_data: bool = True
     ) -> None:
         self._holds_data = holds_data
         self._retries = Retries()

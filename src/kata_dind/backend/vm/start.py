@@ -38,13 +38,17 @@ from kata_dind.vocabulary import DataRootKind, Filesystem
 
 LAYER_MIB = 10 * 1024
 
+CLONE_FILES = frozenset(("layer.qcow2", "data.qcow2", "guest.log", "vmm.log", "network.log"))
+"""What lies in the directory of a clone without shares before anybody owns it."""
+
 
 class VmGuest:
     """The guest of a machine, as the owner of a sandbox sees it; one that has lost its share counts as ended."""
 
-    def __init__(self, machine: Machine, virtiofsd: Daemon | None, directory: Path) -> None:
+    def __init__(self, machine: Machine, virtiofsd: Daemon | None, directory: Path, watched: set[Path]) -> None:
         self._machine = machine
         self._directory = directory
+        self._watched = watched
         self._virtiofsd = virtiofsd
         self.ended = asyncio.Event()
 
@@ -55,6 +59,17 @@ class VmGuest:
     async def save(self) -> None:
         """End the machine with its devices' state beside its memory."""
         await self._machine.save(self._directory / STATE, hold={"kind": "hold", "data_root": GUEST_PATH})
+
+    def move(self, directory: Path, deadlines: StopDeadlines) -> None:
+        """Let a clone without shares go on in another directory, with all its files, and go down by these deadlines."""
+        for path in self._directory.iterdir():
+            if path.name in CLONE_FILES:
+                path.rename(directory / path.name)
+        self._machine.logs = [directory / log.name for log in self._machine.logs]
+        self._machine.deadlines = deadlines
+        self._watched.remove(self._directory)
+        self._watched.add(directory)
+        self._directory = directory
 
     def evidence(self) -> str:
         """Return what has ended, and the logs' tails."""
@@ -80,7 +95,7 @@ class VmGuest:
 def copy_children(plan: Plan, directory: Path) -> None:
     """Give a clone its own empty disks over the seed's, unless it has them."""
     assert plan.seed_directory is not None
-    disks = [layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])]
+    disks = [layer_disk(directory), *([data_disk(directory)] if plan.data_disk else [])]
     for disk in disks:
         child = disk.with_suffix(CHILD_SUFFIX)
         if not child.exists():
@@ -157,7 +172,7 @@ async def start_guest(
                 await machine.plug_share(socket_path)
             if seed and grows(plan):
                 await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
-            guest = VmGuest(machine, virtiofsd, directory)
+            guest = VmGuest(machine, virtiofsd, directory, sparse)
             on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
             watch = watch_space(machine, sparse, on_event, holds_data=not on_xfs)
             async with background(guest.watch()), background(watch):
