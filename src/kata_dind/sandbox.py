@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kata_dind.errors import GuestNotReady, KataDindError, NoSpace, SandboxError, SpecError, error_from_fields
+from kata_dind.errors import (
+    GuestNotReady,
+    KataDindError,
+    NoSpace,
+    SandboxError,
+    SeedUnfit,
+    SpecError,
+    error_from_fields,
+)
 from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import tail
@@ -445,14 +453,14 @@ def _prepare(
 
 
 def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *, report: Report) -> bool:
-    """Make the seed that a start wants; False where the host has no room for one, which a boot may do without."""
+    """Make the seed that a start wants; False where there can be none, as for want of room, which a boot may not need."""
     from kata_dind.seeding import require_internal_seed
 
     if spec.size:
         spec = spec.model_copy(update={"size": f"{plan['seed_root_mib']}M"})
     try:
         require_internal_seed(plan["seed_key"], spec, source, report=report)
-    except NoSpace as error:
+    except (NoSpace, SeedUnfit) as error:
         report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
         return False
     return True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import load_backend
 from kata_dind.contents import give_archive, give_image, images_of
-from kata_dind.errors import SpecError
+from kata_dind.errors import SeedUnfit, SpecError
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.owner_thread import own_in_thread
 from kata_dind.record import Record, list_records, new_workshop, require_record
@@ -30,6 +30,7 @@ from kata_dind.seed.store import (
     publish_seed,
     remove_seed,
     require_free,
+    require_intact,
     require_seed,
 )
 
@@ -147,15 +148,39 @@ def _disks_of(record: Record) -> Disks:
 
 
 def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> Seed:
-    """Return the internal seed with a key, made when absent; whoever waits for another maker gets what that made."""
+    """Return the internal seed with a key, made when absent or damaged.
+
+    Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
+    else what `build_seed` raises.
+    """
     seed_id = internal_id(key)
     with build_lock(seed_id):
         seed = load_seed(seed_id)
+        if seed is not None and not _is_intact(seed):
+            report(Event("warning", f"the seed {seed_id} was changed since it was made"))
+            _discard(seed)
+            seed = None
         if seed is None:
             report(Event("seed", "making a seed of such a machine, from which later ones start in a moment (once)"))
             seed = build_seed(seed_id, spec, source, report=report)
             prune_internal_seeds(keep=seed_id)
     return seed
+
+
+def _is_intact(seed: Seed) -> bool:
+    try:
+        require_intact(seed)
+    except SeedUnfit:
+        return False
+    return True
+
+
+def _discard(seed: Seed) -> None:
+    users = sandboxes_on_seed(seed.seed_id)
+    try:
+        remove_seed(seed, references=users)
+    except SpecError as error:
+        raise SeedUnfit(f"the seed of such a machine is damaged, and still in use: {', '.join(users)}") from error
 
 
 def build_seed(

@@ -37,6 +37,7 @@ from kata_dind.image.cache import content_key
 from kata_dind.image.store import adopt_image
 from kata_dind.machine.argv import machine_argv, qemu_binary
 from kata_dind.machine.shape import Wiring
+from kata_dind.seed.files import changed_file
 from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
 from kata_dind.spec import DEFAULT_SIZE, parse_size
 from kata_dind.vocabulary import Accelerator, DataRootKind, Filesystem
@@ -258,7 +259,7 @@ def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, t
         return replace(plan, start_reason=why)
     key = internal_key(plan, cache=cache)
     seed = load_seed(internal_id(key))
-    if seed is None:
+    if seed is None or changed_file(seed.directory, seed.facts["files"]) is not None:
         return replace(plan, start_reason="there is no seed of such a machine", seed_key=key,
                        seed_root_mib=seed_root_mib(plan))  # fmt: skip
     return replace(restored_plan(plan, seed, "there is a seed of such a machine"), seed_key=key)

@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Measure many clones of one seed at once, and many one after another.
+
+alive       N sandboxes are started by `kata-dind up`, one after another, and all stay
+    seconds             of each `up`, from process start to a `_ping` over its endpoint
+    vm_mib              the proportional share of QEMU's memory: what clones share is counted once
+    all_mib             what the host has less for each: MemAvailable before and after, by N
+    disk_mib            what a fresh clone's directory takes
+    answer_seconds      a `_ping` of every one when all are idle
+    idle_load           processors kept busy by all of them together, over some idle seconds
+sequential  `up` and `rm` again and again: what is left of processes, files and memory
+
+    benchmarks/density.py --clones 100 --cycles 1000 --accel tcg
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+KATA_DIND = Path(sys.executable).with_name("kata-dind")
+DEADLINE_SECONDS = 300.0
+IDLE_SECONDS = 30.0
+
+
+def up(name: str, accel: str) -> float:
+    """Start a sandbox and return the seconds to the first answer over its endpoint."""
+    endpoint = endpoint_of(name)
+    started = time.monotonic()
+    with subprocess.Popen([KATA_DIND, "up", name, "--accel", accel, "--quiet"]) as command:
+        while ping(endpoint) is None:
+            if command.poll() not in (None, 0) or time.monotonic() - started > DEADLINE_SECONDS:
+                raise SystemExit(f"kata-dind up {name} failed")
+            time.sleep(0.005)
+        seconds = time.monotonic() - started
+        if command.wait() != 0:
+            raise SystemExit(f"kata-dind up {name} failed")
+    return seconds
+
+
+def rm(*names: str) -> None:
+    """Remove sandboxes."""
+    subprocess.run([KATA_DIND, "rm", "--force", "--quiet", *names], check=True)
+
+
+def ping(endpoint: Path) -> float | None:
+    """Return the seconds to the answer to `/_ping`, None where there is none."""
+    started = time.monotonic()
+    connection = http.client.HTTPConnection("localhost")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.settimeout(30)
+        try:
+            unix.connect(str(endpoint))
+            connection.sock = unix
+            connection.request("GET", "/_ping")
+            if connection.getresponse().status != 200:
+                return None
+        except (OSError, http.client.HTTPException):
+            return None
+    return time.monotonic() - started
+
+
+def endpoint_of(name: str) -> Path:
+    """Return where a sandbox has its endpoint."""
+    from kata_dind.record import record_of
+
+    return record_of(name).endpoint
+
+
+def available_mib() -> float:
+    """Return what the host could still give to programs."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(line.split()[1]) / 1024
+
+
+def vm_mib() -> list[float]:
+    """Return the proportional share of each QEMU's memory that belongs to our sandboxes."""
+    from kata_dind.record import sandboxes_directory
+
+    ours, shares = str(sandboxes_directory()).encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            if command.startswith(b"qemu-system") and ours in command:
+                pss = next(
+                    line for line in (process / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
+                )
+                shares.append(int(pss.split()[1]) / 1024)
+        except OSError:
+            continue
+    return shares
+
+
+def busy_seconds() -> float:
+    """Return the processor time that the host has spent on anything since it booted."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = (
+        int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def disk_mib(name: str) -> float:
+    """Return what a sandbox's directory takes."""
+    directory = endpoint_of(name).parent
+    return sum(path.lstat().st_blocks for path in directory.iterdir()) * 512 / 2**20
+
+
+@contextmanager
+def removed_at_the_end(names: list[str]) -> Iterator[None]:
+    """Remove sandboxes whatever happens."""
+    try:
+        yield
+    finally:
+        if names:
+            rm(*names)
+
+
+def alive(count: int, accel: str) -> dict[str, object]:
+    """Start that many sandboxes, look at them when they are idle, and remove them."""
+    names: list[str] = []
+    with removed_at_the_end(names):
+        rm_first = "density-first"
+        up(rm_first, accel)  # whatever the first start of all has to make
+        rm(rm_first)
+        idle_before = _idle_load()
+        before_mib = available_mib()
+        seconds = []
+        for number in range(count):
+            names.append(f"density-{number}")
+            seconds.append(up(names[-1], accel))
+        fresh_mib = disk_mib(names[-1])
+        time.sleep(5)
+        answers = [ping(endpoint_of(name)) for name in names]
+        load = _idle_load()
+        return {
+            "clones": count,
+            "seconds": [round(value, 3) for value in seconds],
+            "seconds_median": round(statistics.median(seconds), 3),
+            "slowest_by_first": round(max(seconds) / seconds[0], 2),
+            "vm_mib": round(statistics.mean(vm_mib()), 1),
+            "all_mib": round((before_mib - available_mib()) / count, 1),
+            "disk_mib": round(fresh_mib, 2),
+            "unanswered": answers.count(None),
+            "slowest_answer_seconds": round(max(value or DEADLINE_SECONDS for value in answers), 3),
+            "idle_load": round(load - idle_before, 3),
+        }
+
+
+def _idle_load() -> float:
+    before = busy_seconds()
+    time.sleep(IDLE_SECONDS)
+    return (busy_seconds() - before) / IDLE_SECONDS
+
+
+def sequential(cycles: int, accel: str) -> dict[str, object]:
+    """Start and remove a sandbox again and again; compare what there is before and after."""
+    up("density", accel)
+    rm("density")
+    before, seconds = _surroundings(), []
+    for _ in range(cycles):
+        seconds.append(up("density", accel))
+        rm("density")
+    after = _surroundings()
+    return {
+        "cycles": cycles,
+        "seconds_median": round(statistics.median(seconds), 3),
+        "seconds_p99": round(sorted(seconds)[int(len(seconds) * 0.99) - 1], 3),
+        "last_tenth_by_first_tenth": round(
+            statistics.median(seconds[-cycles // 10 or -1 :]) / statistics.median(seconds[: cycles // 10 or 1]), 2
+        ),
+        "before": before,
+        "after": after,
+    }
+
+
+def _surroundings() -> dict[str, float]:
+    from kata_dind.host.directories import state_directory
+
+    commands = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            commands.append(process.read_bytes())
+        except OSError:
+            continue
+    files = [path for path in state_directory().rglob("*") if path.exists()]
+    return {
+        "processes": sum(b"kata_dind" in command or b"slirp4netns" in command for command in commands),
+        "files": len(files),
+        "disk_mib": round(sum(path.lstat().st_blocks for path in files) * 512 / 2**20, 1),
+        "available_mib": round(available_mib()),
+    }
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clones", type=int, default=100)
+    parser.add_argument("--cycles", type=int, default=100)
+    parser.add_argument("--accel", default="auto", choices=["auto", "kvm", "tcg"])
+    asked = parser.parse_args()
+    found: dict[str, object] = {}
+    if asked.clones:
+        found["alive"] = alive(asked.clones, asked.accel)
+    if asked.cycles:
+        found["sequential"] = sequential(asked.cycles, asked.accel)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Clones: each is a machine of its own, none changes the seed, and a seed that was changed is never gone on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.sandbox import list_sandboxes
+from kata_dind.seed.store import Seed, list_seeds, require_seed
+from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_until
+
+pytestmark = pytest.mark.requires("qemu")
+
+SEED = "many"
+
+# All of it in one program, so that the clones do it in the same instant.
+RANDOM = "head -c 32 /dev/urandom | base64; cat /proc/sys/kernel/random/uuid; docker create kata-dind/hello"
+NAMES = "cat /run/machine-id; cat /proc/sys/kernel/hostname; cat /proc/sys/kernel/random/boot_id"
+
+
+@pytest.fixture(autouse=True)
+def removed_at_the_end(private_directories: object) -> Iterator[None]:
+    yield
+    if names := [summary.name for summary in list_sandboxes() if summary.name.startswith("clone-")]:
+        succeed("rm", "--force", *names)
+
+
+@pytest.fixture(scope="module")
+def seed(private_directories: object) -> Iterator[Seed]:
+    """A small seed that holds an image."""
+    succeed("seed", "build", SEED, "kata-dind/hello", "--memory", "768M")
+    yield require_seed(SEED)
+    succeed("seed", "rm", SEED)
+
+
+def inspect(name: str) -> dict[str, Any]:
+    return dict(json.loads(succeed("inspect", name, "--json")))
+
+
+def up(name: str, *options: str) -> SandboxDriver:
+    succeed("up", name, "--seed", SEED, *options)
+    return SandboxDriver(name)
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count: int) -> None:
+    clones = [up(f"clone-{number}") for number in range(count)]
+    start = time.time() + 3  # their clocks are the host's, so they begin together, however slowly they are told
+    wait = f"python3 -c 'import time; time.sleep(max(0, {start} - time.time()))' 2>/dev/null || sleep 2;"
+    with ThreadPoolExecutor(count) as pool:
+        drawn = [*pool.map(lambda clone: clone.succeed(wait + RANDOM).split(), clones)]
+        named = [*pool.map(lambda clone: clone.succeed(NAMES, where="guest").split(), clones)]
+    for values in zip(*drawn, strict=True):
+        assert len(set(values)) == count, values
+    for values in zip(*named, strict=True):
+        assert len(set(values)) == count, values
+    assert [clone.succeed("hostname").strip() for clone in clones[:2]] == ["clone-0", "clone-1"]
+
+
+def test_a_clone_has_the_hosts_clock_and_keeps_it(seed: Seed) -> None:
+    clone = up("clone-0")
+    for _ in range(2):
+        before = time.time()
+        told = float(clone.succeed("date +%s.%N"))
+        assert before - 0.5 < told < time.time() + 0.5
+        time.sleep(2)
+
+
+def test_a_clone_says_what_it_came_from_and_what_was_proven(seed: Seed) -> None:
+    up("clone-0")
+    facts = inspect("clone-0")
+    assert facts["start"]["how"] == "restore"
+    assert facts["start"]["seed"] == SEED
+    assert 0 < facts["start"]["check_seconds"] < 5
+    assert facts["data_root"]["proof"]["whiteout"] == "passed"
+    assert facts["docker"]["storage"] == seed.facts["verdict"]["storage"]
+    assert facts["disk_bytes"] < 2 << 20
+
+
+def test_nothing_that_clones_write_reaches_the_seed(seed: Seed) -> None:
+    clone = up("clone-0")
+    clone.succeed("head -c 8000000 /dev/urandom >/var/lib/docker/noise && sync && echo 3 >/proc/sys/vm/drop_caches")
+    succeed("rm", "--force", "clone-0")
+    succeed("seed", "verify", SEED)
+
+
+def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
+    clone = up("clone-0")
+    clone.succeed("docker tag kata-dind/hello mine:1 && echo kept >/var/lib/docker/kept && echo kept >/root/kept")
+    succeed("stop", "clone-0")
+    succeed("start", "clone-0")
+    assert clone.succeed("cat /var/lib/docker/kept /root/kept") == "kept\nkept\n"
+    assert "mine:1" in clone.succeed("docker image ls --format '{{.Repository}}:{{.Tag}}'")
+    facts = inspect("clone-0")
+    assert (facts["start"]["how"], facts["start"]["seed"]) == ("boot", SEED)
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "qemu"])
+def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, victim: str) -> None:
+    clone = up("clone-0")
+    clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
+    pid = clone.supervisor_pid
+    if victim == "qemu":
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pid = next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: states()["clone-0"] == "crashed", what="the end of the clone")
+    succeed("start", "clone-0")
+    assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
+
+
+def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed, tmp_path: Path) -> None:
+    for name in ("state", "layer.img"):
+        file, kept = seed.directory / name, tmp_path / name
+        shutil.copy2(file, kept)
+        os.truncate(file, file.stat().st_size // 2)
+        refused = kata_dind("up", "clone-0", "--seed", SEED)
+        assert refused.returncode == 3, refused.stderr
+        assert f"the seed '{SEED}' is damaged: its file {name} was changed since it was made" in refused.stderr
+        assert "clone-0" not in states()
+        shutil.copy2(kept, file)
+    succeed("up", "clone-0", "--seed", SEED)  # what holds the same again is fit again
+    assert states()["clone-0"] == "running"
+
+
+def test_the_internal_seed_is_made_anew_when_it_is_damaged(private_directories: object) -> None:
+    succeed("up", "clone-0", "--memory", "640M")
+    (made,) = {inspect("clone-0")["start"]["seed"]} & {seed.seed_id for seed in list_seeds()}
+    succeed("rm", "--force", "clone-0")
+    os.truncate(require_seed(made).directory / "state", 1000)
+    succeed("up", "clone-0", "--memory", "640M")
+    assert inspect("clone-0")["start"]["how"] == "restore"
+    succeed("seed", "verify", made)
+    succeed("rm", "--force", "clone-0")
+    succeed("seed", "rm", made)
+
+
+def test_who_asks_for_a_boot_gets_one(private_directories: object) -> None:
+    succeed("up", "clone-0", "--cold")
+    facts = inspect("clone-0")["start"]
+    assert (facts["how"], facts["reason"], facts["seed"]) == ("boot", "as asked", None)
