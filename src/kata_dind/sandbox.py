@@ -453,7 +453,7 @@ def _prepare(
 
 
 def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *, report: Report) -> bool:
-    """Make the seed that a start wants; False where there can be none, as for want of room, which a boot may not need."""
+    """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
     from kata_dind.seeding import require_internal_seed
 
     if spec.size:
