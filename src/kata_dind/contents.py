@@ -62,7 +62,7 @@ def give_archive(record: Record, archive: Path) -> None:
 
 def images_of(record: Record) -> list[str]:
     """Return the references of a running sandbox's images."""
-    argv = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+    argv = ["docker", "image", "ls", "--filter", "dangling=false", "--format", "{{.Repository}}:{{.Tag}}"]
     result = _run(record, argv, timeout_seconds=_QUICK_SECONDS)
     if result.exit_code:
         raise SandboxError("the images could not be listed", details=_words(result))

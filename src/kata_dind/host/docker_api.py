@@ -72,7 +72,8 @@ class DockerApi:
         if body is not None and not isinstance(body, bytes):
             headers["Content-Length"] = str(os.fstat(body.fileno()).st_size)
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has refused what it has not read to the end, and says why
+            # One that refuses what it has not read to the end hangs up, and has said why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             content = response.read()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,3 +131,64 @@ def test_a_connection_that_breaks_is_the_daemons_failure(tmp_path: Path, answer:
         with pytest.raises(DockerdFailed, match="dockerd does not answer GET /info"):
             DockerApi(endpoint, timeout_seconds=5).info()
         thread.join()
+
+
+@contextlib.contextmanager
+def listening(tmp_path: Path, answer: Callable[[socket.socket], None]) -> Iterator[DockerApi]:
+    """A daemon that takes one connection."""
+    endpoint = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(endpoint))
+        server.listen()
+
+        def serve_one() -> None:
+            with server.accept()[0] as connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve_one)
+        thread.start()
+        yield DockerApi(endpoint, timeout_seconds=20)
+        thread.join()
+
+
+def test_an_archive_is_sent_a_piece_at_a_time(tmp_path: Path) -> None:
+    size_bytes = 128 << 20
+    archive = tmp_path / "archive.tar"
+    with archive.open("wb") as file:
+        os.truncate(file.fileno(), size_bytes)
+    received: list[int] = []
+
+    def take_all(connection: socket.socket) -> None:
+        buffer = bytearray(1 << 16)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1)
+        assert f"Content-Length: {size_bytes}\r\n".encode() in head
+        total = 0
+        while total < size_bytes:
+            total += connection.recv_into(buffer)
+        received.append(total)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"stream":"it"}')
+
+    tracemalloc.start()
+    try:
+        with listening(tmp_path, take_all) as api, archive.open("rb") as sent:
+            assert api.load_image(sent) == "it"
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert received == [size_bytes]
+    assert peak_bytes < 4 << 20
+
+
+def test_a_refusal_before_the_end_of_an_archive_is_heard(tmp_path: Path) -> None:
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(bytes(8 << 20))
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b'HTTP/1.1 400 Bad Request\r\nContent-Length: 21\r\n\r\n{"message":"no room"}')
+
+    refusal = pytest.raises(DockerdFailed, match="dockerd refused POST /images/load: no room")
+    with listening(tmp_path, refuse) as api, archive.open("rb") as file, refusal:
+        api.load_image(file)
