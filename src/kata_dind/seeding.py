@@ -124,8 +124,9 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
     if not image:
         raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
     spec = parse_spec(**{**record.read("spec.json"), "image": image})
-    if spec.seed:  # whose machine it has
-        spec = parse_spec(**{**require_seed(spec.seed).facts["spec"], "image": image})
+    if spec.seed:  # whose machine it has, on a data root that may have grown
+        made_of = require_seed(spec.seed).facts["spec"]
+        spec = parse_spec(**{**made_of, "image": image, "size": spec.size or made_of["size"]})
     wanted, defaults = asked.model_dump(mode="json"), SandboxSpec(name=asked.name).model_dump(mode="json")
     made_of = spec.model_dump(mode="json")
     for field in wanted.keys() - {"name", "timeout_seconds"}:

@@ -111,12 +111,17 @@ def test_a_clone_of_a_named_seed_has_the_machine_of_that(
     built: list[SandboxSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contents, "_run", lambda *_, **__: ExecResult(0, b"", b""))
-    make("web", spec=parse_spec(name="seed", memory="1G").model_dump(mode="json"))
+    make("web", spec=parse_spec(name="seed", memory="1G", size="5G").model_dump(mode="json"))
     record = create_record("demo")
     record.write("spec.json", parse_spec(name="demo", seed="web").model_dump(mode="json"))
     record.write("plan.json", {"backend": "vm", "plan": {"image_id": "0123abcd", "seed": "web"}})
     make_seed("mine", parse_spec(name="seed"), from_sandbox="demo")
-    assert [(spec.memory, spec.image) for spec in built] == [("1G", "0123abcd")]
+    record.write("spec.json", parse_spec(name="demo", seed="web", size="9G").model_dump(mode="json"))
+    make_seed("other", parse_spec(name="seed"), from_sandbox="demo")
+    assert [(spec.memory, spec.image, spec.size) for spec in built] == [
+        ("1G", "0123abcd", "5G"),
+        ("1G", "0123abcd", "9G"),
+    ]
 
 
 def test_a_seed_that_came_meanwhile_is_refused_and_stays() -> None:
