@@ -291,6 +291,10 @@ class Owner:
             self._phase("machine", "the machine goes on from its seed")
         elif message.get("event") == "shared":
             self._phase("shares", "the shares are mounted")
+        elif message.get("event") == "memory":
+            self._phase("memory", "the further memory is in use")
+        elif message.get("event") == "processors":
+            self._phase("processors", "the further processors have started")
         elif message.get("event") == "grown":
             self._phase("growth", "the data root has grown")
         elif message.get("event") == "renewed":

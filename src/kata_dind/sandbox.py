@@ -456,6 +456,7 @@ def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *
     """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
     from kata_dind.seeding import require_internal_seed
 
+    spec = spec.model_copy(update={"cpus": plan["seed_cpus"], "memory": f"{plan['seed_memory_mib']}M"})
     if spec.size:
         spec = spec.model_copy(update={"size": f"{plan['seed_root_mib']}M"})
     try:

@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 DEFAULT_SIZE = "20G"
+DEFAULT_CPUS = 2
+DEFAULT_MEMORY = "2G"
 
 _NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 _SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])(?:i?B|i)?", re.ASCII | re.IGNORECASE)
@@ -251,8 +253,8 @@ class SandboxSpec(BaseModel):
     fallback: Fallback = Fallback.NONE
     virtiofs_xattr: bool = True
     """Whether the virtiofs kind gets the extended attributes that overlay needs; Kata's default is without."""
-    cpus: Annotated[int, Field(ge=1, le=255)] = 2
-    memory: _Memory = "2G"
+    cpus: Annotated[int, Field(ge=1, le=255)] = DEFAULT_CPUS
+    memory: _Memory = DEFAULT_MEMORY
     image: Annotated[str, StringConstraints(max_length=512), AfterValidator(_checked_reference)] = ""
     """The dind image; empty for the default one, built from the distribution's packages."""
     kernel: Annotated[Path | None, BeforeValidator(_checked_path)] = None

@@ -1,4 +1,4 @@
-"""What a clone gets beside its seed while it runs: shares, and a larger data root."""
+"""What a clone gets beside its seed while it runs: shares, processors, memory, and a larger data root."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAME = "plugged"
 
 @pytest.fixture(scope="module")
 def clone(shared_paths: SharedPaths, private_directories: Path) -> Iterator[SandboxDriver]:
-    """A clone with shares of every kind and a data root that is larger than the seed's."""
-    succeed("up", NAME, "--size", "40G", *shared_paths.options)
+    """A clone with shares of every kind and with more of everything than the seed has."""
+    succeed("up", NAME, "--size", "40G", "--cpus", "3", "--memory", "3G", *shared_paths.options)
     try:
         yield SandboxDriver(NAME)
     finally:
@@ -34,7 +34,8 @@ def facts_of(name: str) -> Any:
 def test_it_went_on_from_a_seed_and_says_what_it_was_given(clone: SandboxDriver) -> None:
     facts = facts_of(NAME)
     assert facts["start"]["how"] == "restore"
-    assert [phase["name"] for phase in facts["phases"]][:4] == ["machine", "shares", "growth", "renewal"]
+    phases = [phase["name"] for phase in facts["phases"]]
+    assert phases[:6] == ["machine", "memory", "processors", "shares", "growth", "renewal"]
     assert facts["data_root"]["size_mib"] == 40960
     assert 38 << 30 < facts["data_root"]["size_bytes"] < 40 << 30
 
@@ -74,17 +75,37 @@ def test_its_data_root_has_the_room_that_was_asked_for(clone: SandboxDriver) -> 
     clone.succeed("fallocate -l 21G /var/lib/docker/large && rm /var/lib/docker/large")
 
 
-def test_the_same_seed_serves_the_default_size(clone: SandboxDriver) -> None:
+def test_docker_and_containers_have_the_processors_and_the_memory_that_were_asked_for(clone: SandboxDriver) -> None:
+    facts = json.loads(succeed("docker", NAME, "--", "info", "--format", "{{json .}}"))
+    assert facts["NCPU"] == 3
+    assert 2800 << 20 < facts["MemTotal"] <= 3072 << 20
+    command = "nproc && grep -c ^processor /proc/cpuinfo && free -m"
+    for words in (("exec", NAME, "--"), ("docker", NAME, "--", "run", "--rm", "kata-dind/hello")):
+        processors, listed, _, memory = succeed(*words, "sh", "-c", command).splitlines()[:4]
+        assert (processors, listed) == ("3", "3")
+        assert 2800 < int(memory.split()[1]) <= 3072
+
+
+def test_the_same_seed_serves_the_default_shape(clone: SandboxDriver) -> None:
     seed = facts_of(NAME)["start"]["seed"]
     succeed("up", "plain")
     try:
         facts = facts_of("plain")
         assert (facts["start"]["seed"], facts["data_root"]["size_mib"]) == (seed, 20480)
+        assert [phase["name"] for phase in facts["phases"]][:2] == ["machine", "renewal"]
+        assert SandboxDriver("plain").succeed("nproc") == "2\n"
     finally:
         succeed("rm", "--force", "plain")
 
 
-def test_a_later_boot_keeps_size_and_shares_and_nothing_stays_after_it(
+def test_a_share_that_the_container_has_no_place_for_ends_the_start(shared_paths: SharedPaths) -> None:
+    done = kata_dind("up", "misplaced", "--share", f"{shared_paths.writable}:/etc/hostname/below")
+    assert done.returncode == 4
+    assert "the guest refused: /etc/hostname/below: Not a directory" in done.stderr
+    assert "misplaced" not in states()
+
+
+def test_a_later_boot_keeps_all_of_it_and_nothing_stays_after_it(
     clone: SandboxDriver, shared_paths: SharedPaths
 ) -> None:
     succeed("stop", NAME)
@@ -92,7 +113,7 @@ def test_a_later_boot_keeps_size_and_shares_and_nothing_stays_after_it(
     facts = facts_of(NAME)
     assert (facts["start"]["how"], facts["data_root"]["size_mib"], facts["warnings"]) == ("boot", 40960, [])
     assert 38 << 30 < facts["data_root"]["size_bytes"] < 40 << 30
-    clone.succeed(f"test -d {shared_paths.guest_writable}")
+    clone.succeed(f"test -d {shared_paths.guest_writable} && test $(nproc) = 3")
     succeed("rm", "--force", NAME)
     assert NAME not in states()
     assert not clone.sandbox.directory.exists()

@@ -99,8 +99,8 @@ class Backend(Protocol):
 
         The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
         `before` is the plan of the sandbox's last start, None for a new one; `to_save` demands a guest that can
-        become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use, whose data
-        root is of `seed_root_mib`.
+        become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use, which has
+        `seed_cpus`, `seed_memory_mib` and a data root of `seed_root_mib`.
         """
 
     def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:

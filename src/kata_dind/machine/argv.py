@@ -72,14 +72,18 @@ def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
     elif wiring.memory_fd is not None:
         kind = f"file,mem-path=/proc/self/fd/{wiring.memory_fd}"  # memory-backend-memfd takes no descriptor
     return [
-        "-smp", str(shape.cpus),
-        "-m", f"{shape.memory_mib}M",
+        "-smp", f"{shape.cpus},maxcpus={shape.most_cpus}" if shape.most_cpus else str(shape.cpus),
+        "-m", f"{shape.memory_mib}M" + (f",slots=1,maxmem={shape.most_memory_mib}M" if shape.most_memory_mib else ""),
         "-object", f"memory-backend-{kind},id=ram,size={shape.memory_mib}M,share={'on' if share else 'off'}",
     ]  # fmt: skip
 
 
 def _kernel(shape: MachineShape) -> list[str]:
     arguments = ["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "random.trust_cpu=on", "cgroup_no_v1=all"]
+    if shape.most_memory_mib:
+        # Memory that is plugged in is used at once. Where there could be some above 4 GiB, Linux sets 64 MiB aside to
+        # copy through for devices that can't reach it; none of ours is such a device.
+        arguments += ["memhp_default_state=online", "swiotlb=noforce"]
     return [
         "-kernel", str(shape.kernel),
         "-initrd", str(shape.initramfs),

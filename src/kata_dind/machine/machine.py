@@ -140,6 +140,29 @@ class Machine:
         except QMPError as error:
             raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
 
+    async def plug_cpus(self, count: int) -> None:
+        """Give a running machine further processors, of those that its shape has room for. Raises HostError."""
+        from qemu.qmp import QMPError
+
+        try:
+            places = cast(list[dict[str, Any]], await self._qmp.execute("query-hotpluggable-cpus"))
+            free = sorted((place for place in places if "qom-path" not in place), key=_place_of_cpu)
+            for place in free[:count]:
+                await self._qmp.execute("device_add", {"driver": place["type"], **place["props"]})
+        except QMPError as error:
+            raise HostError(f"the machine takes no further processor: {error}", details=self.evidence()) from error
+
+    async def plug_memory(self, size_mib: int, *, shared: bool) -> None:
+        """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
+        from qemu.qmp import QMPError
+
+        memory = {"qom-type": "memory-backend-memfd", "id": "further", "size": size_mib << 20, "share": shared}
+        try:
+            await self._qmp.execute("object-add", memory)
+            await self._qmp.execute("device_add", {"driver": "pc-dimm", "memdev": "further"})
+        except QMPError as error:
+            raise HostError(f"the machine takes no further memory: {error}", details=self.evidence()) from error
+
     async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
         """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
         from qemu.qmp import QMPError
@@ -258,6 +281,10 @@ async def open_machine(
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine))
         yield machine
+
+
+def _place_of_cpu(place: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(place["props"].get(key, 0) for key in ("socket-id", "die-id", "core-id", "thread-id"))
 
 
 def _stop_unless_hidden(machine: Machine) -> Callable[..., Any]:

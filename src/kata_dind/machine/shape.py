@@ -50,6 +50,10 @@ class MachineShape:
     memory_file: MemoryFile | None = None
     """None for memory without a file, which can be neither saved nor cloned."""
     hotplug_ports: int = 4
+    most_cpus: int = 0
+    """How many processors it may get while it runs; 0 for no more than it has."""
+    most_memory_mib: int = 0
+    """How much memory it may get while it runs; 0 for no more than it has."""
     name: str = field(default="kata-dind")
 
 

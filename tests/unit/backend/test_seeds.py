@@ -14,6 +14,8 @@ from kata_dind.backend.vm.seeds import (
     choose_start,
     internal_key,
     restored_plan,
+    seed_cpus,
+    seed_memory_mib,
     seed_root_mib,
 )
 from kata_dind.machine.shape import MemoryFile
@@ -59,6 +61,34 @@ def test_a_data_root_in_memory_has_the_size_that_was_asked_for() -> None:
     )
 
 
+@pytest.mark.parametrize(("cpus", "seeds"), [(1, 1), (2, 2), (3, 2), (8, 2), (9, 9)])
+def test_further_processors_are_plugged_into_the_machine_of_the_default_seed(cpus: int, seeds: int) -> None:
+    assert seed_cpus(replace(block_plan(20480), cpus=cpus)) == seeds
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "seeds_mib"),
+    [(1024, 1024), (2048, 2048), (2176, 2048), (2100, 2100), (65536, 2048), (65664, 65664)],
+    ids=["less", "the default", "a block more", "no whole block", "the most", "too much"],
+)
+def test_so_is_further_memory_in_the_blocks_that_linux_takes(memory_mib: int, seeds_mib: int) -> None:
+    assert seed_memory_mib(replace(block_plan(20480), memory_mib=memory_mib)) == seeds_mib
+
+
+def test_a_kernel_of_the_users_own_and_a_data_root_in_memory_get_a_seed_for_their_shape() -> None:
+    larger = replace(block_plan(20480), cpus=4, memory_mib=4096)
+    for plan in (replace(larger, modules=None), replace(larger, data_disk=False)):
+        assert (seed_cpus(plan), seed_memory_mib(plan)) == (4, 4096)
+
+
+def test_the_machine_of_a_clone_is_the_seeds_until_it_is_given_more() -> None:
+    larger = replace(block_plan(20480), cpus=4, memory_mib=4096)
+    clone = machine_shape(clone_of(larger), STATE)
+    assert (clone.cpus, clone.memory_mib, clone.most_cpus, clone.most_memory_mib) == (2, 2048, 8, 65536)
+    booted = machine_shape(larger, STATE)
+    assert (booted.cpus, booted.memory_mib, booted.most_cpus, booted.most_memory_mib) == (4, 4096, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("made_mib", "to_mib", "filesystem", "can"),
     [
@@ -89,7 +119,8 @@ def test_the_sizes_that_one_seed_serves_have_one_key(tmp_path: Path) -> None:
     def key(size_mib: int, filesystem: Filesystem = Filesystem.EXT4) -> str:
         return internal_key(replace(block_plan(size_mib, filesystem), vmlinuz=kernel), cache=tmp_path)
 
-    assert key(20480) == key(40960) == key(1 << 20)
+    larger = replace(block_plan(20480), vmlinuz=kernel, cpus=4, memory_mib=4096)
+    assert key(20480) == key(40960) == key(1 << 20) == internal_key(larger, cache=tmp_path)
     assert len({key(20480), key(10240), key(20480, Filesystem.XFS), key(40960, Filesystem.XFS)}) == 4
 
 
@@ -100,11 +131,14 @@ def test_a_clone_maps_the_seeds_memory_unless_another_process_must_see_it() -> N
     assert (sharing.memory_file, sharing.shared_directory) == (None, True)
 
 
-def test_a_clone_is_asked_for_its_shares_and_for_the_size_that_its_disk_will_have() -> None:
-    plain = container_request(clone_of(block_plan(20480)), check=False, entropy=b"\1\2")
-    assert (plain["kind"], plain["shares"], plain["disk_bytes"], plain["entropy"]) == ("renew", [], 0, "0102")
-    given = container_request(clone_of(replace(block_plan(40960), shares=(SHARE,))), check=False, entropy=b"")
-    assert (given["shares"], given["disk_bytes"]) == (["share-0 /srv"], 40960 << 20)
+def test_a_clone_is_asked_for_what_it_is_given_beside_its_seed() -> None:
+    plain = container_request(clone_of(block_plan(20480)), check=False)
+    assert (plain["kind"], plain["shares"]) == ("renew", [])
+    assert (plain["cpus"], plain["memory_mib"], plain["disk_bytes"]) == (0, 0, 0)
+    larger = replace(block_plan(40960), shares=(SHARE,), cpus=4, memory_mib=4096)
+    given = container_request(clone_of(larger), check=False)
+    assert given["shares"] == ["share-0 /srv"]
+    assert (given["cpus"], given["memory_mib"], given["disk_bytes"]) == (4, 4096, 40960 << 20)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 MEMORY, STATE, CHILD_SUFFIX = "memory", "state", ".qcow2"
 """Files of a saved machine, and what a disk over one of its disks has in place of `.img`."""
 
+MOST_CPUS = 8
+"""How many processors a saved machine has room for, each for some 100 KiB of its memory."""
+MOST_MEMORY_MIB = 64 << 10
+"""How much memory a saved machine has room for, which costs nothing."""
+_MEMORY_BLOCK_MIB = 128
+"""What Linux takes memory in."""
+
 SIZE_VARIABLE = "KATA_DIND_SIZE"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
@@ -85,6 +92,10 @@ class Plan:
     seed: str = ""
     """The id of the seed whose disks lie under the sandbox's own; empty for a sandbox with disks of its own alone."""
     seed_directory: Path | None = None
+    seed_cpus: int = 0
+    """How many processors that seed's machine has; the sandbox's further ones are plugged into it."""
+    seed_memory_mib: int = 0
+    """How much memory that seed's machine has; the sandbox's further memory is plugged into it."""
     seed_root_mib: int = 0
     """How large the data root of that seed is, from which the sandbox's own grows; 0 without a seed, or a limit."""
 
@@ -201,7 +212,10 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
     if plan.data_disk:
         # A clone's lies with its other disk: a volume's data root is never a seed's.
         disks.append(_own_disk(DATA, data_disk(directory if plan.seed else plan.data_directory), plan))
-    memory_file = None
+    memory_file, cpus, memory_mib = None, plan.cpus, plan.memory_mib
+    if plan.start is StartKind.RESTORE:
+        cpus, memory_mib = plan.seed_cpus, plan.seed_memory_mib
+    saved = plan.start is not StartKind.BOOT
     if plan.start is StartKind.BOOT_TO_SAVE:
         memory_file = MemoryFile(directory / MEMORY, written=True)
     elif plan.start is StartKind.RESTORE and plan.seed_directory and not plan.shares:
@@ -209,8 +223,10 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
     return MachineShape(
         name=plan.name,
         accelerator=plan.accelerator,
-        cpus=plan.cpus,
-        memory_mib=plan.memory_mib,
+        cpus=cpus,
+        most_cpus=max(MOST_CPUS, cpus) if saved else 0,
+        memory_mib=memory_mib,
+        most_memory_mib=max(MOST_MEMORY_MIB, 2 * memory_mib) if saved else 0,
         kernel=plan.vmlinuz,
         initramfs=plan.initramfs,
         disks=tuple(disks),
@@ -241,6 +257,8 @@ def container_request(plan: Plan, *, check: bool, entropy: bytes = b"") -> dict[
             "hostname": plan.name,
             "network": network if plan.network else None,
             "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
+            "cpus": plan.cpus if plan.cpus > plan.seed_cpus else 0,
+            "memory_mib": plan.memory_mib if plan.memory_mib > plan.seed_memory_mib else 0,
             "data_root": GUEST_PATH,
             "disk_bytes": plan.data_root_mib << 20 if grows(plan) else 0,
         }
@@ -255,6 +273,16 @@ def container_request(plan: Plan, *, check: bool, entropy: bytes = b"") -> dict[
         "network": network if plan.network else None,
         "shares": [f"{share.name} {share.guest_path}" for share in plan.shares],
     }
+
+
+def can_plug_cpus(saved: int, *, to: int) -> bool:
+    """Tell whether a saved machine with some processors can get further ones."""
+    return saved <= to <= max(saved, MOST_CPUS)
+
+
+def can_plug_memory(saved_mib: int, *, to_mib: int) -> bool:
+    """Tell whether a saved machine with some memory can get further memory."""
+    return saved_mib <= to_mib <= max(saved_mib, MOST_MEMORY_MIB) and (to_mib - saved_mib) % _MEMORY_BLOCK_MIB == 0
 
 
 def grows(plan: Plan) -> bool:

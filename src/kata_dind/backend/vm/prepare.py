@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.backend import StoredRoot
-from kata_dind.backend.vm.plan import Capabilities, Plan, data_disk, make_plan, plan_from_json, plan_shares
+from kata_dind.backend.vm.plan import (
+    Capabilities,
+    Plan,
+    can_plug_cpus,
+    can_plug_memory,
+    data_disk,
+    make_plan,
+    plan_from_json,
+    plan_shares,
+)
 from kata_dind.backend.vm.seeds import can_grow, choose_start, named_seed_plan, require_fit
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
@@ -27,10 +36,18 @@ from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.seed.store import Seed, require_seed
-from kata_dind.spec import DEFAULT_SIZE, DataRootKind, Filesystem, NetworkMode, SandboxSpec
+from kata_dind.spec import (
+    DEFAULT_CPUS,
+    DEFAULT_MEMORY,
+    DEFAULT_SIZE,
+    DataRootKind,
+    Filesystem,
+    NetworkMode,
+    SandboxSpec,
+)
 from kata_dind.vocabulary import Fallback
 
-SEED_FIELDS = ("data_root", "filesystem", "fallback", "cpus", "memory", "image", "kernel", "accelerator",
+SEED_FIELDS = ("data_root", "filesystem", "fallback", "image", "kernel", "accelerator",
                "network", "dockerd_args")  # fmt: skip
 """What of a spec a saved machine has for good."""
 
@@ -109,12 +126,36 @@ def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot |
     return named_seed_plan(
         seed,
         name=spec.name,
+        cpus=_cpus_on_named(spec, seed),
+        memory_mib=_memory_on_named(spec, seed),
         data_root_mib=_size_on_named(spec, seed),
         data_directory=directory,
         allow_link_local=spec.allow_link_local,
         shares=plan_shares(shares, KINDS[DataRootKind.BLOCK], directory),
         timeout_seconds=spec.timeout_seconds,
     )
+
+
+def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
+    saved = int(seed.plan["cpus"])
+    if spec.cpus in (DEFAULT_CPUS, saved):
+        return saved
+    if not can_plug_cpus(saved, to=spec.cpus):
+        raise SpecError(
+            f"--cpus: {spec.cpus} can't be had from the seed '{spec.seed}', which has {saved}; leave it out"
+        )
+    return spec.cpus
+
+
+def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
+    saved_mib, asked_mib = int(seed.plan["memory_mib"]), spec.memory_bytes >> 20
+    if spec.memory == DEFAULT_MEMORY:
+        return saved_mib
+    if not can_plug_memory(saved_mib, to_mib=asked_mib):
+        raise SpecError(
+            f"--memory: '{spec.memory}' can't be had from the seed '{spec.seed}', which has {saved_mib}M; leave it out"
+        )
+    return asked_mib
 
 
 def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:

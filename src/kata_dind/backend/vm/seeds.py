@@ -23,6 +23,8 @@ from kata_dind.backend.vm.plan import (
     Plan,
     PlannedShare,
     StartKind,
+    can_plug_cpus,
+    can_plug_memory,
     container_request,
     data_disk,
     layer_disk,
@@ -39,7 +41,7 @@ from kata_dind.machine.argv import machine_argv, qemu_binary
 from kata_dind.machine.shape import Wiring
 from kata_dind.seed.files import changed_file
 from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
-from kata_dind.spec import DEFAULT_SIZE, parse_size
+from kata_dind.spec import DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_SIZE, parse_size
 from kata_dind.vocabulary import Accelerator, DataRootKind, Filesystem
 
 SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)
@@ -93,9 +95,27 @@ def internal_key(plan: Plan, *, cache: Path) -> str:
     """
     runs_on = [plan.guest_os.stem, plan.initramfs.stem, file_mark(plan.vmlinuz), plan.image_id]
     told = [word for word in plan.environment if not word.startswith(f"{SIZE_VARIABLE}=")]
-    bare = replace(plan, name="seed", shares=(), environment=tuple(told))
+    bare = replace(plan, name="seed", shares=(), environment=tuple(told), cpus=seed_cpus(plan),
+                   memory_mib=seed_memory_mib(plan))  # fmt: skip
     request = container_request(bare, check=False)
-    return content_key(host_parts(plan, cache=cache), runs_on, request, plan.filesystem, seed_root_mib(plan))
+    return content_key(host_parts(bare, cache=cache), runs_on, request, plan.filesystem, seed_root_mib(plan))
+
+
+def seed_cpus(plan: Plan) -> int:
+    """Return how many processors the internal seed for a plan has: a clone gets more of them while it runs."""
+    return DEFAULT_CPUS if _plugs(plan) and can_plug_cpus(DEFAULT_CPUS, to=plan.cpus) else plan.cpus
+
+
+def seed_memory_mib(plan: Plan) -> int:
+    """Return how much memory the internal seed for a plan has: a clone gets more of it while it runs."""
+    default_mib = parse_size(DEFAULT_MEMORY) >> 20
+    return default_mib if _plugs(plan) and can_plug_memory(default_mib, to_mib=plan.memory_mib) else plan.memory_mib
+
+
+def _plugs(plan: Plan) -> bool:
+    # A kernel that comes without modules is the user's, and may not know of processors and memory that are plugged in.
+    # A data root in memory is a part of it.
+    return plan.data_disk and plan.modules is not None
 
 
 def seed_root_mib(plan: Plan) -> int:
@@ -126,8 +146,10 @@ def require_fit(seed: Seed, *, cache: Path) -> None:
 def restored_plan(plan: Plan, seed: Seed, reason: str) -> Plan:
     """Return the plan of a clone: it goes on from the seed's memory, on what the saved machine ran on."""
     runs_on: dict[str, Any] = {field: seed.directory / name for field, name in _RUNS_ON.items() if getattr(plan, field)}
+    saved = plan_from_json(seed.plan)
     return replace(plan, start=StartKind.RESTORE, start_reason=reason, seed=seed.seed_id, seed_directory=seed.directory,
-                   seed_root_mib=int(seed.plan["data_root_mib"]), **runs_on)  # fmt: skip
+                   seed_cpus=saved.cpus, seed_memory_mib=saved.memory_mib, seed_root_mib=saved.data_root_mib,
+                   **runs_on)  # fmt: skip
 
 
 def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
@@ -261,6 +283,7 @@ def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, t
     seed = load_seed(internal_id(key))
     if seed is None or changed_file(seed.directory, seed.facts["files"]) is not None:
         return replace(plan, start_reason="there is no seed of such a machine", seed_key=key,
+                       seed_cpus=seed_cpus(plan), seed_memory_mib=seed_memory_mib(plan),
                        seed_root_mib=seed_root_mib(plan))  # fmt: skip
     return replace(restored_plan(plan, seed, "there is a seed of such a machine"), seed_key=key)
 
@@ -269,6 +292,8 @@ def named_seed_plan(
     seed: Seed,
     *,
     name: str,
+    cpus: int,
+    memory_mib: int,
     data_root_mib: int,
     data_directory: Path,
     allow_link_local: bool,
@@ -276,6 +301,7 @@ def named_seed_plan(
     timeout_seconds: float,
 ) -> Plan:
     """Return the plan of a clone of a seed with a name: the machine is the seed's; the rest is what was asked for."""
-    mixed = replace(plan_from_json(seed.plan), name=name, data_root_mib=data_root_mib, data_directory=data_directory,
-                    shares=shares, allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
+    mixed = replace(plan_from_json(seed.plan), name=name, cpus=cpus, memory_mib=memory_mib,
+                    data_root_mib=data_root_mib, data_directory=data_directory, shares=shares,
+                    allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
     return restored_plan(mixed, seed, f"as asked, from the seed '{seed.name}'")

@@ -168,8 +168,12 @@ async def start_guest(
             pass_fds=locks,
         ) as machine:
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
+            if seed and plan.memory_mib > plan.seed_memory_mib:
+                await machine.plug_memory(plan.memory_mib - plan.seed_memory_mib, shared=bool(plan.shares))
             if seed and socket_path:
                 await machine.plug_share(socket_path)
+            if seed and plan.cpus > plan.seed_cpus:
+                await machine.plug_cpus(plan.cpus - plan.seed_cpus)
             if seed and grows(plan):
                 await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
             guest = VmGuest(machine, virtiofsd, directory, sparse)

@@ -259,7 +259,12 @@ class Agent:
 
     def _plugged(self, request: dict[str, Any]) -> list[plugged.Step]:
         pid, shares, disk_bytes = self._container_pid, list(request["shares"]), int(request["disk_bytes"])
+        cpus, memory_mib = int(request["cpus"]), int(request["memory_mib"])
         steps = []
+        if memory_mib:
+            steps.append(plugged.Step("memory", lambda: system.require_memory(memory_mib)))
+        if cpus:
+            steps.append(plugged.Step("processors", lambda: system.require_cpus(cpus), lambda: system.start_cpus(cpus)))
         if shares:
             steps.append(plugged.Step("shared", container.mount_shared, lambda: container.attach_shares(pid, shares)))
         if disk_bytes:

@@ -19,9 +19,9 @@ _PAUSE_SECONDS = 0.02
 
 
 class Step:
-    """`arrive` raises OSError until the device is there; `act` starts the child that makes use of it."""
+    """`arrive` raises OSError until the device is there; `act` starts the child that makes use of it, if one must."""
 
-    def __init__(self, name: str, arrive: Callable[[], None], act: Callable[[], Child]) -> None:
+    def __init__(self, name: str, arrive: Callable[[], None], act: Callable[[], Child] | None = None) -> None:
         self.name = name
         self.arrive = arrive
         self.act = act
@@ -38,6 +38,8 @@ def run_step(loop: Loop, step: Step, *, on_end: Callable[[str], None]) -> None:
             if time.monotonic() < deadline:
                 return loop.after(_PAUSE_SECONDS, try_to_arrive)
             return on_end(str(error.strerror))
+        if step.act is None:
+            return on_end("")
         child = step.act()
         return loop.when_child_ends(child.pid, lambda code: on_end(_end_of(child, code)))
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 """Source: linux/random.h; random(4) tells what they do, and who may."""
 
+_CPUS, _MEMORY = "/sys/devices/system/cpu", "/sys/devices/system/memory"
+
 PORT_NAME = "kata-dind.agent"
 
 # The channel and the network; then what dockerd looks for but does not load, and what a restored guest should have
@@ -55,6 +57,33 @@ def require_disk_size(serial: str, least_bytes: int) -> None:
     name = (find_disk(serial) or "").rpartition("/")[2]
     if int(_read(f"/sys/block/{name}/size") or 0) * 512 < least_bytes:
         raise OSError(errno.EAGAIN, f"the disk {serial} has not become larger")
+
+
+def require_cpus(count: int) -> None:
+    """Raise OSError while the kernel does not know of so many processors yet."""
+    last = _read(f"{_CPUS}/present").replace(",", "-").rpartition("-")[2]  # of `0-3`, or of `0`
+    if int(last or 0) < count - 1:
+        raise OSError(errno.EAGAIN, f"there are no {count} processors")
+
+
+def require_memory(least_mib: int) -> None:
+    """Raise OSError while the kernel does not use so much memory yet, which it does by itself when it has found it."""
+    blocks = [name for name in os.listdir(_MEMORY) if name.removeprefix("memory").isdigit()]
+    online = sum(_read(f"{_MEMORY}/{name}/state") == "online" for name in blocks)
+    if online * int(_read(f"{_MEMORY}/block_size_bytes"), 16) < least_mib << 20:
+        raise OSError(errno.EAGAIN, f"there are no {least_mib} MiB of memory")
+
+
+def start_cpus(count: int) -> spawn.Child:
+    """Start a process that starts those processors that stand still; 0.5 s each in an emulated guest."""
+
+    def become() -> None:
+        for number in range(count):
+            if _read(f"{_CPUS}/cpu{number}/online") == "0":
+                _write(f"{_CPUS}/cpu{number}/online", "1")
+        os._exit(0)
+
+    return spawn.spawn(become, size=None)
 
 
 def set_clock(seconds: float) -> None:
