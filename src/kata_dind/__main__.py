@@ -79,8 +79,9 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
 
 
 def _invoke(argv: Sequence[str], *, session: Session) -> None:
-    command = build_command()
-    if os.environ.get(_COMPLETION_VARIABLE):
+    completes = os.environ.get(_COMPLETION_VARIABLE)
+    command = build_command(only="" if completes else next(iter(argv), ""))
+    if completes:
         command.main(list(argv), prog_name=PROGRAM, obj=session)
     # Not through main(): it would turn our Interrupted and a closed stdout into exit codes of its own.
     with command.make_context(PROGRAM, list(argv), obj=session) as context:

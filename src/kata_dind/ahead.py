@@ -12,14 +12,17 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import Guest, Launch, OnEvent, load_backend
 from kata_dind.errors import KataDindError
+from kata_dind.host.channel import ChannelClosed, first_of
 from kata_dind.host.directories import state_directory
 from kata_dind.host.json_files import read_json, write_passing_json
+from kata_dind.owner import first_answer
 from kata_dind.record import new_workshop
 
 logger = logging.getLogger(__name__)
@@ -33,14 +36,27 @@ class Ahead:
         self._stack = stack
         self._events: list[dict[str, Any]] = []
         self._on_event: OnEvent = self._events.append
+        self._renewed = asyncio.Event()
         self._start = asyncio.ensure_future(self._started(launch)) if launch else None
 
     async def _started(self, launch: Launch) -> Guest:
         workshop = self._stack.enter_context(new_workshop())
-        return await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
+        guest = await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
+        await self._warm_up(launch, guest)
+        return guest
+
+    async def _warm_up(self, launch: Launch, guest: Guest) -> None:
+        """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs."""
+        stream = guest.open({**launch.container_request(False), "time": time.time()})
+        await first_answer(guest)
+        await first_of(self._renewed.wait(), stream.wait_closed(), guest.ended.wait())
+        stream.close()
 
     def _heard(self, message: dict[str, Any]) -> None:
-        self._on_event(message)
+        if message.get("event") == "renewed" and not self._renewed.is_set():
+            self._renewed.set()  # for practice
+        else:
+            self._on_event(message)
 
     async def take(self, launch: Launch) -> Launch:
         """Return a launch that goes on with the guest, where that is what it would start; else as it was."""
@@ -49,7 +65,7 @@ class Ahead:
             return launch
         try:
             guest = await self._start
-        except (KataDindError, OSError) as error:
+        except (KataDindError, ChannelClosed, OSError) as error:
             logger.warning("what was started ahead has failed: %s", error)
             await self.end()
             return launch

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from contextlib import AbstractContextManager
 
-from kata_dind.standby import standby_for
+_STARTERS = ("up", "start")
+"""Verbs that want a supervisor."""
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    with standby_for(sys.argv[1:]):
+    # Our models use none, and to look for plugs in all that is installed takes 20 ms.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    with _standby(sys.argv[1:]):
         from kata_dind.__main__ import main as run
 
         return run()
+
+
+def _standby(words: list[str]) -> AbstractContextManager[None]:
+    if not words or words[0] not in _STARTERS or {"--help", "-h"} & set(words):
+        return contextlib.nullcontext()
+    from kata_dind.standby import standby_for
+
+    return standby_for(words)
 
 
 if __name__ == "__main__":

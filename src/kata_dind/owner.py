@@ -214,7 +214,7 @@ class Owner:
 
     async def _wait_for_dockerd(self, guest: Guest) -> None:
         """Wait for dockerd's first answer. Raises the reason why there will be none."""
-        answer = asyncio.ensure_future(_first_answer(guest))
+        answer = asyncio.ensure_future(first_answer(guest))
         waits: list[Any] = [answer]
         if self._launch.proven is not None:
             waits.append(asyncio.ensure_future(self._renewed.wait()))
@@ -533,7 +533,7 @@ async def _until_lost(channel: Channel) -> None:
         await channel.lost.wait()
 
 
-async def _first_answer(guest: Guest) -> None:
+async def first_answer(guest: Guest) -> None:
     """Ask /_ping until dockerd answers; it listens long before it does, so one question mostly suffices."""
     while True:
         stream = guest.open({"kind": "docker"})

@@ -16,7 +16,6 @@ from typing import IO
 from kata_dind.errors import SandboxError
 from kata_dind.host.process import end_detached, spawn_detached
 
-_SANDBOX_STARTERS = ("up", "start")
 _END_SECONDS = 5.0
 
 
@@ -55,10 +54,9 @@ _waiting: list[Standby] = []
 
 
 @contextlib.contextmanager
-def standby_for(argv: Sequence[str]) -> Iterator[None]:
-    """Have a supervisor waiting during a command that will want one; it ends with the block unless it was taken."""
-    if next(iter(argv), "") in _SANDBOX_STARTERS and not {"--help", "-h"} & set(argv):
-        _waiting.append(Standby(argv))
+def standby_for(words: Sequence[str]) -> Iterator[None]:
+    """Have a supervisor waiting during a command, whose words these are; it ends with the block unless it was taken."""
+    _waiting.append(Standby(words))
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ guest answers; and MUST stop the guest's dockerd and file systems before it take
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kata_dind.host.channel import ChannelStream
 from kata_dind.host.progress import Report
 from kata_dind.vocabulary import Fallback
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from kata_dind.host.channel import ChannelStream
     from kata_dind.image.source import PackageSource
     from kata_dind.seed.store import Seed
     from kata_dind.spec import SandboxSpec
@@ -147,5 +148,5 @@ def load_backend(name: str) -> Backend:
 
 def load_ahead() -> None:
     """Import what the default backend will need at a start, for a process that has nothing else to do yet."""
-    load_backend("vm")
-    importlib.import_module("qemu.qmp")
+    for module in ("kata_dind.backend.vm.backend", "kata_dind.backend.vm.start"):
+        importlib.import_module(module)

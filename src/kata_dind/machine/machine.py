@@ -245,7 +245,6 @@ async def open_machine(
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
-    from qemu.qmp import EventListener, QMPClient, QMPError
 
     def heard(message: dict[str, Any]) -> None:
         if message.get("event") == "container-killed":
@@ -262,6 +261,8 @@ async def open_machine(
         process, way_out = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )
+        from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU is at it
+
         qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
         agent_theirs.close()
         qmp = QMPClient(shape.name)

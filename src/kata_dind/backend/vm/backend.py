@@ -10,23 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Launch, StoredRoot
 from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json, stand_in
-from kata_dind.backend.vm.start import VmGuest, start_guest
 from kata_dind.errors import HostError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.progress import Report
-from kata_dind.machine.machine import StopDeadlines
 from kata_dind.seed.store import Seed, load_seed
 from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
+    from kata_dind.backend.vm.start import VmGuest
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
-
-
-# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
-EPHEMERAL = StopDeadlines(dockerd_seconds=0)
-
-CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)
 
 
 class VmBackend:
@@ -98,15 +91,17 @@ class VmBackend:
         self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
     ) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
+        from kata_dind.backend.vm.start import CUT_OFF, EPHEMERAL, IN_ORDER, start_guest  # `up` need not load it
+
         try:
             parsed = plan_from_json(plan)
         except (KeyError, TypeError, ValueError) as error:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
-        deadlines = EPHEMERAL if ephemeral else StopDeadlines()
+        deadlines = EPHEMERAL if ephemeral else IN_ORDER
         return Launch(
             start=functools.partial(start_guest, parsed, CUT_OFF if ahead else deadlines, tuple(locks)),
             stand_in=stand_in(parsed),
-            adopt=lambda guest, directory: cast(VmGuest, guest).move(directory, deadlines),
+            adopt=lambda guest, directory: cast("VmGuest", guest).move(directory, deadlines),
             container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,

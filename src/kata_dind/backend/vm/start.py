@@ -38,6 +38,13 @@ from kata_dind.vocabulary import DataRootKind, Filesystem
 
 LAYER_MIB = 10 * 1024
 
+IN_ORDER = StopDeadlines()
+
+# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
+EPHEMERAL = StopDeadlines(dockerd_seconds=0)
+
+CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)
+
 CLONE_FILES = frozenset(("layer.qcow2", "data.qcow2", "guest.log", "vmm.log", "network.log"))
 """What lies in the directory of a clone without shares before anybody owns it."""
 
