@@ -96,7 +96,7 @@ def enter(
 
 
 def rename(pid: int, hostname: str) -> None:
-    """Give a running container another host name, and the files that tell it."""
+    """Give a running container another host name; the files that tell it are the guest's own."""
     own, theirs = os.open("/proc/self/ns/uts", os.O_RDONLY), os.pidfd_open(pid)
     try:
         libc.setns(theirs, libc.CLONE_NEWUTS)
@@ -105,7 +105,6 @@ def rename(pid: int, hostname: str) -> None:
     finally:
         os.close(own)
         os.close(theirs)
-    _write_name_files(_inside(pid, ""))
 
 
 def check_data_root(pid: int, path: str) -> float:
@@ -196,7 +195,7 @@ def _build(layout: Layout) -> None:
     _mount_root(layout)
     _mount_dev(layout.device)
     _mount_kernel_views()
-    _write_names(layout.hostname)
+    _bind_names(layout.hostname)
     # The official image's start script covers a /tmp that is no mount with a tmpfs, and so would shares below it.
     _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
     if layout.shares:
@@ -258,17 +257,15 @@ def _mount_kernel_views() -> None:
         _bind(RUN, f"{_ROOT}/var/run")
 
 
-def _write_names(hostname: str) -> None:
+def _bind_names(hostname: str) -> None:
+    """Let the container see the guest's own files of names, as container managers do, which change with the guest's."""
     libc.set_hostname(hostname)
-    _write_name_files(_ROOT)
-
-
-def _write_name_files(root: str) -> None:
     for name in ("hosts", "hostname", "resolv.conf"):
-        path = f"{root}/etc/{name}"
+        path = f"{_ROOT}/etc/{name}"
         if os.path.lexists(path):
             os.unlink(path)  # it may be a link that leads out of the image
-        _copy(f"/run/{name}", path)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+        _bind(f"/run/{name}", path)
 
 
 def _clone_shares(shares: Sequence[str]) -> list[tuple[int, str]]:
