@@ -53,6 +53,8 @@ def test_defaults() -> None:
         "network": NetworkMode.NAT,
         "allow_link_local": False,
         "shares": (),
+        "cold": False,
+        "seed": "",
         "dockerd_args": (),
         "timeout_seconds": 180.0,
     }
