@@ -321,6 +321,8 @@ def test_a_process_that_does_not_read_holds_up_its_sender_alone(agent: AgentProc
         assert (await collect(start_command(channel, ["true"]))).result == {"exit_code": 0}
         stream.close()
         await sending
+        # Answered after the close was acted upon, so that the agent does not end before the process.
+        assert (await collect(start_command(channel, ["true"]))).result == {"exit_code": 0}
 
     agent.call(scenario)
 
