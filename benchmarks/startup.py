@@ -1,14 +1,17 @@
-"""How long a Docker daemon takes to answer, four ways, in turn in each round so that a machine's moods cancel out.
+"""How long a Docker daemon takes to answer, several ways, in turn in each round so that a machine's moods cancel out.
 
     native   dockerd on this host, in namespaces of its own
     floor    the same kernel, disks and data root under a bare QEMU command line; a shell script starts dockerd by hand
-    up       `kata-dind up --accel …`, from the process's start to the first answer over the endpoint
+    cold     `kata-dind up --cold`, from the process's start to the first answer over the endpoint
+    bare     the seed that `up` goes on from, restored by hand: QEMU alone, and one `_ping` through the agent's port
+    up       `kata-dind up`, from the process's start to the first answer over the endpoint
+    api      `open_sandbox` in a process that has started one before, to the first answer over the endpoint
     run      `kata-dind run kata-dind/hello`, from start to end
 
-Bars: up <= 1.25 times floor; `--help` <= 0.25 s and `ls` <= 0.3 s; the supervisor <= 60 MiB and idle.
-Only root can run `native`.
+Bars: cold <= 1.25 times floor; up <= 2 times bare, and <= 0.6 s, its 99th of 100 <= 2 medians; api <= 0.25 s;
+`--help` <= 0.25 s and `ls` <= 0.3 s; the supervisor <= 60 MiB and idle. Only root can run `native`.
 
-    .venv/bin/python benchmarks/startup.py [--rounds 5] [--accel tcg] [--json]
+    .venv/bin/python benchmarks/startup.py [--rounds 5] [--accel tcg] [--only bare up] [--json]
 """
 
 from __future__ import annotations
@@ -26,9 +29,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from kata_dind.backend.vm.plan import Plan, machine_shape, plan_from_json
+from kata_dind.backend.vm.plan import STATE, Plan, machine_shape, plan_from_json
+from kata_dind.backend.vm.start import copy_children
+from kata_dind.guest.agent import protocol
 from kata_dind.host.disks import create_disk
 from kata_dind.image.cpio import encode_cpio, regular
 from kata_dind.machine.argv import machine_argv
@@ -70,7 +76,7 @@ wait # process 1 itself must not chroot: the kernel looks for modprobe in its ro
 """
 
 
-def native(_plan: Plan, _accel: str) -> float:
+def native(_plans: Plans, _accel: str) -> float:
     """Start dockerd on this host and return the seconds to its first answer."""
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as directory:
         endpoint = Path(directory) / "docker.sock"
@@ -83,8 +89,9 @@ def native(_plan: Plan, _accel: str) -> float:
             return time.monotonic() - started
 
 
-def floor(plan: Plan, _accel: str) -> float:
+def floor(plans: Plans, _accel: str) -> float:
     """Start the plan's machine by hand and return the seconds to dockerd's `API listen`."""
+    plan = plans.cold
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
         for name, size_mib in (("layer.img", 10240), ("data.img", plan.data_root_mib)):
@@ -110,13 +117,71 @@ def floor(plan: Plan, _accel: str) -> float:
             return time.monotonic() - started
 
 
-def up(_plan: Plan, accel: str) -> float:
+def bare(plans: Plans, _accel: str) -> float:
+    """Restore the seed by hand and return the seconds to the answer of its dockerd."""
+    plan = plans.clone
+    assert plan.seed_directory is not None
+    with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
+        directory = Path(text)
+        copy_children(plan, directory)
+        qmp, agent = (stack.enter_context(_socketpair()) for _ in range(2))
+        state = stack.enter_context((plan.seed_directory / STATE).open("rb"))
+        fds = [qmp[1].fileno(), agent[1].fileno(), state.fileno()]
+        argv = machine_argv(machine_shape(plan, directory), Wiring(fds[0], fds[1], directory / "console", None, fds[2]))
+        started = time.monotonic()
+        with _process(argv, pass_fds=fds):
+            _tell_qmp(qmp[0], fds[2])
+            _ping_by_hand(agent[0])
+            return time.monotonic() - started
+
+
+def _tell_qmp(qmp: socket.socket, state_fd: int) -> None:
+    shared = [{"capability": "x-ignore-shared", "state": True}]
+    with qmp.makefile("rw") as monitor:
+        monitor.readline()  # the greeting
+        for command, arguments in (
+            ("qmp_capabilities", {}),
+            ("migrate-set-capabilities", {"capabilities": shared}),
+            ("migrate-incoming", {"uri": f"fd:{state_fd}"}),
+        ):
+            monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            monitor.flush()
+            while "return" not in json.loads(monitor.readline()):
+                pass
+
+
+def _ping_by_hand(agent: socket.socket) -> None:
+    mux = protocol.Mux(is_host=True)
+    mux.hello("by-hand", time=time.time())
+    _exchange(agent, mux, lambda frame: frame.kind == protocol.HELLO)
+    stream = mux.open({"kind": "docker"})
+    mux.send(stream, b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    _exchange(agent, mux, lambda frame: frame.kind == protocol.DATA and b"200 OK" in frame.payload)
+
+
+def _exchange(agent: socket.socket, mux: protocol.Mux, awaited: Callable[[protocol.Frame], bool]) -> None:
+    while data := mux.peek():
+        mux.took(agent.send(data))
+    while not any(awaited(frame) for frame in mux.receive(agent.recv(65536))):
+        pass
+
+
+def up(_plans: Plans, accel: str) -> float:
     """Run `kata-dind up` and return the seconds to the first answer over its endpoint."""
+    return _up(accel)
+
+
+def cold(_plans: Plans, accel: str) -> float:
+    """The same, with a boot."""
+    return _up(accel, "--cold")
+
+
+def _up(accel: str, *options: str) -> float:
     endpoint = _endpoint()
     started = time.monotonic()
     try:
         with subprocess.Popen(
-            [KATA_DIND, "up", NAME, "--accel", accel, "--quiet"], stdout=subprocess.DEVNULL
+            [KATA_DIND, "up", NAME, "--accel", accel, "--quiet", *options], stdout=subprocess.DEVNULL
         ) as command:
             _wait_for_answer(endpoint)
             seconds = time.monotonic() - started
@@ -124,11 +189,23 @@ def up(_plan: Plan, accel: str) -> float:
                 raise SystemExit("kata-dind up failed")
         return seconds
     finally:
-        _observed.update(_observe())
+        if not _observed:
+            _observed.update(_observe())
         subprocess.run([KATA_DIND, "rm", "--force", "--quiet", NAME], check=True)
 
 
-def run(_plan: Plan, accel: str) -> float:
+def api(_plans: Plans, accel: str) -> float:
+    """Open a sandbox through the Python API and return the seconds to the first answer over its endpoint."""
+    from kata_dind.sandbox import open_sandbox
+    from kata_dind.spec import parse_spec
+
+    started = time.monotonic()
+    with open_sandbox(parse_spec(name="bench-api", accelerator=accel)) as sandbox:
+        _wait_for_answer(sandbox.endpoint)
+        return time.monotonic() - started
+
+
+def run(_plans: Plans, accel: str) -> float:
     """Run `kata-dind run kata-dind/hello` and return its seconds."""
     started = time.monotonic()
     argv = [KATA_DIND, "run", "--accel", accel, "--quiet", "kata-dind/hello"]
@@ -136,10 +213,10 @@ def run(_plan: Plan, accel: str) -> float:
     return time.monotonic() - started
 
 
-def cli(*arguments: str) -> Callable[[Plan, str], float]:
+def cli(*arguments: str) -> Callable[[Plans, str], float]:
     """Time a whole command."""
 
-    def measure(_plan: Plan, _accel: str) -> float:
+    def measure(_plans: Plans, _accel: str) -> float:
         started = time.monotonic()
         subprocess.run([KATA_DIND, *arguments], check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - started
@@ -147,10 +224,13 @@ def cli(*arguments: str) -> Callable[[Plan, str], float]:
     return measure
 
 
-SCENARIOS: dict[str, Callable[[Plan, str], float]] = {
+SCENARIOS: dict[str, Callable[[Plans, str], float]] = {
     "native": native,
     "floor": floor,
+    "cold": cold,
+    "bare": bare,
     "up": up,
+    "api": api,
     "run": run,
     "help": cli("--help"),
     "ls": cli("ls"),
@@ -222,13 +302,32 @@ def _endpoint() -> Path:
     return record_of(NAME).endpoint
 
 
-def _plan(accel: str) -> Plan:
-    """Let `up` plan and build whatever is missing, once, and take its plan."""
-    subprocess.run([KATA_DIND, "up", NAME, "--accel", accel], check=True, stdout=subprocess.DEVNULL)
+@dataclass(frozen=True)
+class Plans:
+    """What `up` does here when it boots, and when it goes on from a seed."""
+
+    cold: Plan
+    clone: Plan
+
+
+def _plans(accel: str) -> Plans:
+    """Let `up` plan and build whatever is missing, once, and take its plans."""
+    return Plans(_plan(accel, "--cold"), _plan(accel))
+
+
+def _plan(accel: str, *options: str) -> Plan:
+    subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
         return plan_from_json(json.loads((_endpoint().parent / "plan.json").read_text())["plan"])
     finally:
         subprocess.run([KATA_DIND, "rm", "--force", "--quiet", NAME], check=True)
+
+
+@contextlib.contextmanager
+def _socketpair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
 
 
 def main() -> None:
@@ -240,22 +339,28 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     scenarios = {name: SCENARIOS[name] for name in asked.only if name != "native" or _can_run_native()}
-    plan = _plan(asked.accel)
+    plans = _plans(asked.accel)
     seconds: dict[str, list[float]] = {name: [] for name in scenarios}
     for _ in range(asked.rounds):
         for name, measure in scenarios.items():
-            seconds[name].append(measure(plan, asked.accel))
-    ratios = [c / b for c, b in zip(seconds.get("up", []), seconds.get("floor", []), strict=False)]
+            seconds[name].append(measure(plans, asked.accel))
+    ratios = {
+        f"{a} / {b}": _ratio(seconds, a, b) for a, b in (("cold", "floor"), ("up", "bare")) if {a, b} <= {*seconds}
+    }
     if asked.json:
-        print(json.dumps({"seconds": seconds, "up_over_floor": ratios, **_observed}, indent=2))
+        print(json.dumps({"seconds": seconds, "ratios": ratios, **_observed}, indent=2))
         return
-    print(f"{'':8} {'min':>7} {'median':>7} {'max':>7}   seconds, {asked.rounds} rounds, {plan.accelerator}")
+    print(f"{'':8} {'min':>7} {'median':>7} {'max':>7}   seconds, {asked.rounds} rounds, {plans.cold.accelerator}")
     for name, values in seconds.items():
         print(f"{name:8} {min(values):7.2f} {statistics.median(values):7.2f} {max(values):7.2f}")
-    if ratios:
-        print(f"up / floor, pair by pair: median {statistics.median(ratios):.2f} (bar 1.25)")
+    for pair, ratio in ratios.items():
+        print(f"{pair}, pair by pair: median {ratio:.2f}")
     for key, value in _observed.items():
         print(f"{key}: {value}")
+
+
+def _ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
+    return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
 
 
 def _can_run_native() -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from kata_dind.ahead import Ahead, remember, start_ahead
 from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
+from kata_dind.host.process import use_small_pages
 from kata_dind.host.progress import Event
 from kata_dind.owner import Owner
 from kata_dind.record import Record
@@ -135,6 +136,7 @@ async def _serve(reporter: Reporter, words: list[str]) -> int:
 def main() -> int:
     """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
     reporter, words = Reporter(int(sys.argv[1])), sys.argv[2:]
+    use_small_pages()
     load_ahead()
     return asyncio.run(_serve(reporter, words))
 
