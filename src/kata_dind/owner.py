@@ -383,6 +383,8 @@ class Owner:
         async def serve(stream: ChannelStream, request: dict[str, Any]) -> None:
             if request.get("kind") == "stop":
                 stream.close({})
+                if request.get("discard") and self._volume is None:
+                    guest.discard()
                 self.request_stop()
             elif request.get("kind") == "exec":
                 await relay_streams(stream, guest.open(request))

@@ -219,6 +219,9 @@ class Sandbox:
 
         Raises SandboxError when the owner does not end in time; `remove(force=True)` ends it anyway.
         """
+        self._end({"kind": "stop"}, timeout_seconds=timeout_seconds, report=report)
+
+    def _end(self, request: dict[str, Any], *, timeout_seconds: float, report: Report) -> None:
         from kata_dind.control import connect
 
         if not self._record.is_owned():
@@ -226,7 +229,7 @@ class Sandbox:
         report(Event("stop", f"stopping {self.name}"))
         try:
             with connect(self._record.control) as control:
-                control.open({"kind": "stop"})
+                control.open(request)
         except GuestNotReady:
             # Not serving yet: the owner is at the very beginning, or at the end.
             self._signal_owner(signal.SIGTERM)
@@ -255,7 +258,8 @@ class Sandbox:
 
     def _force_stop(self, report: Report) -> None:
         try:
-            self.stop(timeout_seconds=STOP_SECONDS, report=report)
+            # Its disks go with it, so nobody waits for what is not written to them yet.
+            self._end({"kind": "stop", "discard": True}, timeout_seconds=STOP_SECONDS, report=report)
         except SandboxError:
             self._signal_owner(signal.SIGKILL)
             if not self._wait_until_free(10.0):

@@ -212,6 +212,9 @@ class FakeGuest:
     async def save(self) -> None:
         raise NotImplementedError
 
+    def discard(self) -> None:
+        pass
+
     def evidence(self) -> str:
         first = "the fake ended" if self.ended.is_set() else "the fake still runs"
         return f"{first}\n--- guest.log\n{self._system.log.read_text()}"

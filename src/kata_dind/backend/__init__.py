@@ -43,6 +43,12 @@ class Guest(Protocol):
         Raises SandboxError when it can't be saved.
         """
 
+    def discard(self) -> None:
+        """Nobody will miss what the guest has on disks of the sandbox's own, so its end need not wait for them.
+
+        What it has written to shares stays.
+        """
+
     def evidence(self) -> str:
         """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
 

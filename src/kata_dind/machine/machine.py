@@ -59,6 +59,8 @@ class Machine:
         """Set when QEMU has ended, for whatever reason."""
         self.dockerd_was_killed = False
         """Set when the agent had to kill dockerd on the way down."""
+        self.discarded = False
+        """Set when nobody will miss what is on the machine's disks: it ends at once, and that is no failure."""
         self.cut_off = False
         """Set to end QEMU without asking the guest, which could not do what it is asked any more."""
         self.saved = False
@@ -198,7 +200,7 @@ class Machine:
         if self.ended.is_set():
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
         deadlines = self.deadlines
-        if await self._guest_powers_off(deadlines):
+        if not self.discarded and await self._guest_powers_off(deadlines):
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
                     f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
@@ -209,6 +211,8 @@ class Machine:
             async with asyncio.timeout(deadlines.quit_seconds):
                 await self._qmp.execute("quit")
                 await self.ended.wait()
+        if self.discarded:
+            return
         why = "was paused, since the host's disk is full," if self.paused.is_set() else "could not shut down"
         raise AbnormalShutdown(
             f"the guest {why} and was cut off; its data root is checked at the next start",

@@ -78,6 +78,11 @@ class VmGuest:
         self._watched.add(directory)
         self._directory = directory
 
+    def discard(self) -> None:
+        """End the machine at once; with shares, after the guest has written them out."""
+        self._machine.deadlines = EPHEMERAL
+        self._machine.discarded = self._virtiofsd is None
+
     def evidence(self) -> str:
         """Return what has ended, and the logs' tails."""
         lost = self._virtiofsd is not None and self._virtiofsd.ended()
