@@ -42,7 +42,8 @@ class Ahead:
     async def _started(self, launch: Launch) -> Guest:
         workshop = self._stack.enter_context(new_workshop())
         guest = await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
-        await self._warm_up(launch, guest)
+        async with asyncio.timeout(launch.timeout_seconds):
+            await self._warm_up(launch, guest)
         return guest
 
     async def _warm_up(self, launch: Launch, guest: Guest) -> None:
@@ -65,7 +66,7 @@ class Ahead:
             return launch
         try:
             guest = await self._start
-        except (KataDindError, ChannelClosed, OSError) as error:
+        except (KataDindError, ChannelClosed, OSError) as error:  # a TimeoutError is an OSError
             logger.warning("what was started ahead has failed: %s", error)
             await self.end()
             return launch
@@ -106,8 +107,13 @@ def remember(words: Sequence[str], name: str, plan: dict[str, Any], launch: Laun
     """Remember what a command line led to, for the next one that is the same but for the sandbox's name."""
     rest = [word for word in words if word != name]
     known = {"words": rest, "backend": plan["backend"], "plan": plan["plan"]}
-    if launch.stand_in and read_json(_memory()) != known:
-        write_passing_json(_memory(), known)
+    if not launch.stand_in:
+        return
+    try:
+        if read_json(_memory()) != known:
+            write_passing_json(_memory(), known)
+    except (OSError, KataDindError) as error:  # a full disk, which a sandbox that runs can do without
+        logger.warning("cannot remember this start: %s", error)
 
 
 def _memory() -> Path:
