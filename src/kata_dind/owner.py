@@ -326,6 +326,8 @@ class Owner:
     async def _follow_container(self, container: ChannelStream) -> None:
         """Write what the container says to dockerd.log, and listen to the guest entrypoint."""
         log = RotatingLog(self._record.log_path("dockerd"), limit_bytes=LOG_LIMIT_BYTES)
+        if self._launch.proven is not None:
+            log.write(f"{self._launch.proven['dockerd_log']}\n".encode())  # what it said before it was saved
         lines = LineSplitter()
         try:
             while (frame := await container.receive()) is not None:
@@ -458,7 +460,9 @@ class Owner:
         for phase in self._phases:
             until += phase["seconds"]
             timings[phase["name"]] = round(until, 3)
-        names = {"boot": "boot_seconds", "dockerd": "docker_seconds", "proof": "ready_seconds"}
+        # A guest that goes on is up when its machine is.
+        up = "boot" if self._launch.proven is None else "machine"
+        names = {up: "boot_seconds", "dockerd": "docker_seconds", "proof": "ready_seconds"}
         named = {names[name]: seconds for name, seconds in timings.items() if name in names}
         proof = next((phase["seconds"] for phase in self._phases if phase["name"] == "proof"), None)
         return named if proof is None else {**named, "proof_seconds": proof}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kata_dind.backend import load_backend
 from kata_dind.contents import give_archive, give_image, images_of
 from kata_dind.errors import SeedUnfit, SpecError
+from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.owner_thread import own_in_thread
 from kata_dind.record import Record, list_records, new_workshop, require_record
@@ -225,6 +226,7 @@ def build_seed(
                 "data_root": status.get("data_root"),
                 "kernel": status.get("kernel"),
                 "warnings": status.get("warnings", []),
+                "dockerd_log": tail(record.log_path("dockerd"), lines=1000),
                 "files": mark_files(directory, packed["files"]),
                 "build_seconds": round(time.monotonic() - started, 3),
                 **filled,

@@ -34,9 +34,8 @@ def test_up_answers_with_what_the_sandbox_is(answer_of_up: dict[str, Any], sandb
     assert answer_of_up["docker"]["native_diff"] is True
     assert [phase["name"] for phase in answer_of_up["phases"]] == [
         "machine",
-        "boot",
-        "container",
-        "data-root",
+        "shares",
+        "renewal",
         "dockerd",
         "proof",
     ]

@@ -86,7 +86,7 @@ def test_a_start_that_is_broken_off_keeps_the_sandbox(two_ups: object, tmp_path:
         assert code == (-number if number == signal.SIGKILL else 128 + number), command.stderr
     wait_until(lambda: not record_of(NAME).is_owned(), what="nobody owns it", timeout_seconds=STOP_SECONDS)
     assert states()[NAME] == "stopped"
-    assert (directory / "data.img").exists()
+    assert (directory / "data.qcow2").exists()
 
 
 def test_a_dockerd_that_does_not_stop_is_forced(hurt: SandboxDriver) -> None:
