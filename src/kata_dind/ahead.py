@@ -34,13 +34,16 @@ class Ahead:
     def __init__(self, launch: Launch | None, stack: contextlib.AsyncExitStack) -> None:
         self._launch = launch
         self._stack = stack
+        self._workshop = contextlib.ExitStack()
+        """The directory without a name, which is needed until the guest has moved."""
+        stack.callback(self._workshop.close)
         self._events: list[dict[str, Any]] = []
         self._on_event: OnEvent = self._events.append
         self._renewed = asyncio.Event()
         self._start = asyncio.ensure_future(self._started(launch)) if launch else None
 
     async def _started(self, launch: Launch) -> Guest:
-        workshop = self._stack.enter_context(new_workshop())
+        workshop = self._workshop.enter_context(new_workshop())
         guest = await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
         async with asyncio.timeout(launch.timeout_seconds):
             await self._warm_up(launch, guest)
@@ -75,6 +78,7 @@ class Ahead:
     @contextlib.asynccontextmanager
     async def _adopted(self, launch: Launch, guest: Guest, directory: Path, on_event: OnEvent) -> AsyncIterator[Guest]:
         launch.adopt(guest, directory)
+        self._workshop.close()
         for message in self._events:
             on_event(message)
         self._on_event = on_event

@@ -10,6 +10,7 @@ unclean       there while the guest runs: found at a start, it demands a check o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ SOCKET_PATH_LIMIT = 107
 _SOCKET_NAME_LIMIT = 16
 """How long the name of a socket in the directory may be; the vm backend has `virtiofsd.sock`."""
 
-_WORKSHOP = ".work-"
+_WORKSHOP = ".w"
 
 LOGS = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
 
@@ -168,13 +169,22 @@ def create_record(name: str) -> Record:
 @contextlib.contextmanager
 def new_workshop() -> Iterator[Record]:
     """Make and own a record without a name, for a sandbox that is never to be seen; it is removed after the block."""
-    record = record_of(f"{_WORKSHOP}{os.urandom(4).hex()}")
-    record.directory.mkdir(mode=0o700)
+    record = _make_workshop()
     try:
         with record.owned():
             yield record
     finally:
         record.remove()
+
+
+def _make_workshop() -> Record:
+    # Short at first, since a socket's path has little room; where many are at work, short names may be taken.
+    for attempt in itertools.count(1):
+        record = record_of(f"{_WORKSHOP}{os.urandom(attempt // 16 + 1).hex()}")
+        with contextlib.suppress(FileExistsError):
+            record.directory.mkdir(mode=0o700)
+            return record
+    raise AssertionError("a count has no end")
 
 
 def list_records() -> list[Record]:
