@@ -104,7 +104,7 @@ def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
     assert (facts["start"]["how"], facts["start"]["seed"]) == ("boot", SEED)
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "qemu"])
+@pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
 def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, victim: str) -> None:
     clone = up("clone-0")
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
@@ -132,6 +132,7 @@ def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed
     assert states()["clone-0"] == "running"
 
 
+@pytest.mark.slow
 def test_the_internal_seed_is_made_anew_when_it_is_damaged(private_directories: object) -> None:
     succeed("up", "clone-0", "--memory", "640M")
     (made,) = {inspect("clone-0")["start"]["seed"]} & {seed.seed_id for seed in list_seeds()}
