@@ -25,9 +25,12 @@ class Standby:
     def __init__(self, words: Sequence[str] = ()) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno()), *words]
+            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno())]
             # What it has to say before it has a log is for who started it.
             self._process = spawn_detached(argv, log=None, pass_fds=[theirs.fileno()])
+        # Not as arguments, which everybody on this host could read for as long as the sandbox runs.
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` tells
+            self._socket.sendall(json.dumps({"words": list(words)}).encode() + b"\n")
 
     def hand_over(self, directory: Path, locks: Sequence[int]) -> IO[bytes]:
         """Give it a sandbox's directory with the locks that it is to hold; return what it reports, line by line.

@@ -1,8 +1,8 @@
-"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor SOCKET [WORD…]`.
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.supervisor SOCKET`.
 
-It waits on the socket, a descriptor, until its starter hands over a sandbox's directory, with the locks of the sandbox
-and of its volume, if it has one. It holds them until it ends; the volume's it hands on to what writes the volume. The
-words are its starter's command line, by which it knows what to start while it waits.
+From the socket, a descriptor, it hears its starter's command line, by which it knows what to start while it waits;
+then a sandbox's directory, with the locks of the sandbox and of its volume, if it has one. It holds them until it ends;
+the volume's it hands on to what writes the volume.
 
 It reports to its starter, a JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
 nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
@@ -135,10 +135,22 @@ async def _serve(reporter: Reporter, words: list[str]) -> int:
 
 def main() -> int:
     """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
-    reporter, words = Reporter(int(sys.argv[1])), sys.argv[2:]
+    reporter = Reporter(int(sys.argv[1]))
     use_small_pages()
     load_ahead()
-    return asyncio.run(_serve(reporter, words))
+    return asyncio.run(_serve(reporter, _hear_words(reporter.fd)))
+
+
+def _hear_words(fd: int) -> list[str]:
+    """Return the starter's command line; empty when it has none, or is gone. What follows it is left in the socket."""
+    line = b""
+    with socket.socket(fileno=os.dup(fd)) as starter:
+        while not line.endswith(b"\n"):
+            seen = starter.recv(65536, socket.MSG_PEEK)
+            if not seen:
+                return []
+            line += starter.recv(seen.find(b"\n") + 1 or len(seen))
+    return [str(word) for word in json.loads(line)["words"]]
 
 
 async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
