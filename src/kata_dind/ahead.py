@@ -73,6 +73,7 @@ class Ahead:
             logger.warning("what was started ahead has failed: %s", error)
             await self.end()
             return launch
+        logger.info("going on with the guest that was started ahead")
         return dataclasses.replace(launch, start=functools.partial(self._adopted, launch, guest))
 
     @contextlib.asynccontextmanager
@@ -95,11 +96,14 @@ class Ahead:
 
 
 def start_ahead(words: Sequence[str]) -> Ahead:
-    """Begin to start what a command line led to the last time; it goes on while the loop runs."""
+    """Begin to start what a command line led to the last time; it goes on while the loop runs.
+
+    Without words there is no command, and nothing is started.
+    """
     launch = None
     try:
         known = read_json(_memory())
-        if known.get("words") in _without_a_name(words):
+        if words and known.get("words") in _without_a_name(words):
             plan = {**known["plan"], "name": "kata-dind"}
             launch = load_backend(known["backend"]).launch(plan, ephemeral=True, ahead=True)
     except (KataDindError, KeyError, TypeError) as error:  # of another version, or its seed is gone
@@ -109,13 +113,13 @@ def start_ahead(words: Sequence[str]) -> Ahead:
 
 def remember(words: Sequence[str], name: str, plan: dict[str, Any], launch: Launch) -> None:
     """Remember what a command line led to, for the next one that is the same but for the sandbox's name."""
-    rest = [word for word in words if word != name]
-    known = {"words": rest, "backend": plan["backend"], "plan": plan["plan"]}
-    if not launch.stand_in:
+    if not words or not launch.stand_in:
         return
+    known = {"words": [word for word in words if word != name], "stand_in": launch.stand_in}
     try:
-        if read_json(_memory()) != known:
-            write_passing_json(_memory(), known)
+        before = read_json(_memory())
+        if {key: before.get(key) for key in known} != known:
+            write_passing_json(_memory(), {**known, "backend": plan["backend"], "plan": plan["plan"]})
     except (OSError, KataDindError) as error:  # a full disk, which a sandbox that runs can do without
         logger.warning("cannot remember this start: %s", error)
 
