@@ -44,6 +44,7 @@ from kata_dind.spec import (
     Filesystem,
     NetworkMode,
     SandboxSpec,
+    parse_spec,
 )
 from kata_dind.vocabulary import Fallback
 
@@ -67,6 +68,8 @@ def prepare(
     `before` is the plan of the sandbox's earlier start when its disks lie over a seed's. Nothing of the
     sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
+    if spec.seed and before is not None:
+        spec = with_seeds_machine(spec, require_seed(spec.seed), before)
     check_against_host(spec)
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
@@ -134,6 +137,18 @@ def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot |
         shares=plan_shares(shares, KINDS[DataRootKind.BLOCK], directory),
         timeout_seconds=spec.timeout_seconds,
     )
+
+
+def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: Plan) -> SandboxSpec:
+    """Return the spec of a clone of a seed with a name as it would have to be written out, for a later boot.
+
+    What was left to the seed is the seed's; processors, memory and room are those of the clone's last start.
+    """
+    own = spec.model_dump(
+        mode="json", include={"name", "image", "shares", "allow_link_local", "timeout_seconds", "seed"}
+    )
+    sizes = {"cpus": before.cpus, "memory": f"{before.memory_mib}M", "size": f"{before.data_root_mib}M"}
+    return parse_spec(**{**seed.facts["spec"], **own, **sizes})
 
 
 def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
