@@ -213,7 +213,8 @@ class FakeGuest:
         raise NotImplementedError
 
     def discard(self) -> None:
-        pass
+        with self._system.log.open("a") as log:
+            log.write("discarded\n")
 
     def evidence(self) -> str:
         first = "the fake ended" if self.ended.is_set() else "the fake still runs"

@@ -20,7 +20,7 @@ from kata_dind.errors import KataDindError
 from kata_dind.host.process import tail
 from kata_dind.sandbox import Sandbox, require_sandbox
 
-KATA_DIND = (sys.executable, "-m", "kata_dind")
+KATA_DIND = (sys.executable, "-m", "kata_dind.entry")
 
 COMMAND_SECONDS = 120.0
 """For anything that talks to a guest."""

@@ -54,8 +54,9 @@ def up(name: str, *options: str) -> SandboxDriver:
 @pytest.mark.parametrize("count", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count: int) -> None:
     clones = [up(f"clone-{number}") for number in range(count)]
-    start = time.time() + 3  # their clocks are the host's, so they begin together, however slowly they are told
-    wait = f"python3 -c 'import time; time.sleep(max(0, {start} - time.time()))' 2>/dev/null || sleep 2;"
+    # Their clocks are the host's, so they begin together, however slowly they are told.
+    start = int(time.time()) + 5 + count // 2
+    wait = f"[ $(date +%s) -lt {start} ] || exit 99; until [ $(date +%s) -ge {start} ]; do sleep 0.01; done; "
     with ThreadPoolExecutor(count) as pool:
         drawn = [*pool.map(lambda clone: clone.succeed(wait + RANDOM).split(), clones)]
         named = [*pool.map(lambda clone: clone.succeed(NAMES, where="guest").split(), clones)]
@@ -102,6 +103,8 @@ def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
     assert "mine:1" in clone.succeed("docker image ls --format '{{.Repository}}:{{.Tag}}'")
     facts = inspect("clone-0")
     assert (facts["start"]["how"], facts["start"]["seed"]) == ("boot", SEED)
+    # It has the seed's memory, which nobody asked for at `up`.
+    assert 512 << 10 < int(clone.succeed("awk '/^MemTotal/ {print $2}' /proc/meminfo", where="guest")) <= 768 << 10
 
 
 @pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
@@ -149,3 +152,16 @@ def test_who_asks_for_a_boot_gets_one(private_directories: object) -> None:
     succeed("up", "clone-0", "--cold")
     facts = inspect("clone-0")["start"]
     assert (facts["how"], facts["reason"], facts["seed"]) == ("boot", "as asked", None)
+
+
+def test_the_same_command_goes_on_with_a_guest_that_was_restored_meanwhile(seed: Seed) -> None:
+    ahead = "going on with the guest that was started ahead"
+    for name in ("clone-0", "clone-1", "clone-2"):
+        clone = up(name)
+        assert clone.succeed("hostname").strip() == name
+        assert inspect(name)["start"]["how"] == "restore"
+    log = (clone.sandbox.directory / "supervisor.log").read_text()
+    assert ahead in log
+    other = up("clone-3", "--timeout", "170")  # another command line, whose end is not known yet
+    assert ahead not in (other.sandbox.directory / "supervisor.log").read_text()
+    assert sorted(path.name for path in clone.sandbox.directory.parent.iterdir() if path.name.startswith(".")) == []
