@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Backend, Launch, OnEvent, StoredRoot
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
@@ -71,6 +71,8 @@ class Behaviour:
     """How long a process that writes the data root goes on when its owner is gone; None: there is none."""
     timeout_seconds: float = 20.0
     fallback: Fallback = Fallback.NONE
+    restores: bool = False
+    """Whether the guest goes on from a seed: it can be started ahead, and is renewed when it gets its container."""
 
 
 _WRITER = """
@@ -116,6 +118,9 @@ BEHAVIOURS = {
     "fails-and-stops-slowly": Behaviour(stop_seconds=0.5, faults=Faults(driver="vfs", driver_status=[])),
     "writes-for-a-moment": Behaviour(writer_seconds=1.0),
     "does-not-go-down": Behaviour(goes_down=False),
+    "is-restored": Behaviour(restores=True),
+    "is-restored-slowly": Behaviour(restores=True, boot_seconds=60.0),
+    "is-restored-in-vain": Behaviour(restores=True, boots=False, timeout_seconds=0.1),
 }
 
 
@@ -175,14 +180,17 @@ class FakeBackend:
         behaviour = BEHAVIOURS[plan["image_id"]]
 
         def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
-            _make_data_root(plan)
-            return open_guest(behaviour, directory, on_event, locks)
+            if not behaviour.restores:  # whose disks come with the seed
+                _make_data_root(plan)
+            return open_guest(behaviour, directory, on_event, locks, ahead=ahead)
 
         return Launch(
             start=start,
             container_request=lambda check: {"kind": "container", "argv": ["dockerd"], "check": check},
             timeout_seconds=behaviour.timeout_seconds,
             fallback=behaviour.fallback,
+            stand_in=plan["image_id"] if behaviour.restores else "",
+            adopt=lambda guest, directory: cast("FakeGuest", guest).move(directory),
         )
 
 
@@ -216,6 +224,9 @@ class FakeGuest:
         with self._system.log.open("a") as log:
             log.write("discarded\n")
 
+    def move(self, directory: Path) -> None:
+        self._system.move(directory)
+
     def evidence(self) -> str:
         first = "the fake ended" if self.ended.is_set() else "the fake still runs"
         return f"{first}\n--- guest.log\n{self._system.log.read_text()}"
@@ -223,14 +234,15 @@ class FakeGuest:
 
 @contextlib.asynccontextmanager
 async def open_guest(
-    behaviour: Behaviour, directory: Path, on_event: OnEvent, locks: Sequence[int]
+    behaviour: Behaviour, directory: Path, on_event: OnEvent, locks: Sequence[int], *, ahead: bool = False
 ) -> AsyncIterator[FakeGuest]:
-    """Start a guest for the length of the block; it is told to go down at the end."""
+    """Start a guest for the length of the block; it is told to go down at the end, unless it is nobody's."""
     async with contextlib.AsyncExitStack() as stack:
         if behaviour.writer_seconds is not None:
             argv = [sys.executable, "-c", _WRITER, str(behaviour.writer_seconds)]
             stack.enter_context(daemon(argv, name="writer", log=directory / "writer.log", pass_fds=locks))
         system = _GuestSystem(behaviour, directory, stack)
+        system.ahead = ahead
         ours, theirs = socket.socketpair()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)
         stack.push_async_callback(system.power_cut)
@@ -267,6 +279,8 @@ class _GuestSystem:
         self.channel = Channel(is_host=False, on_open=self.serve)
         self.ended = asyncio.Event()
         self.log = directory / "guest.log"
+        self.ahead = False
+        """Whether it was started ahead, and is nobody's yet."""
         self._behaviour = behaviour
         self._socket = directory / "fake-dockerd.sock"
         self._container: ChannelStream | None = None
@@ -277,6 +291,12 @@ class _GuestSystem:
     def note(self, line: str) -> None:
         with self.log.open("a") as file:
             file.write(f"{line}\n")
+
+    def move(self, directory: Path) -> None:
+        """Go on in another directory, with all files."""
+        self.log = self.log.rename(directory / self.log.name)
+        self._socket = self._socket.rename(directory / self._socket.name)
+        self.ahead = False
 
     async def boot(self) -> None:
         self.note("booting")
@@ -293,6 +313,8 @@ class _GuestSystem:
     async def stopped_by(self, channel: Channel) -> None:
         if self.ended.is_set():
             raise AbnormalShutdown("the guest ended by itself")
+        if self.ahead:
+            return
         if channel.agreed.is_set():
             channel.open({"kind": "poweroff"})
             with contextlib.suppress(TimeoutError):
@@ -338,6 +360,9 @@ class _GuestSystem:
     async def _start_container(self, stream: ChannelStream, request: dict[str, Any]) -> None:
         self._container = stream
         self.note(f"container started, check {request['check']}")
+        if self._behaviour.restores:
+            self.channel.mux.control(EVENTS, {"event": "renewed"})
+            self.channel.flush()
         for line in self._behaviour.says:
             await stream.send(json.dumps(line, separators=(",", ":")).encode() + b"\n", ERROR)
         await stream.send(b'level=info msg="Starting up"\n', ERROR)
@@ -345,7 +370,7 @@ class _GuestSystem:
             self._die_soon()
         elif self._behaviour.exit_code is not None:
             stream.close({"exit_code": self._behaviour.exit_code})
-        elif self._behaviour.answers:
+        elif self._behaviour.answers and not self._socket.exists():
             self._running.enter_context(serve_dockerd(FakeDockerd(self._behaviour.faults), self._socket))
 
     async def _connect(self, stream: ChannelStream) -> None:

@@ -401,6 +401,22 @@ def test_a_client_may_ask_for_the_stop(tmp_path: Path) -> None:
     assert start.status["state"] == "stopped"
 
 
+def test_what_nobody_will_miss_goes_down_without_being_written_out(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    def ask() -> None:
+        with connect(start.record.control) as control:
+            control.open({"kind": "stop", "discard": True})
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            await asyncio.to_thread(ask)
+            await life
+
+    run(scenario())
+    assert start.story[-3:] == ["discarded", "powering off", "powered off"]
+
+
 def test_a_client_may_break_off_a_start(tmp_path: Path) -> None:
     start = start_of(tmp_path, "stops-slowly-and-never-answers")
 

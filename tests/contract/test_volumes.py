@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kata_dind.control import connect
 from kata_dind.errors import DataRootBusy, GuestNotReady, HostError, OverlayRefused, SpecError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.progress import Event
@@ -70,6 +71,17 @@ def test_a_volume_outlives_the_sandbox_that_made_it() -> None:
     assert left() == ["db"]
     assert (volume.used_by(), volume.summary().in_use) == ([], False)
     assert not (volume.directory / "unclean").exists()
+
+
+def test_what_is_in_a_volume_is_written_out_however_it_ends() -> None:
+    sandbox = up(spec_of())
+    log = sandbox.log_path("guest")
+    with connect(sandbox.directory / "control.sock") as control, log.open() as story:
+        control.open({"kind": "stop", "discard": True})
+        wait_until(lambda: sandbox.state == "stopped")
+        lines = story.read().splitlines()
+    assert lines[-1] == "powered off"
+    assert "discarded" not in lines
 
 
 def test_a_sandbox_of_our_own_leaves_its_volume_too() -> None:

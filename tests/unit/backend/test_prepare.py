@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kata_dind.backend import StoredRoot
-from kata_dind.backend.vm.prepare import check_against_host, require_compatible, require_host_tools
+from kata_dind.backend.vm.prepare import (
+    check_against_host,
+    require_compatible,
+    require_host_tools,
+    with_seeds_machine,
+)
 from kata_dind.errors import SpecError, ToolMissing
 from kata_dind.image.store import DindImage
+from kata_dind.seed.store import Seed
 from kata_dind.spec import parse_spec
-from kata_dind.vocabulary import Fallback
+from kata_dind.vocabulary import DataRootKind, Fallback
+from tests.unit.backend.test_plan import plan_of
 
 
 def test_a_modest_request_is_no_complaint(tmp_path: Path) -> None:
@@ -99,3 +107,18 @@ def test_a_fallback_decides_what_dockerd_sees() -> None:
 
 def test_a_volume_that_no_docker_has_written_yet_is_for_any() -> None:
     require_compatible(StoredRoot("work", Path("/volumes/work"), "", ""), image_with("20.10.24"), [])
+
+
+def test_what_a_clone_of_a_named_seed_has_at_a_later_boot(tmp_path: Path) -> None:
+    made_of = parse_spec(
+        name="seed", memory="768M", size="5G", image="dind:bookworm", network="none", dockerd_args=["--debug"]
+    )
+    seed = Seed("web", tmp_path, {"spec": made_of.model_dump(mode="json")})
+    asked = parse_spec(name="demo", seed="web", image="0" * 64, shares=[f"{tmp_path}:/src:ro"], timeout_seconds=170)
+    before = replace(plan_of(DataRootKind.BLOCK), cpus=4, memory_mib=1024, data_root_mib=40960)
+    booted = with_seeds_machine(asked, seed, before)
+    assert (booted.cpus, booted.memory_bytes >> 20, booted.size_bytes >> 20) == (4, 1024, 40960)
+    assert (booted.network, booted.dockerd_args) == ("none", ("--debug",))
+    kept = ("name", "seed", "image", "shares", "timeout_seconds")
+    assert [getattr(booted, field) for field in kept] == [getattr(asked, field) for field in kept]
+    assert not booted.volume
