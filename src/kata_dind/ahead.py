@@ -51,8 +51,10 @@ class Ahead:
 
     async def _warm_up(self, launch: Launch, guest: Guest) -> None:
         """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs."""
+        answer = asyncio.ensure_future(first_answer(guest))
+        await asyncio.sleep(0)  # dockerd thinks about it while the agent renews the guest
         stream = guest.open({**launch.container_request(False), "time": time.time()})
-        await first_answer(guest)
+        await answer
         await first_of(self._renewed.wait(), stream.wait_closed(), guest.ended.wait())
         stream.close()
 

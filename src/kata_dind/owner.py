@@ -156,12 +156,16 @@ class Owner:
         unclean.unlink(missing_ok=True)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
+        answer = asyncio.ensure_future(first_answer(guest))
+        stack.callback(answer.cancel)
+        if self._launch.proven is not None:
+            await asyncio.sleep(0)  # so that dockerd thinks about its answer while the agent renews the guest
         # The HELLO of a cold start has waited for the whole boot, so its clock is late.
         container = guest.open({**self._launch.container_request(check), "time": time.time()})
         await stack.enter_async_context(background(self._follow_container(container)))
         await stack.enter_async_context(self._control_server(guest))
         async with _deadline(self._remaining_seconds(), self._not_ready(guest)):
-            await self._wait_for_dockerd(guest)
+            await self._wait_for_dockerd(guest, answer)
             self._phase("dockerd", "dockerd answers")
             await stack.enter_async_context(self._endpoint_server(guest))
             verdict = await self._prove(guest) if self._launch.proven is None else self._proven(self._launch.proven)
@@ -212,9 +216,8 @@ class Owner:
 
     # --- readiness
 
-    async def _wait_for_dockerd(self, guest: Guest) -> None:
+    async def _wait_for_dockerd(self, guest: Guest, answer: asyncio.Future[None]) -> None:
         """Wait for dockerd's first answer. Raises the reason why there will be none."""
-        answer = asyncio.ensure_future(first_answer(guest))
         waits: list[Any] = [answer]
         if self._launch.proven is not None:
             waits.append(asyncio.ensure_future(self._renewed.wait()))

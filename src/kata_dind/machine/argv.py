@@ -91,10 +91,15 @@ def _kernel(shape: MachineShape) -> list[str]:
     ]  # fmt: skip
 
 
+def _monitor(name: str, fd: int) -> list[str]:
+    return ["-chardev", f"socket,id={name},fd={fd}", "-mon", f"chardev={name},mode=control"]
+
+
 def _wires(wiring: Wiring) -> list[str]:
+    first = [] if wiring.first_fd is None else _monitor("first", wiring.first_fd)
     return [
-        "-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}",
-        "-mon", "chardev=qmp,mode=control",
+        *first,
+        *_monitor("qmp", wiring.qmp_fd),
         "-chardev", f"file,id=console,append=on,path={_escaped(wiring.console)}",
         "-serial", "chardev:console",
         "-object", "rng-builtin,id=entropy",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -229,6 +230,31 @@ class Machine:
         return self.ended.is_set()
 
 
+def _restore_commands(state_fd: int) -> bytes:
+    """Return what lets a QEMU go on from a saved state; it finds them when it starts to listen."""
+    commands = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "migrate-set-capabilities", "arguments": _DEVICES_ALONE},
+        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
+    ]
+    return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+
+
+async def _require_restore(control: socket.socket) -> None:
+    """Hear how QEMU took `_restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
+    heard, taken = b"", 0
+    while taken < 3:
+        data = await asyncio.get_running_loop().sock_recv(control, 1 << 16)
+        if not data:
+            break  # QEMU has ended, which others tell
+        *lines, heard = (heard + data).split(b"\n")
+        for message in map(json.loads, lines):
+            if "error" in message:
+                raise BootFailed("QEMU does not go on from the saved machine", details=message["error"]["desc"])
+            taken += "return" in message
+    control.close()
+
+
 @contextlib.asynccontextmanager
 async def open_machine(
     shape: MachineShape,
@@ -259,25 +285,30 @@ async def open_machine(
     async with contextlib.AsyncExitStack() as stack:
         qmp_ours, qmp_theirs = _socketpair(stack)
         agent_ours, agent_theirs = _socketpair(stack)
-        state_fd = stack.enter_context(state.open("rb")).fileno() if state else None
-        wiring = Wiring(qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd)
-        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, state_fd, memory_fd) if fd is not None]
+        first_ours, first_theirs = _socketpair(stack)
+        first_fd = state_fd = None
+        if state:
+            first_fd, state_fd = first_theirs.fileno(), stack.enter_context(state.open("rb")).fileno()
+            first_ours.send(_restore_commands(state_fd))
+        wiring = Wiring(
+            qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd, first_fd
+        )
+        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, first_fd, state_fd, memory_fd) if fd is not None]
         process, way_out = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )
         from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU is at it
 
-        qmp_theirs.close()  # so that a QEMU that ends is an end of file for us
-        agent_theirs.close()
+        for theirs in (qmp_theirs, agent_theirs, first_theirs):
+            theirs.close()  # so that a QEMU that ends is an end of file for us
         qmp = QMPClient(shape.name)
         channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
         machine = Machine(process, qmp, channel, [log, console], deadlines)  # no event comes before the next await
         try:
             async with asyncio.timeout(30):
                 await qmp.connect(qmp_ours)
-                if state_fd is not None:
-                    await qmp.execute("migrate-set-capabilities", _DEVICES_ALONE)
-                    await qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"})
+                if state:
+                    await _require_restore(first_ours)
         except (QMPError, TimeoutError, OSError) as error:
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error

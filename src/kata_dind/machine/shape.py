@@ -69,3 +69,5 @@ class Wiring:
     """A saved machine's device state, to go on from instead of booting; its memory is the shape's file, or this."""
     memory_fd: int | None = None
     """A file that is the guest's memory and written to, so that another process can see it."""
+    first_fd: int | None = None
+    """A second control socket, for what QEMU is told before anybody listens to it."""

@@ -169,8 +169,11 @@ def test_a_disk_over_another_names_that_one_and_only_reads_it() -> None:
 
 def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() -> None:
     memory = MemoryFile(Path("/seed/memory"), written=False)
-    shape, wiring = replace(SHAPE, memory_file=memory), replace(WIRING, state_fd=11)
+    shape, wiring = replace(SHAPE, memory_file=memory), replace(WIRING, state_fd=11, first_fd=12)
     assert values_of("-incoming", shape, wiring) == ["defer"]
+    # A monitor of its own for what QEMU finds to do when it starts to listen.
+    assert values_of("-mon", shape, wiring) == ["chardev=first,mode=control", "chardev=qmp,mode=control"]
+    assert "socket,id=first,fd=12" in values_of("-chardev", shape, wiring)
     assert values_of("-kernel", shape, wiring) == values_of("-append", shape, wiring) == []
     assert values_of("-object", shape, wiring)[0] == (
         "memory-backend-file,mem-path=/seed/memory,id=ram,size=2048M,share=off"
