@@ -6,11 +6,14 @@ Everything in `__all__` is public; each name is imported on first use, so that `
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from kata_dind.errors import (
         BackendError,
         DataRootError,

@@ -22,7 +22,6 @@ from kata_dind.errors import KataDindError
 from kata_dind.host.channel import ChannelClosed, first_of
 from kata_dind.host.directories import state_directory
 from kata_dind.host.json_files import read_json, write_passing_json
-from kata_dind.owner import first_answer
 from kata_dind.record import new_workshop
 
 logger = logging.getLogger(__name__)
@@ -51,6 +50,8 @@ class Ahead:
 
     async def _warm_up(self, launch: Launch, guest: Guest) -> None:
         """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs."""
+        from kata_dind.owner import first_answer
+
         answer = asyncio.ensure_future(first_answer(guest))
         await asyncio.sleep(0)  # dockerd thinks about it while the agent renews the guest
         stream = guest.open({**launch.container_request(False), "time": time.time()})

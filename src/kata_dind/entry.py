@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from contextlib import AbstractContextManager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 _STARTERS = ("up", "start")
 """Verbs that want a supervisor."""

@@ -9,12 +9,14 @@ import contextlib
 import json
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO
 
-from kata_dind.errors import SandboxError
-from kata_dind.host.process import end_detached, spawn_detached
+from kata_dind.host.detached import Detached
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # nothing is imported here that is not used before the command line is parsed
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import IO
 
 _END_SECONDS = 5.0
 
@@ -25,9 +27,9 @@ class Standby:
     def __init__(self, words: Sequence[str] = ()) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            argv = [sys.executable, "-m", "kata_dind.supervisor", str(theirs.fileno())]
-            # What it has to say before it has a log is for who started it.
-            self._process = spawn_detached(argv, log=None, pass_fds=[theirs.fileno()])
+            # -P: `-m` would look for modules in the user's directory first.
+            argv = [sys.executable, "-P", "-m", "kata_dind.supervisor", str(theirs.fileno())]
+            self._process = Detached(argv, pass_fds=[theirs.fileno()])
         # Not as arguments, which everybody on this host could read for as long as the sandbox runs.
         with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` tells
             self._socket.sendall(json.dumps({"words": list(words)}).encode() + b"\n")
@@ -40,6 +42,8 @@ class Standby:
         try:
             socket.send_fds(self._socket, [json.dumps({"directory": str(directory)}).encode()], list(locks))
         except OSError as error:
+            from kata_dind.errors import SandboxError
+
             raise SandboxError(f"the supervisor ended before it had a sandbox: {error}") from error
         return self._socket.makefile("rb")
 
@@ -50,7 +54,7 @@ class Standby:
     def end(self, *, rung_seconds: float) -> None:
         """End it, and its sandbox, in order; harmless when it has ended."""
         self._socket.close()
-        end_detached(self._process, rung_seconds=rung_seconds)
+        self._process.end(rung_seconds=rung_seconds)
 
 
 _waiting: list[Standby] = []

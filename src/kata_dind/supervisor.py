@@ -11,6 +11,7 @@ nobody reads that before the sandbox is ready, the start is broken off: its star
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -24,7 +25,6 @@ from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import use_small_pages
 from kata_dind.host.progress import Event
-from kata_dind.owner import Owner
 from kata_dind.record import Record
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
         let_go()
         owner.request_stop()
 
+    from kata_dind.owner import Owner
+
     plan = record.read("plan.json")
     launch = load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False, locks=volume_locks)
     owner = Owner(record, await ahead.take(launch), report=report)
@@ -108,6 +110,8 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
 async def _serve(reporter: Reporter, words: list[str]) -> int:
     ahead = start_ahead(words)
     try:
+        await asyncio.sleep(0)
+        importlib.import_module("kata_dind.owner")  # while QEMU starts, if one was
         handed = await _take_over(reporter.fd)
         if handed is None:
             return 0
@@ -136,6 +140,7 @@ async def _serve(reporter: Reporter, words: list[str]) -> int:
 def main() -> int:
     """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
     reporter = Reporter(int(sys.argv[1]))
+    os.chdir("/")
     use_small_pages()
     load_ahead()
     return asyncio.run(_serve(reporter, _hear_words(reporter.fd)))

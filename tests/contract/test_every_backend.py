@@ -21,9 +21,6 @@ from kata_dind.record import sandboxes_directory
 from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
 
-# The supervisor outlives its starter by design, and Popen minds.
-pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-
 
 class Subject(Protocol):
     """A backend under test."""

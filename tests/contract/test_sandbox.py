@@ -32,8 +32,6 @@ from kata_dind.spec import SandboxSpec, parse_spec
 
 pytestmark = [
     pytest.mark.usefixtures("fake_backend"),
-    # The supervisor outlives its starter by design, and Popen minds.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
 ]
 
 UP = """

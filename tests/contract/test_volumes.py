@@ -25,8 +25,6 @@ from tests.contract.test_sandbox import supervisor_of, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("fake_backend"),
-    # The supervisor outlives its starter by design, and Popen minds.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
 ]
 
 

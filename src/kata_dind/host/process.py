@@ -193,41 +193,6 @@ def daemon(
         yield process
 
 
-def spawn_detached(
-    argv: Sequence[str | os.PathLike[str]], *, log: Path | None, pass_fds: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, made to outlive us; the caller waits for what it reports.
-
-    Without a log it speaks on our standard error.
-    """
-    words = [os.fspath(word) for word in argv]
-    logger.debug("detached: %s", shlex.join(words))
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(log.open("ab")) if log else None
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=sink or subprocess.DEVNULL,
-            stderr=sink,
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
-            cwd="/",
-        )
-
-
-def end_detached(popen: subprocess.Popen[bytes], *, rung_seconds: float) -> None:
-    """End a program that `spawn_detached` started: TERM, then KILL, each with its deadline."""
-    for rung in (signal.SIGTERM, signal.SIGKILL):
-        if popen.poll() is None:
-            popen.send_signal(rung)
-        try:
-            popen.wait(timeout=rung_seconds)
-        except subprocess.TimeoutExpired:
-            continue
-        return
-    logger.error("process %d survives SIGKILL", popen.pid)
-
-
 def describe_status(code: int) -> str:
     """Say a return code in words: `exit 3`, or a signal's name."""
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name

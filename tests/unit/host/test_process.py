@@ -16,7 +16,6 @@ from kata_dind.host.process import (
     require_tool,
     run,
     scrubbed_environment,
-    spawn_detached,
     tail,
 )
 
@@ -220,16 +219,6 @@ with daemon(["sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 60"], name="d", l
         child = wait_for_number(tmp_path / "pid", timeout_seconds=20)
         os.kill(process.pid, signal.SIGKILL)
         wait_until_ended(child)
-
-
-def test_a_detached_program_has_a_session_of_its_own(tmp_path: Path) -> None:
-    popen = spawn_detached(["sleep", "60"], log=tmp_path / "log")
-    try:
-        assert os.getsid(popen.pid) == popen.pid
-        assert Path(f"/proc/{popen.pid}/cwd").readlink() == Path("/")
-    finally:
-        popen.kill()
-        popen.wait()
 
 
 def test_statuses_are_said_in_words() -> None:
