@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 
+from tests.memory_limit import explain_no_limit
+
 Probe = Callable[[], str | None]
 """Returns None when the ability is there, else why not."""
 
@@ -106,6 +108,7 @@ PROBES: dict[str, Probe] = {
     "fuse": _fuse,
     "kvm": _kvm,
     "loop": _loop,
+    "memory-limit": explain_no_limit,
     "mmdebstrap": _tool("mmdebstrap", "--version"),
     "netns": _netns,
     "ordinary-user": _ordinary_user,

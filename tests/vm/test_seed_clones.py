@@ -16,6 +16,7 @@ import pytest
 
 from kata_dind.sandbox import list_sandboxes
 from kata_dind.seed.store import Seed, list_seeds, require_seed
+from tests.memory_limit import memory_limit
 from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_until
 
 pytestmark = pytest.mark.requires("qemu")
@@ -49,6 +50,11 @@ def inspect(name: str) -> dict[str, Any]:
 def up(name: str, *options: str) -> SandboxDriver:
     succeed("up", name, "--seed", SEED, *options)
     return SandboxDriver(name)
+
+
+def child_of(pid: int, command: bytes) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(child) for child in children if command in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -113,12 +119,25 @@ def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, v
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
     pid = clone.supervisor_pid
     if victim == "qemu":
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pid = next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
+        pid = child_of(pid, b"qemu-system")
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: states()["clone-0"] == "crashed", what="the end of the clone")
     succeed("start", "clone-0")
     assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
+
+
+@pytest.mark.requires("root", "memory-limit")
+def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_others_live(seed: Seed) -> None:
+    clone, other = up("clone-0"), up("clone-1")
+    qemu = child_of(clone.supervisor_pid, b"qemu-system")
+    with memory_limit(64) as members:
+        members.write_text(str(qemu))
+        kata_dind("exec", "clone-0", "--", "sh", "-c", "head -c 400M /dev/zero >/dev/shm/much")
+        wait_until(lambda: states()["clone-0"] == "crashed", what="the end of the clone")
+    assert "has run out of memory" in inspect("clone-0")["error"]["summary"]
+    assert other.succeed("docker version --format '{{.Server.Version}}'")
+    succeed("start", "clone-0")
+    assert states() == {"clone-0": "running", "clone-1": "running"}
 
 
 def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed, tmp_path: Path) -> None:

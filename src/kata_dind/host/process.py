@@ -131,13 +131,17 @@ class Daemon(Process):
         super().__init__(popen)
         self.name = name
         self.log = log
+        self._out_of_memory_before = _times_out_of_memory()
 
     def describe_end(self) -> str:
         """Say how the program ended, with its log's last lines."""
         code = self.returncode()
         if code is None:
             return f"{self.name} still runs"
-        return f"{self.name} ended ({describe_status(code)})\n{tail(self.log)}".rstrip()
+        how = describe_status(code)
+        if code == -signal.SIGKILL and _times_out_of_memory() > self._out_of_memory_before:
+            how = f"{how}: this host, or the control group that it is in, has run out of memory"
+        return f"{self.name} ended ({how})\n{tail(self.log)}".rstrip()
 
 
 def run(
@@ -191,6 +195,15 @@ def daemon(
         popen = _popen(words, stdin=subprocess.DEVNULL, sink=sink, pass_fds=pass_fds)
     with _reaped(popen, name=name), _stopped(Daemon(name, popen, log), rung_seconds=rung_seconds) as process:
         yield process
+
+
+def _times_out_of_memory() -> int:
+    """Return how many processes this host has killed for want of memory. Source: mm/oom_kill.c, OOM_KILL."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def describe_status(code: int) -> str:

@@ -18,6 +18,7 @@ from kata_dind.host.process import (
     scrubbed_environment,
     tail,
 )
+from tests.memory_limit import memory_limit
 
 
 def is_running(pid: int) -> bool:
@@ -219,6 +220,25 @@ with daemon(["sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 60"], name="d", l
         child = wait_for_number(tmp_path / "pid", timeout_seconds=20)
         os.kill(process.pid, signal.SIGKILL)
         wait_until_ended(child)
+
+
+@pytest.mark.requires("root", "memory-limit")
+def test_a_daemon_that_was_killed_for_want_of_memory_is_told_so(tmp_path: Path) -> None:
+    hungry = "b'x' * (200 << 20)"
+    with memory_limit(32) as members:
+        argv = ["sh", "-c", f'echo $$ >{members}; exec "$0" -c "$1"', sys.executable, hungry]
+        with daemon(argv, name="hungry", log=tmp_path / "log") as process:
+            assert process.ended(within_seconds=20)
+            assert process.describe_end() == (
+                "hungry ended (SIGKILL: this host, or the control group that it is in, has run out of memory)"
+            )
+
+
+def test_one_that_was_killed_otherwise_is_not(tmp_path: Path) -> None:
+    with daemon(["sleep", "60"], name="sleeper", log=tmp_path / "log") as process:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.ended(within_seconds=20)
+        assert process.describe_end() == "sleeper ended (SIGKILL)"
 
 
 def test_statuses_are_said_in_words() -> None:
