@@ -37,14 +37,17 @@ class ChannelStream:
         self._incoming: deque[Frame] = deque()
         self._arrived = asyncio.Event()
         self._credit = asyncio.Event()
+        self._lost = False
         self.result: dict[str, Any] | None = None
 
     async def receive(self) -> Frame | None:
         """Return the next DATA, END or CONTROL frame, None when the stream is closed.
 
-        Raises ChannelClosed when the channel broke before the stream was closed.
+        Raises ChannelClosed when the channel broke, or began anew, before the stream was closed.
         """
         while not self._incoming:
+            if self._lost:
+                raise ChannelClosed("the channel has begun anew")
             if self.result is not None:
                 return None
             self._channel.raise_if_lost()
@@ -101,6 +104,12 @@ class ChannelStream:
             self._incoming.append(frame)
         self.wake()
 
+    def lose(self) -> None:
+        """Take note that the channel begins anew, without this stream (the channel's part)."""
+        self._lost = self.result is None
+        self.result = self.result if self.result is not None else {}
+        self.wake()
+
     def wake(self) -> None:
         """Let whoever waits look again."""
         self._arrived.set()
@@ -122,11 +131,27 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._cause: Exception | None = None
+        self._hushed = False
 
     def begin(self) -> None:
-        """Send the host's HELLO, with the clock that the guest should take."""
+        """Send the host's HELLO, with the clock that the guest should take; streams that there were are lost.
+
+        `agreed` is set again once the guest has answered.
+        """
+        self.agreed.clear()
+        for stream in self._streams.values():
+            stream.lose()
+        self._streams.clear()
         self.mux.hello(os.urandom(8).hex(), time=time.time())
+        self._hushed = False
         self.flush()
+
+    def hush(self) -> None:
+        """Send nothing after what was sent by now, until the channel begins anew.
+
+        A guest that is saved in the middle of a frame would take the HELLO that it is told later for the frame's rest.
+        """
+        self._hushed = True
 
     def open(self, request: dict[str, Any]) -> ChannelStream:
         """Open a stream. Raises ChannelClosed when the channel is gone, ValueError for a request above 32 KiB."""
@@ -154,8 +179,8 @@ class Channel(asyncio.Protocol):
         self.raise_if_lost()
 
     def flush(self) -> None:
-        """Hand what the mux holds to the socket, unless that is closed."""
-        if self._transport is None or self._transport.is_closing():
+        """Hand what the mux holds to the socket, unless that is closed or nothing is to be sent."""
+        if self._transport is None or self._transport.is_closing() or self._hushed:
             return
         while data := self.mux.peek():
             self.mux.took(len(data))

@@ -195,6 +195,47 @@ def test_everybody_who_waits_learns_that_the_channel_is_lost() -> None:
     run(scenario())
 
 
+def test_a_channel_that_begins_anew_loses_its_streams_and_no_later_one_is_taken_for_them() -> None:
+    async def scenario() -> None:
+        async with open_pair(echo) as (host, _):
+            old = host.open({})
+            waiting = asyncio.ensure_future(old.receive())
+            await asyncio.sleep(0)
+            host.begin()
+            assert not host.agreed.is_set()
+            with pytest.raises(ChannelClosed, match="begun anew"):
+                await waiting
+            await host.agreed.wait()
+            new = host.open({})
+            await old.send(b"dropped")
+            old.end()
+            old.close()
+            assert await round_trip(new, b"answered") == b"answered"
+
+    run(scenario())
+
+
+def test_a_hushed_channel_sends_nothing_until_it_begins_anew() -> None:
+    async def scenario() -> None:
+        opened: list[dict[str, Any]] = []
+
+        async def note(stream: ChannelStream, request: dict[str, Any]) -> None:
+            opened.append(request)
+            stream.close({"request": request["number"]})
+
+        async with open_pair(note) as (host, _):
+            before = host.open({"number": 1})
+            host.hush()
+            host.open({"number": 2})
+            assert await before.wait_closed() == {"request": 1}
+            await asyncio.sleep(0.05)
+            host.begin()
+            assert await host.open({"number": 3}).wait_closed() == {"request": 3}
+            assert [request["number"] for request in opened] == [1, 3]
+
+    run(scenario())
+
+
 def test_what_has_arrived_before_a_loss_can_still_be_read() -> None:
     async def talk(stream: ChannelStream, _request: dict[str, Any]) -> None:
         await stream.send(b"last words")

@@ -121,7 +121,7 @@ class Mux:
     # --- outgoing
 
     def hello(self, epoch: str, **fields: Any) -> None:
-        """Begin (host) an epoch; streams of an earlier one are forgotten."""
+        """Begin (host) an epoch; streams of an earlier one are forgotten, and their numbers not used again."""
         self._reset(epoch)
         self._agreed = not self._is_host
         self._put(HELLO, EVENTS, _dump({"version": VERSION, "epoch": epoch, **fields}))
@@ -248,7 +248,6 @@ class Mux:
         self._epoch = epoch
         self._streams.clear()
         self._out.clear()
-        self._next = 1
 
     def _put(self, kind: int, stream: int, payload: bytes = b"", substream: int = 0) -> None:
         if len(payload) > MAX_PAYLOAD_BYTES:
