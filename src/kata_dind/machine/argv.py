@@ -71,6 +71,8 @@ def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
         kind, share = f"file,mem-path={_escaped(shape.memory_file.path)}", shape.memory_file.written
     elif wiring.memory_fd is not None:
         kind = f"file,mem-path=/proc/self/fd/{wiring.memory_fd}"  # memory-backend-memfd takes no descriptor
+    elif wiring.state_fd is not None:
+        kind = "ram"  # QEMU looks at each page before it reads zeros into it, which in a memfd makes a page of it
     return [
         "-smp", f"{shape.cpus},maxcpus={shape.most_cpus}" if shape.most_cpus else str(shape.cpus),
         "-m", f"{shape.memory_mib}M" + (f",slots=1,maxmem={shape.most_memory_mib}M" if shape.most_memory_mib else ""),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, NoSpace, SandboxError
 from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
+from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
 from kata_dind.machine.argv import SHARE_TAG, machine_argv, node_name
 from kata_dind.machine.network import Isolation, isolated_daemon
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_DEVICES_ALONE = {"capabilities": [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]}
-"""Memory that is a file is not part of the saved state. Source: qapi/migration.json."""
+_NO_LIMIT = {"max-bandwidth": 1 << 40}
+"""QEMU would be considerate of a network: 128 MiB a second."""
+
+_HOLD_SECONDS = 300.0
+"""For the guest to write everything out, which may be a fifth of its memory, on a slow disk."""
+
+_GO_ON_SECONDS = 10.0
+
+
+def _saved_parts(*, memory: bool) -> dict[str, Any]:
+    """Return QEMU's setting of what a saved state has beside the devices'. Source: qapi/migration.json."""
+    states = {"events": True, "x-ignore-shared": not memory}
+    return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,12 @@ class Machine:
         """Set when the machine has ended with its state on file, from which it goes on."""
         self.paused = asyncio.Event()
         """Set while the guest stands still because the host's disk is full."""
+        self._migrated = asyncio.Event()
+        """Set when a state has been written or read, or could not be."""
+        self._migration = ""
+        """How that went: `completed` or `failed`."""
+        self._still = asyncio.Lock()
+        """Held while the guest stands still to be saved, so that nobody else lets it go on, or ends it."""
         asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
 
     def _process_ended(self) -> None:
@@ -92,43 +110,132 @@ class Machine:
             self.paused.set()
         return False  # nothing to queue
 
+    def heard_migration(self, event: Any) -> bool:
+        """Take note of a MIGRATION event that is the last of its kind. Source: qapi/migration.json."""
+        if event["data"]["status"] in ("completed", "failed"):
+            self._migration = event["data"]["status"]
+            self._migrated.set()
+        return False  # nothing to queue
+
+    async def ask_for_migration(self) -> None:
+        """Take note of a migration that ended before anybody heard its events."""
+        status = cast(dict[str, Any], await self._qmp.execute("query-migrate")).get("status")
+        if status in ("completed", "failed"):
+            self.heard_migration({"data": {"status": status}})
+
     async def pause(self) -> None:
-        """Let the guest stand still."""
-        self.paused.set()
-        await self._execute("stop")
+        """Let the guest stand still; one that is being saved does."""
+        if not self._still.locked():
+            self.paused.set()
+            await self._execute("stop")
 
     async def resume(self) -> None:
-        """Let the guest go on, and repeat the writes that it was paused for; one that fails again pauses it again."""
-        self.paused.clear()
-        await self._execute("cont")
+        """Let the guest go on, and repeat the writes that it was paused for; one that fails again pauses it again.
+
+        A guest that is being saved goes on by itself if it can't be.
+        """
+        if not self._still.locked():
+            self.paused.clear()
+            await self._execute("cont")
 
     async def save(self, state: Path, *, hold: dict[str, Any]) -> None:
         """End the machine with its devices' state in a file; its memory is in the shape's, which it must write to.
 
         Its disks are as they are, mounted. `hold` is what tells the agent. Raises SandboxError when QEMU can't.
         """
+        async with self._still:
+            await self._hold(hold)
+            await self._write_state(state, memory=False)
+            await self._end_saved()
+
+    async def suspend(self, state: Path, *, hold: dict[str, Any], commit: Callable[[], None]) -> None:
+        """End the machine with its memory and its devices' state in a file. `commit` blocks until all of it is safe.
+
+        Its disks are as they are, mounted. `hold` is what tells the agent. Raises what `commit` raises, and NoSpace or
+        SandboxError when QEMU can't: then the guest goes on, with a channel that has begun anew; where it can't, raises
+        AbnormalShutdown.
+        """
+        async with self._still:
+            if self.paused.is_set():
+                raise SandboxError("the guest is paused, since the host's disk is full")
+            try:
+                await self._hold(hold)
+                await self._command("stop")
+                await self._write_state(state, memory=True)
+                await asyncio.to_thread(commit)
+            except BaseException as error:
+                _remove(state)  # before the guest needs the room
+                await self._go_on(error)
+                raise
+            await self._end_saved()
+
+    async def _hold(self, request: dict[str, Any]) -> None:
+        stream = self.channel.open(request)
+        self.channel.hush()
+        answer = asyncio.ensure_future(stream.wait_closed())
+        try:
+            async with asyncio.timeout(_HOLD_SECONDS):
+                await first_of(asyncio.wait([answer]), self.paused.wait())
+            if not answer.done():
+                raise SandboxError("the guest was paused, since the host's disk is full")
+            if "error" in (result := answer.result()):
+                raise SandboxError(f"the guest could not be held still: {result['error']}")
+        except TimeoutError as error:
+            raise SandboxError(f"the guest did not hold still within {_HOLD_SECONDS:g} s") from error
+        except ChannelClosed as error:
+            raise SandboxError("the guest is gone", details=self.evidence()) from error
+        finally:
+            answer.cancel()
+
+    async def _write_state(self, state: Path, *, memory: bool) -> None:
         from qemu.qmp import QMPError
 
-        answer = await self.channel.open(hold).wait_closed()
-        if "error" in answer:
-            raise SandboxError(f"the guest could not be held still: {answer['error']}")
         try:
-            with state.open("xb") as file, self._qmp.listener("MIGRATION") as migration:
+            with state.open("xb") as file:
                 self._qmp.send_fd_scm(file.fileno())
                 await self._qmp.execute("getfd", {"fdname": "state"})
-                await self._qmp.execute("migrate-set-capabilities", _DEVICES_ALONE)
+                await self._qmp.execute("migrate-set-capabilities", _saved_parts(memory=memory))
+                await self._qmp.execute("migrate-set-parameters", _NO_LIMIT)
+                self._migrated.clear()
                 await self._qmp.execute("migrate", {"uri": "fd:state"})
-                status = ""
-                while status not in ("completed", "failed"):
-                    status = cast(dict[str, Any], (await migration.get())["data"])["status"]
-                if status == "failed":
+                await first_of(self._migrated.wait(), self.ended.wait())
+                if not self._migrated.is_set():
+                    raise SandboxError("QEMU ended while it saved the machine", details=self.evidence())
+                if self._migration == "failed":
                     info = cast(dict[str, Any], await self._qmp.execute("query-migrate"))
-                    raise SandboxError(f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}")
-                self.saved = True
-                await self._qmp.execute("quit")
+                    why = f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}"
+                    raise NoSpace(why) if is_full(state.parent) else SandboxError(why)
         except (QMPError, OSError) as error:
             raise SandboxError(f"QEMU could not save the machine: {error}", details=self.evidence()) from error
+
+    async def _end_saved(self) -> None:
+        self.saved = True
+        await self._execute("quit")
         await self.ended.wait()
+
+    async def _go_on(self, why: BaseException) -> None:
+        """Let a guest that was to be saved go on. Raises AbnormalShutdown when it can't."""
+        try:
+            async with asyncio.timeout(_GO_ON_SECONDS):
+                self.paused.clear()
+                await self._command("migrate_cancel")  # harmless when there is nothing to cancel
+                await self._command("cont")
+                self.channel.begin()
+                await first_of(self.channel.agreed.wait(), self.ended.wait(), self.paused.wait())
+        except (TimeoutError, SandboxError) as error:
+            raise AbnormalShutdown(f"the sandbox could neither be saved nor go on: {why}", details=str(error)) from why
+        if self.ended.is_set():
+            raise AbnormalShutdown(f"QEMU ended while it was saved: {why}", details=self.evidence()) from why
+
+    async def wait_until_loaded(self, *, timeout_seconds: float) -> None:
+        """Wait until QEMU has read all of a state that has the memory in it. Raises BootFailed when it can't."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await first_of(self._migrated.wait(), self.ended.wait())
+        except TimeoutError as error:
+            raise BootFailed(f"QEMU did not read the saved state within {timeout_seconds:g} s") from error
+        if self._migration != "completed":
+            raise BootFailed("QEMU could not read the saved state", details=self.evidence())
 
     async def plug_share(self, virtiofsd_socket: Path) -> None:
         """Give a running machine, whose memory is a shared file, its shared directory. Raises HostError."""
@@ -177,12 +284,18 @@ class Machine:
                           hint="use a smaller --size") from error  # fmt: skip
 
     async def _execute(self, command: str) -> None:
+        try:
+            await self._command(command)
+        except SandboxError as error:  # QEMU has ended, which `ended` tells
+            logger.warning("qmp: %s: %s", command, error.summary)
+
+    async def _command(self, command: str) -> None:
         from qemu.qmp import QMPError
 
         try:
             await self._qmp.execute(command)
-        except QMPError as error:  # QEMU has ended, which `ended` tells
-            logger.warning("qmp: %s: %s", command, error)
+        except QMPError as error:
+            raise SandboxError(f"QEMU refused '{command}': {error}") from error
 
     def evidence(self) -> str:
         """Return how QEMU ended, if it did, and the last lines of the machine's logs."""
@@ -195,6 +308,8 @@ class Machine:
 
         Raises AbnormalShutdown when the guest had to be cut off.
         """
+        async with self._still:  # what is being saved is saved, or goes on, before it goes down
+            pass
         if self.saved:
             await self.ended.wait()
             return
@@ -230,11 +345,11 @@ class Machine:
         return self.ended.is_set()
 
 
-def _restore_commands(state_fd: int) -> bytes:
+def _restore_commands(state_fd: int, *, memory: bool) -> bytes:
     """Return what lets a QEMU go on from a saved state; it finds them when it starts to listen."""
     commands = [
         {"execute": "qmp_capabilities"},
-        {"execute": "migrate-set-capabilities", "arguments": _DEVICES_ALONE},
+        {"execute": "migrate-set-capabilities", "arguments": _saved_parts(memory=memory)},
         {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
     ]
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
@@ -271,7 +386,8 @@ async def open_machine(
     """Start QEMU, which inherits `pass_fds`, for the length of the block; the guest is told to go down before QEMU is.
 
     With `state`, which `Machine.save` has written, the machine goes on from there instead of booting; its memory is the
-    shape's file, or that of `memory_fd`.
+    shape's file, or that of `memory_fd`. With neither, it is a state of `Machine.suspend`, which has the memory in it,
+    and the guest stands still until `wait_until_loaded` and `resume`.
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
@@ -289,7 +405,8 @@ async def open_machine(
         first_fd = state_fd = None
         if state:
             first_fd, state_fd = first_theirs.fileno(), stack.enter_context(state.open("rb")).fileno()
-            first_ours.send(_restore_commands(state_fd))
+            with_memory = memory_fd is None and shape.memory_file is None
+            first_ours.send(_restore_commands(state_fd, memory=with_memory))
         wiring = Wiring(
             qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd, first_fd
         )
@@ -306,9 +423,11 @@ async def open_machine(
         machine = Machine(process, qmp, channel, [log, console], deadlines)  # no event comes before the next await
         try:
             async with asyncio.timeout(30):
+                qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 await qmp.connect(qmp_ours)
                 if state:
                     await _require_restore(first_ours)
+                    await machine.ask_for_migration()
         except (QMPError, TimeoutError, OSError) as error:
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error
@@ -317,6 +436,10 @@ async def open_machine(
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine))
         yield machine
+
+
+def _remove(state: Path) -> None:
+    state.unlink(missing_ok=True)
 
 
 def _place_of_cpu(place: dict[str, Any]) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ class MachineShape:
     network: bool = True
     shared_directory: bool = False
     memory_file: MemoryFile | None = None
-    """None for memory without a file, which can be neither saved nor cloned."""
+    """None for memory without a file, which can't be cloned."""
     hotplug_ports: int = 4
     most_cpus: int = 0
     """How many processors it may get while it runs; 0 for no more than it has."""
@@ -66,7 +66,8 @@ class Wiring:
     console: Path
     virtiofsd_socket: Path | None = None
     state_fd: int | None = None
-    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file, or this."""
+    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file, `memory_fd`, or
+    in this, too."""
     memory_fd: int | None = None
     """A file that is the guest's memory and written to, so that another process can see it."""
     first_fd: int | None = None

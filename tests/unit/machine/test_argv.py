@@ -180,6 +180,12 @@ def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() ->
     )
 
 
+def test_a_machine_whose_memory_is_in_its_state_has_none_that_zeros_would_fill() -> None:
+    wiring = replace(WIRING, state_fd=9)
+    assert values_of("-object", SHAPE, wiring)[0] == "memory-backend-ram,id=ram,size=2048M,share=off"
+    assert values_of("-incoming", SHAPE, wiring) == ["defer"]
+
+
 def test_a_machine_that_is_to_be_saved_writes_to_its_memory_file() -> None:
     memory = MemoryFile(Path("/state/demo/memory"), written=True)
     assert values_of("-object", replace(SHAPE, memory_file=memory))[0].endswith(",share=on")

@@ -45,5 +45,6 @@ def test_a_qemu_that_ends_is_for_others_to_tell() -> None:
 
 
 def test_the_commands_are_a_line_each() -> None:
-    assert [line[:12] for line in _restore_commands(11).splitlines()] == [b'{"execute": '] * 3
-    assert b'"fd:11"' in _restore_commands(11)
+    commands = _restore_commands(11, memory=True)
+    assert [line[:12] for line in commands.splitlines()] == [b'{"execute": '] * 3
+    assert b'"fd:11"' in commands
