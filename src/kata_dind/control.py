@@ -138,6 +138,21 @@ def connect(path: Path) -> Iterator[Control]:
         yield control
 
 
+def ask(path: Path, request: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+    """Ask for something and return the answer.
+
+    Raises GuestNotReady when the sandbox ends without one, or the time is over; what was asked for goes on then.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    with connect(path) as control:
+        control.open(request)
+        while True:
+            _wait_readable(control.fd, deadline, "what was asked for takes longer, and goes on")
+            for frame in control.receive():
+                if frame.kind == protocol.CLOSE:
+                    return protocol.load_message(frame.payload)
+
+
 def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_seconds: float) -> ExecResult:
     """Run a command with given input and return what it printed.
 
@@ -272,11 +287,11 @@ def _exit_code(result: dict[str, Any]) -> int:
     return code if isinstance(code, int) and 0 <= code <= 255 else _LOST_EXIT_CODE
 
 
-def _wait_readable(fd: int, deadline: float) -> None:
+def _wait_readable(fd: int, deadline: float, late: str = "the command in the guest did not end in time") -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise GuestNotReady("the command in the guest did not end in time")
+            raise GuestNotReady(late)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from kata_dind.errors import (
     NoSpace,
     OverlayRefused,
     SandboxError,
+    SpecError,
     VerdictFailed,
 )
 from kata_dind.guest.agent import protocol
@@ -39,7 +40,6 @@ from kata_dind.host.channel import (
     Channel,
     ChannelClosed,
     ChannelStream,
-    background,
     first_of,
     relay_connection,
     relay_streams,
@@ -73,6 +73,7 @@ class Owner:
         self._launch = launch
         self._report = report
         self._started = time.monotonic() if started is None else started
+        self._dockerd_log = RotatingLog(record.log_path("dockerd"), limit_bytes=LOG_LIMIT_BYTES)
         self._phases: list[dict[str, Any]] = []
         self._earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
         self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
@@ -81,10 +82,14 @@ class Owner:
         self._ready = False
         self._guest: Guest | None = None
         self._saved = False
+        self._suspending: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
         self._renewed = asyncio.Event()
         self._stop = asyncio.Event()
         self._going_down = False
         self._connections: set[asyncio.Task[None]] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        """What carries a client's connection to the guest."""
         self._container_ended = asyncio.Event()
         self._container_code: int | None = None
         self._complaint: dict[str, str] | None = None
@@ -136,6 +141,44 @@ class Owner:
         self._going_down = self._saved = True
         await self._guest.save()
 
+    async def suspend(self) -> None:
+        """Stop a running sandbox with its state saved; clients are hung up on.
+
+        Raises, with nothing done, SpecError for one that can't be saved, SandboxError for one that does not run; else
+        what made it fail: then the sandbox goes on, or, as AbnormalShutdown, is stopped.
+        """
+        guest, name = self._guest, self._record.name
+        why = "it is removed when its owner ends" if self._record.ephemeral.exists() else self._launch.unsavable
+        if why:
+            raise SpecError(f"--save: the state of '{name}' can't be saved: {why}", hint=f"kata-dind stop {name}")
+        if guest is None or self._going_down or self._stop.is_set() or self._suspending is not None:
+            raise SandboxError(f"the sandbox '{name}' is {self._state}")
+        self._suspending = asyncio.ensure_future(self._suspend(guest))
+        await asyncio.shield(self._suspending)  # whoever asked may be gone before the end
+
+    async def _suspend(self, guest: Guest) -> None:
+        self._set_state("stopping")
+        try:
+            await self._hang_up()
+            await guest.suspend({name: self._status.get(name) for name in ("verdict", "data_root", "kernel")}
+                                | {"warnings": self._warnings})  # fmt: skip
+        except AbnormalShutdown:
+            self._stop.set()
+            raise
+        except BaseException:
+            if not guest.ended.is_set() and not self._stop.is_set():
+                self._go_on(guest)
+            raise
+        else:
+            self._saved = True
+        finally:
+            self._suspending = None
+
+    def _go_on(self, guest: Guest) -> None:
+        """Serve a guest that could not be saved, and that knows nobody any more."""
+        self._follow(guest, check=False)
+        self._set_state("running")
+
     # --- start, serve, stop
 
     async def _run(self) -> None:
@@ -153,16 +196,19 @@ class Owner:
                 raise await _guest_gone(guest) from error
             finally:
                 self._going_down = True
-        unclean.unlink(missing_ok=True)
+        if not self._saved:  # a saved guest's file systems are mounted, should it have to boot after all
+            unclean.unlink(missing_ok=True)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, guest: Guest, *, check: bool) -> None:
+        if self._launch.proven is not None and "dockerd_log" in self._launch.proven:
+            # What it said before it was saved.
+            self._dockerd_log.write(f"{self._launch.proven['dockerd_log']}\n".encode())
         answer = asyncio.ensure_future(first_answer(guest))
         stack.callback(answer.cancel)
         if self._launch.proven is not None:
             await asyncio.sleep(0)  # so that dockerd thinks about its answer while the agent renews the guest
-        # The HELLO of a cold start has waited for the whole boot, so its clock is late.
-        container = guest.open({**self._launch.container_request(check), "time": time.time()})
-        await stack.enter_async_context(background(self._follow_container(container)))
+        self._follow(guest, check=check)
+        stack.push_async_callback(self._unfollow)
         await stack.enter_async_context(self._control_server(guest))
         async with _deadline(self._remaining_seconds(), self._not_ready(guest)):
             await self._wait_for_dockerd(guest, answer)
@@ -175,6 +221,8 @@ class Owner:
         self._guest = guest
         self._become_ready(verdict)
         await first_of(self._stop.wait(), guest.ended.wait(), self._container_ended.wait())
+        if self._suspending is not None:
+            await asyncio.wait([self._suspending])
         self._set_state("stopping")
         if not self._stop.is_set() and not self._saved:
             raise self._sudden_end(guest)
@@ -291,7 +339,7 @@ class Owner:
 
     def _guest_event(self, message: dict[str, Any]) -> None:
         if message.get("event") == "agent" and self._launch.proven is not None:
-            self._phase("machine", "the machine goes on from its seed")
+            self._phase("machine", f"the machine goes on from {self._launch.goes_on_from}")
         elif message.get("event") == "shared":
             self._phase("shares", "the shares are mounted")
         elif message.get("event") == "memory":
@@ -300,7 +348,7 @@ class Owner:
             self._phase("processors", "the further processors have started")
         elif message.get("event") == "grown":
             self._phase("growth", "the data root has grown")
-        elif message.get("event") == "renewed":
+        elif message.get("event") == "renewed" and not self._ready:
             self._status["check_seconds"] = _seconds_of(message, "check_seconds")
             self._status["data_root"] = {"size_bytes": message.get("size_bytes")}
             self._phase("renewal", "the machine has become its own")
@@ -326,12 +374,20 @@ class Owner:
             self._going_down = True
             self._task.cancel()
 
+    def _follow(self, guest: Guest, *, check: bool) -> None:
+        """Ask the guest for its container, and follow that from here on."""
+        # The HELLO of a cold start has waited for the whole boot, so its clock is late.
+        container = guest.open({**self._launch.container_request(check), "time": time.time()})
+        self._follower = asyncio.ensure_future(self._follow_container(container))
+
+    async def _unfollow(self) -> None:
+        assert self._follower is not None
+        self._follower.cancel()
+        await asyncio.gather(self._follower, return_exceptions=True)
+
     async def _follow_container(self, container: ChannelStream) -> None:
         """Write what the container says to dockerd.log, and listen to the guest entrypoint."""
-        log = RotatingLog(self._record.log_path("dockerd"), limit_bytes=LOG_LIMIT_BYTES)
-        if self._launch.proven is not None:
-            log.write(f"{self._launch.proven['dockerd_log']}\n".encode())  # what it said before it was saved
-        lines = LineSplitter()
+        log, lines = self._dockerd_log, LineSplitter()
         try:
             while (frame := await container.receive()) is not None:
                 if frame.kind == protocol.DATA:
@@ -339,7 +395,7 @@ class Owner:
                     for line in lines.feed(frame.payload) if frame.substream == protocol.ERROR else ():
                         self._hear(line)
         except ChannelClosed:
-            return  # the guest's end is reported by itself
+            return  # the guest's end is reported by itself, or it could not be saved and has another follower
         result = container.result or {}
         self._container_code = result.get("exit_code")
         if "error" in result:
@@ -373,7 +429,9 @@ class Owner:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._keep(asyncio.current_task())
             try:
-                await relay_connection(reader, writer, guest.open({"kind": "docker"}))
+                if self._suspending is None:
+                    with self._relaying():
+                        await relay_connection(reader, writer, guest.open({"kind": "docker"}))
             except ChannelClosed:
                 pass  # the guest went a moment ago
             finally:
@@ -386,13 +444,18 @@ class Owner:
     @contextlib.asynccontextmanager
     async def _control_server(self, guest: Guest) -> AsyncIterator[None]:
         async def serve(stream: ChannelStream, request: dict[str, Any]) -> None:
-            if request.get("kind") == "stop":
+            if request.get("kind") == "stop" and request.get("save"):
+                stream.close(await self._answer_suspend())
+            elif request.get("kind") == "stop":
                 stream.close({})
                 if request.get("discard") and self._volume is None:
                     guest.discard()
                 self.request_stop()
+            elif request.get("kind") == "exec" and self._suspending is not None:
+                stream.close({"error": "the sandbox is being saved"})
             elif request.get("kind") == "exec":
-                await relay_streams(stream, guest.open(request))
+                with self._relaying():
+                    await relay_streams(stream, guest.open(request))
             else:
                 stream.close({"error": f"unknown request {request.get('kind')!r}"})
 
@@ -406,6 +469,30 @@ class Owner:
         )
         async with _published(server, self._record.control):
             yield
+
+    async def _answer_suspend(self) -> dict[str, Any]:
+        try:
+            await self.suspend()
+        except KataDindError as error:
+            return error.as_fields()
+        return {}
+
+    @contextlib.contextmanager
+    def _relaying(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        try:
+            yield
+        finally:
+            self._relays.discard(task)
+
+    async def _hang_up(self) -> None:
+        """End what clients have going on in the guest."""
+        relays = [*self._relays]
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
     def _keep(self, connection: asyncio.Task[None] | None) -> None:
         assert connection is not None
@@ -435,6 +522,10 @@ class Owner:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
+
+    @property
+    def _state(self) -> str:
+        return str(self._status["state"])
 
     def _set_state(self, state: str) -> None:
         self._status["state"] = state

@@ -145,6 +145,7 @@ class Sandbox:
             "error": status.get("error"),
             "created": self._created(),
             "uptime_seconds": self._uptime(status),
+            "saved_state": self._saved_state(plan.get("backend")),
             "disk_bytes": allocated_bytes(self.directory),
         }
 
@@ -214,12 +215,34 @@ class Sandbox:
         request = exec_request(argv, where, environment, cwd)
         return capture(self._record.control, request, stdin=input, timeout_seconds=timeout_seconds)
 
-    def stop(self, *, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
+    def stop(self, *, save: bool = False, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
         """Stop the sandbox in order: dockerd, its file systems, the machine. Harmless when it does not run.
+
+        With `save` nothing in it ends: its memory goes to the disk, and its next start goes on from there. Raises
+        SpecError for a sandbox that can't be saved, NoSpace or SandboxError for one that could not; then it runs on.
 
         Raises SandboxError when the owner does not end in time; `remove(force=True)` ends it anyway.
         """
-        self._end({"kind": "stop"}, timeout_seconds=timeout_seconds, report=report)
+        if save:
+            self._suspend(timeout_seconds=timeout_seconds, report=report)
+        else:
+            self._end({"kind": "stop"}, timeout_seconds=timeout_seconds, report=report)
+
+    def _suspend(self, *, timeout_seconds: float, report: Report) -> None:
+        from kata_dind.control import ask
+
+        if not self._record.is_owned():
+            raise SpecError(f"--save: the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
+        started = time.monotonic()
+        report(Event("save", f"saving {self.name}"))
+        answer = ask(self._record.control, {"kind": "stop", "save": True}, timeout_seconds=timeout_seconds)
+        if "error" in answer:
+            raise error_from_fields(answer)
+        if not self._wait_until_free(timeout_seconds):
+            raise SandboxError(
+                f"the sandbox '{self.name}' is saved, but does not end", hint=f"kata-dind rm --force {self.name}"
+            )
+        report(Event("save", f"{self.name} is stopped, with its state saved", time.monotonic() - started))
 
     def _end(self, request: dict[str, Any], *, timeout_seconds: float, report: Report) -> None:
         from kata_dind.control import connect
@@ -302,6 +325,11 @@ class Sandbox:
             return f"the file system of {self.directory} is full"
         return status.get("problem")
 
+    def _saved_state(self, backend: str | None) -> dict[str, Any] | None:
+        from kata_dind.backend import load_backend
+
+        return load_backend(backend).saved_state(self.directory) if backend and not self._record.is_owned() else None
+
     def _uptime(self, status: dict[str, Any]) -> float | None:
         return time.time() - float(status["started_at"]) if self.state == "running" else None
 
@@ -317,7 +345,10 @@ def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> 
 
 
 def start(name: str, *, report: Report = silent, source: Source = None) -> Sandbox:
-    """Start a stopped or crashed sandbox again, with its image, its layer and its data root as they were left."""
+    """Start a stopped or crashed sandbox again, with its image, its layer and its data root as they were left.
+
+    One whose state was saved goes on where it was.
+    """
     from kata_dind.spec import parse_spec
 
     sandbox = require_sandbox(name)
@@ -336,7 +367,15 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         plan = _prepare(spec, volume, before=before, report=report, source=source)
         with record.owned() as lock:
             record.write("plan.json", plan)
-            _supervise(record, [lock, *volume_locks], report)
+            try:
+                _supervise(record, [lock, *volume_locks], report)
+            except SandboxError as error:
+                if plan["plan"].get("start") != "resume":
+                    raise
+                report(Event("warning", f"the saved state is lost, so the guest boots: {error.summary}"))
+                spec = spec.model_copy(update={"cold": True})
+                record.write("plan.json", _prepare(spec, volume, before=before, report=report, source=source))
+                _supervise(record, [lock, *volume_locks], report)
     return sandbox
 
 

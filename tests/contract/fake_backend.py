@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Backend, Launch, OnEvent, StoredRoot
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
-from kata_dind.errors import AbnormalShutdown, BootFailed, SpecError
+from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
 from kata_dind.host.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
+from kata_dind.host.json_files import read_json
 from kata_dind.host.process import daemon
 from kata_dind.host.progress import Report
 from kata_dind.vocabulary import Fallback
@@ -73,6 +74,13 @@ class Behaviour:
     fallback: Fallback = Fallback.NONE
     restores: bool = False
     """Whether the guest goes on from a seed: it can be started ahead, and is renewed when it gets its container."""
+    unsavable: str = ""
+    """Why it can't be suspended."""
+    suspend_seconds: float = 0.0
+    suspend_failure: KataDindError | None = None
+    """What becomes of a suspension; None: the guest is saved."""
+    resumes: bool = True
+    """Whether it can go on from where it was suspended."""
 
 
 _WRITER = """
@@ -121,6 +129,12 @@ BEHAVIOURS = {
     "is-restored": Behaviour(restores=True),
     "is-restored-slowly": Behaviour(restores=True, boot_seconds=60.0),
     "is-restored-in-vain": Behaviour(restores=True, boots=False, timeout_seconds=0.1),
+    "has-shares": Behaviour(unsavable="it has shares"),
+    "suspends-slowly": Behaviour(suspend_seconds=0.5),
+    "finds-no-room-to-suspend": Behaviour(suspend_failure=NoSpace("there is no room")),
+    "cannot-be-suspended": Behaviour(suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not")),
+    "is-lost-when-suspended": Behaviour(suspend_failure=AbnormalShutdown("neither saved nor able to go on")),
+    "does-not-resume": Behaviour(resumes=False),
 }
 
 
@@ -154,6 +168,7 @@ class FakeBackend:
             "filesystem": str(spec.filesystem),
             "seed": "",
             "seed_key": "",
+            "start": "resume" if _saved(directory).exists() and not spec.cold else "boot",
             "data_directory": str(stored.directory if stored else directory),
         }
 
@@ -179,19 +194,39 @@ class FakeBackend:
         """Return how to start a plan."""
         behaviour = BEHAVIOURS[plan["image_id"]]
 
+        resumes = plan.get("start") == "resume"
+
         def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
             if not behaviour.restores:  # whose disks come with the seed
                 _make_data_root(plan)
+            _saved(directory).unlink(missing_ok=True)
+            if resumes and not behaviour.resumes:
+                raise BootFailed("the saved state cannot be read")
             return open_guest(behaviour, directory, on_event, locks, ahead=ahead)
 
         return Launch(
             start=start,
-            container_request=lambda check: {"kind": "container", "argv": ["dockerd"], "check": check},
+            container_request=lambda check: {
+                "kind": "renew" if resumes else "container",
+                "argv": ["dockerd"],
+                "check": check,
+            },
             timeout_seconds=behaviour.timeout_seconds,
             fallback=behaviour.fallback,
             stand_in=plan["image_id"] if behaviour.restores else "",
             adopt=lambda guest, directory: cast("FakeGuest", guest).move(directory),
+            proven=read_json(_saved(Path(plan["data_directory"]))) if resumes else None,
+            goes_on_from="its saved state",
+            unsavable=behaviour.unsavable,
         )
+
+    def saved_state(self, directory: Path) -> dict[str, Any] | None:
+        """Return what `suspend` has left."""
+        return {"size_bytes": _saved(directory).stat().st_size} if _saved(directory).exists() else None
+
+
+def _saved(directory: Path) -> Path:
+    return directory / "suspended.json"
 
 
 def _make_data_root(plan: dict[str, Any]) -> None:
@@ -219,6 +254,9 @@ class FakeGuest:
 
     async def save(self) -> None:
         raise NotImplementedError
+
+    async def suspend(self, facts: dict[str, Any]) -> None:
+        await self._system.suspended(self._channel, facts)
 
     def discard(self) -> None:
         with self._system.log.open("a") as log:
@@ -284,6 +322,7 @@ class _GuestSystem:
         self._behaviour = behaviour
         self._socket = directory / "fake-dockerd.sock"
         self._container: ChannelStream | None = None
+        self._saved = False
         self._death: asyncio.Task[None] | None = None
         self._running = contextlib.ExitStack()
         stack.callback(self._running.close)
@@ -310,7 +349,24 @@ class _GuestSystem:
         self.channel.mux.control(EVENTS, {"event": "agent", "kernel": "9.9-fake", "uptime_seconds": 0.0})
         self.channel.flush()
 
+    async def suspended(self, channel: Channel, facts: dict[str, Any]) -> None:
+        channel.hush()
+        await asyncio.sleep(self._behaviour.suspend_seconds)
+        failure = self._behaviour.suspend_failure
+        if failure is None:
+            _saved(self.log.parent).write_text(json.dumps(facts))
+            self.note("suspended")
+            self._saved = True
+            self.end()
+            return
+        if not isinstance(failure, AbnormalShutdown):
+            channel.begin()
+            await channel.agreed.wait()
+        raise failure
+
     async def stopped_by(self, channel: Channel) -> None:
+        if self._saved:
+            return
         if self.ended.is_set():
             raise AbnormalShutdown("the guest ended by itself")
         if self.ahead:
@@ -348,8 +404,15 @@ class _GuestSystem:
 
     async def serve(self, stream: ChannelStream, request: dict[str, Any]) -> None:
         match request["kind"]:
+            case "container" | "renew" if self._container is not None:
+                self.note("container followed")
+                self._container = stream
             case "container":
                 await self._start_container(stream, request)
+            case "renew":
+                await self._start_container(stream, request)
+                self.channel.mux.control(EVENTS, {"event": "renewed", "check_seconds": 0.1, "size_bytes": 1 << 30})
+                self.channel.flush()
             case "docker":
                 await self._connect(stream)
             case "exec":

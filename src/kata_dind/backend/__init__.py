@@ -43,6 +43,13 @@ class Guest(Protocol):
         Raises SandboxError when it can't be saved.
         """
 
+    async def suspend(self, facts: dict[str, Any]) -> None:
+        """End the guest with its state and some facts in the sandbox's directory, from which its next start goes on.
+
+        Raises SandboxError or NoSpace when it can't be saved: then it goes on, but all its streams are closed, and what
+        is opened first must be its launch's request for the container. Raises AbnormalShutdown when it can't go on.
+        """
+
     def discard(self) -> None:
         """Nobody will miss what the guest has on disks of the sandbox's own, so its end need not wait for them.
 
@@ -74,7 +81,11 @@ class Launch:
     adopt: Callable[[Guest, Path], None] = _adopts_none
     """Make a guest that was started ahead, by an equal launch, that of a sandbox's directory, with all its files."""
     proven: dict[str, Any] | None = None
-    """For a guest that goes on from a seed: what the seed's `seed.json` says, its proof among it. None for a boot."""
+    """For a guest that goes on: what is known of it, its proof among it, as in a `seed.json`. None for a boot."""
+    goes_on_from: str = ""
+    """What it goes on from, in the user's words."""
+    unsavable: str = ""
+    """Why the guest can't be suspended; empty when it can."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,9 @@ class Backend(Protocol):
         """Check the spec against the host and return a plan as JSON values; `directory` is not touched.
 
         The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
-        `before` is the plan of the sandbox's last start, None for a new one; `to_save` demands a guest that can
-        become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use, which has
+        `before` is the plan of the sandbox's last start, None for a new one; if the sandbox was suspended then, it goes
+        on from there, or a warning says why it can't; a plan's `start` is `resume` then. `to_save` demands a guest that
+        can become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use, which has
         `seed_cpus`, `seed_memory_mib` and a data root of `seed_root_mib`.
         """
 
@@ -131,6 +143,9 @@ class Backend(Protocol):
 
         Raises SpecError for one whose data root does not lie in its own directory, NoSpace.
         """
+
+    def saved_state(self, directory: Path) -> dict[str, Any] | None:
+        """Return `size_bytes` and `saved_at` of what a stopped sandbox would go on from; None for nothing."""
 
     def launch(
         self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()

@@ -1,10 +1,10 @@
-"""`kata-dind stop`: shut sandboxes down; their data roots stay."""
+"""`kata-dind stop`: shut sandboxes down, or save them; their data roots stay."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from kata_dind.cli.options import Names, option, seconds, takes_session
+from kata_dind.cli.options import Names, flag, option, seconds, takes_session
 from kata_dind.cli.output import progress
 from kata_dind.cli.session import Session
 
@@ -19,11 +19,20 @@ Timeout = Annotated[
     ),
 ]
 
+Save = Annotated[
+    bool,
+    flag(
+        "--save",
+        variable="STOP_SAVE",
+        help_text="Save the memory, too: what runs goes on at the next start, once. For sandboxes from a seed.",
+    ),
+]
+
 
 @takes_session
-def stop(session: Session, names: Names, *, timeout: Timeout = 60) -> None:
+def stop(session: Session, names: Names, *, save: Save = False, timeout: Timeout = 60) -> None:
     """Shut sandboxes down; what a data root keeps stays."""
     sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
     with progress(session) as shown:
         for sandbox in sandboxes:
-            sandbox.stop(timeout_seconds=timeout, report=shown.report)
+            sandbox.stop(save=save, timeout_seconds=timeout, report=shown.report)

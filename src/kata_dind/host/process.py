@@ -124,6 +124,11 @@ class Process:
         os.killpg(self.pid, signal.SIGKILL)  # what the leader left behind in its group
 
 
+def process_status(pid: int) -> str:
+    """Return what proc_pid_status(5) tells of a process."""
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 class Daemon(Process):
     """A program that should run as long as its `with` block."""
 

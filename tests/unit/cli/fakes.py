@@ -51,6 +51,7 @@ class FakeSandbox(Sandbox):
         self.ran: list[list[str]] = []
         self.run_result = ExecResult(0, b"", b"")
         self.stopped_within: list[float] = []
+        self.saved: list[bool] = []
         self.removed: list[bool] = []
 
     @property
@@ -102,8 +103,9 @@ class FakeSandbox(Sandbox):
         self.ran.append(list(argv))
         return self.run_result
 
-    def stop(self, *, timeout_seconds: float = 45.0, report: Report = silent) -> None:
+    def stop(self, *, save: bool = False, timeout_seconds: float = 45.0, report: Report = silent) -> None:
         self.stopped_within.append(timeout_seconds)
+        self.saved.append(save)
         self.fake_state = "stopped"
 
     def remove(self, *, force: bool = False, report: Report = silent) -> None:

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Launch, StoredRoot
-from kata_dind.backend.vm.plan import Plan, StartKind, container_request, plan_from_json, plan_to_json, stand_in
-from kata_dind.errors import HostError, SeedUnfit, SpecError
+from kata_dind.backend.vm.plan import (
+    Plan,
+    StartKind,
+    container_request,
+    plan_from_json,
+    plan_to_json,
+    stand_in,
+    why_not_savable,
+)
+from kata_dind.backend.vm.saved import find_saved
+from kata_dind.errors import HostError, SandboxError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.progress import Report
 from kata_dind.seed.store import Seed, load_seed
@@ -105,11 +114,26 @@ class VmBackend:
             container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,
-            proven=_seed_facts(parsed),
+            proven=_proven(parsed),
+            goes_on_from="" if not parsed.start.goes_on else _GOES_ON_FROM[parsed.start],
+            unsavable=why_not_savable(parsed),
         )
 
+    def saved_state(self, directory: Path) -> dict[str, Any] | None:
+        """Return what a stopped sandbox would go on from."""
+        saved = find_saved(directory)
+        return {"size_bytes": saved.size_bytes, "saved_at": saved.saved_at} if saved else None
 
-def _seed_facts(plan: Plan) -> dict[str, Any] | None:
+
+_GOES_ON_FROM = {StartKind.RESTORE: "its seed", StartKind.RESUME: "its saved state"}
+
+
+def _proven(plan: Plan) -> dict[str, Any] | None:
+    if plan.start is StartKind.RESUME:
+        saved = find_saved(plan.data_directory)
+        if saved is None:
+            raise SandboxError("the saved state was used already")
+        return saved.facts
     if plan.start is not StartKind.RESTORE:
         return None
     seed = load_seed(plan.seed)

@@ -33,11 +33,17 @@ DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
 
 class StartKind(StrEnum):
-    """How a guest comes up: it boots, it goes on from a seed's memory, or it boots to become a seed."""
+    """How a guest comes up: it boots, goes on from a seed's memory or from its own, or boots to become a seed."""
 
     BOOT = "boot"
     RESTORE = "restore"
+    RESUME = "resume"
     BOOT_TO_SAVE = "boot-to-save"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the guest's kernel runs already."""
+        return self in (StartKind.RESTORE, StartKind.RESUME)
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ def machine_shape(plan: Plan, directory: Path) -> MachineShape:
         # A clone's lies with its other disk: a volume's data root is never a seed's.
         disks.append(_own_disk(DATA, data_disk(directory if plan.seed else plan.data_directory), plan))
     memory_file, cpus, memory_mib = None, plan.cpus, plan.memory_mib
-    if plan.start is StartKind.RESTORE:
+    if plan.start.goes_on:
         cpus, memory_mib = plan.seed_cpus, plan.seed_memory_mib
     saved = plan.start is not StartKind.BOOT
     if plan.start is StartKind.BOOT_TO_SAVE:
@@ -250,7 +256,7 @@ def container_request(plan: Plan, *, check: bool, entropy: bytes = b"") -> dict[
     would give each clone the same random numbers.
     """
     network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
-    if plan.start is StartKind.RESTORE:
+    if plan.start.goes_on:
         return {
             "kind": "renew",
             "entropy": entropy.hex(),
@@ -287,7 +293,19 @@ def can_plug_memory(saved_mib: int, *, to_mib: int) -> bool:
 
 def grows(plan: Plan) -> bool:
     """Tell whether a restored guest's data root is to become larger than the seed's."""
-    return plan.data_disk and plan.data_root_mib > plan.seed_root_mib
+    restored = plan.start is StartKind.RESTORE  # a resumed one's has grown
+    return restored and plan.data_disk and plan.data_root_mib > plan.seed_root_mib
+
+
+def why_not_savable(plan: Plan) -> str:
+    """Return why a running sandbox can't be stopped with its state saved; empty when it can."""
+    if not plan.start.goes_on:
+        return f"it has booted ({plan.start_reason}), and only what goes on from a seed can be saved"
+    if plan.shares:
+        return "it has shares, which a saved machine can't have"
+    if plan.cpus > plan.seed_cpus or plan.memory_mib > plan.seed_memory_mib:
+        return "processors or memory were plugged into it, which a saved machine can't have"
+    return ""
 
 
 def layer_disk(directory: Path) -> Path:

@@ -17,7 +17,15 @@ from kata_dind.backend.vm.plan import (
     plan_from_json,
     plan_shares,
 )
-from kata_dind.backend.vm.seeds import can_grow, choose_start, named_seed_plan, require_fit
+from kata_dind.backend.vm.saved import find_saved
+from kata_dind.backend.vm.seeds import (
+    can_grow,
+    choose_start,
+    named_seed_plan,
+    require_fit,
+    resumed_plan,
+    why_not_resumed,
+)
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.dataroot.kinds import KINDS
@@ -26,7 +34,7 @@ from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
 from kata_dind.host.process import require_tool
-from kata_dind.host.progress import Report
+from kata_dind.host.progress import Event, Report
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
@@ -71,6 +79,8 @@ def prepare(
     if spec.seed and before is not None:
         spec = with_seeds_machine(spec, require_seed(spec.seed), before)
     check_against_host(spec)
+    if before is not None and not spec.cold and (resumed := _plan_of_saved(before, directory, report=report)):
+        return resumed
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
         _require_trusted_attributes()
@@ -110,6 +120,18 @@ def prepare(
     return choose_start(
         plan, before=before, stored=stored is not None, cold=spec.cold, to_save=to_save, cache=cache_directory()
     )
+
+
+def _plan_of_saved(before: Plan, directory: Path, *, report: Report) -> Plan | None:
+    """Plan to go on from the saved state of a clone; None where there is none, or none that is any use."""
+    saved = find_saved(directory)
+    if saved is None:
+        return None
+    if why := why_not_resumed(before, saved, cache=cache_directory()):
+        report(Event("warning", f"the saved state is lost, so the guest boots: {why}"))
+        return None
+    require_host_tools(shares=False)
+    return resumed_plan(before)
 
 
 def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot | None) -> Plan:

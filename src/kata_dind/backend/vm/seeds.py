@@ -31,6 +31,7 @@ from kata_dind.backend.vm.plan import (
     machine_shape,
     plan_from_json,
 )
+from kata_dind.backend.vm.saved import SavedState
 from kata_dind.errors import CommandFailed, NoSpace, SeedUnfit, SpecError
 from kata_dind.host.disks import copy_sparse, file_mark, link_or_copy
 from kata_dind.host.json_files import read_json, write_passing_json
@@ -134,13 +135,31 @@ def can_grow(plan: Plan, *, to_mib: int) -> bool:
 def require_fit(seed: Seed, *, cache: Path) -> None:
     """Raise SeedUnfit, with the reason, when a seed was made on another host than this one."""
     parts = host_parts(plan_from_json(seed.plan), cache=cache)
-    other = [name for name in parts if seed.parts.get(name) != parts[name]]
-    if other:
+    if other := _other_parts(seed, parts):
         raise SeedUnfit(
             f"the seed '{seed.seed_id}' does not fit this host: it was made with another {', '.join(other)}",
             details="\n".join(f"{name}: {seed.parts.get(name, 'none')}; here {parts[name]}" for name in other),
             hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
         )
+
+
+def _other_parts(seed: Seed, parts: Mapping[str, str]) -> list[str]:
+    return [name for name in parts if seed.parts.get(name) != parts[name]]
+
+
+def why_not_resumed(plan: Plan, saved: SavedState, *, cache: Path) -> str:
+    """Return why a sandbox, whose last plan it is, can't go on from its saved state; empty when it can."""
+    if why := saved.why_unusable():
+        return why
+    # The machine is its seed's, but for what is on its disks and in its memory.
+    seed = load_seed(plan.seed)
+    other = _other_parts(seed, host_parts(plan_from_json(seed.plan), cache=cache)) if seed else ["seed"]
+    return f"it was saved with another {', '.join(other)}" if other else ""
+
+
+def resumed_plan(before: Plan) -> Plan:
+    """Return the plan of a sandbox that goes on from its saved state: all of the machine is as it was."""
+    return replace(before, start=StartKind.RESUME, start_reason="its state was saved when it was stopped")
 
 
 def restored_plan(plan: Plan, seed: Seed, reason: str) -> Plan:

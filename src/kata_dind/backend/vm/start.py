@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -22,12 +24,14 @@ from kata_dind.backend.vm.plan import (
     layer_disk,
     machine_shape,
 )
-from kata_dind.backend.vm.space import require_room, watch_space
+from kata_dind.backend.vm.saved import STATE_FILE, UNFINISHED, commit_saved, drop_saved, no_room, take_saved
+from kata_dind.backend.vm.space import LIMITS_BYTES, Room, require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
+from kata_dind.errors import BootFailed, SandboxError
 from kata_dind.host.channel import ChannelStream, background, first_of
-from kata_dind.host.disks import copied_to_memory, create_disk
+from kata_dind.host.disks import copied_to_memory, create_disk, free_bytes
 from kata_dind.host.namespaces import find_unshare
-from kata_dind.host.process import Daemon
+from kata_dind.host.process import Daemon, process_status
 from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.machine import Machine, StopDeadlines, open_machine
 from kata_dind.machine.network import Isolation
@@ -49,10 +53,19 @@ CLONE_FILES = frozenset(("layer.qcow2", "data.qcow2", "guest.log", "vmm.log", "n
 """What lies in the directory of a clone without shares before anybody owns it."""
 
 
+_HOLD = {"kind": "hold", "data_root": GUEST_PATH}
+
+_ROOMY = {"kind": "space", "bound": False, "hold": False, "time": None}
+"""What a guest is told that was saved when the host may have had less room; the watch begins anew."""
+
+
 class VmGuest:
     """The guest of a machine, as the owner of a sandbox sees it; one that has lost its share counts as ended."""
 
-    def __init__(self, machine: Machine, virtiofsd: Daemon | None, directory: Path, watched: set[Path]) -> None:
+    def __init__(
+        self, plan: Plan, machine: Machine, virtiofsd: Daemon | None, directory: Path, watched: set[Path]
+    ) -> None:
+        self._plan = plan
         self._machine = machine
         self._directory = directory
         self._watched = watched
@@ -65,7 +78,21 @@ class VmGuest:
 
     async def save(self) -> None:
         """End the machine with its devices' state beside its memory."""
-        await self._machine.save(self._directory / STATE, hold={"kind": "hold", "data_root": GUEST_PATH})
+        await self._machine.save(self._directory / STATE, hold=_HOLD)
+
+    async def suspend(self, facts: dict[str, Any]) -> None:
+        """End the machine with its state in the sandbox's directory."""
+        directory = self._directory
+        needed_bytes = most_state_bytes(self._plan, process_status(self._machine.process.pid))
+        free = free_bytes(directory)
+        # Twice, so that the guest's disks have the room that they had.
+        if free < needed_bytes + 2 * LIMITS_BYTES[Room.SHORT]:
+            raise no_room(directory, f"it takes up to {needed_bytes >> 20} MiB, and {free >> 20} MiB are free")
+        drop_saved(directory)
+        disks = [disk.path.name for disk in machine_shape(self._plan, directory).disks if not disk.read_only]
+        await self._machine.suspend(
+            directory / UNFINISHED, hold=_HOLD, commit=functools.partial(commit_saved, directory, disks, facts)
+        )
 
     def move(self, directory: Path, deadlines: StopDeadlines) -> None:
         """Let a clone without shares go on in another directory, with all its files, and go down by these deadlines."""
@@ -135,6 +162,36 @@ def _make_memory(shape: MachineShape) -> None:
             os.truncate(file.fileno(), shape.memory_mib << 20)
 
 
+def _state_of(plan: Plan, directory: Path) -> Path | None:
+    if plan.start is StartKind.RESUME:
+        return directory / STATE_FILE
+    return plan.seed_directory / STATE if plan.start is StartKind.RESTORE and plan.seed_directory else None
+
+
+async def _go_on(machine: Machine, directory: Path, *, timeout_seconds: float) -> None:
+    """Let a machine go on from a sandbox's saved state, which is used once, or can't be used."""
+    try:
+        await machine.wait_until_loaded(timeout_seconds=timeout_seconds)
+        take_saved(directory)
+    except (BootFailed, SandboxError):
+        drop_saved(directory)
+        raise
+    await machine.resume()
+    drop_saved(directory)
+
+
+def most_state_bytes(plan: Plan, status: str) -> int:
+    """Return how large the saved state can be, of a machine whose process has this proc_pid_status(5).
+
+    It has the pages that are the machine's own, and those of the seed's memory, of which it may have written some.
+    """
+    own = sum(int(kib) << 10 for kib in re.findall(r"^(?:RssAnon|VmSwap):\s*(\d+) kB$", status, re.MULTILINE))
+    seeds = 0
+    if plan.start is StartKind.RESTORE and plan.seed_directory is not None:
+        seeds = (plan.seed_directory / MEMORY).stat().st_blocks * 512
+    return min(own + seeds, plan.memory_mib << 20)
+
+
 @contextlib.asynccontextmanager
 async def start_guest(
     plan: Plan, deadlines: StopDeadlines, locks: Sequence[int], directory: Path, on_event: OnEvent
@@ -151,10 +208,13 @@ async def start_guest(
     with contextlib.ExitStack() as stack:
         if plan.seed:
             stack.enter_context(use_seed(plan.seed))
-        if plan.start is not StartKind.RESTORE:
+        if not plan.start.goes_on:
             stack.enter_context(use_image(require_image(plan.image_id)))
-        make_disks(plan, directory)
+        if plan.start is not StartKind.RESUME:
+            make_disks(plan, directory)
         require_room(sparse)
+        if plan.start is not StartKind.RESUME:
+            drop_saved(directory)  # the disks are about to move on from it
         _make_memory(shape)
         socket_path = virtiofsd = memory_fd = None
         if plan.shares:
@@ -173,13 +233,17 @@ async def start_guest(
             directory,
             isolation=Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local),
             virtiofsd_socket=None if seed else socket_path,
-            state=seed / STATE if seed else None,
+            state=_state_of(plan, directory),
             memory_fd=memory_fd,
             on_event=on_event,
             deadlines=deadlines,
             pass_fds=locks,
         ) as machine:
+            if plan.start is StartKind.RESUME:
+                await _go_on(machine, directory, timeout_seconds=plan.timeout_seconds)
             await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
+            if plan.start is StartKind.RESUME:
+                await machine.channel.open(_ROOMY).wait_closed()
             if seed and plan.memory_mib > plan.seed_memory_mib:
                 await machine.plug_memory(plan.memory_mib - plan.seed_memory_mib, shared=bool(plan.shares))
             if seed and socket_path:
@@ -188,7 +252,7 @@ async def start_guest(
                 await machine.plug_cpus(plan.cpus - plan.seed_cpus)
             if seed and grows(plan):
                 await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
-            guest = VmGuest(machine, virtiofsd, directory, sparse)
+            guest = VmGuest(plan, machine, virtiofsd, directory, sparse)
             on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
             watch = watch_space(machine, sparse, on_event, holds_data=not on_xfs)
             async with background(guest.watch()), background(watch):

@@ -1,0 +1,153 @@
+"""The saved state of a stopped sandbox: its memory and its devices, from which it goes on once, and where it was.
+
+saved.state  what QEMU has written
+saved.json   what that must hold, how the disks must be, and what is known of the guest; written last and removed first
+
+Without its record a state is a leftover. The record is gone before the guest moves: from then on its disks are others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.errors import NoSpace, SandboxError
+from kata_dind.host.json_files import read_json, write_json
+
+FORMAT = 1
+
+STATE_FILE, UNFINISHED, RECORD_FILE = "saved.state", "saved.new", "saved.json"
+
+_LOOK_BYTES = 1 << 20
+"""At either end of the state: a look that takes a moment, and finds what was cut, or overwritten from its beginning."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What the record of a saved state says."""
+
+    directory: Path
+    record: dict[str, Any]
+
+    @property
+    def file(self) -> Path:
+        """What QEMU has written."""
+        return self.directory / STATE_FILE
+
+    @property
+    def saved_at(self) -> float:
+        """In seconds since the epoch."""
+        return float(self.record.get("saved_at") or 0.0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was known of the guest."""
+        return dict(self.record.get("facts") or {})
+
+    @property
+    def size_bytes(self) -> int:
+        """What the state takes on disk."""
+        try:
+            return self.file.stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def why_unusable(self) -> str:
+        """Return why the guest can't go on from it, by a cheap look at the state and the disks; empty when it can."""
+        if self.record.get("format") != FORMAT:
+            return "it is another version's"
+        try:
+            if _state_mark(self.file) != self.record.get("state"):
+                return "it is damaged"
+            disks = dict(self.record.get("disks") or {})
+            if not disks or _disk_marks(self.directory, [*disks]) != disks:
+                return "the sandbox's disks were written to since"
+        except OSError as error:
+            return f"it can't be read: {error.strerror}"
+        return ""
+
+
+def find_saved(directory: Path) -> SavedState | None:
+    """Return the saved state in a sandbox's directory; None where there is none."""
+    record = read_json(directory / RECORD_FILE)
+    return SavedState(directory, record) if record else None
+
+
+def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Make what QEMU has written beside disks, which are at rest, a saved state. Raises NoSpace.
+
+    It blocks until that would outlive a crash of the host.
+    """
+    unfinished = directory / UNFINISHED
+    try:
+        for path in (unfinished, *(directory / disk for disk in disks)):
+            _sync(path)
+        unfinished.replace(directory / STATE_FILE)
+        record = {
+            "format": FORMAT,
+            "saved_at": time.time(),
+            "state": _state_mark(directory / STATE_FILE),
+            "disks": _disk_marks(directory, disks),
+            "facts": dict(facts),
+        }
+        write_json(directory / RECORD_FILE, record)
+        _sync(directory)
+    except OSError as error:
+        drop_saved(directory)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(directory, str(error)) from error
+        raise SandboxError(f"the saved state can't be written: {error}") from error
+
+
+def take_saved(directory: Path) -> None:
+    """Give up the record of a saved state, whose guest is about to move. Raises SandboxError when somebody has it."""
+    try:
+        (directory / RECORD_FILE).unlink()
+    except FileNotFoundError as error:
+        raise SandboxError("the saved state was used already") from error
+    _sync(directory)  # or a host that crashes would find it again, with other disks
+
+
+def drop_saved(directory: Path) -> None:
+    """Remove a saved state, whole or not; harmless where there is none."""
+    for name in (RECORD_FILE, STATE_FILE, UNFINISHED):
+        with contextlib.suppress(FileNotFoundError):
+            (directory / name).unlink()
+
+
+def no_room(directory: Path, details: str = "") -> NoSpace:
+    """Return the error of a state that has no room."""
+    return NoSpace(
+        f"there is no room for the saved state in {directory}",
+        details=details,
+        hint="free space there, or stop the sandbox without --save",
+    )
+
+
+def _state_mark(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        ends = hashlib.sha256(file.read(_LOOK_BYTES))
+        file.seek(max(0, size_bytes - _LOOK_BYTES))
+        ends.update(file.read(_LOOK_BYTES))
+    return {"size_bytes": size_bytes, "ends_sha256": ends.hexdigest()}
+
+
+def _disk_marks(directory: Path, disks: Sequence[str]) -> dict[str, dict[str, int]]:
+    statuses = {name: (directory / name).stat() for name in disks}
+    return {name: {"size_bytes": it.st_size, "mtime_ns": it.st_mtime_ns} for name, it in statuses.items()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
