@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,16 @@ class Owner:
     async def suspend(self) -> None:
         """Stop a running sandbox with its state saved; clients are hung up on.
 
-        Raises, with nothing done, SpecError for one that can't be saved, SandboxError for one that does not run; else
-        what made it fail: then the sandbox goes on, or, as AbnormalShutdown, is stopped.
+        Raises, with nothing done, SpecError for one that can't be saved, SandboxError for one that does not run, and
+        NoSpace; else what made it fail: then the sandbox goes on, or, as AbnormalShutdown, is stopped.
         """
         guest, name = self._guest, self._record.name
+        if guest is None or self._going_down or self._stop.is_set() or self._suspending is not None:
+            raise SandboxError(f"the sandbox '{name}' is {self._state}")
         why = "it is removed when its owner ends" if self._record.ephemeral.exists() else self._launch.unsavable
         if why:
             raise SpecError(f"--save: the state of '{name}' can't be saved: {why}", hint=f"kata-dind stop {name}")
-        if guest is None or self._going_down or self._stop.is_set() or self._suspending is not None:
-            raise SandboxError(f"the sandbox '{name}' is {self._state}")
+        guest.require_suspendable()
         self._suspending = asyncio.ensure_future(self._suspend(guest))
         await asyncio.shield(self._suspending)  # whoever asked may be gone before the end
 
@@ -430,8 +431,7 @@ class Owner:
             self._keep(asyncio.current_task())
             try:
                 if self._suspending is None:
-                    with self._relaying():
-                        await relay_connection(reader, writer, guest.open({"kind": "docker"}))
+                    await self._relay(relay_connection(reader, writer, guest.open({"kind": "docker"})))
             except ChannelClosed:
                 pass  # the guest went a moment ago
             finally:
@@ -454,8 +454,7 @@ class Owner:
             elif request.get("kind") == "exec" and self._suspending is not None:
                 stream.close({"error": "the sandbox is being saved"})
             elif request.get("kind") == "exec":
-                with self._relaying():
-                    await relay_streams(stream, guest.open(request))
+                await self._relay(relay_streams(stream, guest.open(request)))
             else:
                 stream.close({"error": f"unknown request {request.get('kind')!r}"})
 
@@ -477,15 +476,18 @@ class Owner:
             return error.as_fields()
         return {}
 
-    @contextlib.contextmanager
-    def _relaying(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _relay(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry a client's connection to the guest, until either ends it or the client is hung up on."""
+        task = asyncio.ensure_future(work)
         self._relays.add(task)
         try:
-            yield
+            await asyncio.wait([task])
         finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             self._relays.discard(task)
+        if not task.cancelled():
+            task.result()
 
     async def _hang_up(self) -> None:
         """End what clients have going on in the guest."""

@@ -76,6 +76,8 @@ class Behaviour:
     """Whether the guest goes on from a seed: it can be started ahead, and is renewed when it gets its container."""
     unsavable: str = ""
     """Why it can't be suspended."""
+    suspend_refusal: KataDindError | None = None
+    """Why it can't be suspended at the moment."""
     suspend_seconds: float = 0.0
     suspend_failure: KataDindError | None = None
     """What becomes of a suspension; None: the guest is saved."""
@@ -131,7 +133,8 @@ BEHAVIOURS = {
     "is-restored-in-vain": Behaviour(restores=True, boots=False, timeout_seconds=0.1),
     "has-shares": Behaviour(unsavable="it has shares"),
     "suspends-slowly": Behaviour(suspend_seconds=0.5),
-    "finds-no-room-to-suspend": Behaviour(suspend_failure=NoSpace("there is no room")),
+    "finds-no-room-to-suspend": Behaviour(suspend_refusal=NoSpace("there is no room")),
+    "runs-out-of-room-when-suspended": Behaviour(suspend_failure=NoSpace("there was no room")),
     "cannot-be-suspended": Behaviour(suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not")),
     "is-lost-when-suspended": Behaviour(suspend_failure=AbnormalShutdown("neither saved nor able to go on")),
     "does-not-resume": Behaviour(resumes=False),
@@ -255,6 +258,9 @@ class FakeGuest:
     async def save(self) -> None:
         raise NotImplementedError
 
+    def require_suspendable(self) -> None:
+        self._system.require_suspendable()
+
     async def suspend(self, facts: dict[str, Any]) -> None:
         await self._system.suspended(self._channel, facts)
 
@@ -348,6 +354,10 @@ class _GuestSystem:
     def say_hello(self) -> None:
         self.channel.mux.control(EVENTS, {"event": "agent", "kernel": "9.9-fake", "uptime_seconds": 0.0})
         self.channel.flush()
+
+    def require_suspendable(self) -> None:
+        if self._behaviour.suspend_refusal is not None:
+            raise self._behaviour.suspend_refusal
 
     async def suspended(self, channel: Channel, facts: dict[str, Any]) -> None:
         channel.hush()

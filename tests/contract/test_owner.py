@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kata_dind.control import ExecResult, capture, connect
+from kata_dind.control import ExecResult, ask, capture, connect
 from kata_dind.errors import (
     AbnormalShutdown,
     BootFailed,
@@ -452,6 +453,169 @@ def test_connections_that_are_open_at_the_stop_are_ended(tmp_path: Path) -> None
 
     run(scenario())
     assert_nothing_is_left(start)
+
+
+# --- stop --save
+
+
+def suspension_of(start: Start) -> dict[str, Any]:
+    """Ask for it as a client does; the answer."""
+    return ask(start.record.control, {"kind": "stop", "save": True}, timeout_seconds=10)
+
+
+def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            assert await asyncio.to_thread(suspension_of, start) == {}
+            await life
+
+    run(scenario())
+    assert (start.status["state"], start.status.get("error"), start.story[-1]) == ("stopped", None, "suspended")
+    saved = tmp_path / "suspended.json"
+    facts = json.loads(saved.read_text())
+    saved.unlink()
+    assert facts["verdict"] == start.status["verdict"]
+    assert facts["data_root"]["proof"] == DATA_ROOT["proof"]
+    assert (facts["kernel"], facts["warnings"]) == ("9.9-fake", [])
+    assert start.record.unclean.exists()  # should the sandbox boot after all, its file systems were mounted
+    assert_nothing_is_left(start)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "summary"),
+    [
+        ("has-shares", "SpecError", "--save: the state of 'demo' can't be saved: it has shares"),
+        ("finds-no-room-to-suspend", "NoSpace", "there is no room"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_anything_is_stopped(
+    tmp_path: Path, behaviour: str, error: str, summary: str
+) -> None:
+    start = start_of(tmp_path, behaviour)
+
+    async def scenario() -> None:
+        async with running(start):
+            command = asyncio.ensure_future(start.exec("sh", "-c", "sleep 0.5; echo done"))
+            await asyncio.sleep(0.1)
+            answer = await asyncio.to_thread(suspension_of, start)
+            assert (answer["error"], answer["summary"]) == (error, summary)
+            assert start.status["state"] == "running"
+            assert (await command).stdout == b"done\n"
+
+    run(scenario())
+    assert start.story[-1] == "powered off"
+
+
+def test_a_sandbox_that_nobody_would_miss_is_not_saved(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+    start.record.ephemeral.touch()
+
+    async def scenario() -> None:
+        async with running(start):
+            answer = await asyncio.to_thread(suspension_of, start)
+            assert answer["summary"].endswith("can't be saved: it is removed when its owner ends")
+
+    run(scenario())
+
+
+def test_a_start_cannot_be_saved(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "never-answers")
+
+    async def scenario() -> None:
+        life = asyncio.ensure_future(start.owner.run())
+        await asyncio.sleep(0.2)
+        answer = await asyncio.to_thread(suspension_of, start)
+        assert (answer["error"], answer["summary"]) == ("SandboxError", "the sandbox 'demo' is starting")
+        start.owner.request_stop()
+        with pytest.raises(asyncio.CancelledError):
+            await life
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"), [("runs-out-of-room-when-suspended", "NoSpace"), ("cannot-be-suspended", "SandboxError")]
+)
+def test_a_guest_that_could_not_be_saved_goes_on(tmp_path: Path, behaviour: str, error: str) -> None:
+    start = start_of(tmp_path, behaviour)
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            data_root = start.status["data_root"]
+            for _ in range(2):
+                assert (await asyncio.to_thread(suspension_of, start))["error"] == error
+                assert (start.status["state"], start.status["data_root"]) == ("running", data_root)
+                assert (await start.exec("echo", "heard")).stdout == b"heard\n"
+                assert await asyncio.to_thread(
+                    lambda: DockerApi(start.record.endpoint, timeout_seconds=10).info()["ServerVersion"]
+                )
+            assert start.story.count("container followed") == 2
+            # What happens to the container is heard of again.
+            with pytest.raises(GuestNotReady):
+                await start.exec("kill-dockerd")
+            with pytest.raises(DockerdFailed):
+                await life
+
+    run(scenario())
+    assert start.status["state"] == "crashed"
+
+
+def test_a_guest_that_can_neither_be_saved_nor_go_on_is_stopped_and_that_is_said(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "is-lost-when-suspended")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            answer = await asyncio.to_thread(suspension_of, start)
+            assert (answer["error"], answer["summary"]) == ("AbnormalShutdown", "neither saved nor able to go on")
+            await life
+
+    with pytest.raises(AbnormalShutdown):
+        run(scenario())
+    assert (start.status["state"], start.story[-1]) == ("stopped", "cut off")
+    assert start.record.unclean.exists()
+
+
+def test_clients_are_hung_up_on_and_turned_away_while_a_guest_is_saved(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "cannot-be-suspended")
+
+    async def scenario() -> None:
+        async with running(start):
+            reader, writer = await asyncio.open_unix_connection(start.record.endpoint)
+            command = asyncio.ensure_future(start.exec("sleep", "60"))
+            await asyncio.sleep(0.1)
+            suspension = asyncio.ensure_future(asyncio.to_thread(suspension_of, start))
+            assert await reader.read() == b""
+            writer.close()
+            with pytest.raises(GuestNotReady, match="the sandbox ended before the command did"):
+                await command
+            assert start.status["state"] == "stopping"
+            with pytest.raises(SandboxError, match="the sandbox is being saved"):
+                await start.exec("true")
+            reader, writer = await asyncio.open_unix_connection(start.record.endpoint)
+            assert await reader.read() == b""
+            writer.close()
+            assert (await asyncio.to_thread(suspension_of, start))["summary"] == "the sandbox 'demo' is stopping"
+            assert (await suspension)["error"] == "SandboxError"
+
+    run(scenario())
+
+
+def test_a_stop_lets_a_save_come_to_its_end(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "suspends-slowly")
+
+    async def scenario() -> None:
+        async with running(start) as life:
+            suspension = asyncio.ensure_future(asyncio.to_thread(suspension_of, start))
+            await asyncio.sleep(0.2)
+            assert start.status["state"] == "stopping"
+            start.owner.request_stop()
+            await life
+            assert await suspension == {}
+
+    run(scenario())
+    assert start.story[-1] == "suspended"
 
 
 def test_a_guest_that_does_not_go_down_is_told_and_checked_at_the_next_start(tmp_path: Path) -> None:

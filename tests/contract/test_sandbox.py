@@ -19,6 +19,7 @@ from kata_dind.errors import (
     DockerdFailed,
     GuestNotReady,
     KataDindError,
+    NoSpace,
     OverlayRefused,
     SandboxError,
     SpecError,
@@ -176,6 +177,55 @@ def test_a_stopped_sandbox_starts_again_as_it_was() -> None:
     assert supervisor_of(again) != first
     assert again.spec == spec_of().model_dump(mode="json")
     assert "container started, check True" not in again.log_path("guest").read_text()
+
+
+def test_a_saved_sandbox_goes_on_once() -> None:
+    sandbox = up(spec_of())
+    verdict = sandbox.inspect()["docker"]
+    sandbox.stop(save=True)
+    assert sandbox.state == "stopped"
+    assert sandbox.inspect()["saved_state"]["size_bytes"] > 0
+    events: list[Event] = []
+    facts = start("demo", report=events.append).inspect()
+    assert "the machine goes on from its saved state" in [event.message for event in events]
+    assert (facts["start"]["how"], facts["start"]["check_seconds"]) == ("resume", 0.1)
+    assert (facts["docker"], facts["saved_state"]) == (verdict, None)
+    assert facts["data_root"]["proof"] == {"mount": "passed", "whiteout": "passed"}
+    sandbox.stop()
+    assert start("demo").inspect()["start"]["how"] == "boot"
+
+
+def test_a_sandbox_that_does_not_go_on_from_its_saved_state_boots_and_says_why() -> None:
+    up(spec_of("does-not-resume")).stop(save=True)
+    events: list[Event] = []
+    again = start("demo", report=events.append)
+    warnings = [event.message for event in events if event.name == "warning"]
+    assert warnings == ["the saved state is lost, so the guest boots: the saved state cannot be read"]
+    assert again.inspect()["start"]["how"] == "boot"
+    assert "container started, check True" in again.log_path("guest").read_text()
+
+
+def test_what_does_not_run_cannot_be_saved() -> None:
+    sandbox = up(spec_of())
+    sandbox.stop()
+    with pytest.raises(SpecError, match="the sandbox 'demo' is not running"):
+        sandbox.stop(save=True)
+
+
+def test_a_save_that_fails_is_the_error_it_was_and_the_sandbox_runs() -> None:
+    sandbox = up(spec_of("finds-no-room-to-suspend"))
+    with pytest.raises(NoSpace, match="there is no room"):
+        sandbox.stop(save=True)
+    assert sandbox.state == "running"
+    assert sandbox.run(["true"]).exit_code == 0
+
+
+def test_a_save_that_takes_longer_goes_on() -> None:
+    sandbox = up(spec_of("suspends-slowly"))
+    with pytest.raises(GuestNotReady, match="takes longer, and goes on"):
+        sandbox.stop(save=True, timeout_seconds=0.1)
+    wait_until(lambda: sandbox.state == "stopped")
+    assert sandbox.inspect()["saved_state"]
 
 
 def test_what_runs_is_not_started_again() -> None:

@@ -43,6 +43,9 @@ class Guest(Protocol):
         Raises SandboxError when it can't be saved.
         """
 
+    def require_suspendable(self) -> None:
+        """Raise NoSpace or SandboxError when the guest can't be suspended at the moment."""
+
     async def suspend(self, facts: dict[str, Any]) -> None:
         """End the guest with its state and some facts in the sandbox's directory, from which its next start goes on.
 

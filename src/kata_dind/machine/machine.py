@@ -156,8 +156,6 @@ class Machine:
         AbnormalShutdown.
         """
         async with self._still:
-            if self.paused.is_set():
-                raise SandboxError("the guest is paused, since the host's disk is full")
             try:
                 await self._hold(hold)
                 await self._command("stop")
@@ -223,6 +221,7 @@ class Machine:
                 self.channel.begin()
                 await first_of(self.channel.agreed.wait(), self.ended.wait(), self.paused.wait())
         except (TimeoutError, SandboxError) as error:
+            self.cut_off = True
             raise AbnormalShutdown(f"the sandbox could neither be saved nor go on: {why}", details=str(error)) from why
         if self.ended.is_set():
             raise AbnormalShutdown(f"QEMU ended while it was saved: {why}", details=self.evidence()) from why

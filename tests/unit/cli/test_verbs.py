@@ -92,6 +92,8 @@ def test_start_stop_and_rm(cli: CommandLine, sandboxes: FakeSandboxes, demo: Fak
     assert sandboxes.started == ["demo"]
     assert cli("stop", "demo", "other", "demo", "--timeout", "5").exit_code == 0
     assert (demo.stopped_within, other.stopped_within) == ([5], [5])
+    assert cli("stop", "demo", "--save").exit_code == 0
+    assert (demo.saved, other.saved) == ([False, True], [False])
     assert cli("rm", "demo").exit_code == 0
     assert cli("rm", "-f", "demo", "other").exit_code == 0
     assert (demo.removed, other.removed) == ([False, True], [True])

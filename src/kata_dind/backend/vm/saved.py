@@ -83,7 +83,7 @@ def find_saved(directory: Path) -> SavedState | None:
 def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]) -> None:
     """Make what QEMU has written beside disks, which are at rest, a saved state. Raises NoSpace.
 
-    It blocks until that would outlive a crash of the host.
+    It blocks until that would outlive a crash of the host. Raises SandboxError for what else fails.
     """
     unfinished = directory / UNFINISHED
     try:
@@ -101,9 +101,8 @@ def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]
         _sync(directory)
     except OSError as error:
         drop_saved(directory)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise no_room(directory, str(error)) from error
-        raise SandboxError(f"the saved state can't be written: {error}") from error
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else SandboxError
+        raise kind(f"the saved state can't be written: {error}") from error
 
 
 def take_saved(directory: Path) -> None:

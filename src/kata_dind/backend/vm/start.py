@@ -27,7 +27,7 @@ from kata_dind.backend.vm.plan import (
 from kata_dind.backend.vm.saved import STATE_FILE, UNFINISHED, commit_saved, drop_saved, no_room, take_saved
 from kata_dind.backend.vm.space import LIMITS_BYTES, Room, require_room, watch_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, GUEST_PATH
-from kata_dind.errors import BootFailed, SandboxError
+from kata_dind.errors import NoSpace, SandboxError
 from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import copied_to_memory, create_disk, free_bytes
 from kata_dind.host.namespaces import find_unshare
@@ -80,19 +80,25 @@ class VmGuest:
         """End the machine with its devices' state beside its memory."""
         await self._machine.save(self._directory / STATE, hold=_HOLD)
 
+    def require_suspendable(self) -> None:
+        """Raise NoSpace where the state may not fit, SandboxError for a guest that stands still for want of space."""
+        if self._machine.paused.is_set():
+            raise SandboxError("the guest is paused, since the host's disk is full")
+        needed = most_state_bytes(self._plan, process_status(self._machine.process.pid))
+        free = free_bytes(self._directory)
+        # Twice, so that the guest goes on without a hold if the save fails.
+        if free < needed + 2 * LIMITS_BYTES[Room.SHORT]:
+            raise no_room(self._directory, f"it takes up to {needed >> 20} MiB, and {free >> 20} MiB are free")
+
     async def suspend(self, facts: dict[str, Any]) -> None:
         """End the machine with its state in the sandbox's directory."""
         directory = self._directory
-        needed_bytes = most_state_bytes(self._plan, process_status(self._machine.process.pid))
-        free = free_bytes(directory)
-        # Twice, so that the guest's disks have the room that they had.
-        if free < needed_bytes + 2 * LIMITS_BYTES[Room.SHORT]:
-            raise no_room(directory, f"it takes up to {needed_bytes >> 20} MiB, and {free >> 20} MiB are free")
-        drop_saved(directory)
         disks = [disk.path.name for disk in machine_shape(self._plan, directory).disks if not disk.read_only]
-        await self._machine.suspend(
-            directory / UNFINISHED, hold=_HOLD, commit=functools.partial(commit_saved, directory, disks, facts)
-        )
+        commit = functools.partial(commit_saved, directory, disks, facts)
+        try:
+            await self._machine.suspend(directory / UNFINISHED, hold=_HOLD, commit=commit)
+        except NoSpace as error:
+            raise no_room(directory, error.summary) from error
 
     def move(self, directory: Path, deadlines: StopDeadlines) -> None:
         """Let a clone without shares go on in another directory, with all its files, and go down by these deadlines."""
@@ -173,7 +179,7 @@ async def _go_on(machine: Machine, directory: Path, *, timeout_seconds: float) -
     try:
         await machine.wait_until_loaded(timeout_seconds=timeout_seconds)
         take_saved(directory)
-    except (BootFailed, SandboxError):
+    except SandboxError:
         drop_saved(directory)
         raise
     await machine.resume()
