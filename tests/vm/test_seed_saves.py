@@ -1,0 +1,217 @@
+"""`stop --save`: a clone goes on where it was, once; and whatever becomes of the save, the sandbox starts again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.sandbox import list_sandboxes
+from kata_dind.seed.store import require_seed
+from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
+
+pytestmark = pytest.mark.requires("qemu")
+
+SEED = "saves"
+
+COUNTER = (
+    "docker run --detach --name counter --entrypoint /bin/busybox kata-dind/hello sh -c "
+    "'i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done'"
+)
+IDENTITY = "cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1; cut -d' ' -f22 /proc/1/stat"
+"""Of the kernel and of the container's process 1: another boot has others."""
+
+
+@pytest.fixture(autouse=True)
+def removed_at_the_end(private_directories: object) -> Iterator[None]:
+    yield
+    if names := [summary.name for summary in list_sandboxes() if summary.name.startswith("save-")]:
+        succeed("rm", "--force", *names)
+
+
+@pytest.fixture(scope="module")
+def seed(private_directories: object) -> Iterator[str]:
+    """A small seed that holds an image."""
+    succeed("seed", "build", SEED, "kata-dind/hello", "--memory", "768M")
+    yield SEED
+    succeed("seed", "rm", SEED)
+
+
+@pytest.fixture
+def clone(seed: str) -> SandboxDriver:
+    return up("save-0")
+
+
+def up(name: str, *options: str) -> SandboxDriver:
+    succeed("up", name, "--seed", SEED, *options)
+    return SandboxDriver(name)
+
+
+def inspect(clone: SandboxDriver) -> dict[str, Any]:
+    return dict(json.loads(succeed("inspect", clone.name, "--json")))
+
+
+def how(clone: SandboxDriver) -> str:
+    return str(inspect(clone)["start"]["how"])
+
+
+def count(clone: SandboxDriver) -> int:
+    return int(clone.succeed("docker logs --tail 1 counter"))
+
+
+def saved_file(clone: SandboxDriver, name: str) -> Path:
+    return clone.sandbox.directory / name
+
+
+def saved_files(clone: SandboxDriver) -> list[str]:
+    return sorted(path.name for path in clone.sandbox.directory.glob("saved.*"))
+
+
+def wait_until_writing(clone: SandboxDriver) -> None:
+    deadline = time.monotonic() + COMMAND_SECONDS
+    while not saved_files(clone):  # without a pause: it may take less than a second
+        assert time.monotonic() < deadline, "nothing is saved"
+
+
+def wait_until_crashed(clone: SandboxDriver) -> None:
+    wait_until(lambda: states()[clone.name] == "crashed", what="the end of the sandbox")
+
+
+def test_containers_go_on_where_they_were_as_often_as_one_likes(clone: SandboxDriver) -> None:
+    clone.succeed(COUNTER)
+    before = clone.succeed(IDENTITY, "docker info --format '{{.ID}}'")
+    for _ in range(2):
+        counted = count(clone)
+        succeed("stop", "--save", clone.name)
+        facts = inspect(clone)
+        assert (facts["state"], facts["error"]) == ("stopped", None)
+        assert 0 < facts["saved_state"]["size_bytes"] <= facts["disk_bytes"]
+        time.sleep(3)  # in which nobody counts
+        told = kata_dind("start", clone.name)
+        assert told.returncode == 0, told.stderr
+        assert "the machine goes on from its saved state" in told.stderr
+        started = time.time()
+        assert abs(float(clone.succeed("date +%s.%N")) - started) < 5
+        resumed = count(clone)
+        assert counted <= resumed
+        clone.wait_until_succeeds(f"test $(docker logs --tail 1 counter) -gt {resumed}")
+        numbers = [int(word) for word in clone.succeed("docker logs counter").split()]
+        assert numbers == [*range(1, len(numbers) + 1)]
+        facts = inspect(clone)
+        assert (facts["start"]["how"], facts["start"]["seed"], facts["saved_state"]) == ("resume", SEED, None)
+        assert facts["data_root"]["proof"]["whiteout"] == "passed"
+        assert saved_files(clone) == []
+    assert clone.succeed(IDENTITY, "docker info --format '{{.ID}}'") == before
+    assert clone.succeed("docker run --rm --entrypoint /bin/busybox kata-dind/hello echo new") == "new\n"
+    assert clone.sandbox.log_path("dockerd").read_text().count("API listen on /var/run/docker.sock") == 1
+
+
+def test_a_saved_state_is_used_once(clone: SandboxDriver) -> None:
+    succeed("stop", "--save", clone.name)
+    succeed("start", clone.name)
+    clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
+    os.kill(clone.supervisor_pid, signal.SIGKILL)
+    wait_until_crashed(clone)
+    succeed("start", clone.name)
+    assert how(clone) == "boot"
+    assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("cut", "it is damaged"),
+        pytest.param("zeroed", "QEMU could not read the saved state", marks=pytest.mark.slow),
+        pytest.param("moved-on", "the sandbox's disks were written to since", marks=pytest.mark.slow),
+    ],
+)
+def test_a_saved_state_that_is_no_use_is_told_of_and_the_sandbox_boots(
+    clone: SandboxDriver, damage: str, why: str
+) -> None:
+    clone.succeed("echo kept >/var/lib/docker/kept")
+    succeed("stop", "--save", clone.name)
+    state = saved_file(clone, "saved.state")
+    if damage == "cut":
+        os.truncate(state, state.stat().st_size // 2)
+    elif damage == "zeroed":  # where no cheap look sees it
+        with state.open("r+b") as file:
+            file.seek(2 << 20)
+            file.write(bytes(1 << 20))
+    else:
+        os.utime(saved_file(clone, "data.qcow2"), ns=(1, 1))
+    told = kata_dind("start", clone.name)
+    assert told.returncode == 0, told.stderr
+    assert f"the saved state is lost, so the guest boots: {why}" in told.stderr
+    assert how(clone) == "boot"
+    assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
+    assert saved_files(clone) == []
+
+
+def test_what_cannot_be_saved_is_told_at_once_and_goes_on(seed: str, tmp_path: Path) -> None:
+    clone = up("save-0", "--share", f"{tmp_path}:/srv")
+    before = clone.succeed(IDENTITY)
+    refused = kata_dind("stop", "--save", clone.name)
+    assert refused.returncode == 2
+    assert "the state of 'save-0' can't be saved: it has shares, which a saved machine can't have" in refused.stderr
+    assert states()[clone.name] == "running"
+    assert clone.succeed(IDENTITY) == before
+    succeed("stop", clone.name)
+    refused = kata_dind("stop", "--save", clone.name)
+    assert refused.returncode == 2
+    assert "the sandbox 'save-0' is not running" in refused.stderr
+
+
+@pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
+def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
+    clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
+    pid = clone.supervisor_pid
+    if victim == "qemu":
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pid = next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
+    with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
+        wait_until_writing(clone)
+        os.kill(pid, signal.SIGKILL)
+        stop.wait()
+    wait_until(lambda: states()[clone.name] in ("crashed", "stopped"), what="the end of the sandbox")
+    whole = saved_file(clone, "saved.json").exists()  # on a host that writes it in less time than we take to look
+    succeed("start", clone.name)
+    assert how(clone) == ("resume" if whole else "boot")
+    assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
+    assert saved_files(clone) == []
+
+
+def test_a_save_goes_on_when_whoever_asked_is_gone_or_somebody_asks_for_a_stop(
+    clone: SandboxDriver, tmp_path: Path
+) -> None:
+    with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
+        wait_until_writing(clone)
+        stop.process.kill()
+        stop.process.wait()
+    succeed("stop", clone.name)
+    assert inspect(clone)["saved_state"] is not None
+    succeed("start", clone.name)
+    assert how(clone) == "resume"
+
+
+def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
+    with start_kata_dind(tmp_path, "exec", clone.name, "--", "sh", "-c", "echo begun; sleep 600") as command:
+        command.wait_until_it_says("begun")
+        succeed("stop", "--save", clone.name)
+        assert command.wait() == 4
+        assert "the sandbox ended before the command did" in command.stderr
+    succeed("start", clone.name)
+    clone.wait_until_succeeds("! pgrep -f 'sleep 600'")
+
+
+def test_a_seed_with_a_saved_sandbox_stays(clone: SandboxDriver) -> None:
+    succeed("stop", "--save", clone.name)
+    assert kata_dind("seed", "rm", SEED).returncode == 2
+    assert require_seed(SEED).seed_id == SEED
+    succeed("rm", clone.name)
+    assert not clone.sandbox.directory.exists()
