@@ -138,16 +138,16 @@ def connect(path: Path) -> Iterator[Control]:
         yield control
 
 
-def ask(path: Path, request: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+def ask(path: Path, request: dict[str, Any], *, timeout_seconds: float, late: str) -> dict[str, Any]:
     """Ask for something and return the answer.
 
-    Raises GuestNotReady when the sandbox ends without one, or the time is over; what was asked for goes on then.
+    Raises GuestNotReady when the sandbox ends without one or, with the summary `late`, when the time is over.
     """
     deadline = time.monotonic() + timeout_seconds
     with connect(path) as control:
         control.open(request)
         while True:
-            _wait_readable(control.fd, deadline, "what was asked for takes longer, and goes on")
+            _wait_readable(control.fd, deadline, late)
             for frame in control.receive():
                 if frame.kind == protocol.CLOSE:
                     return protocol.load_message(frame.payload)
@@ -172,7 +172,7 @@ def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_second
             if not waiting and not ended:
                 control.end(number)
                 ended = True
-            _wait_readable(control.fd, deadline)
+            _wait_readable(control.fd, deadline, "the command in the guest did not end in time")
             for frame in control.receive():
                 if frame.kind == protocol.DATA:
                     outputs[frame.substream] += frame.payload
@@ -287,7 +287,7 @@ def _exit_code(result: dict[str, Any]) -> int:
     return code if isinstance(code, int) and 0 <= code <= 255 else _LOST_EXIT_CODE
 
 
-def _wait_readable(fd: int, deadline: float, late: str = "the command in the guest did not end in time") -> None:
+def _wait_readable(fd: int, deadline: float, late: str) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         if not selector.select(max(0.0, deadline - time.monotonic())):

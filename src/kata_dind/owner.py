@@ -420,7 +420,8 @@ class Owner:
             self._phase("data-root", "the data root is prepared")
 
     def _warn(self, message: str) -> None:
-        self._warnings.append(message)
+        if message not in self._warnings:  # it may be known from before the guest was saved
+            self._warnings.append(message)
         self._report(Event("warning", message))
 
     # --- sockets

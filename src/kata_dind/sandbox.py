@@ -235,7 +235,9 @@ class Sandbox:
             raise SpecError(f"--save: the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
         started = time.monotonic()
         report(Event("save", f"saving {self.name}"))
-        answer = ask(self._record.control, {"kind": "stop", "save": True}, timeout_seconds=timeout_seconds)
+        late = f"the sandbox '{self.name}' was not saved within {timeout_seconds:g} s; that goes on"
+        request = {"kind": "stop", "save": True}
+        answer = ask(self._record.control, request, timeout_seconds=timeout_seconds, late=late)
         if "error" in answer:
             raise error_from_fields(answer)
         if not self._wait_until_free(timeout_seconds):
@@ -326,9 +328,7 @@ class Sandbox:
         return status.get("problem")
 
     def _saved_state(self, backend: str | None) -> dict[str, Any] | None:
-        from kata_dind.backend import load_backend
-
-        return load_backend(backend).saved_state(self.directory) if backend and not self._record.is_owned() else None
+        return _saved_state(self._record, backend) if backend and not self._record.is_owned() else None
 
     def _uptime(self, status: dict[str, Any]) -> float | None:
         return time.time() - float(status["started_at"]) if self.state == "running" else None
@@ -370,10 +370,9 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
             try:
                 _supervise(record, [lock, *volume_locks], report)
             except SandboxError as error:
-                if plan["plan"].get("start") != "resume":
+                if plan["plan"].get("start") != "resume" or _saved_state(record, plan["backend"]):
                     raise
                 report(Event("warning", f"the saved state is lost, so the guest boots: {error.summary}"))
-                spec = spec.model_copy(update={"cold": True})
                 record.write("plan.json", _prepare(spec, volume, before=before, report=report, source=source))
                 _supervise(record, [lock, *volume_locks], report)
     return sandbox
@@ -399,6 +398,12 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
                 yield Sandbox(record)
         finally:
             record.remove()
+
+
+def _saved_state(record: Record, backend: str) -> dict[str, Any] | None:
+    from kata_dind.backend import load_backend
+
+    return load_backend(backend).saved_state(record.directory)
 
 
 def random_name() -> str:

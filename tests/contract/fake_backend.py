@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -81,8 +82,8 @@ class Behaviour:
     suspend_seconds: float = 0.0
     suspend_failure: KataDindError | None = None
     """What becomes of a suspension; None: the guest is saved."""
-    resumes: bool = True
-    """Whether it can go on from where it was suspended."""
+    resumes: bool | None = True
+    """Whether it can go on from where it was suspended; None: its owner is killed before that is known."""
 
 
 _WRITER = """
@@ -137,6 +138,7 @@ BEHAVIOURS = {
     "runs-out-of-room-when-suspended": Behaviour(suspend_failure=NoSpace("there was no room")),
     "cannot-be-suspended": Behaviour(suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not")),
     "is-lost-when-suspended": Behaviour(suspend_failure=AbnormalShutdown("neither saved nor able to go on")),
+    "is-killed-before-it-resumes": Behaviour(resumes=None),
     "does-not-resume": Behaviour(resumes=False),
 }
 
@@ -171,7 +173,7 @@ class FakeBackend:
             "filesystem": str(spec.filesystem),
             "seed": "",
             "seed_key": "",
-            "start": "resume" if _saved(directory).exists() and not spec.cold else "boot",
+            "start": "resume" if _saved(directory).exists() else "boot",
             "data_directory": str(stored.directory if stored else directory),
         }
 
@@ -202,6 +204,8 @@ class FakeBackend:
         def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
             if not behaviour.restores:  # whose disks come with the seed
                 _make_data_root(plan)
+            if resumes and behaviour.resumes is None:
+                os.kill(os.getpid(), signal.SIGKILL)
             _saved(directory).unlink(missing_ok=True)
             if resumes and not behaviour.resumes:
                 raise BootFailed("the saved state cannot be read")

@@ -460,7 +460,7 @@ def test_connections_that_are_open_at_the_stop_are_ended(tmp_path: Path) -> None
 
 def suspension_of(start: Start) -> dict[str, Any]:
     """Ask for it as a client does; the answer."""
-    return ask(start.record.control, {"kind": "stop", "save": True}, timeout_seconds=10)
+    return ask(start.record.control, {"kind": "stop", "save": True}, timeout_seconds=10, late="late")
 
 
 def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_a_sandbox_that_does_not_go_on_from_its_saved_state_boots_and_says_why()
     assert "container started, check True" in again.log_path("guest").read_text()
 
 
+def test_a_start_that_is_killed_before_the_guest_moves_keeps_the_saved_state() -> None:
+    sandbox = up(spec_of("is-killed-before-it-resumes"))
+    sandbox.stop(save=True)
+    saved = sandbox.inspect()["saved_state"]
+    for _ in range(2):
+        with pytest.raises(SandboxError, match="the supervisor ended before the sandbox was ready"):
+            start("demo")
+        assert sandbox.inspect()["saved_state"] == saved
+
+
 def test_what_does_not_run_cannot_be_saved() -> None:
     sandbox = up(spec_of())
     sandbox.stop()
@@ -222,7 +232,7 @@ def test_a_save_that_fails_is_the_error_it_was_and_the_sandbox_runs() -> None:
 
 def test_a_save_that_takes_longer_goes_on() -> None:
     sandbox = up(spec_of("suspends-slowly"))
-    with pytest.raises(GuestNotReady, match="takes longer, and goes on"):
+    with pytest.raises(GuestNotReady, match="was not saved within"):
         sandbox.stop(save=True, timeout_seconds=0.1)
     wait_until(lambda: sandbox.state == "stopped")
     assert sandbox.inspect()["saved_state"]

@@ -206,7 +206,7 @@ def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
         assert command.wait() == 4
         assert "the sandbox ended before the command did" in command.stderr
     succeed("start", clone.name)
-    clone.wait_until_succeeds("! pgrep -f 'sleep 600'")
+    clone.wait_until_succeeds("! pgrep -x sleep")
 
 
 def test_a_seed_with_a_saved_sandbox_stays(clone: SandboxDriver) -> None:

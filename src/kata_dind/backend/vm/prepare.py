@@ -79,7 +79,7 @@ def prepare(
     if spec.seed and before is not None:
         spec = with_seeds_machine(spec, require_seed(spec.seed), before)
     check_against_host(spec)
-    if before is not None and not spec.cold and (resumed := _plan_of_saved(before, directory, report=report)):
+    if before is not None and (resumed := _plan_of_saved(before, directory, report=report)):
         return resumed
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
