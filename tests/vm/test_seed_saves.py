@@ -14,7 +14,16 @@ import pytest
 
 from kata_dind.sandbox import list_sandboxes
 from kata_dind.seed.store import require_seed
-from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
+from tests.vm.driver import (
+    COMMAND_SECONDS,
+    SandboxDriver,
+    kata_dind,
+    mounted_tmpfs,
+    start_kata_dind,
+    states,
+    succeed,
+    wait_until,
+)
 
 pytestmark = pytest.mark.requires("qemu")
 
@@ -71,6 +80,20 @@ def saved_file(clone: SandboxDriver, name: str) -> Path:
 
 def saved_files(clone: SandboxDriver) -> list[str]:
     return sorted(path.name for path in clone.sandbox.directory.glob("saved.*"))
+
+
+def qemu_of(clone: SandboxDriver) -> int:
+    pid = clone.supervisor_pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def fill(directory: Path, *, left_bytes: int) -> Path:
+    """Take what the host has there but for some bytes."""
+    status, filler = os.statvfs(directory), directory / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - left_bytes)
+    return filler
 
 
 def wait_until_writing(clone: SandboxDriver) -> None:
@@ -170,10 +193,7 @@ def test_what_cannot_be_saved_is_told_at_once_and_goes_on(seed: str, tmp_path: P
 @pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
 def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
-    pid = clone.supervisor_pid
-    if victim == "qemu":
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pid = next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
+    pid = qemu_of(clone) if victim == "qemu" else clone.supervisor_pid
     with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
         wait_until_writing(clone)
         os.kill(pid, signal.SIGKILL)
@@ -207,6 +227,41 @@ def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
         assert "the sandbox ended before the command did" in command.stderr
     succeed("start", clone.name)
     clone.wait_until_succeeds("! pgrep -x sleep")
+
+
+@pytest.mark.requires("root")
+def test_a_guest_whose_state_has_no_room_goes_on(
+    seed: str, private_directories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mounted_tmpfs(tmp_path / "small", size="1000m") as small:
+        (small / "seeds").symlink_to(private_directories / "state" / "seeds")
+        monkeypatch.setenv("KATA_DIND_STATE_DIR", str(small))
+        clone = up("save-small")
+        clone.succeed(COUNTER)
+        before = clone.succeed(IDENTITY)
+
+        filler = fill(small, left_bytes=100 << 20)
+        refused = kata_dind("stop", "--save", clone.name)
+        assert (refused.returncode, "there is no room for the saved state" in refused.stderr) == (5, True)
+        filler.unlink()
+
+        with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
+            wait_until_writing(clone)
+            os.kill(qemu_of(clone), signal.SIGSTOP)
+            filler = fill(small, left_bytes=1 << 19)
+            os.kill(qemu_of(clone), signal.SIGCONT)
+            assert stop.wait() == 5
+            assert "there is no room for the saved state" in stop.stderr
+        filler.unlink()
+        assert saved_files(clone) == []
+        assert clone.succeed(IDENTITY) == before
+        counted = count(clone)
+        clone.wait_until_succeeds(f"test $(docker logs --tail 1 counter) -gt {counted}")
+
+        succeed("stop", "--save", clone.name)
+        succeed("start", clone.name)
+        assert clone.succeed(IDENTITY) == before
+        succeed("rm", "--force", clone.name)
 
 
 def test_a_seed_with_a_saved_sandbox_stays(clone: SandboxDriver) -> None:
