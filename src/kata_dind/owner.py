@@ -155,6 +155,7 @@ class Owner:
             raise SpecError(f"--save: the state of '{name}' can't be saved: {why}", hint=f"kata-dind stop {name}")
         guest.require_suspendable()
         self._suspending = asyncio.ensure_future(self._suspend(guest))
+        self._suspending.add_done_callback(_note_failure)
         await asyncio.shield(self._suspending)  # whoever asked may be gone before the end
 
     async def _suspend(self, guest: Guest) -> None:
@@ -618,6 +619,11 @@ class RotatingLog:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         except OSError as error:
             logger.warning("cannot write %s: %s", self._path.name, error)
+
+
+def _note_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("the sandbox could not be saved: %s", error)
 
 
 async def _guest_gone(guest: Guest) -> SandboxError:

@@ -35,7 +35,8 @@ _NO_LIMIT = {"max-bandwidth": 1 << 40}
 _HOLD_SECONDS = 300.0
 """For the guest to write everything out, which may be a fifth of its memory, on a slow disk."""
 
-_GO_ON_SECONDS = 10.0
+_GO_ON_SECONDS = 60.0
+"""For its agent to answer again; on a busy host an emulated guest takes seconds to."""
 
 
 def _saved_parts(*, memory: bool) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class VmBackend:
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,
             proven=_proven(parsed),
-            goes_on_from="" if not parsed.start.goes_on else _GOES_ON_FROM[parsed.start],
+            goes_on_from=_GOES_ON_FROM.get(parsed.start, ""),
             unsavable=why_not_savable(parsed),
         )
 

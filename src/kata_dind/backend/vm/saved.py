@@ -81,9 +81,9 @@ def find_saved(directory: Path) -> SavedState | None:
 
 
 def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Make what QEMU has written beside disks, which are at rest, a saved state. Raises NoSpace.
+    """Make what QEMU has written beside disks, which are at rest, a saved state. Raises NoSpace or SandboxError.
 
-    It blocks until that would outlive a crash of the host. Raises SandboxError for what else fails.
+    It blocks until that would outlive a crash of the host.
     """
     unfinished = directory / UNFINISHED
     try:
