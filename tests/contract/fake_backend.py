@@ -214,7 +214,7 @@ class FakeBackend:
         return Launch(
             start=start,
             container_request=lambda check: {
-                "kind": "renew" if resumes else "container",
+                "kind": "renew" if resumes or behaviour.restores else "container",
                 "argv": ["dockerd"],
                 "check": check,
             },
@@ -418,15 +418,15 @@ class _GuestSystem:
 
     async def serve(self, stream: ChannelStream, request: dict[str, Any]) -> None:
         match request["kind"]:
-            case "container" | "renew" if self._container is not None:
-                self.note("container followed")
-                self._container = stream
-            case "container":
-                await self._start_container(stream, request)
-            case "renew":
-                await self._start_container(stream, request)
-                self.channel.mux.control(EVENTS, {"event": "renewed", "check_seconds": 0.1, "size_bytes": 1 << 30})
-                self.channel.flush()
+            case "container" | "renew":
+                if self._container is None:
+                    await self._start_container(stream, request)
+                else:
+                    self.note("container followed")
+                    self._container = stream
+                if request["kind"] == "renew":
+                    self.channel.mux.control(EVENTS, {"event": "renewed", "check_seconds": 0.1, "size_bytes": 1 << 30})
+                    self.channel.flush()
             case "docker":
                 await self._connect(stream)
             case "exec":
@@ -437,9 +437,6 @@ class _GuestSystem:
     async def _start_container(self, stream: ChannelStream, request: dict[str, Any]) -> None:
         self._container = stream
         self.note(f"container started, check {request['check']}")
-        if self._behaviour.restores:
-            self.channel.mux.control(EVENTS, {"event": "renewed"})
-            self.channel.flush()
         for line in self._behaviour.says:
             await stream.send(json.dumps(line, separators=(",", ":")).encode() + b"\n", ERROR)
         await stream.send(b'level=info msg="Starting up"\n', ERROR)
@@ -447,7 +444,7 @@ class _GuestSystem:
             self._die_soon()
         elif self._behaviour.exit_code is not None:
             stream.close({"exit_code": self._behaviour.exit_code})
-        elif self._behaviour.answers and not self._socket.exists():
+        elif self._behaviour.answers:
             self._running.enter_context(serve_dockerd(FakeDockerd(self._behaviour.faults), self._socket))
 
     async def _connect(self, stream: ChannelStream) -> None:
