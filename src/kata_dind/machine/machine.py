@@ -118,12 +118,6 @@ class Machine:
             self._migrated.set()
         return False  # nothing to queue
 
-    async def ask_for_migration(self) -> None:
-        """Take note of a migration that ended before anybody heard its events."""
-        status = cast(dict[str, Any], await self._qmp.execute("query-migrate")).get("status")
-        if status in ("completed", "failed"):
-            self.heard_migration({"data": {"status": status}})
-
     async def pause(self) -> None:
         """Let the guest stand still; one that is being saved does."""
         if not self._still.locked():
@@ -345,11 +339,11 @@ class Machine:
         return self.ended.is_set()
 
 
-def _restore_commands(state_fd: int, *, memory: bool) -> bytes:
-    """Return what lets a QEMU go on from a saved state; it finds them when it starts to listen."""
+def _restore_commands(state_fd: int) -> bytes:
+    """Return what lets a QEMU go on from the devices' state; it finds them when it starts to listen."""
     commands = [
         {"execute": "qmp_capabilities"},
-        {"execute": "migrate-set-capabilities", "arguments": _saved_parts(memory=memory)},
+        {"execute": "migrate-set-capabilities", "arguments": _saved_parts(memory=False)},
         {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
     ]
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
@@ -404,9 +398,11 @@ async def open_machine(
         first_ours, first_theirs = _socketpair(stack)
         first_fd = state_fd = None
         if state:
-            first_fd, state_fd = first_theirs.fileno(), stack.enter_context(state.open("rb")).fileno()
-            with_memory = memory_fd is None and shape.memory_file is None
-            first_ours.send(_restore_commands(state_fd, memory=with_memory))
+            state_fd = stack.enter_context(state.open("rb")).fileno()
+        if state_fd is not None and (shape.memory_file or memory_fd is not None):
+            # A clone is to be there in a moment; of a state with all the memory we want to hear how its reading ends.
+            first_fd = first_theirs.fileno()
+            first_ours.send(_restore_commands(state_fd))
         wiring = Wiring(
             qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd, first_fd
         )
@@ -425,9 +421,11 @@ async def open_machine(
             async with asyncio.timeout(30):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 await qmp.connect(qmp_ours)
-                if state:
+                if first_fd is not None:
                     await _require_restore(first_ours)
-                    await machine.ask_for_migration()
+                elif state_fd is not None:
+                    await qmp.execute("migrate-set-capabilities", _saved_parts(memory=True))
+                    await qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except (QMPError, TimeoutError, OSError) as error:
             process.ended(within_seconds=1.0)
             raise BootFailed("QEMU did not start", details=process.describe_end()) from error

@@ -45,6 +45,6 @@ def test_a_qemu_that_ends_is_for_others_to_tell() -> None:
 
 
 def test_the_commands_are_a_line_each() -> None:
-    commands = _restore_commands(11, memory=True)
+    commands = _restore_commands(11)
     assert [line[:12] for line in commands.splitlines()] == [b'{"execute": '] * 3
     assert b'"fd:11"' in commands
