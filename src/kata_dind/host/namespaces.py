@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.errors import CommandFailed, PermissionMissing
+from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.host.process import require_tool, run
+
+_WORKED = "namespaces.json"
 
 
 def private_network_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -> list[str]:
@@ -31,8 +35,15 @@ def find_unshare() -> Path:
     return beside if beside.exists() else require_tool("unshare", package="util-linux")
 
 
-def require_network_namespaces(unshare: Path, *, as_root: bool) -> None:
-    """Raise PermissionMissing when this user can't make a network namespace and set it up."""
+def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> None:
+    """Raise PermissionMissing when this user can't make a network namespace and set it up.
+
+    What has worked is not tried again before the host's next boot: each start would take longer by that.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    tried = {"boot": boot, "unshare": str(unshare), "as_root": as_root}
+    if read_json(cache / _WORKED) == tried:
+        return
     try:
         run(
             private_network_argv(["ip", "link", "set", "lo", "up"], unshare=unshare, as_root=as_root),
@@ -44,3 +55,5 @@ def require_network_namespaces(unshare: Path, *, as_root: bool) -> None:
             details=error.details,
             hint="on Ubuntu 24.04 run `make setup`, which allows it for one program",
         ) from error
+    with contextlib.suppress(OSError):
+        write_passing_json(cache / _WORKED, tried)

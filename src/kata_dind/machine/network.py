@@ -26,7 +26,7 @@ LINK_LOCAL = "169.254.0.0/16"
 # whose redirections know one-digit descriptors only.
 _CLOSE_AND_EXEC = """
 printf x >"/proc/self/fd/$0"
-[ -z "$1" ] || printf '%s' "$1" | tr ';' '\\n' | ip -batch - || exit 1
+[ -z "$1" ] || printf '%s\\n' "$1" | ip -batch - || exit 1
 shift
 exec "$@"
 """
@@ -99,7 +99,7 @@ def isolated_daemon(
     with contextlib.ExitStack() as stack:
         made_read, made_write = _pipe(stack)
         rules = routing_rules(allow_link_local=isolation.allow_link_local) if isolation.outbound else []
-        closing = ["sh", "-c", _CLOSE_AND_EXEC, str(made_write), ";".join(rules), *argv]
+        closing = ["sh", "-c", _CLOSE_AND_EXEC, str(made_write), "\n".join(rules), *argv]
         wrapped = private_network_argv(closing, unshare=isolation.unshare, as_root=isolation.as_root)
         process = stack.enter_context(
             daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], rung_seconds=5.0)

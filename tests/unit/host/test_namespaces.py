@@ -76,16 +76,22 @@ def test_a_copy_of_unshare_beside_the_interpreter_is_preferred(tmp_path: Path, m
 
 
 @pytest.mark.requires("netns")
-def test_network_namespaces_that_can_be_made_are_no_complaint() -> None:
-    require_network_namespaces(find_unshare(), as_root=AS_ROOT)
+def test_network_namespaces_that_can_be_made_are_no_complaint_and_made_once(tmp_path: Path) -> None:
+    unshare = tmp_path / "unshare"
+    unshare.write_text(f'#!/bin/sh\necho >>{tmp_path}/tried\nexec {find_unshare()} "$@"\n')
+    unshare.chmod(0o755)
+    for _ in range(2):
+        require_network_namespaces(unshare, as_root=AS_ROOT, cache=tmp_path)
+    assert len((tmp_path / "tried").read_text().splitlines()) == 1
 
 
 def test_network_namespaces_that_cannot_be_made_are_told_with_the_way_out(tmp_path: Path) -> None:
     refuses = tmp_path / "unshare"
     refuses.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
     refuses.chmod(0o755)
-    with pytest.raises(PermissionMissing) as caught:
-        require_network_namespaces(refuses, as_root=False)
+    for _ in range(2):  # for that may be mended
+        with pytest.raises(PermissionMissing) as caught:
+            require_network_namespaces(refuses, as_root=False, cache=tmp_path)
     assert "Operation not permitted" in caught.value.details
     assert "make setup" in caught.value.hint
 

@@ -273,7 +273,7 @@ def require_host_tools(*, shares: bool, xfs: bool = False) -> None:
     require_tool("mke2fs", package="e2fsprogs")
     if xfs:
         require_tool("mkfs.xfs", package="xfsprogs")
-    require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0)
+    require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0, cache=cache_directory())
     if shares:
         require_virtiofsd()
 
