@@ -47,6 +47,8 @@ class Agent:
         self._container: spawn.Child | None = None
         self._container_pid = 0
         self._container_environment: dict[str, str] = {}
+        self._names: dict[str, Any] = {}
+        """The request that gave the guest its names."""
         self._throttled = False
         self._last_bytes: int | None = None
         """How much may still be sent before a save, and not a byte more until the next epoch; None for no limit."""
@@ -178,6 +180,7 @@ class Agent:
     def _start_container(self, stream: int, request: dict[str, Any]) -> Handler:
         system.set_clock(float(request["time"]))
         system.configure(request)
+        self._names = request
         os.makedirs(container.RUN, exist_ok=True)
         os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)
         self._container_environment = dict(request["environment"])
@@ -220,6 +223,7 @@ class Agent:
     def _hold(self, stream: int, request: dict[str, Any]) -> None:
         """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
         container.prepare_check(self._container_pid, str(request["data_root"]))
+        self._become(self._names)  # for practice: what Python looks up at the first time is saved, too
         os.sync()
         self._mux.close(stream, {})
         self._last_bytes = self._mux.pending_bytes
@@ -230,8 +234,7 @@ class Agent:
             raise ProcessLookupError("no container runs")
         system.set_clock(float(request["time"]))
         system.reseed(bytes.fromhex(request["entropy"]))
-        system.write_names(request)
-        container.rename(self._container_pid, str(request["hostname"]))
+        self._become(request)
         data_root = str(request["data_root"])
         checked_seconds = container.check_data_root(self._container_pid, data_root)
         handler = self._follow_container(stream, self._container)
@@ -256,6 +259,11 @@ class Agent:
 
         self._loop.after(0, go_on)  # when the stream has its handler
         return handler
+
+    def _become(self, names: dict[str, Any]) -> None:
+        system.write_names(names)
+        container.rename(self._container_pid, str(names["hostname"]))
+        self._names = names
 
     def _plugged(self, request: dict[str, Any]) -> list[plugged.Step]:
         pid, shares, disk_bytes = self._container_pid, list(request["shares"]), int(request["disk_bytes"])
