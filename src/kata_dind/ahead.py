@@ -38,30 +38,36 @@ class Ahead:
         stack.callback(self._workshop.close)
         self._events: list[dict[str, Any]] = []
         self._on_event: OnEvent = self._events.append
-        self._renewed = asyncio.Event()
+        self._practised: asyncio.Event | None = None
+        self._wanted = False
         self._start = asyncio.ensure_future(self._started(launch)) if launch else None
 
     async def _started(self, launch: Launch) -> Guest:
         workshop = self._workshop.enter_context(new_workshop())
         guest = await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
-        async with asyncio.timeout(launch.timeout_seconds):
-            await self._warm_up(launch, guest)
+        if not self._wanted:
+            async with asyncio.timeout(launch.timeout_seconds):
+                await self._warm_up(launch, guest)
         return guest
 
     async def _warm_up(self, launch: Launch, guest: Guest) -> None:
-        """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs."""
+        """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs.
+
+        That is for the time in which there is no owner yet; an owner who waits asks at once.
+        """
         from kata_dind.owner import first_answer
 
+        self._practised = asyncio.Event()
         answer = asyncio.ensure_future(first_answer(guest))
         await asyncio.sleep(0)  # dockerd thinks about it while the agent renews the guest
         stream = guest.open({**launch.container_request(False), "time": time.time()})
         await answer
-        await first_of(self._renewed.wait(), stream.wait_closed(), guest.ended.wait())
+        await first_of(self._practised.wait(), stream.wait_closed(), guest.ended.wait())
         stream.close()
 
     def _heard(self, message: dict[str, Any]) -> None:
-        if message.get("event") == "renewed" and not self._renewed.is_set():
-            self._renewed.set()  # for practice
+        if message.get("event") == "renewed" and self._practised is not None and not self._practised.is_set():
+            self._practised.set()
         else:
             self._on_event(message)
 
@@ -70,6 +76,7 @@ class Ahead:
         if self._launch is None or self._start is None or self._launch.stand_in != launch.stand_in:
             await self.end()
             return launch
+        self._wanted = True
         try:
             guest = await self._start
         except (KataDindError, ChannelClosed, OSError) as error:  # a TimeoutError is an OSError

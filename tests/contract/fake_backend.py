@@ -344,7 +344,10 @@ class _GuestSystem:
     def move(self, directory: Path) -> None:
         """Go on in another directory, with all files."""
         self.log = self.log.rename(directory / self.log.name)
-        self._socket = self._socket.rename(directory / self._socket.name)
+        socket = directory / self._socket.name
+        if self._socket.exists():
+            self._socket.rename(socket)
+        self._socket = socket
         self.ahead = False
 
     async def boot(self) -> None:
