@@ -420,10 +420,10 @@ async def open_machine(
         try:
             async with asyncio.timeout(30):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
-                await qmp.connect(qmp_ours)
                 if first_fd is not None:
-                    await _require_restore(first_ours)
-                elif state_fd is not None:
+                    await _require_restore(first_ours)  # first, so that QEMU has one control socket at a time to mind
+                await qmp.connect(qmp_ours)
+                if first_fd is None and state_fd is not None:
                     await qmp.execute("migrate-set-capabilities", _saved_parts(memory=True))
                     await qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except (QMPError, TimeoutError, OSError) as error:
