@@ -137,7 +137,7 @@ def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_other
     assert "has run out of memory" in inspect("clone-0")["error"]["summary"]
     assert other.succeed("docker version --format '{{.Server.Version}}'")
     succeed("start", "clone-0")
-    assert states() == {"clone-0": "running", "clone-1": "running"}
+    assert [states()[name] for name in ("clone-0", "clone-1")] == ["running", "running"]
 
 
 def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed, tmp_path: Path) -> None:
