@@ -55,14 +55,13 @@ class Ahead:
 
         That is for the time in which there is no owner yet; an owner who waits asks at once.
         """
-        from kata_dind.owner import first_answer
+        from kata_dind.owner import asking_first
 
         self._practised = asyncio.Event()
-        answer = asyncio.ensure_future(first_answer(guest))
-        await asyncio.sleep(0)  # dockerd thinks about it while the agent renews the guest
-        stream = guest.open({**launch.container_request(False), "time": time.time()})
-        await answer
-        await first_of(self._practised.wait(), stream.wait_closed(), guest.ended.wait())
+        async with asking_first(guest) as answer:
+            stream = guest.open({**launch.container_request(False), "time": time.time()})
+            await answer
+            await first_of(self._practised.wait(), stream.wait_closed(), guest.ended.wait())
         stream.close()
 
     def _heard(self, message: dict[str, Any]) -> None:

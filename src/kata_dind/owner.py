@@ -205,10 +205,7 @@ class Owner:
         if self._launch.proven is not None and "dockerd_log" in self._launch.proven:
             # What it said before it was saved.
             self._dockerd_log.write(f"{self._launch.proven['dockerd_log']}\n".encode())
-        answer = asyncio.ensure_future(first_answer(guest))
-        stack.callback(answer.cancel)
-        if self._launch.proven is not None:
-            await asyncio.sleep(0)  # so that dockerd thinks about its answer while the agent renews the guest
+        answer = await stack.enter_async_context(asking_first(guest))
         self._follow(guest, check=check)
         stack.push_async_callback(self._unfollow)
         await stack.enter_async_context(self._control_server(guest))
@@ -642,7 +639,21 @@ async def _until_lost(channel: Channel) -> None:
         await channel.lost.wait()
 
 
-async def first_answer(guest: Guest) -> None:
+@contextlib.asynccontextmanager
+async def asking_first(guest: Guest) -> AsyncIterator[asyncio.Future[None]]:
+    """Wait for dockerd's first answer beside the block; it has been asked before anything that the block asks.
+
+    So it thinks about its answer while the agent of a guest that goes on renews that.
+    """
+    answer = asyncio.ensure_future(_first_answer(guest))
+    try:
+        await asyncio.sleep(0)
+        yield answer
+    finally:
+        answer.cancel()
+
+
+async def _first_answer(guest: Guest) -> None:
     """Ask /_ping until dockerd answers; it listens long before it does, so one question mostly suffices."""
     while True:
         stream = guest.open({"kind": "docker"})

@@ -135,6 +135,15 @@ def _mkfs_argv(disk: Path, *, size_mib: int, filesystem: Filesystem) -> list[str
     return mke2fs_argv(require_tool("mke2fs", package="e2fsprogs"), disk, size_mib=size_mib)
 
 
+def sync_path(path: Path) -> None:
+    """Wait until a file, or a directory's names, would outlive a crash of the host. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def free_bytes(directory: Path) -> int:
     """Return what the file system of a directory has left for ordinary users, whom a disk should not starve either.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from kata_dind.host.directories import make_private
+from kata_dind.host.disks import sync_path
 from kata_dind.host.locks import locked
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
@@ -43,14 +43,14 @@ def publish(product: Path, target: Path) -> None:
     """Make a finished file or directory durable, then visible under its final name."""
     make_durable(product)
     product.rename(target)
-    _sync(target.parent)
+    sync_path(target.parent)
 
 
 def make_durable(product: Path) -> None:
     """Write a file, or a directory with all in it, to the disk."""
     for path in [*product.rglob("*"), product]:
         if not path.is_symlink():
-            _sync(path)
+            sync_path(path)
 
 
 def content_key(*parts: object) -> str:
@@ -63,11 +63,3 @@ def files_key(directory: Path, names: list[str]) -> str:
     """Return a short key of some files' names and contents."""
     digests = [(name, hashlib.sha256((directory / name).read_bytes()).hexdigest()) for name in sorted(names)]
     return content_key(digests)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

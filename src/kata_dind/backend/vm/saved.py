@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.errors import NoSpace, SandboxError
+from kata_dind.host.disks import sync_path
 from kata_dind.host.json_files import read_json, write_json
 
 FORMAT = 1
@@ -88,7 +89,7 @@ def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]
     unfinished = directory / UNFINISHED
     try:
         for path in (unfinished, *(directory / disk for disk in disks)):
-            _sync(path)
+            sync_path(path)
         unfinished.replace(directory / STATE_FILE)
         record = {
             "format": FORMAT,
@@ -98,7 +99,7 @@ def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]
             "facts": dict(facts),
         }
         write_json(directory / RECORD_FILE, record)
-        _sync(directory)
+        sync_path(directory)
     except OSError as error:
         drop_saved(directory)
         kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else SandboxError
@@ -111,7 +112,7 @@ def take_saved(directory: Path) -> None:
         (directory / RECORD_FILE).unlink()
     except FileNotFoundError as error:
         raise SandboxError("the saved state was used already") from error
-    _sync(directory)  # or a host that crashes would find it again, with other disks
+    sync_path(directory)  # or a host that crashes would find it again, with other disks
 
 
 def drop_saved(directory: Path) -> None:
@@ -142,11 +143,3 @@ def _state_mark(path: Path) -> dict[str, Any]:
 def _disk_marks(directory: Path, disks: Sequence[str]) -> dict[str, dict[str, int]]:
     statuses = {name: (directory / name).stat() for name in disks}
     return {name: {"size_bytes": it.st_size, "mtime_ns": it.st_mtime_ns} for name, it in statuses.items()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
