@@ -54,6 +54,15 @@ class SandboxDriver:
     def supervisor_pid(self) -> int:
         return int(json.loads((self.sandbox.directory / "status.json").read_text())["pid"])
 
+    def process_of(self, program: str) -> int:
+        """Return the process of the sandbox that runs a program."""
+        for pid in _descendants_of(self.supervisor_pid):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if Path(os.fsdecode(words[0])).name.startswith(program):
+                    return pid
+        raise AssertionError(f"no {program} belongs to {self.sandbox.directory}")
+
     def succeed(
         self,
         *commands: str,
@@ -220,3 +229,11 @@ def mounted_tmpfs(place: Path, *, size: str) -> Iterator[Path]:
 
 def _printed(result: Any) -> str:
     return str((result.stdout + result.stderr).decode(errors="replace"))
+
+
+def _descendants_of(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                yield child
+                yield from _descendants_of(child)

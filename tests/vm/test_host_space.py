@@ -45,9 +45,14 @@ class SmallHost:
         assert row["problem"] == inspected
         return inspected if inspected is None else str(inspected)
 
-    def is_told_full(self) -> bool:
-        self.fill()  # again: what was removed in the guest comes back with its file system's next commit
-        return "full" in (self.problem or "")
+    def wait_until_told_full(self) -> None:
+        """Keep the host full, whatever the guest's file system gives back at its next commit, until that is told."""
+
+        def told() -> bool:
+            self.fill()
+            return "full" in (self.problem or "")
+
+        wait_until(told, what="the problem is told")
 
     def fill(self, *, seconds: float = 0.0) -> Path:
         """Take what is left but for 1 MiB, as anybody else on the host may: at once, or over some time."""
@@ -108,7 +113,7 @@ class TestSmallHost:
             sandbox.wait_until_succeeds("test -e /var/lib/docker/2")
             # Between two looks at what is left QEMU pauses the guest by itself; a loop disk's write fails in virtiofsd.
             filler = host.fill(seconds=0 if host.data_root == "block" else 2)
-            wait_until(host.is_told_full, what="the problem is told")
+            host.wait_until_told_full()
             time.sleep(2)
             assert not written.done()
             filler.unlink()

@@ -5,7 +5,6 @@ One sandbox goes through all of it; each test starts it, hurts it, and leaves it
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -108,7 +107,7 @@ def test_the_supervisor(hurt: SandboxDriver) -> None:
 
 
 def test_qemu(hurt: SandboxDriver) -> None:
-    os.kill(process_of(hurt, "qemu-system"), signal.SIGKILL)
+    os.kill(hurt.process_of("qemu-system"), signal.SIGKILL)
     wait_for_the_end(hurt)
     assert states()[NAME] == "crashed"
     error = hurt.sandbox.inspect()["error"]
@@ -129,7 +128,7 @@ def test_a_power_cut_while_the_guest_writes(hurt: SandboxDriver) -> None:
     hurt.succeed(f"({noise}) >/dev/null 2>&1 &")
     hurt.wait_until_succeeds(f"test -e {data}/noise5")
     checks_before = count_checks(hurt)
-    os.kill(process_of(hurt, "qemu-system"), signal.SIGKILL)
+    os.kill(hurt.process_of("qemu-system"), signal.SIGKILL)
     wait_for_the_end(hurt)
     succeed("start", NAME)
     assert count_checks(hurt) == checks_before + 1
@@ -150,11 +149,11 @@ def test_dockerd(hurt: SandboxDriver) -> None:
 
 
 def test_slirp4netns_and_virtiofsd(hurt: SandboxDriver) -> None:
-    os.kill(process_of(hurt, "slirp4netns"), signal.SIGKILL)
+    os.kill(hurt.process_of("slirp4netns"), signal.SIGKILL)
     # The way out is gone; all that does not need it works.
     assert hurt.succeed("docker run --rm kept:1 cat /file") == "kept\n"
     # Without its share the guest would hang where it looks at it, so the sandbox ends and says why.
-    os.kill(process_of(hurt, "virtiofsd"), signal.SIGKILL)
+    os.kill(hurt.process_of("virtiofsd"), signal.SIGKILL)
     wait_for_the_end(hurt)
     assert states()[NAME] == "crashed"
     assert hurt.sandbox.inspect()["error"]["summary"] == "the guest is gone: virtiofsd ended (SIGKILL)"
@@ -170,22 +169,3 @@ def wait_for_the_end(sandbox: SandboxDriver) -> None:
 def count_checks(sandbox: SandboxDriver) -> int:
     """Return how often a start has checked the data root's file system."""
     return (sandbox.sandbox.directory / LOGS["dockerd"]).read_text().count("checking the file system")
-
-
-def process_of(sandbox: SandboxDriver, program: str) -> int:
-    """Return the process of a sandbox that runs a program."""
-    directory = str(sandbox.sandbox.directory)
-    for pid in descendants_of(sandbox.supervisor_pid):
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if Path(os.fsdecode(words[0])).name.startswith(program):
-                return pid
-    raise AssertionError(f"no {program} belongs to {directory}")
-
-
-def descendants_of(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            for child in map(int, (task / "children").read_text().split()):
-                yield child
-                yield from descendants_of(child)

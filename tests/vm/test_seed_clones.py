@@ -52,11 +52,6 @@ def up(name: str, *options: str) -> SandboxDriver:
     return SandboxDriver(name)
 
 
-def child_of(pid: int, command: bytes) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return next(int(child) for child in children if command in Path(f"/proc/{child}/cmdline").read_bytes())
-
-
 @pytest.mark.parametrize("count", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count: int) -> None:
     clones = [up(f"clone-{number}") for number in range(count)]
@@ -117,10 +112,7 @@ def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
 def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, victim: str) -> None:
     clone = up("clone-0")
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
-    pid = clone.supervisor_pid
-    if victim == "qemu":
-        pid = child_of(pid, b"qemu-system")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(clone.process_of("qemu-system") if victim == "qemu" else clone.supervisor_pid, signal.SIGKILL)
     wait_until(lambda: states()["clone-0"] == "crashed", what="the end of the clone")
     succeed("start", "clone-0")
     assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
@@ -129,9 +121,8 @@ def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, v
 @pytest.mark.requires("root", "memory-limit")
 def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_others_live(seed: Seed) -> None:
     clone, other = up("clone-0"), up("clone-1")
-    qemu = child_of(clone.supervisor_pid, b"qemu-system")
     with memory_limit(64) as members:
-        members.write_text(str(qemu))
+        members.write_text(str(clone.process_of("qemu-system")))
         kata_dind("exec", "clone-0", "--", "sh", "-c", "head -c 400M /dev/zero >/dev/shm/much")
         wait_until(lambda: states()["clone-0"] == "crashed", what="the end of the clone")
     assert "has run out of memory" in inspect("clone-0")["error"]["summary"]

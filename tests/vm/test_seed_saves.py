@@ -82,12 +82,6 @@ def saved_files(clone: SandboxDriver) -> list[str]:
     return sorted(path.name for path in clone.sandbox.directory.glob("saved.*"))
 
 
-def qemu_of(clone: SandboxDriver) -> int:
-    pid = clone.supervisor_pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return next(int(child) for child in children if b"qemu-system" in Path(f"/proc/{child}/cmdline").read_bytes())
-
-
 def fill(directory: Path, *, left_bytes: int) -> Path:
     """Take what the host has there but for some bytes."""
     status, filler = os.statvfs(directory), directory / "filler"
@@ -193,7 +187,7 @@ def test_what_cannot_be_saved_is_told_at_once_and_goes_on(seed: str, tmp_path: P
 @pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
 def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
-    pid = qemu_of(clone) if victim == "qemu" else clone.supervisor_pid
+    pid = clone.process_of("qemu-system") if victim == "qemu" else clone.supervisor_pid
     with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
         wait_until_writing(clone)
         os.kill(pid, signal.SIGKILL)
@@ -248,9 +242,9 @@ def test_a_guest_whose_state_has_no_room_goes_on(
 
         with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
             wait_until_writing(clone)
-            os.kill(qemu_of(clone), signal.SIGSTOP)
+            os.kill(clone.process_of("qemu-system"), signal.SIGSTOP)
             filler = fill(small, left_bytes=1 << 19)
-            os.kill(qemu_of(clone), signal.SIGCONT)
+            os.kill(clone.process_of("qemu-system"), signal.SIGCONT)
             assert stop.wait() == 5
             assert "there is no room for the saved state" in stop.stderr
         filler.unlink()
