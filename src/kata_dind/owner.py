@@ -62,6 +62,7 @@ _DAY_SECONDS = 86400.0
 _PING_PAUSE_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.0
 _GONE_SECONDS = 5.0
+_REWRITE_SECONDS = 1.0
 
 
 class Owner:
@@ -95,6 +96,8 @@ class Owner:
         self._complaint: dict[str, str] | None = None
         self._warnings: list[str] = []
         self._no_space: NoSpace | None = None
+        self._rewrite: asyncio.TimerHandle | None = None
+        """Of a status that could not be written."""
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -539,15 +542,27 @@ class Owner:
         elif error is not None:
             self._status["error"] = {"summary": f"{type(error).__name__}: {error}"}
         self._write_status()
+        self._forget_rewrite()  # nobody may own the sandbox any more by then, or somebody else
 
     def _write_status(self) -> None:
+        again = self._forget_rewrite()
         try:
             self._record.write_status(
                 {**self._status, "warnings": self._warnings, "phases": self._phases, "timings": self._timings()}
             )
         except OSError as error:
-            # A full disk must not end a sandbox that runs; `ls` asks the lock, not this file.
-            logger.warning("cannot write the status: %s", error)
+            # A full disk must not end a sandbox that runs; `ls` asks the lock, not this file. What the status has to
+            # tell may be just that the disk is full, and nothing may happen before somebody has read that.
+            if not again:
+                logger.warning("cannot write the status: %s", error)
+            self._rewrite = asyncio.get_running_loop().call_later(_REWRITE_SECONDS, self._write_status)
+
+    def _forget_rewrite(self) -> bool:
+        """Give up another attempt at the status; tell whether there was to be one."""
+        rewrite, self._rewrite = self._rewrite, None
+        if rewrite is not None:
+            rewrite.cancel()
+        return rewrite is not None
 
     def _timings(self) -> dict[str, float]:
         """Seconds from the owner's start to each milestone, and the proof's own."""

@@ -157,6 +157,22 @@ def test_a_problem_is_told_and_stands_in_the_status_until_it_is_over(
     assert [(event.name, event.message) for event in start.events if event.name in ("warning", "notice")] == told
 
 
+def test_a_status_that_has_no_room_is_written_when_it_has(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "status.json"
+    in_the_way.mkdir()
+    start = start_of(tmp_path, "runs-short")
+
+    async def scenario() -> None:
+        async with running(start):
+            assert start.status == {}
+            in_the_way.rmdir()
+            while not start.status:  # noqa: ASYNC110 - a file appears
+                await asyncio.sleep(0.05)
+            assert (start.status["state"], start.status["problem"]) == ("running", "/host has 9 MiB left")
+
+    run(scenario())
+
+
 def test_a_start_whose_guest_is_paused_ends_at_once(tmp_path: Path) -> None:
     start = start_of(tmp_path, "is-paused")
     failure = failure_of(start)

@@ -45,20 +45,11 @@ class SmallHost:
         assert row["problem"] == inspected
         return inspected if inspected is None else str(inspected)
 
-    def wait_until_told_full(self) -> None:
-        """Keep the host full, whatever the guest's file system gives back at its next commit, until that is told."""
-
-        def told() -> bool:
-            self.fill()
-            return "full" in (self.problem or "")
-
-        wait_until(told, what="the problem is told")
-
     def fill(self, *, seconds: float = 0.0) -> Path:
         """Take what is left but for 1 MiB, as anybody else on the host may: at once, or over some time."""
         filler = self.directory / "filler"
         until = time.monotonic() + seconds
-        with filler.open("ab") as file:
+        with filler.open("wb") as file:
             while (left_seconds := until - time.monotonic()) > 0 or self.left_bytes > 2 * MIB:
                 part_bytes = max(self.left_bytes - MIB, 0) // max(round(left_seconds / 0.1), 1)
                 with contextlib.suppress(OSError):  # the guest has taken it meanwhile
@@ -113,7 +104,7 @@ class TestSmallHost:
             sandbox.wait_until_succeeds("test -e /var/lib/docker/2")
             # Between two looks at what is left QEMU pauses the guest by itself; a loop disk's write fails in virtiofsd.
             filler = host.fill(seconds=0 if host.data_root == "block" else 2)
-            host.wait_until_told_full()
+            wait_until(lambda: "full" in (host.problem or ""), what="the problem is told")
             time.sleep(2)
             assert not written.done()
             filler.unlink()
