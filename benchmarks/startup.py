@@ -32,8 +32,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kata_dind.backend.vm.begin import copy_children
 from kata_dind.backend.vm.plan import STATE, Plan, machine_shape, plan_from_json
-from kata_dind.backend.vm.start import copy_children
 from kata_dind.guest.agent import protocol
 from kata_dind.host.disks import create_disk
 from kata_dind.image.cpio import encode_cpio, regular

@@ -7,44 +7,60 @@ was lost but some of a processor's time.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kata_dind.backend import Guest, Launch, OnEvent, load_backend
+from kata_dind.backend import GoOn, Guest, Launch, OnEvent, load_backend
 from kata_dind.errors import KataDindError
-from kata_dind.host.channel import ChannelClosed, first_of
 from kata_dind.host.directories import state_directory
 from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.record import new_workshop
+
+if TYPE_CHECKING:
+    # Only where a method needs it: QEMU is to run before the event loop is imported.
+    import asyncio
 
 logger = logging.getLogger(__name__)
 
 
 class Ahead:
-    """What was started ahead of a plan, if anything was."""
+    """What was begun ahead of a plan, if anything was."""
 
-    def __init__(self, launch: Launch | None, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, launch: Launch | None = None) -> None:
         self._launch = launch
-        self._stack = stack
+        self._stack = contextlib.AsyncExitStack()
         self._workshop = contextlib.ExitStack()
         """The directory without a name, which is needed until the guest has moved."""
-        stack.callback(self._workshop.close)
+        self._stack.callback(self._workshop.close)
         self._events: list[dict[str, Any]] = []
         self._on_event: OnEvent = self._events.append
         self._practised: asyncio.Event | None = None
         self._wanted = False
-        self._start = asyncio.ensure_future(self._started(launch)) if launch else None
+        self._start: asyncio.Future[Guest] | None = None
+        self._go_on: GoOn | None = None
+        if launch:
+            with contextlib.ExitStack() as unless_begun:
+                workshop = unless_begun.enter_context(new_workshop())
+                self._go_on = self._stack.enter_context(launch.begin(workshop.directory))
+                self._workshop.push(unless_begun.pop_all())
 
-    async def _started(self, launch: Launch) -> Guest:
-        workshop = self._workshop.enter_context(new_workshop())
-        guest = await self._stack.enter_async_context(launch.start(workshop.directory, self._heard))
+    def go_on(self) -> None:
+        """Meet what was begun, while the loop runs."""
+        import asyncio
+
+        if self._launch and self._go_on:
+            self._start = asyncio.ensure_future(self._started(self._launch, self._go_on))
+
+    async def _started(self, launch: Launch, go_on: GoOn) -> Guest:
+        import asyncio
+
+        guest = await self._stack.enter_async_context(go_on(self._heard))
         if not self._wanted:
             async with asyncio.timeout(launch.timeout_seconds):
                 await self._warm_up(launch, guest)
@@ -55,6 +71,9 @@ class Ahead:
 
         That is for the time in which there is no owner yet; an owner who waits asks at once.
         """
+        import asyncio
+
+        from kata_dind.host.channel import first_of
         from kata_dind.owner import asking_first
 
         self._practised = asyncio.Event()
@@ -72,6 +91,8 @@ class Ahead:
 
     async def take(self, launch: Launch) -> Launch:
         """Return a launch that goes on with the guest, where that is what it would start; else as it was."""
+        from kata_dind.host.channel import ChannelClosed
+
         if self._launch is None or self._start is None or self._launch.stand_in != launch.stand_in:
             await self.end()
             return launch
@@ -83,12 +104,17 @@ class Ahead:
             await self.end()
             return launch
         logger.info("going on with the guest that was started ahead")
-        return dataclasses.replace(launch, start=functools.partial(self._adopted, launch, guest))
+
+        @contextlib.contextmanager
+        def adopted(directory: Path) -> Iterator[GoOn]:
+            launch.adopt(guest, directory)
+            self._workshop.close()
+            yield functools.partial(self._handed_over, guest)
+
+        return dataclasses.replace(launch, begin=adopted)
 
     @contextlib.asynccontextmanager
-    async def _adopted(self, launch: Launch, guest: Guest, directory: Path, on_event: OnEvent) -> AsyncIterator[Guest]:
-        launch.adopt(guest, directory)
-        self._workshop.close()
+    async def _handed_over(self, guest: Guest, on_event: OnEvent) -> AsyncIterator[Guest]:
         for message in self._events:
             on_event(message)
         self._on_event = on_event
@@ -97,6 +123,8 @@ class Ahead:
 
     async def end(self) -> None:
         """Cut off what was started, unless it was taken."""
+        import asyncio
+
         if self._start is not None:
             self._start.cancel()
             await asyncio.gather(self._start, return_exceptions=True)
@@ -104,20 +132,21 @@ class Ahead:
             await self._stack.aclose()
 
 
-def start_ahead(words: Sequence[str]) -> Ahead:
-    """Begin to start what a command line led to the last time; it goes on while the loop runs.
+def begin_ahead(words: Sequence[str]) -> Ahead:
+    """Begin to start what a command line led to the last time, as far as that needs no event loop.
 
     Without words there is no command, and nothing is started.
     """
-    launch = None
     try:
         known = read_json(_memory())
         if words and known.get("words") in _without_a_name(words):
             plan = {**known["plan"], "name": "kata-dind"}
             launch = load_backend(known["backend"]).launch(plan, ephemeral=True, ahead=True)
-    except (KataDindError, KeyError, TypeError) as error:  # of another version, or its seed is gone
+            if launch.stand_in:
+                return Ahead(launch)
+    except (KataDindError, OSError, KeyError, TypeError) as error:  # of another version, its seed is gone, no room
         logger.info("nothing is started ahead: %s", error)
-    return Ahead(launch if launch and launch.stand_in else None, contextlib.AsyncExitStack())
+    return Ahead()
 
 
 def remember(words: Sequence[str], name: str, plan: dict[str, Any], launch: Launch) -> None:

@@ -10,7 +10,6 @@ nobody reads that before the sandbox is ready, the start is broken off: its star
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import logging
@@ -20,7 +19,7 @@ import socket
 import sys
 from pathlib import Path
 
-from kata_dind.ahead import Ahead, remember, start_ahead
+from kata_dind.ahead import Ahead, begin_ahead, remember
 from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import use_small_pages
@@ -71,6 +70,8 @@ class Reporter:
 
 
 async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahead: Ahead, words: list[str]) -> None:
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def report(event: Event) -> None:
@@ -107,8 +108,10 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
         raise
 
 
-async def _serve(reporter: Reporter, words: list[str]) -> int:
-    ahead = start_ahead(words)
+async def _serve(reporter: Reporter, words: list[str], ahead: Ahead) -> int:
+    import asyncio
+
+    ahead.go_on()
     try:
         await asyncio.sleep(0)
         importlib.import_module("kata_dind.owner")  # while QEMU starts, if one was
@@ -142,8 +145,13 @@ def main() -> int:
     reporter = Reporter(int(sys.argv[1]))
     os.chdir("/")
     use_small_pages()
+    words = _hear_words(reporter.fd)
+    ahead = begin_ahead(words)
+
+    import asyncio  # which takes as long as QEMU's start
+
     load_ahead()
-    return asyncio.run(_serve(reporter, _hear_words(reporter.fd)))
+    return asyncio.run(_serve(reporter, words, ahead))
 
 
 def _hear_words(fd: int) -> list[str]:
@@ -160,6 +168,8 @@ def _hear_words(fd: int) -> list[str]:
 
 async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
     """Wait for a sandbox and return its directory and its locks, or None when none comes."""
+    import asyncio
+
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(fd, readable.set)
     await readable.wait()

@@ -13,12 +13,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import Backend, Launch, OnEvent, StoredRoot
+from kata_dind.backend import Backend, GoOn, Launch, OnEvent, StoredRoot
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
@@ -201,7 +201,8 @@ class FakeBackend:
 
         resumes = plan.get("start") == "resume"
 
-        def start(directory: Path, on_event: OnEvent) -> contextlib.AbstractAsyncContextManager[FakeGuest]:
+        @contextlib.contextmanager
+        def begin(directory: Path) -> Iterator[GoOn]:
             if not behaviour.restores:  # whose disks come with the seed
                 _make_data_root(plan)
             if resumes and behaviour.resumes is None:
@@ -209,10 +210,10 @@ class FakeBackend:
             _saved(directory).unlink(missing_ok=True)
             if resumes and not behaviour.resumes:
                 raise BootFailed("the saved state cannot be read")
-            return open_guest(behaviour, directory, on_event, locks, ahead=ahead)
+            yield lambda on_event: open_guest(behaviour, directory, on_event, locks, ahead=ahead)
 
         return Launch(
-            start=start,
+            begin=begin,
             container_request=lambda check: {
                 "kind": "renew" if resumes or behaviour.restores else "container",
                 "argv": ["dockerd"],

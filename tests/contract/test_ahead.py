@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kata_dind.ahead import Ahead, remember, start_ahead
+from kata_dind.ahead import Ahead, begin_ahead, remember
 from kata_dind.backend import Launch
 from kata_dind.host.directories import state_directory
 from kata_dind.owner import Owner
@@ -61,7 +61,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def ahead_of(words: Sequence[str]) -> AsyncIterator[Ahead]:
-    ahead = start_ahead(words)
+    ahead = begin_ahead(words)
+    ahead.go_on()
     try:
         yield ahead
     finally:
@@ -77,7 +78,8 @@ async def is_under_way() -> None:
 async def is_practised() -> None:
     await is_under_way()
     (directory,) = sandboxes_directory().iterdir()
-    while "container" not in (directory / "guest.log").read_text():  # noqa: ASYNC110 - a line appears
+    log = directory / "guest.log"
+    while not log.exists() or "container" not in log.read_text():  # noqa: ASYNC110 - a line appears
         await asyncio.sleep(0.005)
 
 

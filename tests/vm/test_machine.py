@@ -12,9 +12,10 @@ import pytest
 from kata_dind.errors import AbnormalShutdown
 from kata_dind.host.locks import is_locked, locked
 from kata_dind.host.namespaces import find_unshare
-from kata_dind.machine.machine import StopDeadlines, open_machine
+from kata_dind.machine.machine import open_machine
 from kata_dind.machine.network import Isolation
-from kata_dind.machine.shape import MachineShape
+from kata_dind.machine.qemu import start_qemu
+from kata_dind.machine.shape import MachineShape, StopDeadlines
 from kata_dind.vocabulary import Accelerator
 
 pytestmark = pytest.mark.requires("qemu", "netns")
@@ -40,10 +41,16 @@ def test_qemu_holds_the_locks_that_it_inherits(tmp_path: Path) -> None:
     async def hold() -> None:
         async with contextlib.AsyncExitStack() as stack:
             with locked(tmp_path / "lock", timeout_seconds=0) as descriptor:
-                machine = open_machine(
-                    empty_shape(tmp_path), tmp_path, isolation=isolation, virtiofsd_socket=None,
-                    on_event=lambda _: None, deadlines=StopDeadlines(0, 0, 3), pass_fds=[descriptor],
-                )  # fmt: skip
+                qemu = stack.enter_context(
+                    start_qemu(
+                        empty_shape(tmp_path),
+                        tmp_path,
+                        isolation=isolation,
+                        virtiofsd_socket=None,
+                        pass_fds=[descriptor],
+                    )
+                )
+                machine = open_machine(qemu, on_event=lambda _: None, deadlines=StopDeadlines(0, 0, 3))
                 await stack.enter_async_context(machine)
             assert is_locked(tmp_path / "lock"), "only we have held it"
 

@@ -1,14 +1,15 @@
 """Backends turn a plan into a running sandbox; everything above knows one by the protocols in this file only.
 
-A backend MUST leave nothing behind when the block of `Launch.start` ends, however it ends; MUST NOT yield before the
-guest answers; and MUST stop the guest's dockerd and file systems before it takes the guest away.
+A backend MUST leave nothing behind when the block of `Launch.start` ends, however it ends; MUST NOT yield from it
+before the guest answers; and MUST stop the guest's dockerd and file systems before it takes the guest away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -63,6 +64,10 @@ class Guest(Protocol):
         """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
 
 
+GoOn = Callable[[OnEvent], AbstractAsyncContextManager[Guest]]
+"""Meets a guest that was begun, for the length of a block."""
+
+
 def _adopts_none(guest: Guest, directory: Path) -> None:
     raise NotImplementedError
 
@@ -71,8 +76,8 @@ def _adopts_none(guest: Guest, directory: Path) -> None:
 class Launch:
     """How one sandbox is started."""
 
-    start: Callable[[Path, OnEvent], AbstractAsyncContextManager[Guest]]
-    """Start the guest of a sandbox's directory for the length of a block."""
+    begin: Callable[[Path], AbstractContextManager[GoOn]]
+    """Start the guest of a sandbox's directory for the length of a block, as far as that needs no event loop."""
     container_request: Callable[[bool], dict[str, Any]]
     """What the guest is asked to run; True demands a check of the data root's file system."""
     timeout_seconds: float
@@ -89,6 +94,13 @@ class Launch:
     """What it goes on from, in the user's words."""
     unsavable: str = ""
     """Why the guest can't be suspended; empty when it can."""
+
+    @contextlib.asynccontextmanager
+    async def start(self, directory: Path, on_event: OnEvent) -> AsyncIterator[Guest]:
+        """Start the guest of a sandbox's directory for the length of a block."""
+        with self.begin(directory) as go_on:
+            async with go_on(on_event) as guest:
+                yield guest
 
 
 @dataclass(frozen=True)
@@ -172,5 +184,4 @@ def load_backend(name: str) -> Backend:
 
 def load_ahead() -> None:
     """Import what the default backend will need at a start, for a process that has nothing else to do yet."""
-    for module in ("kata_dind.backend.vm.backend", "kata_dind.backend.vm.start"):
-        importlib.import_module(module)
+    importlib.import_module("kata_dind.backend.vm.start")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 
 from kata_dind.machine.shape import Disk, MachineShape, Wiring
 from kata_dind.vocabulary import Accelerator
@@ -25,7 +25,7 @@ _SERIAL_LIMIT = 20
 
 def qemu_binary() -> str:
     """Return the name of the QEMU program for this host's architecture."""
-    return f"qemu-system-{platform.machine()}"
+    return f"qemu-system-{os.uname().machine}"
 
 
 def machine_argv(shape: MachineShape, wiring: Wiring) -> list[str]:
@@ -81,7 +81,7 @@ def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
 
 
 def _kernel(shape: MachineShape) -> list[str]:
-    arguments = ["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "random.trust_cpu=on", "cgroup_no_v1=all"]
+    arguments = ["console=ttyS0", "quiet", "loglevel=5", "panic=-1", "random.trust_cpu=on", "cgroup_no_v1=all"]
     if shape.most_memory_mib:
         # Memory that is plugged in is used at once. Where there could be some above 4 GiB, Linux sets 64 MiB aside to
         # copy through for devices that can't reach it; none of ours is such a device.

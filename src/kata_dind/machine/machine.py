@@ -10,8 +10,7 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,9 +18,9 @@ from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, NoSpace, S
 from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
 from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
-from kata_dind.machine.argv import SHARE_TAG, machine_argv, node_name
-from kata_dind.machine.network import Isolation, isolated_daemon
-from kata_dind.machine.shape import MachineShape, Wiring
+from kata_dind.machine.argv import SHARE_TAG, node_name
+from kata_dind.machine.qemu import Qemu, saved_parts
+from kata_dind.machine.shape import StopDeadlines
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -37,24 +36,6 @@ _HOLD_SECONDS = 300.0
 
 _GO_ON_SECONDS = 60.0
 """For its agent to answer again; on a busy host an emulated guest takes seconds to."""
-
-
-def _saved_parts(*, memory: bool) -> dict[str, Any]:
-    """Return QEMU's setting of what a saved state has beside the devices'. Source: qapi/migration.json."""
-    states = {"events": True, "x-ignore-shared": not memory}
-    return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
-
-
-@dataclass(frozen=True)
-class StopDeadlines:
-    """How long each step of going down may take, in seconds."""
-
-    dockerd_seconds: float = 20.0
-    """Dockerd and its containers, from the agent's TERM on."""
-    guest_seconds: float = 8.0
-    """From there to the machine's own power-off."""
-    quit_seconds: float = 3.0
-    """QEMU's `quit`; then TERM and KILL, as for every daemon."""
 
 
 class Machine:
@@ -187,7 +168,7 @@ class Machine:
             with state.open("xb") as file:
                 self._qmp.send_fd_scm(file.fileno())
                 await self._qmp.execute("getfd", {"fdname": "state"})
-                await self._qmp.execute("migrate-set-capabilities", _saved_parts(memory=memory))
+                await self._qmp.execute("migrate-set-capabilities", saved_parts(memory=memory))
                 await self._qmp.execute("migrate-set-parameters", _NO_LIMIT)
                 self._migrated.clear()
                 await self._qmp.execute("migrate", {"uri": "fd:state"})
@@ -339,18 +320,8 @@ class Machine:
         return self.ended.is_set()
 
 
-def _restore_commands(state_fd: int) -> bytes:
-    """Return what lets a QEMU go on from the devices' state; it finds them when it starts to listen."""
-    commands = [
-        {"execute": "qmp_capabilities"},
-        {"execute": "migrate-set-capabilities", "arguments": _saved_parts(memory=False)},
-        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
-    ]
-    return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
-
-
 async def _require_restore(control: socket.socket) -> None:
-    """Hear how QEMU took `_restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
+    """Hear how QEMU took `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
     heard, taken = b"", 0
     while taken < 3:
         data = await asyncio.get_running_loop().sock_recv(control, 1 << 16)
@@ -366,71 +337,41 @@ async def _require_restore(control: socket.socket) -> None:
 
 @contextlib.asynccontextmanager
 async def open_machine(
-    shape: MachineShape,
-    directory: Path,
-    *,
-    isolation: Isolation,
-    virtiofsd_socket: Path | None,
-    on_event: Callable[[dict[str, Any]], None],
-    deadlines: StopDeadlines,
-    state: Path | None = None,
-    memory_fd: int | None = None,
-    pass_fds: Sequence[int] = (),
+    qemu: Qemu, *, on_event: Callable[[dict[str, Any]], None], deadlines: StopDeadlines
 ) -> AsyncIterator[Machine]:
-    """Start QEMU, which inherits `pass_fds`, for the length of the block; the guest is told to go down before QEMU is.
+    """Meet a QEMU that has been started; at the block's end the guest is told to go down.
 
-    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting; its memory is the
-    shape's file, or that of `memory_fd`. With neither, it is a state of `Machine.suspend`, which has the memory in it,
-    and the guest stands still until `wait_until_loaded` and `resume`.
+    A machine whose saved state has the memory in it stands still until `wait_until_loaded` and `resume`.
     Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
     a block that itself went well.
     """
+    from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU is at it
 
     def heard(message: dict[str, Any]) -> None:
         if message.get("event") == "container-killed":
             machine.dockerd_was_killed = True
         on_event(message)
 
-    console, log = directory / "guest.log", directory / "vmm.log"
+    qmp = QMPClient(qemu.name)
     async with contextlib.AsyncExitStack() as stack:
-        qmp_ours, qmp_theirs = _socketpair(stack)
-        agent_ours, agent_theirs = _socketpair(stack)
-        first_ours, first_theirs = _socketpair(stack)
-        first_fd = state_fd = None
-        if state:
-            state_fd = stack.enter_context(state.open("rb")).fileno()
-        if state_fd is not None and (shape.memory_file or memory_fd is not None):
-            # A clone is to be there in a moment; of a state with all the memory we want to hear how its reading ends.
-            first_fd = first_theirs.fileno()
-            first_ours.send(_restore_commands(state_fd))
-        wiring = Wiring(
-            qmp_theirs.fileno(), agent_theirs.fileno(), console, virtiofsd_socket, state_fd, memory_fd, first_fd
-        )
-        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, first_fd, state_fd, memory_fd) if fd is not None]
-        process, way_out = stack.enter_context(
-            isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
-        )
-        from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU is at it
-
-        for theirs in (qmp_theirs, agent_theirs, first_theirs):
-            theirs.close()  # so that a QEMU that ends is an end of file for us
-        qmp = QMPClient(shape.name)
-        channel = await stack.enter_async_context(open_channel(agent_ours, on_event=heard))
-        machine = Machine(process, qmp, channel, [log, console], deadlines)  # no event comes before the next await
+        channel = await stack.enter_async_context(open_channel(qemu.agent, on_event=heard))
+        machine = Machine(
+            qemu.process, qmp, channel, list(qemu.logs), deadlines
+        )  # no event comes before the next await
         try:
             async with asyncio.timeout(30):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
-                if first_fd is not None:
-                    await _require_restore(first_ours)  # first, so that QEMU has one control socket at a time to mind
-                await qmp.connect(qmp_ours)
-                if first_fd is None and state_fd is not None:
-                    await qmp.execute("migrate-set-capabilities", _saved_parts(memory=True))
-                    await qmp.execute("migrate-incoming", {"uri": f"fd:{state_fd}"})
+                if qemu.answers:
+                    await _require_restore(qemu.answers)  # first, so that QEMU has one control socket at a time to mind
+                await qmp.connect(qemu.control)
+                if qemu.state_fd is not None and not qemu.answers:
+                    await qmp.execute("migrate-set-capabilities", saved_parts(memory=True))
+                    await qmp.execute("migrate-incoming", {"uri": f"fd:{qemu.state_fd}"})
         except (QMPError, TimeoutError, OSError) as error:
-            process.ended(within_seconds=1.0)
-            raise BootFailed("QEMU did not start", details=process.describe_end()) from error
+            qemu.process.ended(within_seconds=1.0)
+            raise BootFailed("QEMU did not start", details=qemu.process.describe_end()) from error
         stack.push_async_callback(_disconnect, qmp)
-        way_out.wait_until_open()  # which took less time than QEMU
+        qemu.way_out.wait_until_open()  # which took less time than QEMU
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine))
         yield machine
@@ -463,11 +404,3 @@ async def _disconnect(qmp: QMPClient) -> None:
         await qmp.disconnect()
     except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
         logger.debug("qmp: %s", error)
-
-
-def _socketpair(stack: contextlib.AsyncExitStack) -> tuple[socket.socket, socket.socket]:
-    pair = socket.socketpair()
-    for end in pair:
-        end.setblocking(False)
-        stack.callback(end.close)
-    return pair

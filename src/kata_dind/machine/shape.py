@@ -1,4 +1,4 @@
-"""What a machine is made of: plain values, from which `argv` computes QEMU's arguments."""
+"""What a machine is made of, from which `argv` computes QEMU's arguments, and how it goes down: plain values."""
 
 from __future__ import annotations
 
@@ -72,3 +72,15 @@ class Wiring:
     """A file that is the guest's memory and written to, so that another process can see it."""
     first_fd: int | None = None
     """A second control socket, for what QEMU is told before anybody listens to it."""
+
+
+@dataclass(frozen=True)
+class StopDeadlines:
+    """How long each step of going down may take, in seconds."""
+
+    dockerd_seconds: float = 20.0
+    """Dockerd and its containers, from the agent's TERM on."""
+    guest_seconds: float = 8.0
+    """From there to the machine's own power-off."""
+    quit_seconds: float = 3.0
+    """QEMU's `quit`; then TERM and KILL, as for every daemon."""

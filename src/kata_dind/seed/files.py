@@ -5,7 +5,6 @@ A full look hashes gigabytes; a cheap one, at every clone, asks the file system 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,6 +50,8 @@ def damaged_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str
 
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's blocks that are not zero, each with its place: holes cost nothing."""
+    import hashlib  # no start needs it
+
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_READ_BYTES))
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

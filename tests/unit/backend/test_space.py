@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.backend.vm.space import AGAIN_SECONDS, MIB, Retries, Room, describe_problem, next_room, pause_seconds
+from kata_dind.backend.vm.room import MIB, Room, next_room
+from kata_dind.backend.vm.space import AGAIN_SECONDS, Retries, describe_problem, pause_seconds
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from kata_dind.errors import BootFailed
-from kata_dind.machine.machine import _require_restore, _restore_commands
+from kata_dind.machine.machine import _require_restore
+from kata_dind.machine.qemu import restore_commands
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 TAKEN, RESUMED = b'{"return": {}}\r\n', b'{"timestamp": {}, "event": "RESUME"}\r\n'
@@ -45,6 +46,6 @@ def test_a_qemu_that_ends_is_for_others_to_tell() -> None:
 
 
 def test_the_commands_are_a_line_each() -> None:
-    commands = _restore_commands(11)
+    commands = restore_commands(11)
     assert [line[:12] for line in commands.splitlines()] == [b'{"execute": '] * 3
     assert b'"fd:11"' in commands

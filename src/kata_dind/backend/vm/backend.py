@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import Launch, StoredRoot
+from kata_dind.backend import GoOn, Guest, Launch, OnEvent, StoredRoot
 from kata_dind.backend.vm.plan import (
     Plan,
     StartKind,
@@ -26,6 +27,7 @@ from kata_dind.seed.store import Seed, load_seed
 from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
+    from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
@@ -100,17 +102,22 @@ class VmBackend:
         self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
     ) -> Launch:
         """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
-        from kata_dind.backend.vm.start import CUT_OFF, EPHEMERAL, IN_ORDER, start_guest  # `up` need not load it
+        from kata_dind.backend.vm.begin import begin_guest  # `up` need not load it
 
         try:
             parsed = plan_from_json(plan)
         except (KeyError, TypeError, ValueError) as error:
             raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
-        deadlines = EPHEMERAL if ephemeral else IN_ORDER
+
+        @contextlib.contextmanager
+        def begin(directory: Path) -> Iterator[GoOn]:
+            with begin_guest(parsed, locks, directory) as begun:
+                yield lambda on_event: _start(begun, on_event, ephemeral=ephemeral, ahead=ahead)
+
         return Launch(
-            start=functools.partial(start_guest, parsed, CUT_OFF if ahead else deadlines, tuple(locks)),
+            begin=begin,
             stand_in=stand_in(parsed),
-            adopt=lambda guest, directory: cast("VmGuest", guest).move(directory, deadlines),
+            adopt=lambda guest, directory: _adopt(guest, directory, ephemeral=ephemeral),
             container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
             timeout_seconds=parsed.timeout_seconds,
             fallback=parsed.fallback,
@@ -123,6 +130,20 @@ class VmBackend:
         """Return what a stopped sandbox would go on from."""
         saved = find_saved(directory)
         return {"size_bytes": saved.size_bytes, "saved_at": saved.saved_at} if saved else None
+
+
+def _start(
+    begun: BegunGuest, on_event: OnEvent, *, ephemeral: bool, ahead: bool
+) -> AbstractAsyncContextManager[VmGuest]:
+    from kata_dind.backend.vm.start import CUT_OFF, EPHEMERAL, IN_ORDER, start_guest  # while QEMU is at it
+
+    return start_guest(begun, CUT_OFF if ahead else EPHEMERAL if ephemeral else IN_ORDER, on_event)
+
+
+def _adopt(guest: Guest, directory: Path, *, ephemeral: bool) -> None:
+    from kata_dind.backend.vm.start import EPHEMERAL, IN_ORDER
+
+    cast("VmGuest", guest).move(directory, EPHEMERAL if ephemeral else IN_ORDER)
 
 
 _GOES_ON_FROM = {StartKind.RESTORE: "its seed", StartKind.RESUME: "its saved state"}

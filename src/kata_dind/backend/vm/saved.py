@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -132,6 +131,8 @@ def no_room(directory: Path, details: str = "") -> NoSpace:
 
 
 def _state_mark(path: Path) -> dict[str, Any]:
+    import hashlib  # a start without a saved state needs none
+
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         ends = hashlib.sha256(file.read(_LOOK_BYTES))

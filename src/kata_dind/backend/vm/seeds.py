@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -277,13 +276,13 @@ def _qemu_identity(cache: Path) -> str:
 def _processor(accelerator: Accelerator) -> str:
     """Return what a guest's state depends on of the host: nothing where the processor is emulated."""
     if accelerator is Accelerator.TCG:
-        return f"emulated {platform.machine()}"
+        return f"emulated {os.uname().machine}"
     lines = dict(
         line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     )
     facts = {key.strip(): value.strip() for key, value in lines.items()}
     told = {key: facts.get(key) for key in ("model name", "stepping", "microcode", "flags", "Features")}
-    return f"{facts.get('model name', platform.machine())} {content_key(told, os.uname().release)}"
+    return f"{facts.get('model name', os.uname().machine)} {content_key(told, os.uname().release)}"
 
 
 def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, to_save: bool, cache: Path) -> Plan:

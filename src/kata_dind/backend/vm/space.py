@@ -11,40 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from kata_dind.backend import OnEvent
-from kata_dind.errors import NoSpace
+from kata_dind.backend.vm.room import LIMITS_BYTES, MIB, Room, next_room
 from kata_dind.host.channel import ChannelClosed
 from kata_dind.host.disks import free_bytes
 from kata_dind.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
-
-MIB = 1 << 20
-
-
-class Room(enum.IntEnum):
-    """How much room the host has; each stage includes what the ones above it do."""
-
-    FULL = 0
-    """The guest is paused."""
-    SHORT = 1
-    """Its ext4 file systems take no new data, which programs see as ENOSPC."""
-    LOW = 2
-    """It keeps little unwritten data."""
-    AMPLE = 3
-
-
-LIMITS_BYTES = {Room.FULL: 8 * MIB, Room.SHORT: 64 * MIB, Room.LOW: 512 * MIB}
-"""A stage begins when less than this is left, and ends when twice this is.
-
-SHORT leaves room for what ext4 still writes where the host's file has holes: bounded dirty data, and its journal.
-"""
 
 AGAIN_SECONDS = 5.0
 """A pause so soon after the guest went on is the same write, refused again; on a slow host a look may take a second."""
@@ -53,14 +31,6 @@ _SHORTEST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 2.0, 30.0
 
 _FILL_BYTES_PER_SECOND = 2 << 30
 """No guest is expected to write faster than this."""
-
-
-def next_room(left_bytes: int, *, before: Room) -> Room:
-    """Return the room that there is now."""
-    for room, limit_bytes in LIMITS_BYTES.items():
-        if left_bytes < limit_bytes or (before <= room and left_bytes < 2 * limit_bytes):
-            return room
-    return Room.AMPLE
 
 
 def pause_seconds(left_bytes: int) -> float:
@@ -120,18 +90,6 @@ def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: b
             then = f"xfs goes on until the guest is paused at {LIMITS_BYTES[Room.FULL] // MIB} MiB"
         return f"the file system of {directory} has {left_mib} MiB left; {then}"
     return None
-
-
-def require_room(directories: Iterable[Path]) -> None:
-    """Raise NoSpace where a guest would be held as soon as it writes."""
-    for directory in directories:
-        left_bytes = free_bytes(directory)
-        if left_bytes < LIMITS_BYTES[Room.SHORT]:
-            raise NoSpace(
-                f"the file system of {directory} has {left_bytes // MIB} MiB left, "
-                f"and a guest needs {LIMITS_BYTES[Room.SHORT] // MIB} MiB",
-                hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
-            )
 
 
 async def watch_space(

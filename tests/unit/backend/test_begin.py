@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kata_dind.backend.vm.begin import make_disks
 from kata_dind.backend.vm.plan import PlannedShare, plan_shares
-from kata_dind.backend.vm.start import make_disks
 from kata_dind.dataroot.kinds import KINDS
 from kata_dind.vocabulary import DataRootKind, Filesystem
 from tests.unit.backend.test_plan import plan_of

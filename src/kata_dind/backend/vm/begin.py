@@ -1,0 +1,134 @@
+"""From a plan to a QEMU that starts: disks, file sharing, the machine's process. It needs no event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata_dind.backend.vm.plan import (
+    CHILD_SUFFIX,
+    MEMORY,
+    STATE,
+    Plan,
+    StartKind,
+    data_disk,
+    layer_disk,
+    machine_shape,
+)
+from kata_dind.backend.vm.room import require_room
+from kata_dind.backend.vm.saved import STATE_FILE, drop_saved
+from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
+from kata_dind.host.disks import copied_to_memory, create_disk
+from kata_dind.host.namespaces import find_unshare
+from kata_dind.host.process import Daemon
+from kata_dind.image.store import require_image, use_image
+from kata_dind.machine.network import Isolation
+from kata_dind.machine.qemu import Qemu, start_qemu
+from kata_dind.machine.shape import MachineShape
+from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+from kata_dind.seed.store import use_seed
+
+LAYER_MIB = 10 * 1024
+
+
+@dataclass(frozen=True)
+class BegunGuest:
+    """A guest that nobody has met yet."""
+
+    plan: Plan
+    directory: Path
+    qemu: Qemu
+    virtiofsd: Daemon | None
+    late_share: Path | None
+    """Where virtiofsd listens for a machine that must be given its share while it runs."""
+    watched: set[Path]
+    """Directories with disks that grow as the guest writes."""
+
+
+@contextlib.contextmanager
+def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[BegunGuest]:
+    """Start the processes of a plan's machine in a sandbox's directory, for the length of the block.
+
+    What writes the data root, virtiofsd and QEMU, inherits the locks, for it may outlive us by a moment.
+    Raises NoSpace, HostError.
+    """
+    unshare, as_root = find_unshare(), os.geteuid() == 0
+    shape = machine_shape(plan, directory)
+    sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
+    sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
+    with contextlib.ExitStack() as stack:
+        if plan.seed:
+            stack.enter_context(use_seed(plan.seed))
+        if not plan.start.goes_on:
+            stack.enter_context(use_image(require_image(plan.image_id)))
+        if plan.start is not StartKind.RESUME:
+            make_disks(plan, directory)
+        require_room(sparse)
+        if plan.start is not StartKind.RESUME:
+            drop_saved(directory)  # the disks are about to move on from it
+        _make_memory(shape)
+        socket_path = virtiofsd = memory_fd = None
+        if plan.shares:
+            socket_path = directory / "virtiofsd.sock"
+            binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
+            virtiofsd = stack.enter_context(
+                start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
+                                unshare=unshare, as_root=as_root, xattr=plan.xattr, pass_fds=locks)
+            )  # fmt: skip
+        seed = plan.seed_directory if plan.start is StartKind.RESTORE else None
+        if seed and plan.shares:
+            # virtiofsd can't see what QEMU would have for itself in place of the seed's pages.
+            memory_fd = stack.enter_context(copied_to_memory(seed / MEMORY))
+        qemu = stack.enter_context(
+            start_qemu(
+                shape,
+                directory,
+                isolation=Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local),
+                virtiofsd_socket=None if seed else socket_path,
+                state=_state_of(plan, directory),
+                memory_fd=memory_fd,
+                pass_fds=locks,
+            )
+        )
+        yield BegunGuest(plan, directory, qemu, virtiofsd, socket_path if seed else None, sparse)
+
+
+def copy_children(plan: Plan, directory: Path) -> None:
+    """Give a clone its own empty disks over the seed's, unless it has them."""
+    assert plan.seed_directory is not None
+    disks = [layer_disk(directory), *([data_disk(directory)] if plan.data_disk else [])]
+    for disk in disks:
+        child = disk.with_suffix(CHILD_SUFFIX)
+        if not child.exists():
+            unfinished = child.with_suffix(".new")
+            shutil.copyfile(plan.seed_directory / child.name, unfinished)
+            unfinished.replace(child)
+
+
+def make_disks(plan: Plan, directory: Path) -> None:
+    """Make the disks, or the directory, that a sandbox writes, unless they are there. Raises NoSpace."""
+    if plan.seed:
+        copy_children(plan, directory)
+    else:
+        create_disk(layer_disk(directory), size_mib=LAYER_MIB)
+        if plan.data_disk:
+            create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
+    for share in plan.shares:
+        if share.name == DATA_ROOT_SHARE:
+            share.host_path.mkdir(exist_ok=True)
+
+
+def _make_memory(shape: MachineShape) -> None:
+    if shape.memory_file and shape.memory_file.written:
+        with shape.memory_file.path.open("wb") as file:
+            os.truncate(file.fileno(), shape.memory_mib << 20)
+
+
+def _state_of(plan: Plan, directory: Path) -> Path | None:
+    if plan.start is StartKind.RESUME:
+        return directory / STATE_FILE
+    return plan.seed_directory / STATE if plan.start is StartKind.RESTORE and plan.seed_directory else None

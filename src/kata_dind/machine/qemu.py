@@ -1,0 +1,102 @@
+"""QEMU's process, with the sockets on which it is told what to do and reaches the agent.
+
+Nothing here needs an event loop, whose import takes as long as QEMU's own start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.host.process import Daemon
+from kata_dind.machine.argv import machine_argv
+from kata_dind.machine.network import Isolation, WayOut, isolated_daemon
+from kata_dind.machine.shape import MachineShape, Wiring
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that has been started, and may not be there yet."""
+
+    name: str
+    process: Daemon
+    way_out: WayOut
+    logs: tuple[Path, ...]
+    control: socket.socket
+    agent: socket.socket
+    state_fd: int | None
+    """The saved machine that it is to go on from; None for one that boots."""
+    answers: socket.socket | None
+    """Where it answers `restore_commands`, when it finds them at its start; else it is told later."""
+
+
+@contextlib.contextmanager
+def start_qemu(
+    shape: MachineShape,
+    directory: Path,
+    *,
+    isolation: Isolation,
+    virtiofsd_socket: Path | None,
+    state: Path | None = None,
+    memory_fd: int | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Qemu]:
+    """Start QEMU, which inherits `pass_fds`, for the length of the block; its logs lie in a directory.
+
+    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting; its memory is the
+    shape's file, or that of `memory_fd`. With neither, it is a state of `Machine.suspend`, which has the memory in it.
+    Raises HostError when its network can't be made.
+    """
+    console, log = directory / "guest.log", directory / "vmm.log"
+    with contextlib.ExitStack() as stack:
+        control, its_control = _socketpair(stack)
+        agent, its_agent = _socketpair(stack)
+        answers, its_answers = _socketpair(stack)
+        asks_fd = state_fd = None
+        if state:
+            state_fd = stack.enter_context(state.open("rb")).fileno()
+        if state_fd is not None and (shape.memory_file or memory_fd is not None):
+            # A clone is to be there in a moment; of a state with all the memory we want to hear how its reading ends.
+            asks_fd = its_answers.fileno()
+            answers.send(restore_commands(state_fd))
+        wiring = Wiring(
+            its_control.fileno(), its_agent.fileno(), console, virtiofsd_socket, state_fd, memory_fd, asks_fd
+        )
+        wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, asks_fd, state_fd, memory_fd) if fd is not None]
+        process, way_out = stack.enter_context(
+            isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
+        )
+        for its in (its_control, its_agent, its_answers):
+            its.close()  # so that a QEMU that ends is an end of file for us
+        yield Qemu(
+            shape.name, process, way_out, (log, console), control, agent, state_fd, None if asks_fd is None else answers
+        )
+
+
+def saved_parts(*, memory: bool) -> dict[str, Any]:
+    """Return QEMU's setting of what a saved state has beside the devices'. Source: qapi/migration.json."""
+    states = {"events": True, "x-ignore-shared": not memory}
+    return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
+
+
+def restore_commands(state_fd: int) -> bytes:
+    """Return what lets a QEMU go on from the devices' state; it finds them when it starts to listen."""
+    commands = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "migrate-set-capabilities", "arguments": saved_parts(memory=False)},
+        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
+    ]
+    return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+
+
+def _socketpair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(False)
+        stack.callback(end.close)
+    return pair
