@@ -48,6 +48,7 @@ _RECIPE = Recipe("minbase", _PACKAGES, _HOOKS)
 
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/lib/docker")
 _HELLO = "usr/share/kata-dind/hello.tar"
+_CONTAINERD = "usr/local/bin/containerd"
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
 
 
@@ -110,6 +111,7 @@ def _make_image(source: PackageSource, *, recipe: str, workspace: Workspace, cac
         (tree / name).unlink(missing_ok=True)
         rootfs.write_file(tree / name, b"")
     rootfs.write_file(tree / _HELLO, _hello(find_busybox(tree).read_bytes()))
+    rootfs.write_file(tree / _CONTAINERD, _containerd(), mode=0o755)
     finished = workspace.directory / "image"
     finished.mkdir(mode=0o700)
     rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
@@ -146,7 +148,11 @@ def _hello(busybox: bytes) -> bytes:
     return hello_archive(busybox=busybox, script=script)
 
 
+def _containerd() -> bytes:
+    return (GUEST_CODE / "containerd.sh").read_bytes()
+
+
 def _recipe_key(source: PackageSource) -> str:
     # Without its busybox, which the packages bring: so any change of the hello image shows.
-    hello = hashlib.sha256(_hello(b"")).hexdigest()
-    return content_key(rootfs.recipe_key(_RECIPE, source), hello, _MOUNT_POINTS)
+    ours = [hashlib.sha256(content).hexdigest() for content in (_hello(b""), _containerd())]
+    return content_key(rootfs.recipe_key(_RECIPE, source), *ours, _MOUNT_POINTS)

@@ -21,7 +21,7 @@ GUEST_CODE = Path(__file__).parents[1] / "guest"
 """What runs in the guest, as data."""
 
 CODE_DIRECTORY = "usr/lib/kata-dind"
-_ELSEWHERE = ("initramfs.sh", "hello.sh")  # part of the initramfs and of the dind image
+_ELSEWHERE = ("initramfs.sh", "hello.sh", "containerd.sh")  # part of the initramfs, and of the dind image
 
 _PACKAGES = ("python3", "kmod", "util-linux", "mount", "e2fsprogs", "iproute2")
 
