@@ -26,12 +26,16 @@ def said(shell: list[str], *argv: str) -> str:
 
 
 @pytest.mark.parametrize("config", [OLD, NEW], ids=["old", "new"])
-def test_it_looks_for_garbage_once_a_second(shell: list[str], tmp_path: Path, config: str) -> None:
+def test_it_looks_for_garbage_when_something_was_deleted(shell: list[str], tmp_path: Path, config: str) -> None:
     path = tmp_path / "containerd.toml"
     path.write_text(config)
-    assert "pause_threshold = 0.02" in said(shell, "-c", str(path), "config", "dump")
+    dump = said(shell, "-c", str(path), "config", "dump")
+    assert "pause_threshold = 0.02\n" in dump
+    assert "deletion_threshold = 0\n" in dump
     for _ in range(2):
-        assert "pause_threshold = 0.0\n" in said(shell, "--config", str(path), "config", "dump")
+        dump = said(shell, "--config", str(path), "config", "dump")
+        assert "pause_threshold = 0.00002\n" in dump
+        assert "deletion_threshold = 1\n" in dump
 
 
 def test_what_others_have_set_stays(shell: list[str], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_whole_machine_on_tcg() -> None:
         "-object", "memory-backend-memfd,id=ram,size=2048M,share=off",
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
-        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0",
+        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
@@ -97,7 +97,7 @@ def test_a_whole_machine_on_kvm() -> None:
         "-object", "memory-backend-memfd,id=ram,size=512M,share=off",
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
-        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0",
+        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
@@ -199,7 +199,7 @@ def test_a_serial_number_that_virtio_would_cut_is_our_own_mistake() -> None:
 
 def test_further_kernel_arguments_come_last() -> None:
     (append,) = values_of("-append", replace(SHAPE, kernel_arguments=("kata_dind.probe", "debug")))
-    assert append.endswith(" sysctl.vm.compaction_proactiveness=0 kata_dind.probe debug")
+    assert append.endswith(" sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise kata_dind.probe debug")
 
 
 def test_the_processor_of_tcg_has_no_wide_vectors_to_emulate() -> None:
