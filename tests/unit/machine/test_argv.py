@@ -53,7 +53,8 @@ def test_a_whole_machine_on_tcg() -> None:
         "-object", "memory-backend-memfd,id=ram,size=2048M,share=off",
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
-        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
+        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all "
+        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
@@ -97,7 +98,8 @@ def test_a_whole_machine_on_kvm() -> None:
         "-object", "memory-backend-memfd,id=ram,size=512M,share=off",
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
-        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
+        "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all "
+        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
