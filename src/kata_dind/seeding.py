@@ -7,6 +7,7 @@ The internal ones are made by `up` and `run`, one for each kind of machine that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import load_backend
 from kata_dind.contents import give_archive, give_image, images_of
-from kata_dind.errors import SeedUnfit, SpecError
+from kata_dind.errors import NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.host.progress import Event, Report, silent
 from kata_dind.owner_thread import own_in_thread
@@ -201,7 +202,7 @@ def build_seed(
     started = time.monotonic()
     spec = spec.model_copy(update={"name": "seed", "shares": (), "volume": "", "seed": "", "cold": False})
     backend = load_backend(spec.backend.value)
-    with new_workshop() as record:
+    with _told_of_no_room(), new_workshop() as record:
         plan = backend.prepare(spec, record.directory, source, stored=None, to_save=True, report=report)
         record.write("plan.json", {"backend": spec.backend.value, "plan": plan})
         launch = backend.launch(plan, ephemeral=False)
@@ -234,6 +235,16 @@ def build_seed(
             seed = publish_seed(directory, seed_id, facts)
     report(Event("seed", "the seed is ready", time.monotonic() - started))
     return seed
+
+
+@contextlib.contextmanager
+def _told_of_no_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace("there is no room for the seed", details=str(error)) from error
+        raise
 
 
 def sandboxes_on_seed(seed_id: str) -> list[str]:

@@ -34,6 +34,12 @@ from kata_dind.seed.store import use_seed
 
 LAYER_MIB = 10 * 1024
 
+_SEED_BYTES = 1 << 30
+"""A seed of a default machine takes 0.4 GiB, most of it memory, and 0.6 more where the cache is on another file system.
+
+A machine whose memory is a file must not find the disk full: QEMU can't pause it there, and it hangs.
+"""
+
 
 @dataclass(frozen=True)
 class BegunGuest:
@@ -67,7 +73,9 @@ def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[B
             stack.enter_context(use_image(require_image(plan.image_id)))
         if plan.start is not StartKind.RESUME:
             make_disks(plan, directory)
-        require_room(sparse)
+        require_room(sparse, what="a guest")
+        if plan.start is StartKind.BOOT_TO_SAVE:
+            require_room([directory], least_bytes=_SEED_BYTES, what="the making of a seed")
         if plan.start is not StartKind.RESUME:
             drop_saved(directory)  # the disks are about to move on from it
         _make_memory(shape)

@@ -39,13 +39,13 @@ def next_room(left_bytes: int, *, before: Room) -> Room:
     return Room.AMPLE
 
 
-def require_room(directories: Iterable[Path]) -> None:
-    """Raise NoSpace where a guest would be held as soon as it writes."""
+def require_room(directories: Iterable[Path], *, least_bytes: int = LIMITS_BYTES[Room.SHORT], what: str) -> None:
+    """Raise NoSpace where there is less; a guest would be held there as soon as it writes."""
     for directory in directories:
         left_bytes = free_bytes(directory)
-        if left_bytes < LIMITS_BYTES[Room.SHORT]:
+        if left_bytes < least_bytes:
             raise NoSpace(
                 f"the file system of {directory} has {left_bytes // MIB} MiB left, "
-                f"and a guest needs {LIMITS_BYTES[Room.SHORT] // MIB} MiB",
+                f"and {what} needs {least_bytes // MIB} MiB",
                 hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
             )
