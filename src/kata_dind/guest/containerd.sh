@@ -6,7 +6,8 @@
 # processor. Here it is told by what is deleted, a second later, and looks by itself once in a minute or so.
 set -eu
 
-# Only dockerd's own way to start it: there is no option for a setting, and dockerd writes the file anew each time.
+# Only dockerd's own way to start it, since there is no option for a setting; when dockerd starts it again, the file is
+# as we left it.
 if [ "${1-}" = --config ] && [ -w "${2-}" ] && ! grep -q scheduler "$2"; then
 	plugin=scheduler
 	! grep -Eq '^version = [2-9]' "$2" || plugin='"io.containerd.gc.v1.scheduler"'

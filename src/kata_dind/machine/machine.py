@@ -355,9 +355,8 @@ async def open_machine(
     qmp = QMPClient(qemu.name)
     async with contextlib.AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(qemu.agent, on_event=heard))
-        machine = Machine(
-            qemu.process, qmp, channel, list(qemu.logs), deadlines
-        )  # no event comes before the next await
+        # No event comes before the next await.
+        machine = Machine(qemu.process, qmp, channel, list(qemu.logs), deadlines)
         try:
             async with asyncio.timeout(30):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))

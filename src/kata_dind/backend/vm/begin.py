@@ -35,7 +35,7 @@ from kata_dind.seed.store import use_seed
 LAYER_MIB = 10 * 1024
 
 _SEED_BYTES = 1 << 30
-"""A seed of a default machine takes 0.4 GiB, most of it memory, and 0.6 more where the cache is on another file system.
+"""A seed of a default machine takes 0.4 GiB, most of it memory, and 0.5 more where the cache is on another file system.
 
 A machine whose memory is a file must not find the disk full: QEMU can't pause it there, and it hangs.
 """
