@@ -54,7 +54,8 @@ def test_a_whole_machine_on_tcg() -> None:
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
         "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all "
-        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
+        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise "
+        "sysctl.vm.dirty_background_ratio=30 sysctl.vm.dirty_ratio=50",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
@@ -99,7 +100,8 @@ def test_a_whole_machine_on_kvm() -> None:
         "-kernel", "/cache/vmlinuz",
         "-initrd", "/cache/initramfs",
         "-append", "console=ttyS0 quiet loglevel=5 panic=-1 random.trust_cpu=on cgroup_no_v1=all "
-        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise",
+        "sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise "
+        "sysctl.vm.dirty_background_ratio=30 sysctl.vm.dirty_ratio=50",
         "-chardev", "socket,id=qmp,fd=7",
         "-mon", "chardev=qmp,mode=control",
         "-chardev", "file,id=console,append=on,path=/state/demo/guest.log",
@@ -201,7 +203,7 @@ def test_a_serial_number_that_virtio_would_cut_is_our_own_mistake() -> None:
 
 def test_further_kernel_arguments_come_last() -> None:
     (append,) = values_of("-append", replace(SHAPE, kernel_arguments=("kata_dind.probe", "debug")))
-    assert append.endswith(" sysctl.vm.compaction_proactiveness=0 transparent_hugepage=madvise kata_dind.probe debug")
+    assert append.endswith(" sysctl.vm.dirty_background_ratio=30 sysctl.vm.dirty_ratio=50 kata_dind.probe debug")
 
 
 def test_the_processor_of_tcg_has_no_wide_vectors_to_emulate() -> None:

@@ -24,7 +24,7 @@ class Room(enum.IntEnum):
     AMPLE = 3
 
 
-LIMITS_BYTES = {Room.FULL: 8 * MIB, Room.SHORT: 64 * MIB, Room.LOW: 512 * MIB}
+LIMITS_BYTES = {Room.FULL: 8 * MIB, Room.SHORT: 64 * MIB, Room.LOW: 1024 * MIB}
 """A stage begins when less than this is left, and ends when twice this is.
 
 SHORT leaves room for what ext4 still writes where the host's file has holes: bounded dirty data, and its journal.
