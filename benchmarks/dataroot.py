@@ -1,6 +1,7 @@
 """What a data root costs, kind by kind, in sandboxes of one size; in turn in each round, so that moods cancel out.
 
     memory, block, loop, virtiofs   `--data-root …`
+    xfs      block with `--filesystem xfs`
     recipe   the loop kind's disk without direct I/O, which is what `mount disk.img /var/lib/docker` gives
     vfs      on a share without extended attributes, which is what dockerd does there when it is left alone
 
@@ -54,6 +55,7 @@ ENTRYPOINT = Path(__file__).parents[1] / "src" / "kata_dind" / "guest" / "entryp
 VARIANTS: dict[str, dict[str, Any]] = {
     "memory": {"data_root": "memory", "size": "1G"},
     "block": {"data_root": "block"},
+    "xfs": {"data_root": "block", "filesystem": "xfs"},
     "loop": {"data_root": "loop"},
     "virtiofs": {"data_root": "virtiofs"},
     "recipe": {"data_root": "loop"},
