@@ -1,16 +1,18 @@
-"""The agent holds a real ext4 on this host's kernel: it takes no new data, loses none, and is as before afterwards."""
+"""The agent holds a real ext4 or xfs on this host's kernel: it takes no new data, loses none, and is as before then."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from kata_dind.guest.agent import xfs
 from kata_dind.guest.agent.space import Space
 
 pytestmark = pytest.mark.requires("root", "loop")
@@ -19,72 +21,95 @@ _RATIOS = {"dirty_background_bytes": 0, "dirty_background_ratio": 10, "dirty_byt
 
 
 @dataclass(frozen=True)
-class Ext4:
-    """A mounted file system, and a place where its kernel attributes are the only ones."""
+class Mounted:
+    """A mounted file system, and places where nobody can find another: its kernel attributes, and who sees it."""
 
     root: Path
+    device: str
     attributes: Path
+    process: Path
 
     @property
-    def reserved_clusters(self) -> int:
-        (device,) = self.attributes.iterdir()
-        return int((device / "reserved_clusters").read_text())
+    def reserved(self) -> int:
+        """Clusters of ext4, blocks of xfs."""
+        for _, root in xfs.opened(str(self.process)):
+            return xfs.reserved_blocks(root)
+        return int((self.attributes / self.device / "reserved_clusters").read_text())
+
+
+@contextlib.contextmanager
+def mounted(directory: Path, mkfs: Sequence[str], *, mib: int, check: Sequence[str]) -> Iterator[Mounted]:
+    disk, root, attributes, process = (directory / name for name in ("disk", "a root", "attributes", "process"))
+    for made in (root, attributes, process):
+        made.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run([*mkfs, str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(root)], check=True)
+    try:
+        (row,) = (row for row in Path("/proc/self/mountinfo").read_text().splitlines() if f"{directory}/" in row)
+        (process / "mountinfo").write_text(f"{row}\n")
+        (process / "root").symlink_to("/")
+        device = Path(row.partition(" - ")[2].split()[1]).name
+        if Path("/sys/fs/ext4", device).exists():
+            (attributes / device).symlink_to(f"/sys/fs/ext4/{device}")
+        yield Mounted(root, device, attributes, process)
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+        subprocess.run([*check, str(disk)], check=True, capture_output=True)
 
 
 @pytest.fixture
-def ext4(tmp_path: Path) -> Iterator[Ext4]:
-    disk, mounted = tmp_path / "disk", Ext4(tmp_path / "root", tmp_path / "attributes")
-    mounted.root.mkdir()
-    mounted.attributes.mkdir()
-    with disk.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(disk)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(disk), str(mounted.root)], check=True)
-    try:
-        findmnt = ["findmnt", "--noheadings", "--output", "SOURCE", str(mounted.root)]
-        device = Path(subprocess.run(findmnt, check=True, capture_output=True, text=True).stdout.strip()).name
-        (mounted.attributes / device).symlink_to(f"/sys/fs/ext4/{device}")
-        yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted.root)], check=True)
-        subprocess.run(["e2fsck", "-f", "-n", str(disk)], check=True, capture_output=True)
+def ext4(tmp_path: Path) -> Iterator[Mounted]:
+    with mounted(tmp_path, ["mke2fs", "-q", "-t", "ext4"], mib=64, check=["e2fsck", "-f", "-n"]) as ext4:
+        yield ext4
 
 
-def test_a_held_file_system_takes_no_new_data_until_it_is_released(ext4: Ext4, tmp_path: Path) -> None:
-    before = ext4.reserved_clusters
-    (ext4.root / "kept").write_bytes(b"k" * 10000)
-    dirty = (ext4.root / "dirty").open("wb", buffering=0)
+@pytest.fixture(params=["ext4", pytest.param("xfs", marks=pytest.mark.requires("xfs"))])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
+    if request.param == "ext4":
+        yield request.getfixturevalue("ext4")
+    else:
+        with mounted(tmp_path, ["mkfs.xfs", "-q"], mib=320, check=["xfs_repair", "-n"]) as on_xfs:
+            yield on_xfs
+
+
+def test_a_held_file_system_takes_no_new_data_until_it_is_released(either: Mounted, tmp_path: Path) -> None:
+    before = either.reserved
+    (either.root / "kept").write_bytes(b"k" * 10000)
+    dirty = (either.root / "dirty").open("wb", buffering=0)
     dirty.write(b"d" * 1000000)
-    space = Space(str(ext4.attributes), str(tmp_path / "no-such"))
-    assert space.hold() == space.hold() == [device.name for device in ext4.attributes.iterdir()]
-    with pytest.raises(OSError, match="No space left on device") as refused, (ext4.root / "new").open("wb") as file:
+    space = Space(str(either.attributes), str(tmp_path / "no-such"))
+    assert space.hold(str(either.process)) == space.hold(str(either.process)) == [either.device]
+    with pytest.raises(OSError, match="No space left on device") as refused, (either.root / "new").open("wb") as file:
         file.write(b"n" * 100000)
     assert refused.value.errno == errno.ENOSPC
-    assert os.statvfs(ext4.root).f_bavail == 0
+    assert os.statvfs(either.root).f_bavail == 0
     with dirty:
         os.fsync(dirty.fileno())  # had its place already
-    (ext4.root / "kept").unlink()
-    space.release()
-    assert ext4.reserved_clusters == before
-    (ext4.root / "new").write_bytes(b"n" * 100000)
-    assert (ext4.root / "dirty").read_bytes() == b"d" * 1000000
+    (either.root / "kept").unlink()
+    assert os.statvfs(either.root).f_bavail == 0
+    space.release(str(either.process))
+    assert either.reserved == before
+    (either.root / "new").write_bytes(b"n" * 100000)
+    assert (either.root / "dirty").read_bytes() == b"d" * 1000000
 
 
-def test_a_file_system_that_is_gone_is_released_all_the_same(ext4: Ext4, tmp_path: Path) -> None:
+def test_a_file_system_that_is_gone_is_released_all_the_same(ext4: Mounted, tmp_path: Path) -> None:
     space = Space(str(ext4.attributes), str(tmp_path / "no-such"))
-    space.hold()
+    space.hold("/no-such")
     (device,) = ext4.attributes.iterdir()
     target = device.readlink()
     device.unlink()
-    space.release()
+    space.release("/no-such")
     device.symlink_to(target)
-    assert space.hold() == [device.name]
+    assert space.hold("/no-such") == [device.name]
 
 
-def test_without_any_ext4_nothing_is_held(tmp_path: Path) -> None:
+def test_without_any_file_system_nothing_is_held(tmp_path: Path) -> None:
     space = Space(str(tmp_path / "no-such"), str(tmp_path / "no-such"))
-    assert space.hold() == []
-    space.release()
+    assert space.hold("/no-such") == []
+    space.release("/no-such")
 
 
 def test_dirty_memory_is_bounded_and_has_its_ratios_back_afterwards(tmp_path: Path) -> None:

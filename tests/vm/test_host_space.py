@@ -59,21 +59,22 @@ class SmallHost:
         return filler
 
 
-@pytest.fixture(scope="class", params=["block", "loop"])
+@pytest.fixture(scope="class", params=["block ext4", "loop ext4", "loop xfs"])
 def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, private_directories: Path
 ) -> Iterator[SmallHost]:
+    data_root, filesystem = request.param.split()
     with (
         mounted_tmpfs(tmp_path_factory.mktemp("host") / "small", size="400m") as small,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("KATA_DIND_STATE_DIR", str(small))
-        done = kata_dind("up", NAME, "--data-root", request.param)
+        done = kata_dind("up", NAME, "--data-root", data_root, "--filesystem", filesystem)
         assert done.returncode == 0, done.stderr
         # A seed would fill it; loop has none anywhere.
-        assert ("no seed could be made, so the guest boots" in done.stderr) == (request.param == "block")
+        assert ("no seed could be made, so the guest boots" in done.stderr) == (data_root == "block")
         try:
-            yield SmallHost(small, request.param, SandboxDriver(NAME))
+            yield SmallHost(small, data_root, SandboxDriver(NAME))
         finally:
             succeed("rm", "--force", NAME)
 

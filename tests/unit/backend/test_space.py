@@ -88,32 +88,24 @@ def test_writes_that_succeed_for_a_while_end_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "refused", "holds_data", "message"),
+    ("room", "refused", "message"),
     [
-        (Room.AMPLE, False, True, None),
-        (Room.LOW, False, True, None),
+        (Room.AMPLE, False, None),
+        (Room.LOW, False, None),
         (
             Room.SHORT,
             False,
-            True,
             "the file system of /state has 40 MiB left; until there is more, the guest's writes fail with "
             "'no space left on device'",
         ),
-        (
-            Room.SHORT,
-            False,
-            False,
-            "the file system of /state has 40 MiB left; xfs goes on until the guest is paused at 8 MiB",
-        ),
-        (Room.FULL, True, True, "the file system of /state is full; the guest is paused until there is room"),
+        (Room.FULL, True, "the file system of /state is full; the guest is paused until there is room"),
         (
             Room.AMPLE,
-            True,
             True,
             "the host has no space for the guest's writes, although the file system of /state shows 40 MiB free, as "
             "with a quota; the guest is paused and tries again at least every 30 s",
         ),
     ],
 )
-def test_what_a_guest_lives_with_is_said(room: Room, refused: bool, holds_data: bool, message: str | None) -> None:
-    assert describe_problem(room, Path("/state"), 40 * MIB, refused=refused, holds_data=holds_data) == message
+def test_what_a_guest_lives_with_is_said(room: Room, refused: bool, message: str | None) -> None:
+    assert describe_problem(room, Path("/state"), 40 * MIB, refused=refused) == message

@@ -18,7 +18,7 @@ class Room(enum.IntEnum):
     FULL = 0
     """The guest is paused."""
     SHORT = 1
-    """Its ext4 file systems take no new data, which programs see as ENOSPC."""
+    """Its file systems take no new data, which programs see as ENOSPC."""
     LOW = 2
     """It keeps little unwritten data."""
     AMPLE = 3
@@ -27,7 +27,7 @@ class Room(enum.IntEnum):
 LIMITS_BYTES = {Room.FULL: 8 * MIB, Room.SHORT: 64 * MIB, Room.LOW: 1024 * MIB}
 """A stage begins when less than this is left, and ends when twice this is.
 
-SHORT leaves room for what ext4 still writes where the host's file has holes: bounded dirty data, and its journal.
+SHORT leaves room for what they still write where the host's file has holes: bounded dirty data, and a journal.
 """
 
 

@@ -3,8 +3,6 @@
 As the host's space shrinks the guest is told to have little in flight, then to take no new data, and at last it is
 paused. Everything is undone when there is room again. The last step needs no watching where the disk is QEMU's own
 (`werror=enospc`), but a loop disk's file system would get an I/O error for each write that virtiofsd can't do.
-
-Only ext4 can be held from new data. A guest on xfs goes on until it is paused.
 """
 
 from __future__ import annotations
@@ -73,7 +71,7 @@ class Retries:
         return min(max(2 * self.wait_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
 
 
-def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: bool, holds_data: bool) -> str | None:
+def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: bool) -> str | None:
     """Say what a guest lives with, None for nothing; `refused` are writes that the host has no space for."""
     left_mib = left_bytes // MIB
     if room is Room.FULL:
@@ -85,22 +83,20 @@ def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: b
             f"{_LONGEST_RETRY_SECONDS:g} s"
         )
     if room is Room.SHORT:
-        then = "until there is more, the guest's writes fail with 'no space left on device'"
-        if not holds_data:
-            then = f"xfs goes on until the guest is paused at {LIMITS_BYTES[Room.FULL] // MIB} MiB"
-        return f"the file system of {directory} has {left_mib} MiB left; {then}"
+        return (
+            f"the file system of {directory} has {left_mib} MiB left; until there is more, "
+            "the guest's writes fail with 'no space left on device'"
+        )
     return None
 
 
-async def watch_space(
-    machine: Machine, directories: Collection[Path], on_event: OnEvent, *, holds_data: bool = True
-) -> None:
+async def watch_space(machine: Machine, directories: Collection[Path], on_event: OnEvent) -> None:
     """Keep a machine within what the host has for the disks in some directories; reports `problem` events.
 
-    The collection may change meanwhile. `holds_data` tells whether the data root's file system can be held from new
-    data, as ext4 can. A problem's `message` is None when it is over, and `paused` tells whether the guest stands still.
+    The collection may change meanwhile. A problem's `message` is None when it is over, and `paused` tells whether the
+    guest stands still.
     """
-    watch = _Watch(machine, directories, on_event, holds_data=holds_data)
+    watch = _Watch(machine, directories, on_event)
     try:
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -111,10 +107,7 @@ async def watch_space(
 
 
 class _Watch:
-    def __init__(
-        self, machine: Machine, directories: Collection[Path], on_event: OnEvent, *, holds_data: bool = True
-    ) -> None:
-        self._holds_data = holds_data
+    def __init__(self, machine: Machine, directories: Collection[Path], on_event: OnEvent) -> None:
         self._retries = Retries()
         self._machine = machine
         self._directories = directories
@@ -158,7 +151,7 @@ class _Watch:
             logger.info("the guest's answer: %s", answer)
 
     def _report(self, directory: Path, left_bytes: int) -> None:
-        problem = describe_problem(self.room, directory, left_bytes, refused=self._refused, holds_data=self._holds_data)
+        problem = describe_problem(self.room, directory, left_bytes, refused=self._refused)
         self._on_event(
             {
                 "event": "problem",

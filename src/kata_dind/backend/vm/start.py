@@ -23,7 +23,6 @@ from kata_dind.host.disks import free_bytes
 from kata_dind.host.process import process_status
 from kata_dind.machine.machine import Machine, open_machine
 from kata_dind.machine.shape import DATA, StopDeadlines
-from kata_dind.vocabulary import DataRootKind, Filesystem
 
 IN_ORDER = StopDeadlines()
 
@@ -165,7 +164,5 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
         if restores and grows(plan):
             await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
         guest = VmGuest(begun, machine)
-        on_xfs = plan.filesystem is Filesystem.XFS and plan.data_root in (DataRootKind.BLOCK, DataRootKind.LOOP)
-        watch = watch_space(machine, begun.watched, on_event, holds_data=not on_xfs)
-        async with background(guest.watch()), background(watch):
+        async with background(guest.watch()), background(watch_space(machine, begun.watched, on_event)):
             yield guest

@@ -295,8 +295,8 @@ class Agent:
         else:
             self._space.unbound_dirty()
         if request["hold"]:
-            return self._space.hold()
-        self._space.release()
+            return self._space.hold(f"/proc/{self._container_pid}")
+        self._space.release(f"/proc/{self._container_pid}")
         return []
 
     def _power_off(self, timeout_seconds: float) -> None:

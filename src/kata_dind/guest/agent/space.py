@@ -1,12 +1,16 @@
 """The guest's part when its host runs out of space: little unwritten data, then no new data, until there is room again.
 
 Its disks are sparse files of the host's. A write that the host has no room for is an I/O error to the guest's kernel,
-and an ext4 that meets one in its journal is gone; one that takes no new data says "no space left on device" instead.
+and a file system that meets one in its journal is gone; one that takes no new data says "no space left on device"
+instead. ext4 and xfs can be told so: what they have left becomes a reserve for what the kernel must not fail at, from
+which what is dirty already, and their own bookkeeping, is still written.
 """
 
 from __future__ import annotations
 
 import os
+
+from . import xfs
 
 _EXT4 = "/sys/fs/ext4"
 _MOST_CLUSTERS = 1 << 48
@@ -24,6 +28,9 @@ class Space:
         self._vm = vm
         self._dirty_before: dict[str, int] = {}
         self._reserved_before: dict[str, int] = {}
+        """Clusters of each ext4."""
+        self._xfs_reserved_before: dict[str, int] = {}
+        """Blocks of each xfs."""
 
     def bound_dirty(self) -> None:
         """Let little wait to be written, so that little can arrive at the host after it has run full."""
@@ -39,30 +46,40 @@ class Space:
                 _write(f"{self._vm}/{name}", count)
         self._dirty_before.clear()
 
-    def hold(self) -> list[str]:
-        """Let each ext4 refuse new data, with ENOSPC and for root as well; return the devices of all that do.
+    def hold(self, process: str) -> list[str]:
+        """Let each ext4, and each xfs that a process sees, refuse new data, with ENOSPC and for root as well.
 
-        Reserved clusters are for what the kernel must not fail at, so what is dirty already is still written.
+        The process is its directory in /proc. Returns the devices of all that do.
         """
-        try:
-            devices = sorted(os.listdir(self._ext4))
-        except FileNotFoundError:  # no ext4 has been mounted yet
-            devices = []
-        for device in devices:
+        for device in self._ext4_devices():
             path = f"{self._ext4}/{device}/reserved_clusters"
             if device not in self._reserved_before and os.path.exists(path):
                 self._reserved_before[device] = _read(path)
                 _write_largest(path, below=_MOST_CLUSTERS)
-        return list(self._reserved_before)
+        for device, root in xfs.opened(process):
+            if device not in self._xfs_reserved_before:
+                self._xfs_reserved_before[device] = xfs.reserved_blocks(root)
+                xfs.reserve_blocks(root, xfs.ALL_BLOCKS)
+        return [*self._reserved_before, *self._xfs_reserved_before]
 
-    def release(self) -> None:
-        """Undo `hold`."""
+    def release(self, process: str) -> None:
+        """Undo `hold`; a file system that is not mounted any more has forgotten it."""
         for device, count in self._reserved_before.items():
             try:
                 _write(f"{self._ext4}/{device}/reserved_clusters", count)
-            except FileNotFoundError:  # it is not mounted any more
+            except FileNotFoundError:
                 continue
+        for device, root in xfs.opened(process) if self._xfs_reserved_before else ():
+            if device in self._xfs_reserved_before:
+                xfs.reserve_blocks(root, self._xfs_reserved_before[device])
         self._reserved_before.clear()
+        self._xfs_reserved_before.clear()
+
+    def _ext4_devices(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self._ext4))
+        except FileNotFoundError:  # none has been mounted yet
+            return []
 
 
 def _write_largest(path: str, *, below: int) -> None:
