@@ -346,7 +346,8 @@ prepare_block() {
 	measure_file_system "$device"
 	[ "$label" = kata-dind ] || require_data_root "$device"
 	check_file_system "$device"
-	text=$(mount -o noatime,discard "$device" "$path" 2>&1) ||
+	choose_mount_options
+	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
 		stop 78 prepare "cannot mount $device on $path: $text" 'dmesg tells more'
 	mounted=1
 	grow_file_system
@@ -469,10 +470,17 @@ lock_directory() {
 		stop 78 prepare "$image is in use by another container" 'stop it, or set KATA_DIND_DIR to another directory'
 }
 
+choose_mount_options() { # for `on_disk`
+	mount_options=noatime,discard
+	# Beyond the end of a growing file xfs sets aside as much again, which a host that runs full does not have.
+	[ "$on_disk" != xfs ] || mount_options=$mount_options,allocsize=1m
+}
+
 # By mount itself, which lets the kernel detach the loop device with the last user, however that ends.
 mount_image() {
 	make_loop_nodes
-	text=$(mount -o loop,noatime,discard "$image" "$path" 2>&1) || {
+	choose_mount_options
+	text=$(mount -o "loop,$mount_options" "$image" "$path" 2>&1) || {
 		unfit prepare "cannot mount $image on $path: $text" \
 			'make the container privileged, on a kernel with BLK_DEV_LOOP'
 		return 0
