@@ -106,6 +106,15 @@ def test_a_file_system_that_is_gone_is_released_all_the_same(ext4: Mounted, tmp_
     assert space.hold("/no-such") == [device.name]
 
 
+@pytest.mark.requires("xfs")
+def test_an_xfs_that_is_read_only_has_nothing_to_hold(tmp_path: Path) -> None:
+    with mounted(tmp_path, ["mkfs.xfs", "-q"], mib=320, check=["xfs_repair", "-n"]) as on_xfs:
+        subprocess.run(["mount", "-o", "remount,ro", str(on_xfs.root)], check=True)
+        space = Space(str(on_xfs.attributes), str(tmp_path / "no-such"))
+        assert space.hold(str(on_xfs.process)) == []
+        space.release(str(on_xfs.process))
+
+
 def test_without_any_file_system_nothing_is_held(tmp_path: Path) -> None:
     space = Space(str(tmp_path / "no-such"), str(tmp_path / "no-such"))
     assert space.hold("/no-such") == []

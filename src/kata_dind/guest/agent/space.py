@@ -58,8 +58,9 @@ class Space:
                 _write_largest(path, below=_MOST_CLUSTERS)
         for device, root in xfs.opened(process):
             if device not in self._xfs_reserved_before:
-                self._xfs_reserved_before[device] = xfs.reserved_blocks(root)
-                xfs.reserve_blocks(root, xfs.ALL_BLOCKS)
+                before = xfs.reserved_blocks(root)
+                if xfs.reserve_blocks(root, xfs.ALL_BLOCKS):
+                    self._xfs_reserved_before[device] = before
         return [*self._reserved_before, *self._xfs_reserved_before]
 
     def release(self, process: str) -> None:

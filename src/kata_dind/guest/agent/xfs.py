@@ -35,7 +35,8 @@ def opened(process: str) -> Iterator[tuple[str, int]]:
             continue
         path = row[4].decode("unicode_escape").encode("latin-1")  # a space is \040 there
         try:
-            root = os.open(os.fsencode(f"{process}/root") + path, os.O_RDONLY | os.O_CLOEXEC)
+            # Anything can be mounted on by a file of its kind, a FIFO too, which would let us wait for a writer.
+            root = os.open(os.fsencode(f"{process}/root") + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # it lies below another mount, or was taken away
             continue
         try:
@@ -53,6 +54,13 @@ def reserved_blocks(root: int) -> int:
     return int(wanted)
 
 
-def reserve_blocks(root: int, count: int) -> None:
-    """Let a file system have so many blocks in reserve, as far as they are free; it is forgotten with the mount."""
-    fcntl.ioctl(root, _SET_RESBLKS, _RESBLKS.pack(count, 0))
+def reserve_blocks(root: int, count: int) -> bool:
+    """Let a file system have so many blocks in reserve, as far as they are free; it is forgotten with the mount.
+
+    Returns False for one that is read-only or broken, which takes no data anyway.
+    """
+    try:
+        fcntl.ioctl(root, _SET_RESBLKS, _RESBLKS.pack(count, 0))
+    except OSError:
+        return False
+    return True
