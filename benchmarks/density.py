@@ -77,10 +77,15 @@ def endpoint_of(name: str) -> Path:
     return record_of(name).endpoint
 
 
+def meminfo_mib(*names: str) -> float:
+    """Return the sum of some rows of /proc/meminfo."""
+    rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return sum(int(rows[name].split()[0]) for name in names) / 1024
+
+
 def available_mib() -> float:
     """Return what the host could still give to programs."""
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) / 1024
+    return meminfo_mib("MemAvailable")
 
 
 def vm_mib() -> list[float]:
@@ -198,6 +203,8 @@ def _surroundings() -> dict[str, float]:
         "files": len(files),
         "disk_mib": round(sum(path.lstat().st_blocks for path in files) * 512 / 2**20, 1),
         "available_mib": round(available_mib()),
+        # What is available also moves with the page cache; a leak in the kernel would be here.
+        "kernel_mib": round(meminfo_mib("SUnreclaim", "KernelStack", "PageTables", "Percpu"), 1),
     }
 
 
