@@ -41,10 +41,15 @@ class SmallHost:
     @property
     def problem(self) -> str | None:
         """What `ls` and `inspect` say."""
-        before = self.sandbox.sandbox.inspect()["problem"]
-        (row,) = json.loads(succeed("ls", "--json"))
-        inspected = self.sandbox.sandbox.inspect()["problem"]
-        assert row["problem"] in (before, inspected)  # it may begin or end in between
+        until = time.monotonic() + STOP_SECONDS
+        while True:
+            before = self.sandbox.sandbox.inspect()["problem"]
+            (row,) = json.loads(succeed("ls", "--json"))
+            inspected = self.sandbox.sandbox.inspect()["problem"]
+            if before == inspected:
+                break
+            assert time.monotonic() < until, "the problem changes all the time"  # else it began or ended in between
+        assert row["problem"] == inspected
         return inspected if inspected is None else str(inspected)
 
     def fill(self, *, seconds: float = 0.0) -> Path:
