@@ -182,7 +182,6 @@ class Agent:
         system.configure(request)
         self._names = request
         os.makedirs(container.RUN, exist_ok=True)
-        os.makedirs(spawn.CONTAINER_CGROUP, exist_ok=True)
         self._container_environment = dict(request["environment"])
         device = system.find_disk("data")
         if device:
@@ -324,6 +323,10 @@ def _require_disk(serial: str) -> str:
 def main() -> None:
     """Serve; ends only with the machine."""
     os.environ.setdefault("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    # While nothing else runs: with the first cgroup Linux patches its allocators, and QEMU before 8.1 can go on with a
+    # half-patched instruction for ever when the other processor comes upon it just then.
+    # https://lore.kernel.org/lkml/20230808072835.GT7636@redhat.com/
+    os.mkdir(spawn.CONTAINER_CGROUP)
     system.load_modules()
     loop = Loop()
     agent = Agent(loop, system.require_port())
