@@ -9,6 +9,8 @@ alive       N sandboxes are started by `kata-dind up`, one after another, and al
     answer_seconds      a `_ping` of every one when all are idle
     idle_load           processors kept busy by all of them together, over some idle seconds
 sequential  `up` and `rm` again and again: what is left of processes, files and memory
+    tenths              of the cycles: the median seconds of `up`, of a restore by hand beside each tenth cycle, and of
+                        pairs of both, which shows what is ours of what became slower
 
     benchmarks/density.py --clones 100 --cycles 1000 --accel tcg
 """
@@ -28,9 +30,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from startup import plan_of_up, restore_by_hand
+
 KATA_DIND = Path(sys.executable).with_name("kata-dind")
 DEADLINE_SECONDS = 300.0
 IDLE_SECONDS = 30.0
+_BY_HAND_EACH = 10
 
 
 def up(name: str, accel: str) -> float:
@@ -171,21 +176,29 @@ def sequential(cycles: int, accel: str) -> dict[str, object]:
     """Start and remove a sandbox again and again; compare what there is before and after."""
     up("density", accel)
     rm("density")
-    before, seconds = _surroundings(), []
-    for _ in range(cycles):
+    plan = plan_of_up(accel)
+    before, seconds, by_hand = _surroundings(), [], []
+    for cycle in range(cycles):
         seconds.append(up("density", accel))
         rm("density")
+        if cycle % _BY_HAND_EACH == 0:
+            by_hand.append(restore_by_hand(plan))
     after = _surroundings()
+    ratios = [one / other for one, other in zip(seconds[::_BY_HAND_EACH], by_hand, strict=True)]
     return {
         "cycles": cycles,
         "seconds_median": round(statistics.median(seconds), 3),
         "seconds_p99": round(sorted(seconds)[int(len(seconds) * 0.99) - 1], 3),
-        "last_tenth_by_first_tenth": round(
-            statistics.median(seconds[-cycles // 10 or -1 :]) / statistics.median(seconds[: cycles // 10 or 1]), 2
-        ),
+        "tenths": {"up": _tenths(seconds), "by_hand": _tenths(by_hand), "up_by_hand": _tenths(ratios)},
         "before": before,
         "after": after,
     }
+
+
+def _tenths(values: list[float]) -> list[float]:
+    """Return the medians of ten parts of equal length; of fewer, when there are fewer values."""
+    size = max(1, len(values) // 10)
+    return [round(statistics.median(values[at : at + size]), 3) for at in range(0, len(values) - size + 1, size)]
 
 
 def _surroundings() -> dict[str, float]:

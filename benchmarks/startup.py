@@ -119,7 +119,11 @@ def floor(plans: Plans, _accel: str) -> float:
 
 def bare(plans: Plans, _accel: str) -> float:
     """Restore the seed by hand and return the seconds to the answer of its dockerd."""
-    plan = plans.clone
+    return restore_by_hand(plans.clone)
+
+
+def restore_by_hand(plan: Plan) -> float:
+    """Start QEMU on a clone's plan, and nothing else; return the seconds to the answer of its dockerd."""
     assert plan.seed_directory is not None
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
@@ -311,11 +315,11 @@ class Plans:
 
 
 def _plans(accel: str) -> Plans:
-    """Let `up` plan and build whatever is missing, once, and take its plans."""
-    return Plans(_plan(accel, "--cold"), _plan(accel))
+    return Plans(plan_of_up(accel, "--cold"), plan_of_up(accel))
 
 
-def _plan(accel: str, *options: str) -> Plan:
+def plan_of_up(accel: str, *options: str) -> Plan:
+    """Let `up` plan and build whatever is missing, and return its plan."""
     subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
         return plan_from_json(json.loads((_endpoint().parent / "plan.json").read_text())["plan"])
