@@ -196,9 +196,9 @@ def sequential(cycles: int, accel: str) -> dict[str, object]:
 
 
 def _tenths(values: list[float]) -> list[float]:
-    """Return the medians of ten parts of equal length; of fewer, when there are fewer values."""
-    size = max(1, len(values) // 10)
-    return [round(statistics.median(values[at : at + size]), 3) for at in range(0, len(values) - size + 1, size)]
+    """Return the medians of ten parts, or fewer, all of one length but the last."""
+    size = -(-len(values) // 10)
+    return [round(statistics.median(values[at : at + size]), 3) for at in range(0, len(values), size)]
 
 
 def _surroundings() -> dict[str, float]:
