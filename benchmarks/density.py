@@ -9,8 +9,9 @@ alive       N sandboxes are started by `kata-dind up`, one after another, and al
     answer_seconds      a `_ping` of every one when all are idle
     idle_load           processors kept busy by all of them together, over some idle seconds
 sequential  `up` and `rm` again and again: what is left of processes, files and memory
-    tenths              of the cycles: the median seconds of `up`, of a restore by hand beside each tenth cycle, and of
-                        pairs of both, which shows what is ours of what became slower
+    parts               the medians of each tenth of the cycles, of fewer parts below 100: the seconds of `up`, those of
+                        a restore by hand after every tenth cycle, and their ratio pair by pair, which leaves out the
+                        machine's moods
 
     benchmarks/density.py --clones 100 --cycles 1000 --accel tcg
 """
@@ -19,20 +20,19 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from startup import plan_of_up, restore_by_hand
+from startup import KATA_DIND, percentile_99, plan_of_up, restore_by_hand
 
-KATA_DIND = Path(sys.executable).with_name("kata-dind")
 DEADLINE_SECONDS = 300.0
 IDLE_SECONDS = 30.0
 _BY_HAND_EACH = 10
@@ -174,31 +174,33 @@ def _idle_load() -> float:
 
 def sequential(cycles: int, accel: str) -> dict[str, object]:
     """Start and remove a sandbox again and again; compare what there is before and after."""
+    plan = plan_of_up(accel)
     up("density", accel)
     rm("density")
-    plan = plan_of_up(accel)
-    before, seconds, by_hand = _surroundings(), [], []
+    restore_by_hand(plan)
+    before, seconds, bare = _surroundings(), [], []
     for cycle in range(cycles):
         seconds.append(up("density", accel))
         rm("density")
         if cycle % _BY_HAND_EACH == 0:
-            by_hand.append(restore_by_hand(plan))
+            bare.append(restore_by_hand(plan))
     after = _surroundings()
-    ratios = [one / other for one, other in zip(seconds[::_BY_HAND_EACH], by_hand, strict=True)]
+    ratios = [one / other for one, other in zip(seconds[::_BY_HAND_EACH], bare, strict=True)]
+    count = min(10, len(bare))
     return {
         "cycles": cycles,
         "seconds_median": round(statistics.median(seconds), 3),
-        "seconds_p99": round(sorted(seconds)[int(len(seconds) * 0.99) - 1], 3),
-        "tenths": {"up": _tenths(seconds), "by_hand": _tenths(by_hand), "up_by_hand": _tenths(ratios)},
+        "seconds_p99": round(percentile_99(seconds), 3),
+        "parts": {"up": _parts(seconds, count), "bare": _parts(bare, count), "up / bare": _parts(ratios, count)},
         "before": before,
         "after": after,
     }
 
 
-def _tenths(values: list[float]) -> list[float]:
-    """Return the medians of ten parts, or fewer, all of one length but the last."""
-    size = -(-len(values) // 10)
-    return [round(statistics.median(values[at : at + size]), 3) for at in range(0, len(values), size)]
+def _parts(values: list[float], count: int) -> list[float]:
+    """Return the medians of so many parts of a list, which has at least as many values."""
+    edges = [len(values) * number // count for number in range(count + 1)]
+    return [round(statistics.median(values[begin:end]), 3) for begin, end in itertools.pairwise(edges)]
 
 
 def _surroundings() -> dict[str, float]:

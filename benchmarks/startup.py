@@ -123,8 +123,9 @@ def bare(plans: Plans, _accel: str) -> float:
 
 
 def restore_by_hand(plan: Plan) -> float:
-    """Start QEMU on a clone's plan, and nothing else; return the seconds to the answer of its dockerd."""
-    assert plan.seed_directory is not None
+    """Restore a clone's plan by QEMU alone; return the seconds from QEMU's start to the answer of its dockerd."""
+    if plan.seed_directory is None:
+        raise SystemExit("`up` boots here, so there is nothing to restore by hand")
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
         copy_children(plan, directory)
@@ -319,7 +320,10 @@ def _plans(accel: str) -> Plans:
 
 
 def plan_of_up(accel: str, *options: str) -> Plan:
-    """Let `up` plan and build whatever is missing, and return its plan."""
+    """Let `up` plan and build whatever is missing, and return its plan.
+
+    The next `up` of another command line is not begun ahead.
+    """
     subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
         return plan_from_json(json.loads((_endpoint().parent / "plan.json").read_text())["plan"])
@@ -357,7 +361,7 @@ def main() -> None:
     heads = ("min", "median", "p99", "max")
     print(f"{'':8}", *(f"{head:>7}" for head in heads), f"  seconds, {asked.rounds} rounds, {plans.cold.accelerator}")
     for name, values in seconds.items():
-        figures = (min(values), statistics.median(values), _percentile_99(values), max(values))
+        figures = (min(values), statistics.median(values), percentile_99(values), max(values))
         print(f"{name:8}", *(f"{figure:7.2f}" for figure in figures))
     for pair, ratio in ratios.items():
         print(f"{pair}, pair by pair: median {ratio:.2f}")
@@ -369,7 +373,7 @@ def _ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
 
 
-def _percentile_99(values: list[float]) -> float:
+def percentile_99(values: list[float]) -> float:
     """Return the value that 1 in 100 exceeds: the largest where there are fewer."""
     return sorted(values)[-1 - len(values) // 100]
 
