@@ -323,7 +323,7 @@ def _require_disk(serial: str) -> str:
 def main() -> None:
     """Serve; ends only with the machine."""
     os.environ.setdefault("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    # While no other process runs: with the first cgroup Linux patches its allocators' code, and QEMU before 8.1 can keep
+    # While no other process runs: with the first cgroup Linux patches its allocators, and QEMU before 8.1 can keep
     # a translation of the breakpoint that stands there meanwhile, on which the guest then hangs.
     # https://lore.kernel.org/lkml/20230808072835.GT7636@redhat.com/
     os.mkdir(spawn.CONTAINER_CGROUP)
