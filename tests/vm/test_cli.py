@@ -40,7 +40,8 @@ def test_up_answers_with_what_the_sandbox_is(answer_of_up: dict[str, Any], sandb
         "proof",
     ]
     timings = answer_of_up["timings"]
-    assert 0 < timings["boot_seconds"] < timings["docker_seconds"] < timings["ready_seconds"]
+    # In milliseconds; a clone's part of the proof is made before dockerd is asked, so that ready can be the same one.
+    assert 0 < timings["boot_seconds"] < timings["docker_seconds"] <= timings["ready_seconds"]
 
 
 def test_inspect_says_the_same_later(answer_of_up: dict[str, Any], sandbox: SandboxDriver) -> None:
