@@ -19,11 +19,9 @@ sequential  `up` and `rm` again and again: what is left of processes, files and 
 from __future__ import annotations
 
 import argparse
-import http.client
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import time
@@ -31,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from startup import KATA_DIND, percentile_99, plan_of_up, restore_by_hand
+from startup import KATA_DIND, endpoint_of, percentile_99, ping, plan_of_up, restore_by_hand
 
 DEADLINE_SECONDS = 300.0
 IDLE_SECONDS = 30.0
@@ -56,30 +54,6 @@ def up(name: str, accel: str) -> float:
 def rm(*names: str) -> None:
     """Remove sandboxes."""
     subprocess.run([KATA_DIND, "rm", "--force", "--quiet", *names], check=True)
-
-
-def ping(endpoint: Path) -> float | None:
-    """Return the seconds to the answer to `/_ping`, None where there is none."""
-    started = time.monotonic()
-    connection = http.client.HTTPConnection("localhost")
-    with socket.socket(socket.AF_UNIX) as unix:
-        unix.settimeout(30)
-        try:
-            unix.connect(str(endpoint))
-            connection.sock = unix
-            connection.request("GET", "/_ping")
-            if connection.getresponse().status != 200:
-                return None
-        except (OSError, http.client.HTTPException):
-            return None
-    return time.monotonic() - started
-
-
-def endpoint_of(name: str) -> Path:
-    """Return where a sandbox has its endpoint."""
-    from kata_dind.record import record_of
-
-    return record_of(name).endpoint
 
 
 def meminfo_mib(*names: str) -> float:

@@ -182,7 +182,7 @@ def cold(_plans: Plans, accel: str) -> float:
 
 
 def _up(accel: str, *options: str) -> float:
-    endpoint = _endpoint()
+    endpoint = endpoint_of(NAME)
     started = time.monotonic()
     try:
         with subprocess.Popen(
@@ -278,19 +278,26 @@ def _process(argv: list[str], pass_fds: list[int] | None = None) -> Iterator[Non
         process.wait()
 
 
+def ping(endpoint: Path) -> float | None:
+    """Return the seconds to the answer to `/_ping`, None where there is none."""
+    started = time.monotonic()
+    connection = http.client.HTTPConnection("localhost")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.settimeout(30)
+        try:
+            unix.connect(str(endpoint))
+            connection.sock = unix
+            connection.request("GET", "/_ping")
+            if connection.getresponse().status != 200:
+                return None
+        except (OSError, http.client.HTTPException):
+            return None
+    return time.monotonic() - started
+
+
 def _wait_for_answer(endpoint: Path) -> None:
     started = time.monotonic()
-    while True:
-        connection = http.client.HTTPConnection("localhost")
-        with socket.socket(socket.AF_UNIX) as unix:
-            try:
-                unix.connect(str(endpoint))
-                connection.sock = unix
-                connection.request("GET", "/_ping")
-                if connection.getresponse().status == 200:
-                    return
-            except (OSError, http.client.HTTPException):
-                pass
+    while ping(endpoint) is None:
         _check_deadline(started, endpoint)
         time.sleep(0.01)
 
@@ -301,10 +308,11 @@ def _check_deadline(started: float, what: Path) -> None:
         raise SystemExit(f"no answer within {DEADLINE_SECONDS:g} s: {what}\n{said}")
 
 
-def _endpoint() -> Path:
+def endpoint_of(name: str) -> Path:
+    """Return where a sandbox has its endpoint."""
     from kata_dind.record import record_of
 
-    return record_of(NAME).endpoint
+    return record_of(name).endpoint
 
 
 @dataclass(frozen=True)
@@ -326,7 +334,7 @@ def plan_of_up(accel: str, *options: str) -> Plan:
     """
     subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
-        return plan_from_json(json.loads((_endpoint().parent / "plan.json").read_text())["plan"])
+        return plan_from_json(json.loads((endpoint_of(NAME).parent / "plan.json").read_text())["plan"])
     finally:
         subprocess.run([KATA_DIND, "rm", "--force", "--quiet", NAME], check=True)
 
