@@ -64,6 +64,20 @@ def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDri
     assert "Read-only file system" in clone.fail(f"echo more >'{shared_paths.guest_file}'")
 
 
+def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
+    few, many = 1000, 3000
+    succeed("up", "crowd", *shared_paths.options, prefix=["prlimit", f"--nofile={few}:{few}"])
+    try:
+        make = f"i=0; while [ $i -lt {many} ]; do : >$i || exit 1; i=$((i+1)); done"
+        SandboxDriver("crowd").succeed(f"cd {shared_paths.guest_writable} && {make}", timeout_seconds=60)
+    finally:
+        kata_dind("rm", "--force", "crowd")
+        made = [*shared_paths.writable.iterdir()]
+        for file in made:
+            file.unlink()
+    assert len(made) == many
+
+
 def test_its_memory_is_no_file_of_the_host(clone: SandboxDriver) -> None:
     assert not (clone.sandbox.directory / "memory").exists()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.begin import BegunGuest
+from kata_dind.backend.vm.descriptors import watch_descriptors
 from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, grows, machine_shape
 from kata_dind.backend.vm.room import LIMITS_BYTES, Room
 from kata_dind.backend.vm.saved import UNFINISHED, commit_saved, drop_saved, no_room, take_saved
@@ -164,5 +165,9 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
         if restores and grows(plan):
             await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
         guest = VmGuest(begun, machine)
-        async with background(guest.watch()), background(watch_space(machine, begun.watched, on_event)):
+        async with contextlib.AsyncExitStack() as watches:
+            await watches.enter_async_context(background(guest.watch()))
+            await watches.enter_async_context(background(watch_space(machine, begun.watched, on_event)))
+            if begun.virtiofsd is not None:
+                await watches.enter_async_context(background(watch_descriptors(machine, begun.virtiofsd.pid)))
             yield guest
