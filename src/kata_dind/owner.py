@@ -352,7 +352,8 @@ class Owner:
             self._phase("growth", "the data root has grown")
         elif message.get("event") == "renewed" and not self._ready:
             self._status["check_seconds"] = _seconds_of(message, "check_seconds")
-            self._status["data_root"] = {"size_bytes": message.get("size_bytes")}
+            grown_bytes = message.get("size_bytes")  # else it is as large as it was
+            self._status["data_root"] = {} if grown_bytes is None else {"size_bytes": grown_bytes}
             self._phase("renewal", "the machine has become its own")
             self._renewed.set()
         elif message.get("event") == "agent":

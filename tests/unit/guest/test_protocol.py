@@ -130,8 +130,8 @@ def test_a_hundred_thousand_random_bytes_raise_nothing_but_protocol_error(is_hos
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\xff\xfe", b"[]", b"null", b"{", b"[" * MAX_PAYLOAD_BYTES, b'{"a":' * 5000, b"1" * 5000],
-    ids=["empty", "no text", "array", "null", "half", "deep array", "deep object", "long number"],
+    [b"", b"\xff\xfe", b"[]", b"null", b"{", b"[" * MAX_PAYLOAD_BYTES, b'{"a":' * 5000, b"1" * 5000, b"{}{}"],
+    ids=["empty", "no text", "array", "null", "half", "deep array", "deep object", "long number", "two"],
 )
 def test_a_message_that_is_no_object_is_a_protocol_error(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="a message that is not"):

@@ -49,6 +49,8 @@ class Agent:
         self._container_environment: dict[str, str] = {}
         self._names: dict[str, Any] = {}
         """The request that gave the guest its names."""
+        self._check: container.Check | None = None
+        """What a held container's data root is looked at with."""
         self._throttled = False
         self._last_bytes: int | None = None
         """How much may still be sent before a save, and not a byte more until the next epoch; None for no limit."""
@@ -191,7 +193,6 @@ class Agent:
             layer=_require_disk("layer"),
             device=device,
             shares=list(request["shares"]),
-            hostname=str(request["hostname"]),
         )
         child = container.start(layout, request["argv"], self._container_environment)
         self._event("container")
@@ -221,8 +222,9 @@ class Agent:
 
     def _hold(self, stream: int, request: dict[str, Any]) -> None:
         """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
-        container.prepare_check(self._container_pid, str(request["data_root"]))
-        self._become(self._names)  # for practice: what Python looks up at the first time is saved, too
+        self._check = container.Check(self._container_pid, str(request["data_root"]))
+        self._check.prepare()
+        system.write_names(self._names)  # for practice: what Python looks up at the first time is saved, too
         os.sync()
         self._mux.close(stream, {})
         self._last_bytes = self._mux.pending_bytes
@@ -233,9 +235,11 @@ class Agent:
             raise ProcessLookupError("no container runs")
         system.set_clock(float(request["time"]))
         system.reseed(bytes.fromhex(request["entropy"]))
-        self._become(request)
-        data_root = str(request["data_root"])
-        checked_seconds = container.check_data_root(self._container_pid, data_root)
+        system.write_names(request)
+        self._names = request
+        # There is none when what should have held it has not reached us.
+        check = self._check or container.Check(self._container_pid, str(request["data_root"]))
+        checked_seconds = check.look()
         handler = self._follow_container(stream, self._container)
         steps = self._plugged(request)
 
@@ -245,8 +249,7 @@ class Agent:
             if steps:
                 plugged.run_step(self._loop, steps[0], on_end=ended)
             else:
-                size_bytes = container.data_root_bytes(self._container_pid, data_root)
-                self._event("renewed", check_seconds=round(checked_seconds, 4), size_bytes=size_bytes)
+                self._event("renewed", check_seconds=round(checked_seconds, 4), **self._size(request))
 
         def ended(failure: str) -> None:
             if not failure:
@@ -259,10 +262,11 @@ class Agent:
         self._loop.after(0, go_on)  # when the stream has its handler
         return handler
 
-    def _become(self, names: dict[str, Any]) -> None:
-        system.write_names(names)
-        container.rename(self._container_pid, str(names["hostname"]))
-        self._names = names
+    def _size(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the size of a data root that has grown."""
+        if not request["disk_bytes"]:
+            return {}
+        return {"size_bytes": container.data_root_bytes(self._container_pid, str(request["data_root"]))}
 
     def _plugged(self, request: dict[str, Any]) -> list[plugged.Step]:
         pid, shares, disk_bytes = self._container_pid, list(request["shares"]), int(request["disk_bytes"])

@@ -33,7 +33,8 @@ _EXT4_IOC_RESIZE_FS = 0x40086610
 
 _CHECK_FILE, _CHECK_BYTES = ".kata-dind-check", 4096
 
-_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWUTS | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
+# The host name is the guest's: so a restored one has one name to change.
+_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
 
 # A container's /dev under Kata: a few nodes, and no loop devices, /dev/fuse or /dev/kmsg even when it is privileged
 # (https://github.com/kata-containers/kata-containers/issues/8118).
@@ -50,16 +51,15 @@ _LINKS = {
 class Layout:
     """What a container is made of: disks and a block device by their paths, shares as `NAME PATH` pairs."""
 
-    def __init__(self, *, image: str, layer: str, device: str | None, shares: Sequence[str], hostname: str) -> None:
+    def __init__(self, *, image: str, layer: str, device: str | None, shares: Sequence[str]) -> None:
         self.image = image
         self.layer = layer
         self.device = device
         self.shares = shares
-        self.hostname = hostname
 
 
 def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> spawn.Child:
-    """Start the container in mount, pid, uts, ipc and cgroup namespaces of its own; its pid is its process 1's.
+    """Start the container in mount, pid, ipc and cgroup namespaces of its own; its pid is its process 1's.
 
     A container that can't be built ends with 78 and says why, as the entrypoint would, in a JSON line.
     """
@@ -95,44 +95,45 @@ def enter(
     return spawn.spawn(spawn.program(argv, environment, cwd=cwd), size=size, change=join_namespaces)
 
 
-def rename(pid: int, hostname: str) -> None:
-    """Give a running container another host name; the files that tell it are the guest's own."""
-    own, theirs = os.open("/proc/self/ns/uts", os.O_RDONLY), os.pidfd_open(pid)
-    try:
-        libc.setns(theirs, libc.CLONE_NEWUTS)
-        libc.set_hostname(hostname)
-        libc.setns(own, libc.CLONE_NEWUTS)
-    finally:
-        os.close(own)
-        os.close(theirs)
-
-
-def check_data_root(pid: int, path: str) -> float:
-    """Write a block to a running container's data root and read it back; return the seconds. Raises OSError.
+class Check:
+    """Writes a block to a running container's data root and reads it back.
 
     It is the part of the proof that a restore could have undone: overlay and dockerd are in the memory that was proven.
     Past the page cache, so that it is the disk that answers; a tmpfs has none.
     """
-    started = time.monotonic()
-    block, answer = mmap.mmap(-1, _CHECK_BYTES), mmap.mmap(-1, _CHECK_BYTES)  # aligned, as O_DIRECT demands
-    block.write(os.urandom(16))
-    fd = _open_direct(f"{_inside(pid, path)}/{_CHECK_FILE}")
-    try:
-        os.pwritev(fd, [block], 0)
-        os.preadv(fd, [answer], 0)
-    finally:
-        os.close(fd)
-    if answer[:] != block[:]:
-        raise OSError(errno.EIO, "the data root does not hold what was written", path)
-    return time.monotonic() - started
 
+    def __init__(self, pid: int, path: str) -> None:
+        self._file = f"{_inside(pid, path)}/{_CHECK_FILE}"
+        self._fd = -1
+        self._block, self._answer = (mmap.mmap(-1, _CHECK_BYTES) for _ in range(2))  # aligned, as O_DIRECT demands
 
-def prepare_check(pid: int, path: str) -> None:
-    """Make the file that `check_data_root` writes over, so that a restored guest need not find room for it."""
-    check_data_root(pid, path)
-    fd = os.open(f"{_inside(pid, path)}/{_CHECK_FILE}", os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    def prepare(self) -> None:
+        """Make the file, and open it for the next look, so that a restored guest need not find room for it."""
+        self._fd = _open_direct(self._file)
+        self._look()
+        os.fsync(self._fd)
+
+    def look(self) -> float:
+        """Return the seconds that it took. Raises OSError when the data root does not hold what was written.
+
+        Nothing stays open, for that would keep the container's file system mounted beyond its end.
+        """
+        started = time.monotonic()
+        if self._fd < 0:
+            self._fd = _open_direct(self._file)
+        try:
+            self._look()
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+        return time.monotonic() - started
+
+    def _look(self) -> None:
+        self._block[:16] = os.urandom(16)
+        os.pwritev(self._fd, [self._block], 0)
+        os.preadv(self._fd, [self._answer], 0)
+        if self._answer[:] != self._block[:]:
+            raise OSError(errno.EIO, "the data root does not hold what was written", self._file)
 
 
 def _open_direct(file: str) -> int:
@@ -195,7 +196,7 @@ def _build(layout: Layout) -> None:
     _mount_root(layout)
     _mount_dev(layout.device)
     _mount_kernel_views()
-    _bind_names(layout.hostname)
+    _bind_names()
     # The official image's start script covers a /tmp that is no mount with a tmpfs, and so would shares below it.
     _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
     if layout.shares:
@@ -257,9 +258,8 @@ def _mount_kernel_views() -> None:
         _bind(RUN, f"{_ROOT}/var/run")
 
 
-def _bind_names(hostname: str) -> None:
+def _bind_names() -> None:
     """Let the container see the guest's own files of names, as container managers do, which change with the guest's."""
-    libc.set_hostname(hostname)
     for name in ("hosts", "hostname", "resolv.conf"):
         path = f"{_ROOT}/etc/{name}"
         if os.path.lexists(path):

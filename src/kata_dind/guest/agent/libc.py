@@ -9,13 +9,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOATIME, MS_BIND = 0x1, 0x2, 0x4, 0x400, 0x10
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 MNT_DETACH = 0x2
 AT_FDCWD = -100
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = (
-    0x20000,
-    0x2000000,
-    0x4000000,
-    0x8000000,
-    0x20000000,
-)
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWPID = 0x20000, 0x2000000, 0x8000000, 0x20000000
 _POWER_OFF = 0x4321FEDC  # LINUX_REBOOT_CMD_POWER_OFF, reboot(2)
 _OPEN_TREE, _MOVE_MOUNT = 428, 429  # Linux 5.2; glibc has functions for them since 2.36
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, 0o2000000
@@ -67,12 +61,6 @@ def setns(fd: int, flags: int) -> None:
 def pivot_root(new_root: str, old_root: str) -> None:
     """Make a mount the root, as pivot_root(2)."""
     _check(_libc.pivot_root(new_root.encode(), old_root.encode()), "pivot_root")
-
-
-def set_hostname(name: str) -> None:
-    """Name this UTS namespace."""
-    encoded = name.encode()
-    _check(_libc.sethostname(encoded, len(encoded)), "sethostname")
 
 
 def power_off() -> None:
