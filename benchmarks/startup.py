@@ -299,7 +299,7 @@ def _wait_for_answer(endpoint: Path) -> None:
     started = time.monotonic()
     while ping(endpoint) is None:
         _check_deadline(started, endpoint)
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def _check_deadline(started: float, what: Path) -> None:

@@ -213,10 +213,18 @@ class Owner:
         stack.push_async_callback(self._unfollow)
         await stack.enter_async_context(self._control_server(guest))
         async with _deadline(self._remaining_seconds(), self._not_ready(guest)):
-            await self._wait_for_dockerd(guest, answer)
-            self._phase("dockerd", "dockerd answers")
-            await stack.enter_async_context(self._endpoint_server(guest))
-            verdict = await self._prove(guest) if self._launch.proven is None else self._proven(self._launch.proven)
+            if self._launch.proven is None:
+                await self._wait_for(guest, answer)
+                self._phase("dockerd", "dockerd answers")
+                await stack.enter_async_context(self._endpoint_server(guest))
+                verdict = await self._prove(guest)
+            else:
+                await self._wait_for(guest, asyncio.ensure_future(self._renewed.wait()))
+                # Its dockerd was proven and has been asked already: who asks now is answered next.
+                await stack.enter_async_context(self._endpoint_server(guest))
+                await self._wait_for(guest, answer)
+                self._phase("dockerd", "dockerd answers")
+                verdict = self._proven(self._launch.proven)
         self._phase(
             "proof", "the data root is proven" if verdict.seconds else "the data root has no room for the proof"
         )
@@ -266,21 +274,17 @@ class Owner:
 
     # --- readiness
 
-    async def _wait_for_dockerd(self, guest: Guest, answer: asyncio.Future[None]) -> None:
-        """Wait for dockerd's first answer. Raises the reason why there will be none."""
-        waits: list[Any] = [answer]
-        if self._launch.proven is not None:
-            waits.append(asyncio.ensure_future(self._renewed.wait()))
+    async def _wait_for(self, guest: Guest, awaited: asyncio.Future[Any]) -> None:
+        """Wait for what a guest that starts will do. Raises the reason why it will not."""
         try:
-            await first_of(asyncio.wait(waits), guest.ended.wait(), self._container_ended.wait())
+            await first_of(asyncio.wait([awaited]), guest.ended.wait(), self._container_ended.wait())
             if guest.ended.is_set():
                 raise _gone(guest)
-            if not all(wait.done() for wait in waits):
+            if not awaited.done():
                 raise self._container_failure(await _guest_evidence(guest))
-            answer.result()
+            awaited.result()
         finally:
-            for wait in waits:
-                wait.cancel()
+            awaited.cancel()
 
     def _container_failure(self, evidence: str) -> KataDindError:
         details = f"{self._dockerd_tail()}\n{evidence}".strip()

@@ -18,13 +18,16 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kata_dind.ahead import Ahead, begin_ahead, remember
 from kata_dind.backend import load_ahead, load_backend
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import use_small_pages
-from kata_dind.host.progress import Event
 from kata_dind.record import Record
+
+if TYPE_CHECKING:
+    from kata_dind.host.progress import Event
 
 logger = logging.getLogger(__name__)
 

@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from kata_dind.host.progress import Report
 from kata_dind.vocabulary import Fallback
 
 if TYPE_CHECKING:
     import asyncio
 
     from kata_dind.host.channel import ChannelStream
+    from kata_dind.host.progress import Report
     from kata_dind.image.source import PackageSource
     from kata_dind.seed.store import Seed
     from kata_dind.spec import SandboxSpec
@@ -103,8 +103,7 @@ class Launch:
                 yield guest
 
 
-@dataclass(frozen=True)
-class StoredRoot:
+class StoredRoot(NamedTuple):
     """A data root that outlives the sandbox: of which volume, where it lies, and what the last passing verdict said."""
 
     volume: str

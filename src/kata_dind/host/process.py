@@ -16,9 +16,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, ToolMissing
 
@@ -39,8 +38,7 @@ _DRAIN_SECONDS = 1.0
 _DIE_WITH_PARENT = '[ "$PPID" = "$0" ] || exit 143; exec "$@"'
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(NamedTuple):
     """A command that ended well, and what it printed (text, undecodable bytes replaced)."""
 
     argv: tuple[str, ...]

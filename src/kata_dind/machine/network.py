@@ -11,8 +11,8 @@ import contextlib
 import os
 import select
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kata_dind.errors import HostError, ProcessExited
 from kata_dind.host.namespaces import private_network_argv
@@ -65,8 +65,7 @@ def slirp4netns_argv(pid: int, *, ready_fd: int, exit_fd: int) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Isolation:
+class Isolation(NamedTuple):
     """How a program is kept apart from the host's network."""
 
     unshare: Path

@@ -9,9 +9,8 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kata_dind.host.process import Daemon
 from kata_dind.machine.argv import machine_argv
@@ -19,8 +18,7 @@ from kata_dind.machine.network import Isolation, WayOut, isolated_daemon
 from kata_dind.machine.shape import MachineShape, Wiring
 
 
-@dataclass(frozen=True)
-class Qemu:
+class Qemu(NamedTuple):
     """A QEMU that has been started, and may not be there yet."""
 
     name: str

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kata_dind.errors import CommandFailed, HostError, ToolMissing
 from kata_dind.host.namespaces import private_mounts_argv
@@ -43,8 +43,7 @@ exec "$@"
 """
 
 
-@dataclass(frozen=True)
-class Bind:
+class Bind(NamedTuple):
     """One share as virtiofsd sees it; `name` is its place below the shared directory."""
 
     name: str
@@ -52,8 +51,7 @@ class Bind:
     read_only: bool
 
 
-@dataclass(frozen=True)
-class Virtiofsd:
+class Virtiofsd(NamedTuple):
     """The daemon that this host has; the Rust one and QEMU's old C one take different options."""
 
     program: Path

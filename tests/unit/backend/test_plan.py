@@ -223,7 +223,7 @@ def test_only_the_block_kind_has_a_disk_and_only_shares_a_shared_directory() -> 
 
 
 def test_a_kernel_with_everything_built_in_needs_no_disk_of_modules() -> None:
-    kernel = replace(CAPABILITIES, kernel=replace(KERNEL, modules=None))
+    kernel = CAPABILITIES._replace(kernel=replace(KERNEL, modules=None))
     shape = machine_shape(plan_of(DataRootKind.MEMORY, capabilities=kernel), STATE)
     assert [disk.serial for disk in shape.disks] == ["guest-os", "image", "layer"]
 
@@ -265,7 +265,7 @@ def test_the_request_of_a_loop_data_root_with_a_share_and_no_network() -> None:
 
 def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_win() -> None:
     image = replace(IMAGE, environment=("OPTIONS=a=b=c", "EMPTY=", "KATA_DIND_DATA_ROOT=vfs"))
-    plan = plan_of(DataRootKind.BLOCK, capabilities=replace(CAPABILITIES, image=image))
+    plan = plan_of(DataRootKind.BLOCK, capabilities=CAPABILITIES._replace(image=image))
     environment = container_request(plan, check=False)["environment"]
     assert (environment["OPTIONS"], environment["EMPTY"]) == ("a=b=c", "")
     assert environment["KATA_DIND_DATA_ROOT"] == "block"

@@ -133,7 +133,7 @@ def test_a_resumed_machine_is_the_seeds_with_memory_of_its_own() -> None:
     clone = clone_of(block_plan(20480))
     restored, resumed = machine_shape(clone, STATE), machine_shape(resumed_plan(clone), STATE)
     assert resumed.memory_file is None
-    assert replace(resumed, memory_file=restored.memory_file) == restored
+    assert resumed._replace(memory_file=restored.memory_file) == restored
 
 
 def test_a_resumed_guest_is_renewed_and_given_nothing() -> None:

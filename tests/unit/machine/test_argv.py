@@ -81,8 +81,8 @@ def test_a_whole_machine_on_tcg() -> None:
 
 
 def test_a_whole_machine_on_kvm() -> None:
-    shape = replace(
-        SHAPE, accelerator=Accelerator.KVM, cpus=1, memory_mib=512, disks=(), network=False, hotplug_ports=0
+    shape = SHAPE._replace(
+        accelerator=Accelerator.KVM, cpus=1, memory_mib=512, disks=(), network=False, hotplug_ports=0
     )
     assert machine_argv(shape, WIRING) == [
         qemu_binary(),
@@ -115,8 +115,8 @@ def test_a_whole_machine_on_kvm() -> None:
 
 
 def test_a_share_is_katas_device_on_memory_that_another_process_may_read() -> None:
-    shape = replace(SHAPE, shared_directory=True)
-    wiring = replace(WIRING, virtiofsd_socket=Path("/state/demo/virtiofsd.sock"))
+    shape = SHAPE._replace(shared_directory=True)
+    wiring = WIRING._replace(virtiofsd_socket=Path("/state/demo/virtiofsd.sock"))
     assert arguments_of(shape, wiring)[-2:] == [
         ("-chardev", "socket,id=share,path=/state/demo/virtiofsd.sock"),
         ("-device", "vhost-user-fs-pci,chardev=share,tag=kataShared"),
@@ -125,8 +125,8 @@ def test_a_share_is_katas_device_on_memory_that_another_process_may_read() -> No
 
 
 def test_a_restored_machine_with_shares_has_its_memory_from_a_descriptor_and_no_share_yet() -> None:
-    shape = replace(SHAPE, shared_directory=True)
-    wiring = replace(WIRING, state_fd=10, memory_fd=11)
+    shape = SHAPE._replace(shared_directory=True)
+    wiring = WIRING._replace(state_fd=10, memory_fd=11)
     assert "memory-backend-file,mem-path=/proc/self/fd/11,id=ram,size=2048M,share=on" in values_of(
         "-object", shape, wiring
     )
@@ -135,7 +135,7 @@ def test_a_restored_machine_with_shares_has_its_memory_from_a_descriptor_and_no_
 
 
 def test_a_machine_to_be_saved_has_room_for_processors_and_memory() -> None:
-    shape = replace(SHAPE, most_cpus=8, most_memory_mib=65536)
+    shape = SHAPE._replace(most_cpus=8, most_memory_mib=65536)
     assert (values_of("-smp", shape), values_of("-m", shape)) == (["2,maxcpus=8"], ["2048M,slots=1,maxmem=65536M"])
     assert values_of("-append", shape)[0].endswith(" memhp_default_state=online swiotlb=noforce")
 
@@ -147,14 +147,14 @@ def test_nothing_in_the_default_shape_blocks_migration() -> None:
 
 
 def test_a_machine_without_network_has_no_network_device() -> None:
-    shape = replace(SHAPE, network=False)
+    shape = SHAPE._replace(network=False)
     assert values_of("-netdev", shape) == []
     assert not any("virtio-net" in device for device in values_of("-device", shape))
 
 
 def test_commas_in_paths_are_doubled_where_they_would_end_a_value() -> None:
-    shape = replace(SHAPE, kernel=Path("/a,b/vmlinuz"), disks=(Disk("data", Path("/a,b/c,d.img")),))
-    wiring = replace(WIRING, console=Path("/a,b/guest.log"), virtiofsd_socket=Path("/a,b/virtiofsd.sock"))
+    shape = SHAPE._replace(kernel=Path("/a,b/vmlinuz"), disks=(Disk("data", Path("/a,b/c,d.img")),))
+    wiring = WIRING._replace(console=Path("/a,b/guest.log"), virtiofsd_socket=Path("/a,b/virtiofsd.sock"))
     assert values_of("-kernel", shape, wiring) == ["/a,b/vmlinuz"]
     assert values_of("-blockdev", shape, wiring)[0].endswith(",file.filename=/a,,b/c,,d.img")
     assert "file,id=console,append=on,path=/a,,b/guest.log" in values_of("-chardev", shape, wiring)
@@ -163,7 +163,7 @@ def test_commas_in_paths_are_doubled_where_they_would_end_a_value() -> None:
 
 def test_a_disk_over_another_names_that_one_and_only_reads_it() -> None:
     child = Disk("data", Path("/d.qcow2"), backing=Path("/seed,1/data.img"))
-    (blockdev,) = values_of("-blockdev", replace(SHAPE, disks=(child,)))
+    (blockdev,) = values_of("-blockdev", SHAPE._replace(disks=(child,)))
     assert blockdev == (
         "driver=qcow2,node-name=disk-data,backing.driver=raw,backing.read-only=on,backing.file.driver=file,"
         "backing.file.read-only=on,backing.file.filename=/seed,,1/data.img,read-only=off,discard=unmap,"
@@ -173,7 +173,7 @@ def test_a_disk_over_another_names_that_one_and_only_reads_it() -> None:
 
 def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() -> None:
     memory = MemoryFile(Path("/seed/memory"), written=False)
-    shape, wiring = replace(SHAPE, memory_file=memory), replace(WIRING, state_fd=11, first_fd=12)
+    shape, wiring = SHAPE._replace(memory_file=memory), WIRING._replace(state_fd=11, first_fd=12)
     assert values_of("-incoming", shape, wiring) == ["defer"]
     # A monitor of its own for what QEMU finds to do when it starts to listen.
     assert values_of("-mon", shape, wiring) == ["chardev=first,mode=control", "chardev=qmp,mode=control"]
@@ -185,24 +185,24 @@ def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() ->
 
 
 def test_a_machine_whose_memory_is_in_its_state_has_none_that_zeros_would_fill() -> None:
-    wiring = replace(WIRING, state_fd=9)
+    wiring = WIRING._replace(state_fd=9)
     assert values_of("-object", SHAPE, wiring)[0] == "memory-backend-ram,id=ram,size=2048M,share=off"
     assert values_of("-incoming", SHAPE, wiring) == ["defer"]
 
 
 def test_a_machine_that_is_to_be_saved_writes_to_its_memory_file() -> None:
     memory = MemoryFile(Path("/state/demo/memory"), written=True)
-    assert values_of("-object", replace(SHAPE, memory_file=memory))[0].endswith(",share=on")
+    assert values_of("-object", SHAPE._replace(memory_file=memory))[0].endswith(",share=on")
 
 
 def test_a_serial_number_that_virtio_would_cut_is_our_own_mistake() -> None:
-    machine_argv(replace(SHAPE, disks=(Disk("x" * 20, Path("/d")),)), WIRING)
+    machine_argv(SHAPE._replace(disks=(Disk("x" * 20, Path("/d")),)), WIRING)
     with pytest.raises(ValueError, match="more than 20 characters"):
-        machine_argv(replace(SHAPE, disks=(Disk("x" * 21, Path("/d")),)), WIRING)
+        machine_argv(SHAPE._replace(disks=(Disk("x" * 21, Path("/d")),)), WIRING)
 
 
 def test_further_kernel_arguments_come_last() -> None:
-    (append,) = values_of("-append", replace(SHAPE, kernel_arguments=("kata_dind.probe", "debug")))
+    (append,) = values_of("-append", SHAPE._replace(kernel_arguments=("kata_dind.probe", "debug")))
     assert append.endswith(" sysctl.vm.dirty_background_ratio=30 sysctl.vm.dirty_ratio=50 kata_dind.probe debug")
 
 

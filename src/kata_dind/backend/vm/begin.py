@@ -6,8 +6,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kata_dind.backend.vm.plan import (
     CHILD_SUFFIX,
@@ -25,11 +25,9 @@ from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.disks import copied_to_memory, create_disk
 from kata_dind.host.namespaces import find_unshare
 from kata_dind.host.process import Daemon
-from kata_dind.image.store import require_image, use_image
 from kata_dind.machine.network import Isolation
 from kata_dind.machine.qemu import Qemu, start_qemu
 from kata_dind.machine.shape import MachineShape
-from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
 from kata_dind.seed.store import use_seed
 
 LAYER_MIB = 10 * 1024
@@ -41,8 +39,7 @@ A machine whose memory is a file must not find the disk full: QEMU can't pause i
 """
 
 
-@dataclass(frozen=True)
-class BegunGuest:
+class BegunGuest(NamedTuple):
     """A guest that nobody has met yet."""
 
     plan: Plan
@@ -70,6 +67,8 @@ def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[B
         if plan.seed:
             stack.enter_context(use_seed(plan.seed))
         if not plan.start.goes_on:
+            from kata_dind.image.store import require_image, use_image  # which a clone need not load
+
             stack.enter_context(use_image(require_image(plan.image_id)))
         if plan.start is not StartKind.RESUME:
             make_disks(plan, directory)
@@ -81,6 +80,8 @@ def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[B
         _make_memory(shape)
         socket_path = virtiofsd = memory_fd = None
         if plan.shares:
+            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
             virtiofsd = stack.enter_context(

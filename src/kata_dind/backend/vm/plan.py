@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
@@ -106,8 +106,7 @@ class Plan:
     """How large the data root of that seed is, from which the sandbox's own grows; 0 without a seed, or a limit."""
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What this host has for a sandbox, as data."""
 
     accelerator: Accelerator

@@ -13,9 +13,8 @@ import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kata_dind.errors import NoSpace, SandboxError
 from kata_dind.host.disks import sync_path
@@ -29,8 +28,7 @@ _LOOK_BYTES = 1 << 20
 """At either end of the state: a look that takes a moment, and finds what was cut, or overwritten from its beginning."""
 
 
-@dataclass(frozen=True)
-class SavedState:
+class SavedState(NamedTuple):
     """What the record of a saved state says."""
 
     directory: Path
