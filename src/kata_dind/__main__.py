@@ -1,4 +1,4 @@
-"""Where signals become an exception, and errors exit codes; nothing else exits.
+"""Where signals become an exception, and errors exit codes; nothing below exits.
 
 INT, TERM and HUP raise one `Interrupted`, once: whoever is at work takes down what it has set up, and further signals
 are ignored, since every step of that ends by itself.
@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def main() -> int:
-    """Run the command line and return its exit code: the console script `kata-dind`."""
+    """Run the command line and return its exit code."""
     logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s")
     return execute(sys.argv[1:], session=Session())
 

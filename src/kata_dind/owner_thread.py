@@ -11,7 +11,6 @@ import os
 import select
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from kata_dind.backend import Launch
 from kata_dind.errors import GuestNotReady
@@ -45,6 +44,7 @@ def own_in_thread(record: Record, launch: Launch, *, report: Report) -> Iterator
             os.write(ready_write, b"r")
 
     owner = Owner(record, launch, report=heard)
+    ended = threading.Event()
 
     def own() -> None:
         try:
@@ -54,26 +54,36 @@ def own_in_thread(record: Record, launch: Launch, *, report: Report) -> Iterator
         finally:
             loop.close()
             os.write(ready_write, b"e")
+            ended.set()
 
-    thread = threading.Thread(target=own, name=f"owner of {record.name}")
-    thread.start()
+    threading.Thread(target=own, name=f"owner of {record.name}").start()
     try:
         select.select([ready_read], [], [])
         if not failure:
             yield OwnerThread(owner, loop)
     except GuestNotReady as error:
         # The block met the end of the sandbox; the owner knows its cause.
-        _end(loop, owner, thread)
+        _end(loop, owner, ended)
         raise failure[0] if failure else error from None
     finally:
-        _end(loop, owner, thread)
-        os.close(ready_read)
-        os.close(ready_write)
+        try:
+            _end(loop, owner, ended)
+        finally:
+            os.close(ready_read)
+            os.close(ready_write)
     if failure:
         raise failure[0]
 
 
-def _end(loop: asyncio.AbstractEventLoop, owner: Owner, thread: threading.Thread) -> Any:
+def _end(loop: asyncio.AbstractEventLoop, owner: Owner, ended: threading.Event) -> None:
+    """Let the owner end, and wait for that, even if we are interrupted meanwhile: every step of it ends by itself.
+
+    Not by Thread.join, which takes a thread for ended, up to Python 3.12, once it was interrupted.
+    """
     with contextlib.suppress(RuntimeError):  # the loop has ended by itself
         loop.call_soon_threadsafe(owner.request_stop)
-    thread.join()
+    try:
+        ended.wait()
+    except KeyboardInterrupt:
+        ended.wait()
+        raise

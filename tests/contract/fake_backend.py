@@ -429,7 +429,7 @@ class _GuestSystem:
                     self.note("container followed")
                     self._container = stream
                 if request["kind"] == "renew":
-                    self.channel.mux.control(EVENTS, {"event": "renewed", "check_seconds": 0.1, "size_bytes": 1 << 30})
+                    self.channel.mux.control(EVENTS, {"event": "renewed", "check_seconds": 0.1})
                     self.channel.flush()
             case "docker":
                 await self._connect(stream)

@@ -27,7 +27,7 @@ from kata_dind.errors import (
     VerdictFailed,
 )
 from kata_dind.host.docker_api import DockerApi
-from kata_dind.host.progress import Event
+from kata_dind.host.progress import Event, Report, silent
 from kata_dind.owner import Owner
 from kata_dind.record import Record
 from tests.contract.fake_backend import BACKEND, DATA_ROOT
@@ -479,15 +479,60 @@ def suspension_of(start: Start) -> dict[str, Any]:
     return ask(start.record.control, {"kind": "stop", "save": True}, timeout_seconds=10, late="late")
 
 
-def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:
-    start = start_of(tmp_path, "healthy")
+async def suspended(start: Start) -> None:
+    async with running(start) as life:
+        assert await asyncio.to_thread(suspension_of, start) == {}
+        await life
+
+
+def resumed_start_of(tmp_path: Path, behaviour: str, report: Report) -> Start:
+    """A start of a guest that goes on from where a healthy one was suspended."""
+    run(suspended(start_of(tmp_path, "healthy")))
+    plan = {"image_id": behaviour, "start": "resume", "data_directory": str(tmp_path)}
+    record = Record("demo", tmp_path)
+    return Start(record, Owner(record, BACKEND.launch(plan, ephemeral=False), report=report))
+
+
+def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path: Path) -> None:
+    let_in: dict[str, bool] = {}
+
+    def report(event: Event) -> None:
+        let_in[event.name] = (tmp_path / "docker.sock").exists()
+        start.events.append(event)
+
+    start = resumed_start_of(tmp_path, "answers-late", report)
 
     async def scenario() -> None:
-        async with running(start) as life:
-            assert await asyncio.to_thread(suspension_of, start) == {}
-            await life
+        async with running(start):
+            assert start.status["data_root"] == DATA_ROOT
 
     run(scenario())
+    assert (let_in["renewal"], let_in["dockerd"], let_in["ready"]) == (False, True, True)
+    assert "boot" not in let_in
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "summary"),
+    [
+        ("dies-early", SandboxError, "the guest is gone"),
+        ("crashes", DockerdFailed, "dockerd ended before it answered (exit 1)"),
+        ("never-answers", GuestNotReady, "dockerd was not ready within 1.2 s"),
+    ],
+)
+def test_a_resumed_guest_whose_dockerd_does_not_answer_is_a_start_that_fails(
+    tmp_path: Path, behaviour: str, kind: type[KataDindError], summary: str
+) -> None:
+    start = resumed_start_of(tmp_path, behaviour, silent)
+    error = failure_of(start)
+    assert type(error) is kind
+    assert error.summary.startswith(summary)
+    assert start.status["state"] == "crashed"
+    assert_nothing_is_left(start)
+
+
+def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:
+    start = start_of(tmp_path, "healthy")
+    run(suspended(start))
     assert (start.status["state"], start.status.get("error"), start.story[-1]) == ("stopped", None, "suspended")
     saved = tmp_path / "suspended.json"
     facts = json.loads(saved.read_text())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,14 @@ def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDri
 
 def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
     few, many = 1000, 3000
-    succeed("up", "crowd", *shared_paths.options, prefix=["prlimit", f"--nofile={few}:{few}"])
+    # Root's virtiofsd would raise its limit again.
+    humble = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
+    succeed("up", "crowd", *shared_paths.options, prefix=[*humble, "prlimit", f"--nofile={few}:{few}"])
+    crowd = SandboxDriver("crowd")
     try:
+        assert resource.prlimit(crowd.process_of("virtiofsd"), resource.RLIMIT_NOFILE) == (few, few)
         make = f"i=0; while [ $i -lt {many} ]; do : >$i || exit 1; i=$((i+1)); done"
-        SandboxDriver("crowd").succeed(f"cd {shared_paths.guest_writable} && {make}", timeout_seconds=60)
+        crowd.succeed(f"cd {shared_paths.guest_writable} && {make}", timeout_seconds=60)
     finally:
         kata_dind("rm", "--force", "crowd")
         made = [*shared_paths.writable.iterdir()]

@@ -80,7 +80,7 @@ def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[B
         _make_memory(shape)
         socket_path = virtiofsd = memory_fd = None
         if plan.shares:
-            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd
+            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd  # which most need not load
 
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import resource
+import time
 from pathlib import Path
 
 from kata_dind.host.channel import ChannelClosed
@@ -18,10 +19,13 @@ from kata_dind.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
 
-_FILES_PER_SECOND = 20_000
+FILES_PER_SECOND = 20_000
 """No guest is expected to open files on a share faster than this."""
 
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
+
+_MEMORY_SECONDS = 60.0
+"""How long what a guest had in use is taken for what it has."""
 
 # Dentries and inodes, 2; 4 is for no line in the kernel's log from here on. Source: fs/drop_caches.c.
 _FORGET = {
@@ -33,37 +37,60 @@ _FORGET = {
 
 def pause_seconds(count: int, limit: int) -> float:
     """Return when to look again: before a guest can have used up half of what is left of a process's descriptors."""
-    return min(max((limit - count) / 2 / _FILES_PER_SECOND, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+    return min(max((limit - count) / 2 / FILES_PER_SECOND, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
 
 
-def next_mark(count: int, limit: int) -> int:
-    """Return at how many descriptors the guest is to forget again, when it has so many files in use.
+class Mark:
+    """Beyond how many descriptors the guest is to forget. All times are of one clock, in seconds.
 
-    That is half of the limit; for a guest that uses more, half of what is left, so that it is not asked in vain.
+    That is half of the limit; after a guest has shown that it uses more, half of what is left, for a minute, so that it
+    is not asked again and again in vain.
     """
-    return max(limit // 2, (count + limit) // 2)
+
+    def __init__(self) -> None:
+        self._in_use = 0
+        self._asked_at = -_MEMORY_SECONDS
+
+    def is_passed(self, count: int, limit: int, now: float) -> bool:
+        """Tell whether to ask the guest, with so many descriptors at this look."""
+        in_use = self._in_use if now - self._asked_at < _MEMORY_SECONDS else 0
+        return count > max(limit // 2, (in_use + limit) // 2)
+
+    def asked(self, left: int, now: float) -> None:
+        """Take note that so many are left after the guest has forgotten what it could."""
+        self._in_use, self._asked_at = left, now
 
 
 async def watch_descriptors(machine: Machine, virtiofsd_pid: int) -> None:
     """Keep the virtiofsd of a machine below its limit of descriptors, for as long as both run."""
-    mark = 0
+    mark = Mark()
     try:
         while True:
             limit, _ = resource.prlimit(virtiofsd_pid, resource.RLIMIT_NOFILE)  # which it raises itself at its start
-            mark, count = max(mark, limit // 2), count_descriptors(virtiofsd_pid)
-            if count >= mark and not machine.paused.is_set():
+            count = await count_descriptors(virtiofsd_pid)
+            if mark.is_passed(count, limit, time.monotonic()) and not machine.paused.is_set():
+                before = count
                 answer = await machine.channel.open(_FORGET).wait_closed()
-                left = count_descriptors(virtiofsd_pid)
-                logger.info("virtiofsd had %d of %d descriptors, now %d; the guest's answer: %s",
-                            count, limit, left, answer)  # fmt: skip
-                mark = next_mark(left, limit)
+                count = await count_descriptors(virtiofsd_pid)
+                mark.asked(count, time.monotonic())
+                logger.info("virtiofsd had %d of %d descriptors, and %d when the guest had forgotten files: %s",
+                            before, limit, count, answer)  # fmt: skip
             await asyncio.sleep(pause_seconds(count, limit))
     except (OSError, ChannelClosed) as error:  # one of them has ended, or may not be looked at
         logger.info("virtiofsd's descriptors are not watched any more: %s", error)
 
 
-def count_descriptors(pid: int) -> int:
+async def count_descriptors(pid: int) -> int:
     """Return how many descriptors a process has. Raises OSError."""
-    directory = Path(f"/proc/{pid}/fd")
-    # The size tells since Linux 6.2; reading takes a millisecond per thousand, without a path each.
-    return directory.stat().st_size or len(os.listdir(directory))  # noqa: PTH208
+    return _told_descriptors(pid) or await asyncio.to_thread(list_descriptors, pid)
+
+
+def _told_descriptors(pid: int) -> int:
+    """Return how many the directory's size says there are, since Linux 6.2; 0 before that."""
+    return Path(f"/proc/{pid}/fd").stat().st_size
+
+
+def list_descriptors(pid: int) -> int:
+    """Return how many descriptors a process has by reading the directory: a millisecond per thousand."""
+    with os.scandir(f"/proc/{pid}/fd") as entries:
+        return sum(1 for _ in entries)

@@ -222,8 +222,9 @@ class Agent:
 
     def _hold(self, stream: int, request: dict[str, Any]) -> None:
         """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
-        self._check = container.Check(self._container_pid, str(request["data_root"]))
-        self._check.prepare()
+        check = container.Check(self._container_pid, str(request["data_root"]))
+        check.prepare()
+        self._check = check
         system.write_names(self._names)  # for practice: what Python looks up at the first time is saved, too
         os.sync()
         self._mux.close(stream, {})

@@ -108,25 +108,30 @@ class Check:
         self._block, self._answer = (mmap.mmap(-1, _CHECK_BYTES) for _ in range(2))  # aligned, as O_DIRECT demands
 
     def prepare(self) -> None:
-        """Make the file, and open it for the next look, so that a restored guest need not find room for it."""
+        """Make the file, and leave it open for the next look; so a restored guest need not find room for it."""
         self._fd = _open_direct(self._file)
-        self._look()
-        os.fsync(self._fd)
+        try:
+            self._look()
+            os.fsync(self._fd)
+        except OSError:
+            self._close()
+            raise
 
     def look(self) -> float:
-        """Return the seconds that it took. Raises OSError when the data root does not hold what was written.
-
-        Nothing stays open, for that would keep the container's file system mounted beyond its end.
-        """
+        """Return the seconds that it took. Raises OSError when the data root does not hold what was written."""
         started = time.monotonic()
         if self._fd < 0:
             self._fd = _open_direct(self._file)
         try:
             self._look()
         finally:
-            os.close(self._fd)
-            self._fd = -1
+            self._close()
         return time.monotonic() - started
+
+    def _close(self) -> None:
+        # What is open would keep the container's file system mounted beyond its end.
+        os.close(self._fd)
+        self._fd = -1
 
     def _look(self) -> None:
         self._block[:16] = os.urandom(16)

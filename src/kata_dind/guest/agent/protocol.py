@@ -261,7 +261,7 @@ class Mux:
 
 
 def load_message(payload: bytes) -> dict[str, Any]:
-    """Decode the JSON object of an OPEN, CONTROL, CLOSE or HELLO frame. Raises ProtocolError for any other."""
+    """Decode the JSON object of an OPEN, CONTROL, CLOSE or HELLO frame. Raises ProtocolError for anything else."""
     try:
         text = payload.decode()
         message, end = _DECODE(text)

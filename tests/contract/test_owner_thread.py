@@ -1,0 +1,30 @@
+"""An owner in a thread of this process."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from kata_dind.host.progress import silent
+from kata_dind.owner_thread import own_in_thread
+from kata_dind.record import Record
+from tests.contract.fake_backend import BACKEND
+
+
+def test_an_end_that_is_interrupted_is_waited_for(tmp_path: Path) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    record = Record("demo", tmp_path)
+    launch = BACKEND.launch({"image_id": "stops-slowly"}, ephemeral=False)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), own_in_thread(record, launch, report=silent):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)  # the end takes 0.5 s
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert record.log_path("guest").read_text().splitlines()[-1] == "powered off"
+    assert record.read("status.json")["state"] == "stopped"
