@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kata_dind.backend.vm.begin import copy_children
@@ -91,9 +91,9 @@ def native(_plans: Plans, _accel: str) -> float:
 
 def floor(plans: Plans, _accel: str) -> float:
     """Start the plan's machine by hand and return the seconds to dockerd's `API listen`."""
-    plan = plans.cold
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
+        plan = replace(plans.cold, data_directory=directory)  # that of the sandbox which was planned is gone
         for name, size_mib in (("layer.img", 10240), ("data.img", plan.data_root_mib)):
             create_disk(directory / name, size_mib=size_mib)
         init = encode_cpio(
@@ -110,8 +110,10 @@ def floor(plans: Plans, _accel: str) -> float:
         argv[argv.index("-initrd") + 1] = str(directory / "initramfs")
         argv[argv.index("-append") + 1] += " rdinit=/floor"
         started = time.monotonic()
-        with _process(argv, pass_fds=fds):
+        with _process(argv, pass_fds=fds) as process:
             while not (console.exists() and LISTENING in console.read_bytes()):
+                if process.poll() is not None:
+                    raise SystemExit(f"QEMU has ended: exit {process.returncode}")
                 _check_deadline(started, console)
                 time.sleep(0.01)
             return time.monotonic() - started
@@ -268,11 +270,11 @@ def _cpu_seconds(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def _process(argv: list[str], pass_fds: list[int] | None = None) -> Iterator[None]:
+def _process(argv: list[str], pass_fds: list[int] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                pass_fds=pass_fds or [])  # fmt: skip
     try:
-        yield
+        yield process
     finally:
         process.kill()  # unshare ignores TERM, and takes its child along when it dies
         process.wait()
