@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from startup import Bar, at_least, at_most, print_bars
 
 from kata_dind import Sandbox, open_sandbox, parse_spec
 from kata_dind.errors import KataDindError
@@ -207,22 +208,22 @@ def _in_namespaces(script: str, *argv: str, directory: str) -> tuple[float, int]
     return time.monotonic() - started, last - first
 
 
-def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> Iterator[tuple[str, float, str, bool]]:
-    """Judge what was measured: what, the value, the bar, and whether it is kept."""
+def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> Iterator[Bar]:
+    """Judge what was measured."""
 
     def ratio(workload: str, over: str, under: str) -> float | None:
         return medians[over][workload] / medians[under][workload] if {over, under} <= medians.keys() else None
 
     if (value := ratio("write", "recipe", "loop")) is not None:
-        yield "loop / recipe at writing", value, ">= 5", value >= 5
+        yield at_least("loop / recipe at writing", value, 5)
     if (value := ratio("load", "memory", "block")) is not None:
-        yield "block / memory at loading", value, ">= 0.9", value >= 0.9
+        yield at_least("block / memory at loading", value, 0.9)
     for kind in ("loop", "block"):
         if (value := ratio("disk", kind, "vfs")) is not None:
-            yield f"{kind} / vfs, disk of {LAYERS} layers", value, "<= 0.1", value <= 0.1
+            yield at_most(f"{kind} / vfs, disk of {LAYERS} layers", value, 0.1)
     if entrypoint:
-        yield "entrypoint, ms", entrypoint["milliseconds"], "<= 150", entrypoint["milliseconds"] <= 150
-        yield "entrypoint, processes", entrypoint["processes"], "<= 10", entrypoint["processes"] <= 10
+        yield at_most("entrypoint, ms", entrypoint["milliseconds"], 150)
+        yield at_most("entrypoint, processes", entrypoint["processes"], 10)
 
 
 def require_image(reference: str) -> None:
@@ -260,19 +261,22 @@ def main() -> None:
     entrypoint = entrypoint_cost() if "entrypoint" in asked.only and os.geteuid() == 0 else {}
     judged = [*bars(medians, entrypoint)]
     if asked.json:
-        print(json.dumps({"measured": measured, "entrypoint": entrypoint, "bars": judged}, indent=2))
+        print(
+            json.dumps(
+                {"measured": measured, "entrypoint": entrypoint, "bars": [bar._asdict() for bar in judged]}, indent=2
+            )
+        )
     else:
-        _print_table(medians, judged)
-    sys.exit(0 if all(kept for *_, kept in judged) else 1)
+        _print_table(medians)
+        print_bars(judged)
+    sys.exit(0 if all(bar.kept for bar in judged) else 1)
 
 
-def _print_table(medians: dict[str, dict[str, float]], judged: list[tuple[str, float, str, bool]]) -> None:
+def _print_table(medians: dict[str, dict[str, float]]) -> None:
     if medians:
         print(f"{'':9}" + "".join(f"{name:>11}" for name in medians) + "   seconds; disk in MiB")
         for key in next(iter(medians.values())):
             print(f"{key:9}" + "".join(f"{values[key]:11.2f}" for values in medians.values()))
-    for what, value, bar, kept in judged:
-        print(f"{what}: {value:.2f} (bar {bar}){'' if kept else '  MISSED'}")
 
 
 if __name__ == "__main__":
