@@ -13,9 +13,9 @@ sequential  `up` and `rm` again and again: what is left of processes, files and 
                         a restore by hand after every tenth cycle, and their ratio pair by pair, which leaves out the
                         machine's moods
 
-Bars, for 100 clones on 2 cores: vm_mib <= 60, all_mib <= 90, disk_mib <= 2, every answer within 1 s, idle_load < 1, no
-start slower than 3 times the first; of 1000 cycles no process and no file is left, and p99 <= 2 medians. Ends with 1 when
-one that was measured is missed.
+Bars, for 100 clones on 2 cores: vm_mib <= 60, all_mib <= 90, disk_mib <= 2, every answer within 1 s, idle_load <= 1, no
+start slower than 3 times the first; of 1000 cycles no process and no file is left, and p99 <= 2 medians. Ends with 1
+when one that was measured is missed.
 
     benchmarks/density.py --clones 100 --cycles 1000 --accel tcg
 """
