@@ -335,6 +335,40 @@ async def _require_restore(control: socket.socket) -> None:
     control.close()
 
 
+async def _negotiate(control: socket.socket) -> None:
+    """Make QEMU take commands. Raises OSError when it ends, BootFailed when it refuses.
+
+    Not by QMPClient, which takes an event that comes before the answer for a refusal; a guest that goes on has some.
+    What follows the answer is left in the socket.
+    """
+    await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
+    taken = False
+    while not taken:
+        message = json.loads(await _receive_line(control))
+        if "error" in message:
+            raise BootFailed("QEMU does not take commands", details=message["error"]["desc"])
+        taken = "return" in message
+
+
+async def _receive_line(control: socket.socket) -> bytes:
+    loop, readable, line = asyncio.get_running_loop(), asyncio.Event(), b""
+    loop.add_reader(control, readable.set)
+    try:
+        while not line.endswith(b"\n"):
+            await readable.wait()
+            readable.clear()
+            try:
+                seen = control.recv(1 << 16, socket.MSG_PEEK)
+            except BlockingIOError:  # what the loop had noticed has been taken since
+                continue
+            if not seen:
+                raise ConnectionResetError("QEMU has hung up")
+            line += control.recv(seen.find(b"\n") + 1 or len(seen))
+    finally:
+        loop.remove_reader(control)
+    return line
+
+
 @contextlib.asynccontextmanager
 async def open_machine(
     qemu: Qemu, *, on_event: Callable[[dict[str, Any]], None], deadlines: StopDeadlines
@@ -353,6 +387,7 @@ async def open_machine(
         on_event(message)
 
     qmp = QMPClient(qemu.name)
+    qmp.await_greeting = qmp.negotiate = False
     async with contextlib.AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(qemu.agent, on_event=heard))
         # No event comes before the next await.
@@ -362,6 +397,7 @@ async def open_machine(
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 if qemu.answers:
                     await _require_restore(qemu.answers)  # first, so that QEMU has one control socket at a time to mind
+                await _negotiate(qemu.control)
                 await qmp.connect(qemu.control)
                 if qemu.state_fd is not None and not qemu.answers:
                     await qmp.execute("migrate-set-capabilities", saved_parts(memory=True))

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from kata_dind.errors import BootFailed
-from kata_dind.machine.machine import _require_restore
+from kata_dind.machine.machine import _negotiate, _require_restore
 from kata_dind.machine.qemu import restore_commands
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 TAKEN, RESUMED = b'{"return": {}}\r\n', b'{"timestamp": {}, "event": "RESUME"}\r\n'
 
 
-def hear(*said: bytes) -> None:
-    async def scenario() -> None:
+def hear(*said: bytes, by: Callable[[socket.socket], Coroutine[Any, Any, None]] = _require_restore) -> bytes:
+    """Let what QEMU says be heard; return what is left of it."""
+
+    async def scenario() -> bytes:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
-            hearing = asyncio.ensure_future(_require_restore(ours))
+            hearing = asyncio.ensure_future(by(ours))
             for part in said:
                 theirs.sendall(part)
                 await asyncio.sleep(0.001)
             theirs.shutdown(socket.SHUT_WR)
             await asyncio.wait_for(hearing, 5)
+            return b"" if ours.fileno() < 0 else ours.recv(1 << 16)
 
-    asyncio.run(scenario())
+    return asyncio.run(scenario())
 
 
 def test_three_answers_are_a_machine_that_goes_on() -> None:
@@ -43,6 +48,24 @@ def test_what_qemu_refuses_is_a_failed_boot_with_its_reason() -> None:
 
 def test_a_qemu_that_ends_is_for_others_to_tell() -> None:
     hear(GREETING, TAKEN)
+
+
+def test_an_event_before_the_answer_is_no_refusal_and_what_follows_is_left() -> None:
+    assert hear(GREETING, RESUMED, TAKEN + RESUMED[:9], RESUMED[9:], by=_negotiate) == RESUMED
+    assert hear(GREETING[:7], GREETING[7:] + RESUMED + TAKEN, by=_negotiate) == b""
+
+
+def test_a_qemu_that_refuses_commands_is_a_failed_boot_with_its_reason() -> None:
+    refusal = b'{"error": {"class": "CommandNotFound", "desc": "no such command"}}\r\n'
+    with pytest.raises(BootFailed) as caught:
+        hear(GREETING, refusal, by=_negotiate)
+    assert caught.value.details == "no such command"
+
+
+@pytest.mark.parametrize("said", [[], [GREETING], [GREETING, TAKEN[:5]]])
+def test_a_qemu_that_ends_before_it_takes_commands_has_hung_up(said: list[bytes]) -> None:
+    with pytest.raises(ConnectionResetError):
+        hear(*said, by=_negotiate)
 
 
 def test_the_commands_are_a_line_each() -> None:
