@@ -10,8 +10,7 @@
 
 Bars: cold <= 1.25 times floor; up <= 2 times bare, and <= 0.6 s, its p99 <= 2 medians; api <= 0.25 s;
 `--help` <= 0.25 s and `ls` <= 0.3 s; the supervisor <= 60 MiB and idle. Ends with 1 when one that was measured is
-missed.
-Only root can run `native`.
+missed. Only root can run `native`.
 
     .venv/bin/python benchmarks/startup.py [--rounds 5] [--accel tcg] [--only bare up] [--json]
 """

@@ -101,6 +101,17 @@ def assert_nothing_is_left(start: Start) -> None:
     assert names <= {"status.json", "dockerd.log", "guest.log", "unclean"}
 
 
+def assert_fails(start: Start, kind: type[KataDindError], summary: str) -> None:
+    error = failure_of(start)
+    assert type(error) is kind
+    assert error.summary.startswith(summary)
+    assert start.status["state"] == "crashed"
+    assert start.status["error"]["error"] == kind.__name__
+    assert start.status["error"]["summary"] == error.summary
+    assert not any(event.name == "ready" for event in start.events)
+    assert_nothing_is_left(start)
+
+
 # --- a life
 
 
@@ -301,15 +312,7 @@ def test_what_is_merely_odd_becomes_ready(tmp_path: Path, behaviour: str) -> Non
 def test_a_start_that_fails_says_why_and_leaves_nothing(
     tmp_path: Path, behaviour: str, kind: type[KataDindError], summary: str
 ) -> None:
-    start = start_of(tmp_path, behaviour)
-    error = failure_of(start)
-    assert type(error) is kind
-    assert error.summary.startswith(summary)
-    assert start.status["state"] == "crashed"
-    assert start.status["error"]["error"] == kind.__name__
-    assert start.status["error"]["summary"] == error.summary
-    assert not any(event.name == "ready" for event in start.events)
-    assert_nothing_is_left(start)
+    assert_fails(start_of(tmp_path, behaviour), kind, summary)
 
 
 def test_a_data_root_that_has_filled_up_is_started_again_so_that_it_can_be_pruned(tmp_path: Path) -> None:
@@ -485,12 +488,18 @@ async def suspended(start: Start) -> None:
         await life
 
 
-def resumed_start_of(tmp_path: Path, behaviour: str, report: Report) -> Start:
+def resumed_start_of(tmp_path: Path, behaviour: str, report: Report = silent) -> Start:
     """A start of a guest that goes on from where a healthy one was suspended."""
     run(suspended(start_of(tmp_path, "healthy")))
+    events: list[Event] = []
+
+    def heard(event: Event) -> None:
+        events.append(event)
+        report(event)
+
     plan = {"image_id": behaviour, "start": "resume", "data_directory": str(tmp_path)}
     record = Record("demo", tmp_path)
-    return Start(record, Owner(record, BACKEND.launch(plan, ephemeral=False), report=report))
+    return Start(record, Owner(record, BACKEND.launch(plan, ephemeral=False), report=heard), events)
 
 
 def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path: Path) -> None:
@@ -498,7 +507,6 @@ def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path
 
     def report(event: Event) -> None:
         let_in[event.name] = (tmp_path / "docker.sock").exists()
-        start.events.append(event)
 
     start = resumed_start_of(tmp_path, "answers-late", report)
 
@@ -522,12 +530,7 @@ def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path
 def test_a_resumed_guest_whose_dockerd_does_not_answer_is_a_start_that_fails(
     tmp_path: Path, behaviour: str, kind: type[KataDindError], summary: str
 ) -> None:
-    start = resumed_start_of(tmp_path, behaviour, silent)
-    error = failure_of(start)
-    assert type(error) is kind
-    assert error.summary.startswith(summary)
-    assert start.status["state"] == "crashed"
-    assert_nothing_is_left(start)
+    assert_fails(resumed_start_of(tmp_path, behaviour), kind, summary)
 
 
 def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDri
 
 
 def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
-    few, many = 1000, 3000
+    few, many = 2000, 5000
     # Root's virtiofsd would raise its limit again.
     humble = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
     succeed("up", "crowd", *shared_paths.options, prefix=[*humble, "prlimit", f"--nofile={few}:{few}"])

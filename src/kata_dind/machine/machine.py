@@ -322,16 +322,8 @@ class Machine:
 
 async def _require_restore(control: socket.socket) -> None:
     """Hear how QEMU took `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
-    heard, taken = b"", 0
-    while taken < 3:
-        data = await asyncio.get_running_loop().sock_recv(control, 1 << 16)
-        if not data:
-            break  # QEMU has ended, which others tell
-        *lines, heard = (heard + data).split(b"\n")
-        for message in map(json.loads, lines):
-            if "error" in message:
-                raise BootFailed("QEMU does not go on from the saved machine", details=message["error"]["desc"])
-            taken += "return" in message
+    with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which others tell
+        await _hear_answers(control, 3, refusal="QEMU does not go on from the saved machine")
     control.close()
 
 
@@ -339,15 +331,21 @@ async def _negotiate(control: socket.socket) -> None:
     """Make QEMU take commands. Raises OSError when it ends, BootFailed when it refuses.
 
     Not by QMPClient, which takes an event that comes before the answer for a refusal; a guest that goes on has some.
-    What follows the answer is left in the socket.
     """
     await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
-    taken = False
-    while not taken:
+    await _hear_answers(control, 1, refusal="QEMU does not take commands")
+
+
+async def _hear_answers(control: socket.socket, count: int, *, refusal: str) -> None:
+    """Hear QEMU's answers to so many commands; what follows them is left in the socket.
+
+    Raises ConnectionResetError when QEMU ends, BootFailed when it refuses a command.
+    """
+    while count:
         message = json.loads(await _receive_line(control))
         if "error" in message:
-            raise BootFailed("QEMU does not take commands", details=message["error"]["desc"])
-        taken = "return" in message
+            raise BootFailed(refusal, details=message["error"]["desc"])
+        count -= "return" in message
 
 
 async def _receive_line(control: socket.socket) -> bytes:
