@@ -75,7 +75,7 @@ def available_mib() -> float:
 
 def vm_mib() -> list[float]:
     """Return the proportional share of each QEMU's memory that belongs to our sandboxes."""
-    from kata_dind.record import sandboxes_directory
+    from kata_dind.store.sandboxes import sandboxes_directory
 
     ours, shares = str(sandboxes_directory()).encode(), []
     for process in Path("/proc").glob("[0-9]*"):

@@ -205,7 +205,7 @@ def _up(accel: str, *options: str) -> float:
 
 def api(_plans: Plans, accel: str) -> float:
     """Open a sandbox through the Python API and return the seconds to the first answer over its endpoint."""
-    from kata_dind.sandbox import open_sandbox
+    from kata_dind.sandbox.api import open_sandbox
     from kata_dind.spec import parse_spec
 
     started = time.monotonic()
@@ -314,7 +314,7 @@ def _check_deadline(started: float, what: Path) -> None:
 
 def endpoint_of(name: str) -> Path:
     """Return where a sandbox has its endpoint."""
-    from kata_dind.record import record_of
+    from kata_dind.store.sandboxes import record_of
 
     return record_of(name).endpoint
 

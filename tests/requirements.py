@@ -60,10 +60,10 @@ def _root() -> str | None:
 
 def _kvm() -> str | None:
     from kata_dind.host.directories import cache_directory
-    from kata_dind.host.progress import silent
     from kata_dind.image.kernel import require_guest_kernel
     from kata_dind.image.source import default_source
     from kata_dind.machine.accelerator import find_kvm
+    from kata_dind.progress import silent
 
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm cannot be opened"

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
         SandboxError,
         SpecError,
     )
-    from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
-    from kata_dind.seed.store import Seed, list_seeds, require_seed
-    from kata_dind.seeding import make_seed
-    from kata_dind.seeds import export_seed, import_seed, inspect_seed, remove_seeds, verify_seed
+    from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+    from kata_dind.seeding.keeping import export_seed, import_seed, inspect_seed, remove_seeds, verify_seed
+    from kata_dind.seeding.making import make_seed
     from kata_dind.spec import SandboxSpec, Share, parse_spec
-    from kata_dind.volume import Volume, list_volumes, require_volume
+    from kata_dind.store.seeds import Seed, list_seeds, require_seed
+    from kata_dind.store.volumes import Volume, list_volumes, require_volume
 
 __all__ = [
     "BackendError",
@@ -62,12 +62,12 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "kata_dind.sandbox": ("Sandbox", "list_sandboxes", "open_sandbox", "require_sandbox", "start", "up"),
-    "kata_dind.seed.store": ("Seed", "list_seeds", "require_seed"),
-    "kata_dind.seeding": ("make_seed",),
-    "kata_dind.seeds": ("export_seed", "import_seed", "inspect_seed", "remove_seeds", "verify_seed"),
+    "kata_dind.sandbox.api": ("Sandbox", "list_sandboxes", "open_sandbox", "require_sandbox", "start", "up"),
+    "kata_dind.store.seeds": ("Seed", "list_seeds", "require_seed"),
+    "kata_dind.seeding.making": ("make_seed",),
+    "kata_dind.seeding.keeping": ("export_seed", "import_seed", "inspect_seed", "remove_seeds", "verify_seed"),
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
-    "kata_dind.volume": ("Volume", "list_volumes", "require_volume"),
+    "kata_dind.store.volumes": ("Volume", "list_volumes", "require_volume"),
 }
 
 

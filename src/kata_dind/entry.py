@@ -43,7 +43,7 @@ def _leave(exit_code: int) -> NoReturn:
 def _standby(words: list[str]) -> AbstractContextManager[None]:
     if not words or words[0] not in _STARTERS or {"--help", "-h"} & set(words):
         return contextlib.nullcontext()
-    from kata_dind.standby import standby_for
+    from kata_dind.life.standby import standby_for
 
     return standby_for(words)
 

@@ -23,17 +23,17 @@ from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
-from kata_dind.host.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
 from kata_dind.host.json_files import read_json
 from kata_dind.host.process import daemon
-from kata_dind.host.progress import Report
+from kata_dind.progress import Report
 from kata_dind.vocabulary import Fallback
+from kata_dind.wire.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
-    from kata_dind.seed.store import Seed
     from kata_dind.spec import SandboxSpec
+    from kata_dind.store.seeds import Seed
 
 DATA_ROOT: dict[str, object] = {
     "kind": "block",

@@ -16,10 +16,10 @@ from typing import Protocol
 import pytest
 
 from kata_dind.errors import GuestNotReady, SandboxError, SpecError
-from kata_dind.host.docker_api import DockerApi
-from kata_dind.record import sandboxes_directory
-from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.proof.docker_api import DockerApi
+from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.store.sandboxes import sandboxes_directory
 
 
 class Subject(Protocol):

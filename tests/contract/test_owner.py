@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from kata_dind.control import ExecResult, ask, capture, connect
 from kata_dind.errors import (
     AbnormalShutdown,
     BootFailed,
@@ -26,10 +25,11 @@ from kata_dind.errors import (
     SandboxError,
     VerdictFailed,
 )
-from kata_dind.host.docker_api import DockerApi
-from kata_dind.host.progress import Event, Report, silent
-from kata_dind.owner import Owner
-from kata_dind.record import Record
+from kata_dind.life.owner import Owner
+from kata_dind.progress import Event, Report, silent
+from kata_dind.proof.docker_api import DockerApi
+from kata_dind.store.sandboxes import Record
+from kata_dind.wire.client import ExecResult, ask, capture, connect
 from tests.contract.fake_backend import BACKEND, DATA_ROOT
 
 

@@ -8,9 +8,9 @@ from types import FrameType
 
 import pytest
 
-from kata_dind.host.progress import silent
-from kata_dind.owner_thread import own_in_thread
-from kata_dind.record import Record
+from kata_dind.life.owner_thread import own_in_thread
+from kata_dind.progress import silent
+from kata_dind.store.sandboxes import Record
 from tests.contract.fake_backend import BACKEND
 
 

@@ -25,11 +25,11 @@ from kata_dind.errors import (
     SpecError,
     VerdictFailed,
 )
-from kata_dind.host.docker_api import DockerApi
-from kata_dind.host.progress import Event
-from kata_dind.record import sandboxes_directory
-from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.progress import Event
+from kata_dind.proof.docker_api import DockerApi
+from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.store.sandboxes import sandboxes_directory
 
 pytestmark = [
     pytest.mark.usefixtures("fake_backend"),
@@ -37,7 +37,7 @@ pytestmark = [
 
 UP = """
 import sys
-from kata_dind.sandbox import up
+from kata_dind.sandbox.api import up
 from kata_dind.spec import parse_spec
 up(parse_spec(name="demo", image=sys.argv[1]))
 """

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from kata_dind.control import connect
 from kata_dind.errors import DataRootBusy, GuestNotReady, HostError, OverlayRefused, SpecError
 from kata_dind.host.disks import create_disk
-from kata_dind.host.progress import Event
-from kata_dind.record import sandboxes_directory
-from kata_dind.sandbox import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.progress import Event
+from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.store.sandboxes import sandboxes_directory
+from kata_dind.store.volumes import list_volumes, require_volume
 from kata_dind.vocabulary import Filesystem
-from kata_dind.volume import list_volumes, require_volume
+from kata_dind.wire.client import connect
 from tests.contract.test_sandbox import supervisor_of, wait_until
 
 pytestmark = [
@@ -158,13 +158,13 @@ def test_a_volume_is_held_until_the_last_that_writes_it_has_ended(monkeypatch: p
     wait_until(lambda: sandbox.state == "crashed")
     assert volume.summary().in_use
     with monkeypatch.context() as impatient, pytest.raises(DataRootBusy, match="in use by another command"):
-        impatient.setattr("kata_dind.volume._LETS_GO_SECONDS", 0.0)
+        impatient.setattr("kata_dind.store.volumes._LETS_GO_SECONDS", 0.0)
         volume.fsck()
     assert checked(up(spec_of("other"))) == [True]
 
 
 def test_what_writes_holds_the_volume_of_a_sandbox_of_our_own_too() -> None:
-    code = "import time; from kata_dind.sandbox import open_sandbox; from kata_dind.spec import parse_spec\n"
+    code = "import time; from kata_dind.sandbox.api import open_sandbox; from kata_dind.spec import parse_spec\n"
     code += "with open_sandbox(parse_spec(name='demo', image='writes-for-a-moment', volume='db')):\n"
     code += "    print('ready', flush=True); time.sleep(60)"
     argv = [sys.executable, "-c", code]
@@ -178,7 +178,7 @@ def test_what_writes_holds_the_volume_of_a_sandbox_of_our_own_too() -> None:
 
 
 def test_a_first_start_whose_starter_is_killed_leaves_no_volume() -> None:
-    code = "import sys; from kata_dind.sandbox import up; from kata_dind.spec import parse_spec; "
+    code = "import sys; from kata_dind.sandbox.api import up; from kata_dind.spec import parse_spec; "
     code += "up(parse_spec(name='demo', image='boots-slowly', volume='db'))"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as starter:
         wait_until((sandboxes_directory() / "demo" / "guest.log").exists)

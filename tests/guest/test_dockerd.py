@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import KataDindError, VerdictFailed
-from kata_dind.host.docker_api import DockerApi
 from kata_dind.host.process import require_tool, scrubbed_environment
-from kata_dind.verdict import prove
+from kata_dind.proof.docker_api import DockerApi
+from kata_dind.proof.round_trip import prove
 from tests.guest.conftest import ENTRYPOINT
 
 pytestmark = pytest.mark.requires("root", "docker", "fuse", "loop", "netns")

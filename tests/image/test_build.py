@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import ImageError, SpecError
-from kata_dind.host.progress import Event, Report, silent
 from kata_dind.host.rootlike import remove_tree, run_rootlike
 from kata_dind.image import guestos
 from kata_dind.image.dind import require_dind_image
@@ -21,6 +20,7 @@ from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
 from kata_dind.image.source import PackageSource, default_source
 from kata_dind.image.store import find_image
+from kata_dind.progress import Event, Report, silent
 
 pytestmark = [pytest.mark.requires("mmdebstrap"), pytest.mark.timeout(1200)]
 

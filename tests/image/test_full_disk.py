@@ -16,7 +16,7 @@ _BUILD = """
 import json, os, sys
 from pathlib import Path
 from kata_dind.errors import KataDindError
-from kata_dind.host.progress import silent
+from kata_dind.progress import silent
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.source import default_source
 from kata_dind.image import workspace

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.host.progress import silent
 from kata_dind.image.dind import build_dind_image
 from kata_dind.image.source import default_source
+from kata_dind.progress import silent
 from tests.users import OrdinaryUser
 
 pytestmark = [pytest.mark.requires("mmdebstrap", "ordinary-user"), pytest.mark.timeout(1200)]
 
 _BUILD_GUEST = """
-from kata_dind.host.progress import silent
+from kata_dind.progress import silent
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import require_guest_kernel
 from kata_dind.image.source import default_source
@@ -27,7 +27,7 @@ print(require_guest_kernel(None, default_source(), report=silent).initramfs)
 """
 
 _BUILD_DIND = """
-from kata_dind.host.progress import silent
+from kata_dind.progress import silent
 from kata_dind.image.dind import build_dind_image
 from kata_dind.image.source import default_source
 print(build_dind_image(default_source(), report=silent).image_id)

@@ -15,9 +15,9 @@ import pytest
 
 from kata_dind.errors import ImageError
 from kata_dind.host.process import daemon
-from kata_dind.host.progress import silent
 from kata_dind.image import store
 from kata_dind.image.oci import pull_image
+from kata_dind.progress import silent
 from tests.users import OrdinaryUser
 
 pytestmark = [pytest.mark.requires("registry"), pytest.mark.timeout(300)]
@@ -31,7 +31,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 _PULL = """
 import sys
-from kata_dind.host.progress import silent
+from kata_dind.progress import silent
 from kata_dind.image.oci import pull_image
 print(pull_image(sys.argv[1], report=silent).disk)
 """

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import tail
-from kata_dind.sandbox import Sandbox, require_sandbox
+from kata_dind.sandbox.api import Sandbox, require_sandbox
 
 KATA_DIND = (sys.executable, "-m", "kata_dind.entry")
 

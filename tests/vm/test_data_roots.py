@@ -13,7 +13,7 @@ import pytest
 
 from kata_dind.errors import OverlayRefused
 from kata_dind.image.archive import Layer, docker_archive
-from kata_dind.sandbox import open_sandbox
+from kata_dind.sandbox.api import open_sandbox
 from kata_dind.spec import parse_spec
 from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_until
 

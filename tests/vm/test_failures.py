@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kata_dind.host.directories import state_directory
-from kata_dind.host.progress import silent
 from kata_dind.image.kernel import require_guest_kernel
 from kata_dind.image.source import default_source
+from kata_dind.progress import silent
 from tests.vm.driver import kata_dind, mounted_tmpfs, states
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.record import LOGS, record_of
+from kata_dind.store.sandboxes import LOGS, record_of
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from kata_dind.errors import ImageError, OverlayRefused
-from kata_dind.host.progress import silent
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage, require_image
-from kata_dind.sandbox import open_sandbox
+from kata_dind.progress import silent
+from kata_dind.sandbox.api import open_sandbox
 from kata_dind.spec import parse_spec
 from tests.vm.driver import SandboxDriver
 

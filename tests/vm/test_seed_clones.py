@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.sandbox import list_sandboxes
-from kata_dind.seed.store import Seed, list_seeds, require_seed
+from kata_dind.sandbox.api import list_sandboxes
+from kata_dind.store.seeds import Seed, list_seeds, require_seed
 from tests.memory_limit import memory_limit
 from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_until
 

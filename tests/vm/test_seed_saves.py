@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.sandbox import list_sandboxes
-from kata_dind.seed.store import require_seed
+from kata_dind.sandbox.api import list_sandboxes
+from kata_dind.store.seeds import require_seed
 from tests.vm.driver import (
     COMMAND_SECONDS,
     SandboxDriver,

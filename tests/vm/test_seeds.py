@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kata_dind.image.archive import Layer, docker_archive
-from kata_dind.sandbox import list_sandboxes
-from kata_dind.seed.store import list_seeds, require_seed
+from kata_dind.sandbox.api import list_sandboxes
+from kata_dind.store.seeds import list_seeds, require_seed
 from tests.vm.driver import SandboxDriver, kata_dind, succeed
 
 pytestmark = pytest.mark.requires("qemu")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.sandbox import list_sandboxes
-from kata_dind.volume import list_volumes
+from kata_dind.sandbox.api import list_sandboxes
+from kata_dind.store.volumes import list_volumes
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, states, succeed, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")

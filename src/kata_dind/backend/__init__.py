@@ -19,11 +19,11 @@ from kata_dind.vocabulary import Fallback
 if TYPE_CHECKING:
     import asyncio
 
-    from kata_dind.host.channel import ChannelStream
-    from kata_dind.host.progress import Report
     from kata_dind.image.source import PackageSource
-    from kata_dind.seed.store import Seed
+    from kata_dind.progress import Report
     from kata_dind.spec import SandboxSpec
+    from kata_dind.store.seeds import Seed
+    from kata_dind.wire.channel import ChannelStream
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Takes what the guest reports: `event` names it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 def sandbox_names(incomplete: str) -> list[str]:
     """Complete a sandbox's name."""
     with contextlib.suppress(Exception):
-        from kata_dind.sandbox import list_sandboxes
+        from kata_dind.sandbox.api import list_sandboxes
 
         return _beginning(incomplete, (sandbox.name for sandbox in list_sandboxes()))
     return []
@@ -18,7 +18,7 @@ def sandbox_names(incomplete: str) -> list[str]:
 def volume_names(incomplete: str) -> list[str]:
     """Complete a volume's name."""
     with contextlib.suppress(Exception):
-        from kata_dind.volume import list_volumes
+        from kata_dind.store.volumes import list_volumes
 
         return _beginning(incomplete, (volume.name for volume in list_volumes()))
     return []
@@ -27,7 +27,7 @@ def volume_names(incomplete: str) -> list[str]:
 def seed_names(incomplete: str) -> list[str]:
     """Complete a seed's name."""
     with contextlib.suppress(Exception):
-        from kata_dind.seed.store import list_seeds
+        from kata_dind.store.seeds import list_seeds
 
         return _beginning(incomplete, (seed.name for seed in list_seeds()))
     return []

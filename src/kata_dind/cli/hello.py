@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.contents import is_hello, load_hello
+from kata_dind.seeding.contents import is_hello, load_hello
 
 __all__ = ["facts", "is_hello", "load", "process_started"]
 
 if TYPE_CHECKING:
-    from kata_dind.sandbox import Sandbox
+    from kata_dind.sandbox.api import Sandbox
 
 _LOAD_SECONDS = 120.0
 

@@ -75,7 +75,7 @@ def ls(session: Session, *, json: Json = False) -> None:
 def rm(session: Session, references: References) -> None:
     """Remove dind images."""
     from kata_dind.image.store import find_image, list_images, remove_image
-    from kata_dind.sandbox import sandboxes_with_image
+    from kata_dind.sandbox.api import sandboxes_with_image
 
     wanted = list(dict.fromkeys(references))
     for reference in wanted:

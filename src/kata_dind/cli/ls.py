@@ -11,7 +11,7 @@ from kata_dind.cli.output import human_duration, human_size, print_json, print_t
 from kata_dind.cli.session import Session
 
 if TYPE_CHECKING:
-    from kata_dind.sandbox import SandboxSummary
+    from kata_dind.sandbox.api import SandboxSummary
 
 _HEADER = ("NAME", "STATE", "DOCKER", "DATA ROOT", "VOLUME", "ACCELERATOR", "IMAGE", "UPTIME", "DISK")
 

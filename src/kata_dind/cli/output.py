@@ -13,7 +13,7 @@ from kata_dind.cli.session import Session
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from kata_dind.host.progress import Event
+    from kata_dind.progress import Event
 
 
 def print_json(value: Any) -> None:

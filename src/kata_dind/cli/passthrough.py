@@ -11,7 +11,7 @@ from kata_dind.cli.options import flag, option
 from kata_dind.errors import SpecError
 
 if TYPE_CHECKING:
-    from kata_dind.sandbox import Sandbox
+    from kata_dind.sandbox.api import Sandbox
 
 Guest = Annotated[
     bool, flag("--guest", variable="GUEST", help_text="In the guest OS, rather than in the container with dockerd.")

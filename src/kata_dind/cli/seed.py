@@ -17,7 +17,7 @@ from kata_dind.cli.session import Session
 from kata_dind.errors import SeedUnfit
 
 if TYPE_CHECKING:
-    from kata_dind.seeds import SeedSummary
+    from kata_dind.seeding.keeping import SeedSummary
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="What to call the seed.")]
 Images = Annotated[
@@ -82,8 +82,8 @@ def build(
 
     Start from it by `kata-dind up --seed NAME`.
     """
-    from kata_dind.seeding import make_seed
-    from kata_dind.seeds import inspect_seed
+    from kata_dind.seeding.keeping import inspect_seed
+    from kata_dind.seeding.making import make_seed
 
     with progress(session) as shown:
         seed = make_seed(
@@ -108,8 +108,8 @@ def ls(session: Session, *, json: Json = False) -> None:
     One whose name begins with _ was made by itself, for all machines of its kind. OWN is what of DISK goes when one is
     removed.
     """
-    from kata_dind.seed.store import list_seeds
-    from kata_dind.seeds import summary_of
+    from kata_dind.seeding.keeping import summary_of
+    from kata_dind.store.seeds import list_seeds
 
     seeds = list_seeds()
     if json:
@@ -123,8 +123,8 @@ def ls(session: Session, *, json: Json = False) -> None:
 @takes_session
 def inspect(session: Session, name: Name, *, json: Json = False) -> None:
     """Show all that is known of a seed, also whether it fits this host."""
-    from kata_dind.seed.store import require_seed
-    from kata_dind.seeds import inspect_seed
+    from kata_dind.seeding.keeping import inspect_seed
+    from kata_dind.store.seeds import require_seed
 
     facts = inspect_seed(require_seed(name))
     if json:
@@ -136,7 +136,7 @@ def inspect(session: Session, name: Name, *, json: Json = False) -> None:
 @takes_session
 def rm(session: Session, names: Names) -> None:
     """Remove seeds that no sandbox was started from."""
-    from kata_dind.seeds import remove_seeds
+    from kata_dind.seeding.keeping import remove_seeds
 
     remove_seeds(names)
 
@@ -144,8 +144,8 @@ def rm(session: Session, names: Names) -> None:
 @takes_session
 def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> None:
     """Read all files of seeds, and compare them with what they held when they were made."""
-    from kata_dind.seed.store import list_seeds, require_seed
-    from kata_dind.seeds import verify_seed
+    from kata_dind.seeding.keeping import verify_seed
+    from kata_dind.store.seeds import list_seeds, require_seed
 
     seeds = [require_seed(name) for name in dict.fromkeys(names)] if names else list_seeds()
     damage: dict[str, SeedUnfit] = {}
@@ -168,7 +168,7 @@ def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> 
 @takes_session
 def export(session: Session, name: Name, file: File) -> None:
     """Write a seed to one file, for another host of the same kind."""
-    from kata_dind.seeds import export_seed
+    from kata_dind.seeding.keeping import export_seed
 
     export_seed(name, Path(file))
 
@@ -176,7 +176,7 @@ def export(session: Session, name: Name, file: File) -> None:
 @takes_session
 def import_(session: Session, file: File, name: OtherName = "", *, json: Json = False) -> None:
     """Add a seed from a file that seed export has written. Import only what you would run."""
-    from kata_dind.seeds import import_seed, inspect_seed
+    from kata_dind.seeding.keeping import import_seed, inspect_seed
 
     with progress(session) as shown:
         seed = import_seed(Path(file), name, report=shown.report)

@@ -11,14 +11,14 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kata_dind.host.progress import Report
     from kata_dind.image.source import PackageSource
-    from kata_dind.sandbox import Sandbox, SandboxSummary
+    from kata_dind.progress import Report
+    from kata_dind.sandbox.api import Sandbox, SandboxSummary
     from kata_dind.spec import SandboxSpec
 
 
 class Sandboxes(Protocol):
-    """What commands need of the sandbox room; the module `kata_dind.sandbox` is one."""
+    """What commands need of the sandbox room; the module `kata_dind.sandbox.api` is one."""
 
     def up(self, spec: SandboxSpec, *, report: Report, source: PackageSource | None) -> Sandbox:
         """Start a sandbox that outlives us."""
@@ -39,9 +39,9 @@ class Sandboxes(Protocol):
 
 
 def _real_sandboxes() -> Sandboxes:
-    from kata_dind import sandbox
+    from kata_dind.sandbox import api
 
-    return sandbox
+    return api
 
 
 @dataclass

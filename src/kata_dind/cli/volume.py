@@ -13,7 +13,7 @@ from kata_dind.cli.output import human_size, print_json, print_table, print_tree
 from kata_dind.cli.session import Session
 
 if TYPE_CHECKING:
-    from kata_dind.volume import VolumeSummary
+    from kata_dind.store.volumes import VolumeSummary
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.volume_names)]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.volume_names)]
@@ -25,7 +25,7 @@ _HEADER = ("NAME", "KIND", "SIZE", "DISK", "USED BY", "DOCKER")
 @takes_session
 def ls(session: Session, *, json: Json = False) -> None:
     """List the volumes; with --quiet, only their names. DISK is what one really takes on this host."""
-    from kata_dind.volume import list_volumes
+    from kata_dind.store.volumes import list_volumes
 
     volumes = list_volumes()
     if json:
@@ -39,7 +39,7 @@ def ls(session: Session, *, json: Json = False) -> None:
 @takes_session
 def inspect(session: Session, name: Name, *, json: Json = False) -> None:
     """Show all that is known of a volume."""
-    from kata_dind.volume import require_volume
+    from kata_dind.store.volumes import require_volume
 
     facts = require_volume(name).inspect()
     if json:
@@ -52,7 +52,7 @@ def inspect(session: Session, name: Name, *, json: Json = False) -> None:
 def resize(session: Session, name: Name, size: Size, *, json: Json = False) -> None:
     """Let a volume that no sandbox uses now grow, and its file system with it; xfs follows at the next start."""
     from kata_dind.spec import parse_disk_size
-    from kata_dind.volume import require_volume
+    from kata_dind.store.volumes import require_volume
 
     volume = require_volume(name)
     volume.resize(parse_disk_size(size, field="SIZE"))
@@ -68,7 +68,7 @@ def fsck(session: Session, name: Name, *, json: Json = False) -> None:
 
     It says clean or repaired; a damaged one is an error, whose hint is the command that repairs it.
     """
-    from kata_dind.volume import require_volume
+    from kata_dind.store.volumes import require_volume
 
     outcome = require_volume(name).fsck()
     if json:
@@ -80,7 +80,7 @@ def fsck(session: Session, name: Name, *, json: Json = False) -> None:
 @takes_session
 def rm(session: Session, names: Names) -> None:
     """Remove volumes that no sandbox refers to, with all that they hold."""
-    from kata_dind.volume import require_volume
+    from kata_dind.store.volumes import require_volume
 
     volumes = [require_volume(name) for name in dict.fromkeys(names)]
     for volume in volumes:

@@ -144,6 +144,13 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_durable(product: Path) -> None:
+    """Write a file, or a directory with all in it, to the disk."""
+    for path in [*product.rglob("*"), product]:
+        if not path.is_symlink():
+            sync_path(path)
+
+
 def free_bytes(directory: Path) -> int:
     """Return what the file system of a directory has left for ordinary users, whom a disk should not starve either.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kata_dind.host.directories import make_private
-from kata_dind.host.disks import sync_path
+from kata_dind.host.disks import make_durable, sync_path
 from kata_dind.host.locks import locked
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
@@ -44,13 +44,6 @@ def publish(product: Path, target: Path) -> None:
     make_durable(product)
     product.rename(target)
     sync_path(target.parent)
-
-
-def make_durable(product: Path) -> None:
-    """Write a file, or a directory with all in it, to the disk."""
-    for path in [*product.rglob("*"), product]:
-        if not path.is_symlink():
-            sync_path(path)
 
 
 def content_key(*parts: object) -> str:

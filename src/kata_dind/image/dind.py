@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kata_dind.errors import ImageError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.progress import Event, Report
 from kata_dind.image import rootfs, store
 from kata_dind.image.busybox import find_busybox
 from kata_dind.image.cache import build_lock, content_key
@@ -18,6 +17,7 @@ from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
+from kata_dind.progress import Event, Report
 
 _PACKAGES = (
     "docker.io",

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.progress import Event, Report
 from kata_dind.image import rootfs
 from kata_dind.image.cache import content_key, files_key, require_built
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
 from kata_dind.image.workspace import Goal, Workspace
+from kata_dind.progress import Event, Report
 
 GUEST_CODE = Path(__file__).parents[1] / "guest"
 """What runs in the guest, as data."""

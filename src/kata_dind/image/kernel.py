@@ -15,7 +15,6 @@ from pathlib import Path
 
 from kata_dind.errors import ImageError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.progress import Event, Report
 from kata_dind.image import cpio, rootfs
 from kata_dind.image.busybox import find_busybox, require_busybox, unpack
 from kata_dind.image.cache import content_key, require_built
@@ -25,6 +24,7 @@ from kata_dind.image.modules import BOOT_MODULES, KEPT_MODULES, make_module_root
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource, debian_architecture
 from kata_dind.image.workspace import Goal, Workspace
+from kata_dind.progress import Event, Report
 
 __all__ = ["GuestKernel", "initramfs_entries", "kernel_package", "read_kernel_version", "require_guest_kernel"]
 

@@ -13,13 +13,13 @@ from typing import Any
 from kata_dind.errors import CommandFailed, ImageError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.process import require_tool
-from kata_dind.host.progress import Event, Report
 from kata_dind.host.rootlike import require_rootlike
 from kata_dind.image import rootfs, store
 from kata_dind.image.cache import build_lock, content_key
 from kata_dind.image.reference import Reference, parse_reference
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
+from kata_dind.progress import Event, Report
 
 _POLICIES = (Path("/etc/containers/policy.json"), Path("~/.config/containers/policy.json"))
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

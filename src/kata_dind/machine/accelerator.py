@@ -15,8 +15,8 @@ from pathlib import Path
 from kata_dind.errors import CommandFailed, CommandTimedOut, KvmUnavailable
 from kata_dind.host.disks import file_mark
 from kata_dind.host.process import require_tool, run, tail
-from kata_dind.host.progress import Event, Report
 from kata_dind.machine.argv import qemu_binary
+from kata_dind.progress import Event, Report
 from kata_dind.vocabulary import Accelerator
 
 PROBE_SECONDS = 8.0

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, NoSpace, SandboxError
-from kata_dind.host.channel import Channel, ChannelClosed, first_of, open_channel
 from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
 from kata_dind.machine.argv import SHARE_TAG, node_name
 from kata_dind.machine.qemu import Qemu, saved_parts
 from kata_dind.machine.shape import StopDeadlines
+from kata_dind.wire.channel import Channel, ChannelClosed, first_of, open_channel
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient

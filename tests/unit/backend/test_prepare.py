@@ -17,8 +17,8 @@ from kata_dind.backend.vm.prepare import (
 )
 from kata_dind.errors import SpecError, ToolMissing
 from kata_dind.image.store import DindImage
-from kata_dind.seed.store import Seed
 from kata_dind.spec import parse_spec
+from kata_dind.store.seeds import Seed
 from kata_dind.vocabulary import DataRootKind, Fallback
 from tests.unit.backend.test_plan import plan_of
 

@@ -19,7 +19,7 @@ from kata_dind.backend.vm.seeds import (
     seed_root_mib,
 )
 from kata_dind.machine.shape import MemoryFile
-from kata_dind.seed.store import Seed
+from kata_dind.store.seeds import Seed
 from kata_dind.vocabulary import DataRootKind, Filesystem
 from tests.unit.backend.test_plan import STATE, plan_of
 

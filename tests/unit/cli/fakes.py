@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kata_dind.control import ExecResult
 from kata_dind.errors import SpecError
-from kata_dind.host.progress import Event, Report, silent
 from kata_dind.image.source import PackageSource
-from kata_dind.sandbox import Sandbox, SandboxSummary
+from kata_dind.progress import Event, Report, silent
+from kata_dind.sandbox.api import Sandbox, SandboxSummary
 from kata_dind.spec import SandboxSpec
+from kata_dind.wire.client import ExecResult
 
 INSPECTED = {
     "name": "demo",

@@ -6,7 +6,7 @@ import pytest
 
 from kata_dind.cli.output import Progress, human_duration, human_size
 from kata_dind.cli.session import Session
-from kata_dind.host.progress import Event
+from kata_dind.progress import Event
 
 
 class Terminal(io.StringIO):

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from kata_dind import seeding
 from kata_dind.cli.completion import seed_names
 from kata_dind.errors import SeedUnfit
 from kata_dind.host.process import find_tool
-from kata_dind.record import Record, create_record
-from kata_dind.seed.files import mark_files
-from kata_dind.seed.store import Seed, list_seeds, new_seed_directory, publish_seed, use_seed
+from kata_dind.seeding import making
 from kata_dind.spec import SandboxSpec
+from kata_dind.store.marks import mark_files
+from kata_dind.store.sandboxes import Record, create_record
+from kata_dind.store.seeds import Seed, list_seeds, new_seed_directory, publish_seed, use_seed
 from tests.unit.cli.conftest import CommandLine
 
 needs_zstd = pytest.mark.skipif(not find_tool("zstd"), reason="zstd is not installed")
@@ -47,7 +47,7 @@ class SeedBackend:
 def seed_backend(monkeypatch: pytest.MonkeyPatch) -> SeedBackend:
     """The backend of all seeds here."""
     made = SeedBackend()
-    monkeypatch.setattr("kata_dind.seeds.load_backend", lambda name: made)
+    monkeypatch.setattr("kata_dind.seeding.keeping.load_backend", lambda name: made)
     return made
 
 
@@ -199,7 +199,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, SandboxSpec, bool]
         calls.append((seed_id, spec, disks is not None))
         return make(seed_id, **fill(Record("seed", Path("/none"))))
 
-    monkeypatch.setattr(seeding, "build_seed", build)
+    monkeypatch.setattr(making, "build_seed", build)
     return calls
 
 
@@ -207,9 +207,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, SandboxSpec, bool]
 def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was put into the machine."""
     things: list[str] = []
-    monkeypatch.setattr(seeding, "give_image", lambda record, image: things.append(image))
-    monkeypatch.setattr(seeding, "give_archive", lambda record, archive: things.append(archive.name))
-    monkeypatch.setattr(seeding, "images_of", lambda record: sorted(things))
+    monkeypatch.setattr(making, "give_image", lambda record, image: things.append(image))
+    monkeypatch.setattr(making, "give_archive", lambda record, archive: things.append(archive.name))
+    monkeypatch.setattr(making, "images_of", lambda record: sorted(things))
     return things
 
 

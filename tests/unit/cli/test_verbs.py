@@ -11,9 +11,9 @@ from kata_dind.cli import hello
 from kata_dind.cli.app import build_command
 from kata_dind.cli.passthrough import parse_variables
 from kata_dind.cli.run import docker_run_argv
-from kata_dind.control import ExecResult
 from kata_dind.errors import SpecError
 from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.wire.client import ExecResult
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import INSPECTED, Attached, FakeSandbox, FakeSandboxes
 

@@ -8,9 +8,9 @@ import pytest
 
 from kata_dind.cli.completion import volume_names
 from kata_dind.host.disks import create_disk
-from kata_dind.record import create_record
+from kata_dind.store.sandboxes import create_record
+from kata_dind.store.volumes import Volume, hold_volume, list_volumes
 from kata_dind.vocabulary import DataRootKind
-from kata_dind.volume import Volume, hold_volume, list_volumes
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import FakeSandboxes
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kata_dind.guest.agent import protocol
-from kata_dind.host.channel import Channel, ChannelStream, open_channel
+from kata_dind.wire.channel import Channel, ChannelStream, open_channel
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,7 +15,7 @@ import pytest
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import WINDOW_BYTES
 from kata_dind.guest.agent.streams import EXIT_GRACE_SECONDS
-from kata_dind.host.channel import Channel, ChannelStream
+from kata_dind.wire.channel import Channel, ChannelStream
 from tests.unit.guest.conftest import AgentProcess, Output, collect, read_line, start_command, start_shell
 
 

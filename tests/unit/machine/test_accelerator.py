@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from kata_dind.errors import KvmUnavailable
-from kata_dind.host.progress import Event
 from kata_dind.machine import accelerator
 from kata_dind.machine.accelerator import KvmFinding, choose_accelerator, find_kvm, probe_argv
 from kata_dind.machine.argv import qemu_binary
+from kata_dind.progress import Event
 from kata_dind.vocabulary import Accelerator
 
 HANGS = "exec sleep 60"

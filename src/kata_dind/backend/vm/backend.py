@@ -22,14 +22,14 @@ from kata_dind.backend.vm.plan import (
 from kata_dind.backend.vm.saved import find_saved
 from kata_dind.errors import HostError, SandboxError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
-from kata_dind.seed.store import Seed, load_seed
+from kata_dind.store.seeds import Seed, load_seed
 from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
     from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
-    from kata_dind.host.progress import Report
     from kata_dind.image.source import PackageSource
+    from kata_dind.progress import Report
     from kata_dind.spec import SandboxSpec
 
 

@@ -19,8 +19,8 @@ from kata_dind.backend.vm.plan import (
     layer_disk,
     machine_shape,
 )
-from kata_dind.backend.vm.room import require_room
 from kata_dind.backend.vm.saved import STATE_FILE, drop_saved
+from kata_dind.backend.vm.space import require_room
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.disks import copied_to_memory, create_disk
 from kata_dind.host.namespaces import find_unshare
@@ -28,7 +28,7 @@ from kata_dind.host.process import Daemon
 from kata_dind.machine.network import Isolation
 from kata_dind.machine.qemu import Qemu, start_qemu
 from kata_dind.machine.shape import MachineShape
-from kata_dind.seed.store import use_seed
+from kata_dind.store.seeds import use_seed
 
 LAYER_MIB = 10 * 1024
 

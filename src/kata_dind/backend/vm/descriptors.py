@@ -14,8 +14,8 @@ import resource
 import time
 from pathlib import Path
 
-from kata_dind.host.channel import ChannelClosed
 from kata_dind.machine.machine import Machine
+from kata_dind.wire.channel import ChannelClosed
 
 logger = logging.getLogger(__name__)
 

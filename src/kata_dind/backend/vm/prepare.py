@@ -34,7 +34,6 @@ from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
 from kata_dind.host.process import require_tool
-from kata_dind.host.progress import Event, Report
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
@@ -43,7 +42,7 @@ from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
-from kata_dind.seed.store import Seed, require_seed
+from kata_dind.progress import Event, Report
 from kata_dind.spec import (
     DEFAULT_CPUS,
     DEFAULT_MEMORY,
@@ -54,6 +53,7 @@ from kata_dind.spec import (
     SandboxSpec,
     parse_spec,
 )
+from kata_dind.store.seeds import Seed, require_seed
 from kata_dind.vocabulary import Fallback
 
 SEED_FIELDS = ("data_root", "filesystem", "fallback", "image", "kernel", "accelerator",

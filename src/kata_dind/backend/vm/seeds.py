@@ -39,9 +39,9 @@ from kata_dind.image.cache import content_key
 from kata_dind.image.store import adopt_image
 from kata_dind.machine.argv import machine_argv, qemu_binary
 from kata_dind.machine.shape import Wiring
-from kata_dind.seed.files import changed_file
-from kata_dind.seed.store import FORMAT, Seed, internal_id, load_seed
 from kata_dind.spec import DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_SIZE, parse_size
+from kata_dind.store.marks import changed_file
+from kata_dind.store.seeds import FORMAT, Seed, internal_id, load_seed
 from kata_dind.vocabulary import Accelerator, DataRootKind, Filesystem
 
 SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)

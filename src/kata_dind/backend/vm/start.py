@@ -14,16 +14,16 @@ from kata_dind.backend import OnEvent
 from kata_dind.backend.vm.begin import BegunGuest
 from kata_dind.backend.vm.descriptors import watch_descriptors
 from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, grows, machine_shape
-from kata_dind.backend.vm.room import LIMITS_BYTES, Room
 from kata_dind.backend.vm.saved import UNFINISHED, commit_saved, drop_saved, no_room, take_saved
-from kata_dind.backend.vm.space import watch_space
+from kata_dind.backend.vm.space import LIMITS_BYTES, Room
+from kata_dind.backend.vm.space_watch import watch_space
 from kata_dind.dataroot.kinds import GUEST_PATH
 from kata_dind.errors import NoSpace, SandboxError
-from kata_dind.host.channel import ChannelStream, background, first_of
 from kata_dind.host.disks import free_bytes
 from kata_dind.host.process import process_status
 from kata_dind.machine.machine import Machine, open_machine
 from kata_dind.machine.shape import DATA, StopDeadlines
+from kata_dind.wire.channel import ChannelStream, background, first_of
 
 IN_ORDER = StopDeadlines()
 

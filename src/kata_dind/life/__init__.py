@@ -1,0 +1,1 @@
+"""The owner of a running sandbox: readiness, sockets, status; the supervisor, its standby, and the early start."""

@@ -1,0 +1,89 @@
+"""Own a sandbox in this process: the owner's loop runs in a thread that lasts as long as the sandbox.
+
+It must, for the death signal of the owner's children follows the thread that started them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Iterator
+
+from kata_dind.backend import Launch
+from kata_dind.errors import GuestNotReady
+from kata_dind.life.owner import Owner
+from kata_dind.progress import Event, Report
+from kata_dind.store.sandboxes import Record
+
+
+class OwnerThread:
+    """An owner at work, for the thread that waits for it."""
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self._loop = loop
+
+    def save(self) -> None:
+        """End the guest with its state on file; see `backend.Guest.save`."""
+        asyncio.run_coroutine_threadsafe(self._owner.save(), self._loop).result()
+
+
+@contextlib.contextmanager
+def own_in_thread(record: Record, launch: Launch, *, report: Report) -> Iterator[OwnerThread]:
+    """Start a sandbox, own it for the length of the block, and stop it. Raises what made it fail."""
+    loop = asyncio.new_event_loop()
+    ready_read, ready_write = os.pipe()
+    failure: list[BaseException] = []
+
+    def heard(event: Event) -> None:
+        report(event)
+        if event.name == "ready":
+            os.write(ready_write, b"r")
+
+    owner = Owner(record, launch, report=heard)
+    ended = threading.Event()
+
+    def own() -> None:
+        try:
+            loop.run_until_complete(owner.run())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failure.append(error)
+        finally:
+            loop.close()
+            os.write(ready_write, b"e")
+            ended.set()
+
+    threading.Thread(target=own, name=f"owner of {record.name}").start()
+    try:
+        select.select([ready_read], [], [])
+        if not failure:
+            yield OwnerThread(owner, loop)
+    except GuestNotReady as error:
+        # The block met the end of the sandbox; the owner knows its cause.
+        _end(loop, owner, ended)
+        raise failure[0] if failure else error from None
+    finally:
+        try:
+            _end(loop, owner, ended)
+        finally:
+            os.close(ready_read)
+            os.close(ready_write)
+    if failure:
+        raise failure[0]
+
+
+def _end(loop: asyncio.AbstractEventLoop, owner: Owner, ended: threading.Event) -> None:
+    """Let the owner end, and wait for that, even if we are interrupted meanwhile: every step of it ends by itself.
+
+    Not by Thread.join, which takes a thread for ended, up to Python 3.12, once it was interrupted.
+    """
+    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(owner.request_stop)
+    try:
+        ended.wait()
+    except KeyboardInterrupt:
+        ended.wait()
+        raise

@@ -1,0 +1,76 @@
+"""A supervisor that waits for its sandbox: started before the command line is parsed, it is ready when the plan is.
+
+Both take Python a quarter of a second, and have a processor each. `kata_dind.life.early` tells what it does meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+
+from kata_dind.host.detached import Detached
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # nothing is imported here that is not used before the command line is parsed
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import IO
+
+_END_SECONDS = 5.0
+
+
+class Standby:
+    """A supervisor without a sandbox, at the other end of a socket."""
+
+    def __init__(self, words: Sequence[str] = ()) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            # -P: `-m` would look for modules in the user's directory first.
+            argv = [sys.executable, "-P", "-m", "kata_dind.life.supervisor", str(theirs.fileno())]
+            self._process = Detached(argv, pass_fds=[theirs.fileno()])
+        # Not as arguments, which everybody on this host could read for as long as the sandbox runs.
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` tells
+            self._socket.sendall(json.dumps({"words": list(words)}).encode() + b"\n")
+
+    def hand_over(self, directory: Path, locks: Sequence[int]) -> IO[bytes]:
+        """Give it a sandbox's directory with the locks that it is to hold; return what it reports, line by line.
+
+        Raises SandboxError when it has ended already.
+        """
+        try:
+            socket.send_fds(self._socket, [json.dumps({"directory": str(directory)}).encode()], list(locks))
+        except OSError as error:
+            from kata_dind.errors import SandboxError
+
+            raise SandboxError(f"the supervisor ended before it had a sandbox: {error}") from error
+        return self._socket.makefile("rb")
+
+    def close(self) -> None:
+        """Leave it alone with its sandbox; without one it ends."""
+        self._socket.close()
+
+    def end(self, *, rung_seconds: float) -> None:
+        """End it, and its sandbox, in order; harmless when it has ended."""
+        self._socket.close()
+        self._process.end(rung_seconds=rung_seconds)
+
+
+_waiting: list[Standby] = []
+
+
+@contextlib.contextmanager
+def standby_for(words: Sequence[str]) -> Iterator[None]:
+    """Have a supervisor waiting during a command, whose words these are; it ends with the block unless it was taken."""
+    _waiting.append(Standby(words))
+    try:
+        yield
+    finally:
+        while _waiting:
+            _waiting.pop().end(rung_seconds=_END_SECONDS)
+
+
+def take_standby() -> Standby:
+    """Return the supervisor that waits, or a new one."""
+    return _waiting.pop() if _waiting else Standby()

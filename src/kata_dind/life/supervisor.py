@@ -1,0 +1,198 @@
+"""The process that owns a sandbox started by `up`: `python -m kata_dind.life.supervisor SOCKET`.
+
+From the socket, a descriptor, it hears its starter's command line, by which it knows what to start while it waits;
+then a sandbox's directory, with the locks of the sandbox and of its volume, if it has one. It holds them until it ends;
+the volume's it hands on to what writes the volume.
+
+It reports to its starter, a JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
+nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kata_dind.backend import load_ahead, load_backend
+from kata_dind.errors import KataDindError
+from kata_dind.host.process import use_small_pages
+from kata_dind.life.early import Ahead, begin_ahead, remember
+from kata_dind.store.sandboxes import Record
+
+if TYPE_CHECKING:
+    from kata_dind.progress import Event
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_MESSAGE, _MOST_LOCKS = 8192, 2
+
+
+class Reporter:
+    """Sends events to the starter; `close` lets go of it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor, -1 once closed."""
+        return self._fd
+
+    def event(self, event: Event) -> None:
+        """Send one event."""
+        self._send({"name": event.name, "message": event.message, "seconds": event.seconds})
+
+    def error(self, error: BaseException) -> None:
+        """Send what made the start fail."""
+        if isinstance(error, KataDindError):
+            self._send(error.as_fields())
+        else:
+            self._send({"error": "KataDindError", "summary": f"internal error: {type(error).__name__}: {error}",
+                        "details": "the supervisor's log has the traceback"})  # fmt: skip
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _send(self, fields: dict[str, object]) -> None:
+        if self._fd < 0:
+            return
+        try:
+            os.write(self._fd, (json.dumps(fields) + "\n").encode())
+        except (BrokenPipeError, ConnectionResetError):
+            self.close()
+
+
+async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahead: Ahead, words: list[str]) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def report(event: Event) -> None:
+        if event.name == "ready":
+            record.ephemeral.unlink(missing_ok=True)
+        reporter.event(event)
+        if event.name == "ready":
+            let_go()
+            remember(words, record.name, plan, launch)
+
+    def let_go() -> None:
+        if reporter.fd >= 0:
+            loop.remove_reader(reporter.fd)
+            reporter.close()
+
+    def starter_gone() -> None:
+        logger.info("the starter is gone before the sandbox was ready")
+        let_go()
+        owner.request_stop()
+
+    from kata_dind.life.owner import Owner
+
+    plan = record.read("plan.json")
+    launch = load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False, locks=volume_locks)
+    owner = Owner(record, await ahead.take(launch), report=report)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, owner.request_stop)
+    loop.add_reader(reporter.fd, starter_gone)  # the end of the starter is an end of file
+    try:
+        await owner.run()
+    except BaseException:
+        if reporter.fd >= 0:
+            loop.remove_reader(reporter.fd)
+        raise
+
+
+async def _serve(reporter: Reporter, words: list[str], ahead: Ahead) -> int:
+    import asyncio
+
+    ahead.go_on()
+    try:
+        await asyncio.sleep(0)
+        importlib.import_module("kata_dind.life.owner")  # while QEMU starts, if one was
+        handed = await _take_over(reporter.fd)
+        if handed is None:
+            return 0
+        directory, locks = handed
+        record = Record(directory.name, directory)
+        _speak_to(record.owner_log)
+        try:
+            await _own(record, reporter, locks[1:], ahead, words)
+        except asyncio.CancelledError:
+            if record.ephemeral.exists():
+                record.remove()  # the starter would, but it may be gone
+        except KataDindError as error:
+            logger.exception("the sandbox failed")
+            reporter.error(error)
+            return error.exit_code
+        except Exception as error:
+            logger.exception("internal error")
+            reporter.error(error)
+            return 1
+        return 0
+    finally:
+        await ahead.end()
+        reporter.close()
+
+
+def main() -> int:
+    """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
+    reporter = Reporter(int(sys.argv[1]))
+    os.chdir("/")
+    use_small_pages()
+    words = _hear_words(reporter.fd)
+    ahead = begin_ahead(words)
+
+    import asyncio  # which takes as long as QEMU's start
+
+    load_ahead()
+    return asyncio.run(_serve(reporter, words, ahead))
+
+
+def _hear_words(fd: int) -> list[str]:
+    """Return the starter's command line; empty when it has none, or is gone. What follows it is left in the socket."""
+    line = b""
+    with socket.socket(fileno=os.dup(fd)) as starter:
+        while not line.endswith(b"\n"):
+            seen = starter.recv(65536, socket.MSG_PEEK)
+            if not seen:
+                return []
+            line += starter.recv(seen.find(b"\n") + 1 or len(seen))
+    return [str(word) for word in json.loads(line)["words"]]
+
+
+async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
+    """Wait for a sandbox and return its directory and its locks, or None when none comes."""
+    import asyncio
+
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    await readable.wait()
+    loop.remove_reader(fd)
+    with socket.socket(fileno=os.dup(fd)) as starter:
+        message, locks, _, _ = socket.recv_fds(starter, _LONGEST_MESSAGE, _MOST_LOCKS)
+    for descriptor in (fd, *locks):
+        os.set_inheritable(descriptor, False)
+    return (Path(json.loads(message)["directory"]), locks) if message else None
+
+
+def _speak_to(log: Path) -> None:
+    """Let all that is printed and logged go to a file."""
+    with log.open("ab") as sink:
+        for fd in (1, 2):
+            os.dup2(sink.fileno(), fd)
+    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

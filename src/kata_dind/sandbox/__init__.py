@@ -1,0 +1,1 @@
+"""Sandboxes as users know them: the handle, the functions that make and find one, planning, and a pure view."""

@@ -1,0 +1,1 @@
+"""Making, keeping, carrying and cloning seeds: machines that were saved when their dockerd was up and proven."""

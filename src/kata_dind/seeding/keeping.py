@@ -1,0 +1,172 @@
+"""The seeds of this user as they see them: what there is, whether it is whole and fits, and carrying one elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.backend import load_backend
+from kata_dind.errors import HostError, SpecError
+from kata_dind.host.disks import allocated_bytes
+from kata_dind.progress import Event, Report, silent
+from kata_dind.seeding.archive import read_record, unpack_files, write_archive
+from kata_dind.seeding.making import sandboxes_on_seed
+from kata_dind.store.marks import mark_files, remarked_files
+from kata_dind.store.seeds import (
+    Seed,
+    build_lock,
+    new_seed_directory,
+    publish_seed,
+    remove_seed,
+    require_free,
+    require_seed,
+    require_unused,
+    use_seed,
+)
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """One row of `seed ls`."""
+
+    seed_id: str
+    name: str
+    """Empty for an internal one."""
+    docker_version: str
+    data_root: str
+    memory_mib: int
+    images: tuple[str, ...]
+    disk_bytes: int
+    """What its files really take."""
+    own_bytes: int
+    """What of that goes when it is removed: without the files that images and other seeds have, too."""
+    created: float
+    """Seconds since the epoch."""
+    used_by: tuple[str, ...]
+    """The sandboxes whose disks lie over its own."""
+
+
+def summary_of(seed: Seed) -> SeedSummary:
+    """Return the row of a seed."""
+    plan = seed.plan
+    return SeedSummary(
+        seed_id=seed.seed_id,
+        name=seed.name,
+        docker_version=str((seed.facts.get("verdict") or {}).get("docker_version") or ""),
+        data_root=str(plan.get("data_root") or ""),
+        memory_mib=int(plan.get("memory_mib") or 0),
+        images=tuple(seed.facts.get("images", [])),
+        disk_bytes=allocated_bytes(seed.directory),
+        own_bytes=_own_bytes(seed.directory),
+        created=float(seed.facts.get("created") or 0.0),
+        used_by=tuple(sandboxes_on_seed(seed.seed_id)),
+    )
+
+
+def inspect_seed(seed: Seed) -> dict[str, Any]:
+    """Return all that is known of a seed: what it is made of, its proof, who uses it, and whether it fits this host."""
+    summary, plan = summary_of(seed), seed.plan
+    unfit = why_unfit(seed)
+    return {
+        "name": seed.name or None,
+        "id": seed.seed_id,
+        "directory": str(seed.directory),
+        "created": summary.created,
+        "build_seconds": seed.facts.get("build_seconds"),
+        "fits": not unfit,
+        "unfit_reason": unfit or None,
+        "made_of": seed.parts,
+        "image": {"reference": plan.get("image_reference"), "id": plan.get("image_id")},
+        "images": list(summary.images),
+        "kernel": seed.facts.get("kernel"),
+        "machine": {key: plan.get(key) for key in ("accelerator", "cpus", "memory_mib", "network")},
+        "data_root": {**(seed.facts.get("data_root") or {}), "size_mib": plan.get("data_root_mib") or None},
+        "verdict": seed.facts.get("verdict"),
+        "warnings": seed.facts.get("warnings", []),
+        "used_by": list(summary.used_by),
+        "in_use": seed.is_in_use,
+        "used_at": seed.used_at or None,
+        "disk_bytes": summary.disk_bytes,
+        "own_bytes": summary.own_bytes,
+        "files": [{"name": name, **mark} for name, mark in seed.facts["files"].items()],
+    }
+
+
+def why_unfit(seed: Seed) -> str:
+    """Return why a seed can't be restored on this host; empty when it can."""
+    try:
+        load_backend(seed.facts["backend"]).require_fit(seed)
+    except HostError as error:
+        return f"{error.summary} ({error.details.replace(chr(10), '; ')})" if error.details else error.summary
+    return ""
+
+
+def remove_seeds(names: Sequence[str]) -> None:
+    """Remove seeds by their names or ids. Raises SpecError, with none removed, when a sandbox needs one of them."""
+    seeds = [require_seed(name) for name in dict.fromkeys(names)]
+    for seed in seeds:
+        require_unused(seed, references=sandboxes_on_seed(seed.seed_id))
+    for seed in seeds:
+        remove_seed(seed, references=sandboxes_on_seed(seed.seed_id))
+
+
+def verify_seed(seed: Seed) -> None:
+    """Read every file of a seed in full. Raises SeedUnfit for the first that is not what it was."""
+    with use_seed(seed.seed_id) as used:
+        used.verify()
+
+
+def export_seed(name: str, file: Path) -> None:
+    """Write a seed to one file, which can be imported elsewhere. Raises SpecError, NoSpace, SeedUnfit, ToolMissing."""
+    seed = require_seed(name)
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise SpecError(f"FILE: '{file}' {'is a directory' if file.is_dir() else 'lies in no directory'}")
+    with use_seed(seed.seed_id):
+        write_archive(seed, file)
+
+
+def import_seed(file: Path, name: str = "", *, report: Report = silent) -> Seed:
+    """Add an exported seed, by the name that it had or another; one that doesn't fit this host is warned of.
+
+    Import only what you would run: QEMU reads the machine's state. Raises SpecError, SeedUnfit, NoSpace.
+    """
+    from kata_dind.spec import parse_name
+
+    if not file.is_file():
+        raise SpecError(f"FILE: there is no file '{file}'")
+    started = time.monotonic()
+    with new_seed_directory() as directory:
+        facts = read_record(file, directory)
+        name = parse_name(name or str(facts.get("name")), field="NAME")
+        with build_lock(name):
+            require_free(name)
+            report(Event("seed", f"unpacking {file}"))
+            unpack_files(file, directory, facts)
+            seed = publish_seed(directory, name, _adopted(facts, directory, file))
+    report(Event("seed", f"the seed '{name}' is here", time.monotonic() - started))
+    if why := why_unfit(seed):
+        report(Event("warning", why))
+    return seed
+
+
+def _adopted(facts: dict[str, Any], directory: Path, file: Path) -> dict[str, Any]:
+    """Return the record of an unpacked seed, once its backend has made what it needs beside its files."""
+    try:
+        children = load_backend(str(facts["backend"])).adopt_seed(facts, directory)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SpecError(f"FILE: the record in '{file}' is none of a seed", details=str(error)) from error
+    files = {**remarked_files(directory, facts["files"]), **mark_files(directory, children)}
+    return {**facts, "children": children, "files": files}
+
+
+def _own_bytes(directory: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            status = path.lstat()
+            total += status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return total

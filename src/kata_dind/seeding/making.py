@@ -1,0 +1,273 @@
+"""Making seeds: boot a machine as for a sandbox, prove it, fill it, save it.
+
+The internal ones are made by `up` and `run`, one for each kind of machine that is asked for; those with a name by
+`seed build`. Whatever happens on the way, a seed is there when it is whole, and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.backend import load_backend
+from kata_dind.errors import NoSpace, SeedUnfit, SpecError
+from kata_dind.host.process import tail
+from kata_dind.life.owner_thread import own_in_thread
+from kata_dind.progress import Event, Report, silent
+from kata_dind.seeding.contents import give_archive, give_image, images_of
+from kata_dind.store.marks import mark_files
+from kata_dind.store.sandboxes import Record, list_records, new_workshop, require_record
+from kata_dind.store.seeds import (
+    Seed,
+    build_lock,
+    internal_id,
+    list_seeds,
+    load_seed,
+    new_seed_directory,
+    publish_seed,
+    remove_seed,
+    require_free,
+    require_intact,
+    require_seed,
+)
+
+if TYPE_CHECKING:
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+KEPT_INTERNAL = 4
+"""How many internal seeds stay that no sandbox lies over, the most recently used ones: each takes some 400 MiB."""
+
+Fill = Callable[[Record], dict[str, Any]]
+"""Puts into a running sandbox what a seed is to hold; returns facts for its record."""
+
+Disks = Callable[[Path], None]
+"""Puts into the directory of a sandbox, before it boots, the disks that it is to boot on."""
+
+
+def make_seed(
+    name: str,
+    spec: SandboxSpec,
+    *,
+    images: Sequence[str] = (),
+    archives: Sequence[Path] = (),
+    from_sandbox: str = "",
+    source: PackageSource | None = None,
+    report: Report = silent,
+) -> Seed:
+    """Make a seed with a name, of a machine as `spec` describes it or of a stopped sandbox's.
+
+    It holds the images, which its own dockerd pulls, and those of the `docker save` archives. Raises SpecError for what
+    can't be, with nothing begun; else what `up` raises, or SandboxError with Docker's words.
+    """
+    from kata_dind.image.source import default_source
+    from kata_dind.spec import parse_name
+
+    parse_name(name, field="NAME")
+    _check_contents(images, archives)
+    with build_lock(name):
+        require_free(name)
+        disks = None
+        if from_sandbox:
+            record = _require_stopped(from_sandbox)
+            spec, disks = _spec_of(record, spec), _disks_of(record)
+        fill = _filling(images, archives, report=report)
+        return build_seed(name, spec, source or default_source(), disks=disks, fill=fill, report=report)
+
+
+def _check_contents(images: Sequence[str], archives: Sequence[Path]) -> None:
+    for image in images:
+        if not image or image.startswith("-") or not image.isprintable() or " " in image:
+            raise SpecError(f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello")
+    for archive in archives:
+        if not archive.is_file() or not os.access(archive, os.R_OK):
+            found = "cannot be read" if archive.is_file() else "is no file on this host"
+            raise SpecError(f"--from-archive: '{archive}' {found}")
+
+
+def _filling(images: Sequence[str], archives: Sequence[Path], *, report: Report) -> Fill:
+    def fill(record: Record) -> dict[str, Any]:
+        for archive in archives:
+            with _told(f"loading {archive}", report):
+                give_archive(record, archive)
+        for image in images:
+            with _told(f"pulling {image}", report):
+                give_image(record, image)
+        return {"images": images_of(record)}
+
+    return fill
+
+
+@contextlib.contextmanager
+def _told(what: str, report: Report) -> Iterator[None]:
+    started = time.monotonic()
+    report(Event("images", what))
+    yield
+    report(Event("images", f"{what}: done", time.monotonic() - started))
+
+
+def _require_stopped(name: str) -> Record:
+    record = require_record(name)
+    if record.is_owned():
+        raise SpecError(f"--from-sandbox: the sandbox '{name}' is running", hint=f"kata-dind stop {name}")
+    return record
+
+
+def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
+    """Return the spec of a sandbox, with its image by its id; what was asked for may not differ from it."""
+    from kata_dind.spec import SandboxSpec, parse_spec
+
+    image = (record.read("plan.json").get("plan") or {}).get("image_id")
+    if not image:
+        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
+    spec = parse_spec(**{**record.read("spec.json"), "image": image})
+    if spec.seed:  # whose machine it has, on a data root that may have grown
+        made_of = require_seed(spec.seed).facts["spec"]
+        spec = parse_spec(**{**made_of, "image": image, "size": spec.size or made_of["size"]})
+    wanted, defaults = asked.model_dump(mode="json"), SandboxSpec(name=asked.name).model_dump(mode="json")
+    made_of = spec.model_dump(mode="json")
+    for field in wanted.keys() - {"name", "timeout_seconds"}:
+        if wanted[field] not in (made_of[field], defaults[field]):
+            raise SpecError(
+                f"--from-sandbox: the machine is that of '{record.name}', whose {field} is {made_of[field]!r}"
+            )
+    return spec.model_copy(update={"timeout_seconds": asked.timeout_seconds})
+
+
+def _disks_of(record: Record) -> Disks:
+    def copy(directory: Path) -> None:
+        with record.owned():  # so that nobody starts it meanwhile
+            planned = record.read("plan.json")
+            load_backend(planned["backend"]).copy_disks(planned["plan"], record.directory, directory)
+            if record.unclean.exists():
+                Record("", directory).unclean.touch()
+
+    return copy
+
+
+def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> Seed:
+    """Return the internal seed with a key, made when absent or damaged.
+
+    Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
+    else what `build_seed` raises.
+    """
+    seed_id = internal_id(key)
+    with build_lock(seed_id):
+        seed = load_seed(seed_id)
+        if seed is not None and not _is_intact(seed):
+            report(Event("warning", f"the seed {seed_id} was changed since it was made"))
+            _discard(seed)
+            seed = None
+        if seed is None:
+            report(Event("seed", "making a seed of such a machine, from which later ones start in a moment (once)"))
+            seed = build_seed(seed_id, spec, source, report=report)
+            prune_internal_seeds(keep=seed_id)
+    return seed
+
+
+def _is_intact(seed: Seed) -> bool:
+    try:
+        require_intact(seed)
+    except SeedUnfit:
+        return False
+    return True
+
+
+def _discard(seed: Seed) -> None:
+    users = sandboxes_on_seed(seed.seed_id)
+    try:
+        remove_seed(seed, references=users)
+    except SpecError as error:
+        raise SeedUnfit(f"the seed of such a machine is damaged, and still in use: {', '.join(users)}") from error
+
+
+def build_seed(
+    seed_id: str,
+    spec: SandboxSpec,
+    source: PackageSource,
+    *,
+    disks: Disks | None = None,
+    fill: Fill | None = None,
+    report: Report,
+) -> Seed:
+    """Boot, prove, fill and save a machine; its name, shares and volume are left out.
+
+    Raises what `up` raises, and NoSpace.
+    """
+    started = time.monotonic()
+    spec = spec.model_copy(update={"name": "seed", "shares": (), "volume": "", "seed": "", "cold": False})
+    backend = load_backend(spec.backend.value)
+    with _told_of_no_room(), new_workshop() as record:
+        plan = backend.prepare(spec, record.directory, source, stored=None, to_save=True, report=report)
+        record.write("plan.json", {"backend": spec.backend.value, "plan": plan})
+        launch = backend.launch(plan, ephemeral=False)
+        if disks:
+            disks(record.directory)
+        with own_in_thread(record, launch, report=_but_ready(report)) as owner:
+            filled = fill(record) if fill else {}
+            report(Event("save", "saving the machine"))
+            owner.save()
+        status = record.read("status.json")
+        with new_seed_directory() as directory:
+            packed = backend.pack_seed(plan, record.directory, directory)
+            facts = {
+                "backend": spec.backend.value,
+                "created": time.time(),
+                "spec": spec.model_dump(mode="json"),
+                "plan": plan,
+                "parts": packed["parts"],
+                "image": packed["image"],
+                "children": packed["children"],
+                "verdict": status.get("verdict"),
+                "data_root": status.get("data_root"),
+                "kernel": status.get("kernel"),
+                "warnings": status.get("warnings", []),
+                "dockerd_log": tail(record.log_path("dockerd"), lines=1000),
+                "files": mark_files(directory, packed["files"]),
+                "build_seconds": round(time.monotonic() - started, 3),
+                **filled,
+            }
+            seed = publish_seed(directory, seed_id, facts)
+    report(Event("seed", "the seed is ready", time.monotonic() - started))
+    return seed
+
+
+@contextlib.contextmanager
+def _told_of_no_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace("there is no room for the seed", details=str(error)) from error
+        raise
+
+
+def sandboxes_on_seed(seed_id: str) -> list[str]:
+    """Return the names of the sandboxes, running or not, whose disks lie over a seed's."""
+    plans = {record.name: record.read("plan.json").get("plan") or {} for record in list_records()}
+    return [name for name, plan in plans.items() if plan.get("seed") == seed_id]
+
+
+def prune_internal_seeds(*, keep: str) -> None:
+    """Remove the internal seeds that were not used for the longest time, beyond KEPT_INTERNAL."""
+    spare = [seed for seed in list_seeds() if seed.is_internal and seed.seed_id != keep]
+    spare.sort(key=lambda seed: seed.used_at, reverse=True)
+    for seed in spare[KEPT_INTERNAL - 1 :]:
+        if not sandboxes_on_seed(seed.seed_id) and not seed.is_in_use:
+            with contextlib.suppress(Exception):  # somebody has begun to use it
+                remove_seed(seed, references=[])
+
+
+def _but_ready(report: Report) -> Report:
+    """Pass on all events but the one that means the end of a start to who follows one."""
+
+    def heard(event: Event) -> None:
+        if event.name != "ready":
+            report(event)
+
+    return heard

@@ -1,0 +1,220 @@
+"""The seeds of this user: each a directory that never changes, under a lock that running clones share.
+
+memory       the guest's memory, mapped by all clones       state     what its devices were at
+layer.img    the disk over the image                        data.img  the data root, for the block kind
+*.qcow2      empty disks over those two, for clones to copy
+guest-os, modules, kernel, initramfs, image                 what the machine runs on, linked from the cache
+seed.json    what the seed is made of, its proof, and what each file must hold
+in-use.lock  held by running clones; its time is that of the last use
+
+A seed gets its name only when it is whole. The internal ones are named by a key of all they depend on, with `_` before
+it, which no user's name has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.errors import HostError, SeedUnfit, SpecError
+from kata_dind.host.directories import make_private, state_directory
+from kata_dind.host.disks import make_durable
+from kata_dind.host.json_files import read_json, write_json
+from kata_dind.host.locks import is_locked, locked, locked_shared
+from kata_dind.host.rootlike import remove_tree
+from kata_dind.store.marks import changed_file, damaged_file, remarked_files
+
+FORMAT = 1
+"""Of the directory, and of what is said to the agent of a restored guest."""
+
+FACTS = "seed.json"
+_IN_USE = "in-use.lock"
+_INTERNAL = "_"
+_UNFINISHED = ".new-"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A seed, and what its record says."""
+
+    seed_id: str
+    directory: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the user calls it; empty for an internal one."""
+        return "" if self.is_internal else self.seed_id
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether it was made by itself, for all sandboxes of its kind."""
+        return self.seed_id.startswith(_INTERNAL)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What it depends on, each part with its digest."""
+        return dict(self.facts.get("parts") or {})
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan of the machine that was saved."""
+        return dict(self.facts["plan"])
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a clone runs on it."""
+        return is_locked(self.directory / _IN_USE)
+
+    @property
+    def used_at(self) -> float:
+        """When a clone was last made of it, in seconds since the epoch."""
+        with contextlib.suppress(OSError):
+            return (self.directory / _IN_USE).stat().st_mtime
+        return 0.0
+
+    def verify(self) -> None:
+        """Read every file in full. Raises SeedUnfit for the first that is not what it was."""
+        name = damaged_file(self.directory, self.facts["files"])
+        if name is not None:
+            raise SeedUnfit(
+                f"the seed '{self.name or self.seed_id}' is damaged: its file {name} was changed since it was made",
+                hint=f"kata-dind seed rm {self.name or self.seed_id}, then build it again",
+            )
+
+
+def seeds_directory() -> Path:
+    """Return where seeds lie, made when absent."""
+    return make_private(state_directory() / "seeds")
+
+
+def internal_id(key: str) -> str:
+    """Return the id of the internal seed with this key."""
+    return _INTERNAL + key
+
+
+def list_seeds() -> list[Seed]:
+    """Return all seeds: those with a name by it, then the internal ones. What killed builders left is swept."""
+    directory = seeds_directory()
+    for unfinished in directory.glob(f"{_UNFINISHED}*"):
+        sweep(unfinished)
+    seeds = [seed for path in directory.iterdir() if (seed := load_seed(path.name))]
+    return sorted(seeds, key=lambda seed: (seed.is_internal, seed.seed_id))
+
+
+def load_seed(seed_id: str) -> Seed | None:
+    """Return a seed by its id; None when there is none, or it has no record."""
+    directory = seeds_directory() / seed_id
+    facts = read_json(directory / FACTS)
+    return Seed(seed_id, directory, facts) if facts and not seed_id.startswith(".") else None
+
+
+def require_seed(name: str) -> Seed:
+    """Return a seed by its name or id. Raises SpecError for an unknown one, naming those that exist."""
+    seed = load_seed(name) if name and "/" not in name else None
+    if seed is None:
+        known = ", ".join(seed.seed_id for seed in list_seeds()) or "none"
+        raise SpecError(f"there is no seed '{name}' (there are: {known})", hint=f"kata-dind seed build {name}")
+    return seed
+
+
+@contextlib.contextmanager
+def use_seed(seed_id: str) -> Iterator[Seed]:
+    """Keep a seed from being removed for the length of the block, after a cheap look at its files.
+
+    Raises SeedUnfit when it is gone, or when a file holds something else than it did.
+    """
+    with contextlib.ExitStack() as stack:
+        with _changes():  # so that nobody removes it between our look and our lock
+            seed = load_seed(seed_id)
+            if seed is None:
+                raise SeedUnfit(f"the seed '{seed_id}' has been removed", hint="start a new sandbox")
+            stack.enter_context(locked_shared(seed.directory / _IN_USE, timeout_seconds=None))
+        require_intact(seed)
+        with contextlib.suppress(OSError):
+            os.utime(seed.directory / _IN_USE)
+        yield seed
+
+
+def require_intact(seed: Seed) -> None:
+    """Raise SeedUnfit when a file of a seed was written to or replaced, and holds something else now.
+
+    One that was only copied, as by a backup, is remembered by its new time and inode.
+    """
+    if seed.facts.get("format") != FORMAT:
+        raise SeedUnfit(f"the seed '{seed.name or seed.seed_id}' was made by another version of kata-dind")
+    if changed_file(seed.directory, seed.facts["files"]) is None:
+        return
+    seed.verify()
+    files = remarked_files(seed.directory, seed.facts["files"])
+    write_json(seed.directory / FACTS, {**seed.facts, "files": files})
+
+
+@contextlib.contextmanager
+def new_seed_directory() -> Iterator[Path]:
+    """Make a directory for the files of a seed to be; what is still there after the block is removed."""
+    directory = seeds_directory() / f"{_UNFINISHED}{os.urandom(6).hex()}"
+    directory.mkdir(mode=0o700)
+    with locked(directory / _IN_USE, timeout_seconds=None):
+        try:
+            yield directory
+        finally:
+            if directory.exists():
+                remove_tree(directory)
+
+
+def publish_seed(directory: Path, seed_id: str, facts: dict[str, Any]) -> Seed:
+    """Write the record of a finished directory and give it its id. Raises SpecError when that is taken."""
+    home = seeds_directory() / seed_id
+    write_json(directory / FACTS, {"format": FORMAT, **facts, "name": seed_id})
+    make_durable(directory)
+    with _changes():
+        require_free(seed_id)
+        directory.rename(home)
+    return Seed(seed_id, home, read_json(home / FACTS))
+
+
+def require_free(seed_id: str) -> None:
+    """Raise SpecError when there is a seed with this id."""
+    if (seeds_directory() / seed_id).exists():
+        raise SpecError(f"there is a seed '{seed_id}' already", hint=f"kata-dind seed rm {seed_id}")
+
+
+def remove_seed(seed: Seed, *, references: list[str]) -> None:
+    """Remove a seed. Raises SpecError when a clone runs on it, or when sandboxes' disks lie over its own."""
+    with _changes():
+        require_unused(seed, references=references)
+        doomed = seed.directory.with_name(f"{_UNFINISHED}removed-{os.urandom(4).hex()}")
+        seed.directory.rename(doomed)
+    remove_tree(doomed)
+
+
+def require_unused(seed: Seed, *, references: list[str]) -> None:
+    """Raise SpecError when a clone runs on a seed, or when sandboxes' disks lie over its own."""
+    if references or seed.is_in_use:
+        users = ", ".join(references) or "a sandbox that is being made"
+        raise SpecError(
+            f"the seed '{seed.name or seed.seed_id}' is used by {users}",
+            hint=f"kata-dind rm {references[0]}" if references else "",
+        )
+
+
+def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:
+    """Hold the lock of whoever builds the seed with this id, however long the builder before us takes."""
+    return locked(make_private(seeds_directory() / ".locks") / seed_id, timeout_seconds=None)
+
+
+def sweep(unfinished: Path) -> None:
+    """Remove what a killed builder or remover has left."""
+    with contextlib.suppress(HostError, FileNotFoundError):
+        if not is_locked(unfinished / _IN_USE):
+            remove_tree(unfinished)
+
+
+def _changes() -> contextlib.AbstractContextManager[int]:
+    """Serialise whatever adds, removes or takes seeds; nobody holds this for long."""
+    return locked(seeds_directory() / ".changes.lock", timeout_seconds=None)

@@ -1,0 +1,1 @@
+"""What carries a guest's streams: the framed channel, and the client of a sandbox's own control socket."""
