@@ -30,12 +30,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kata_dind.backend.plan import require_plan
 from kata_dind.backend.vm.begin import copy_children
-from kata_dind.backend.vm.plan import STATE, Plan, machine_shape, plan_from_json
+from kata_dind.backend.vm.plan import STATE, VmPlan, machine_shape, require_seed_machine, vm_plan, with_machine
 from kata_dind.guest.agent import protocol
 from kata_dind.host.disks import create_disk
 from kata_dind.image.cpio import encode_cpio, regular
@@ -95,13 +96,13 @@ def floor(plans: Plans, _accel: str) -> float:
     """Start the plan's machine by hand and return the seconds to dockerd's `API listen`."""
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
-        plan = replace(plans.cold, data_directory=directory)  # that of the sandbox which was planned is gone
+        plan = with_machine(plans.cold, data_directory=directory)  # that of the sandbox which was planned is gone
         for name, size_mib in (("layer.img", 10240), ("data.img", plan.data_root_mib)):
             create_disk(directory / name, size_mib=size_mib)
         init = encode_cpio(
             [regular("floor", FLOOR_INIT.encode(), mode=0o755), regular("by-hand", FLOOR_BY_HAND.encode())]
         )
-        (directory / "initramfs").write_bytes(plan.initramfs.read_bytes() + init)
+        (directory / "initramfs").write_bytes(plan.own.runs_on.initramfs.read_bytes() + init)
         pairs = [socket.socketpair() for _ in range(2)]
         for end in (end for pair in pairs for end in pair):
             stack.callback(end.close)
@@ -126,15 +127,15 @@ def bare(plans: Plans, _accel: str) -> float:
     return restore_by_hand(plans.clone)
 
 
-def restore_by_hand(plan: Plan) -> float:
+def restore_by_hand(plan: VmPlan) -> float:
     """Restore a clone's plan by QEMU alone; return the seconds from QEMU's start to the answer of its dockerd."""
-    if plan.seed_directory is None:
+    if plan.own.seed is None:
         raise SystemExit("`up` boots here, so there is nothing to restore by hand")
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
         copy_children(plan, directory)
         qmp, agent = (stack.enter_context(_socketpair()) for _ in range(2))
-        state = stack.enter_context((plan.seed_directory / STATE).open("rb"))
+        state = stack.enter_context((require_seed_machine(plan).directory / STATE).open("rb"))
         fds = [qmp[1].fileno(), agent[1].fileno(), state.fileno()]
         argv = machine_argv(machine_shape(plan, directory), Wiring(fds[0], fds[1], directory / "console", None, fds[2]))
         started = time.monotonic()
@@ -323,22 +324,22 @@ def endpoint_of(name: str) -> Path:
 class Plans:
     """What `up` does here when it boots, and when it goes on from a seed."""
 
-    cold: Plan
-    clone: Plan
+    cold: VmPlan
+    clone: VmPlan
 
 
 def _plans(accel: str) -> Plans:
     return Plans(plan_of_up(accel, "--cold"), plan_of_up(accel))
 
 
-def plan_of_up(accel: str, *options: str) -> Plan:
+def plan_of_up(accel: str, *options: str) -> VmPlan:
     """Let `up` plan and build whatever is missing, and return its plan.
 
-    The next `up` of another command line is not begun ahead.
+    The next `up` of another command line is not started early.
     """
     subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
-        return plan_from_json(json.loads((endpoint_of(NAME).parent / "plan.json").read_text())["plan"])
+        return vm_plan(require_plan(endpoint_of(NAME).parent))
     finally:
         subprocess.run([KATA_DIND, "rm", "--force", "--quiet", NAME], check=True)
 

@@ -3,7 +3,7 @@
     KataDindError            1
     ├─ SpecError             2  what was asked is wrong
     ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, LockBusy, KvmUnavailable,
-    │                           SeedUnfit
+    │                           SeedUnfit, PlanOutdated
     ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
     ├─ DataRootError         5  DataRootBusy, ForeignData, NoSpace, OverlayRefused
     ├─ BackendError          6  ContainerdError, KubernetesError
@@ -82,6 +82,10 @@ class LockBusy(HostError):
 
 class KvmUnavailable(HostError):
     """KVM was asked for, and no guest boots on it."""
+
+
+class PlanOutdated(HostError):
+    """A plan on file was made by another version of kata-dind, which means something else by it."""
 
 
 class SeedUnfit(HostError):

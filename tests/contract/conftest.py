@@ -1,8 +1,9 @@
-"""The fake backend, known to this process and to the supervisors that it starts as the `vm` one."""
+"""The fake backends, known to this process and to the supervisors that it starts as the `vm` one."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,25 @@ import pytest
 from kata_dind import backend
 
 _HERE = Path(__file__).parent
+_MODULE = "KATA_DIND_TEST_BACKEND"
+
+UseFake = Callable[[str], None]
 
 
 @pytest.fixture
-def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [str(_HERE / "site"), str(_HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setitem(backend._MODULES, "vm", "tests.contract.fake_backend")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+def use_fake(monkeypatch: pytest.MonkeyPatch) -> UseFake:
+    """Put a module of this directory in the place of the `vm` backend: `use_fake("fake_lasting")`."""
+
+    def use(module: str) -> None:
+        paths = [str(_HERE / "site"), str(_HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setitem(backend._MODULES, "vm", f"tests.contract.{module}")
+        monkeypatch.setenv(_MODULE, f"tests.contract.{module}")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    return use
+
+
+@pytest.fixture
+def fake_backend(use_fake: UseFake) -> None:
+    """The fake that can keep a guest's memory."""
+    use_fake("fake_backend")

@@ -1,7 +1,8 @@
 """A backend without a machine: its guest is the other end of a socket, in this process, with a fake dockerd in it.
 
-It keeps the promises of `kata_dind.backend` and passes the contract suite. A sandbox's image names how its guest
-behaves; what the guest went through is in its `guest.log`.
+It keeps the promises of `kata_dind.backend` and passes the contract suite: `BACKEND`, which can keep a guest's memory,
+and `PLAIN`, which can't. A sandbox's image names how its guest behaves; what the guest went through is in its
+`guest.log`.
 """
 
 from __future__ import annotations
@@ -14,25 +15,30 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import Backend, GoOn, Launch, OnEvent, StoredRoot
+from kata_dind.backend import Backend, Begun, Guest, OnEvent, PackedSeed, Problem, Proven, Wish
+from kata_dind.backend.plan import AnyPlan, PlannedImage, StartKind
+from kata_dind.backend.vm.events import guest_events
+from kata_dind.backend.vm.streams import AgentStream
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR, EVENTS
 from kata_dind.host.json_files import read_json
 from kata_dind.host.process import daemon
+from kata_dind.life.relays import relay_connection
 from kata_dind.progress import Report
-from kata_dind.vocabulary import Fallback
-from kata_dind.wire.channel import Channel, ChannelStream, first_of, open_channel, relay_connection
+from kata_dind.vocabulary import DataRootKind, Fallback
+from kata_dind.wire.channel import Channel, ChannelClosed, ChannelStream, first_of, open_channel
+from kata_dind.wire.requests import Container, Docker, Exec, Request, StreamLost, exec_to_json
 from tests.contract.fake_dockerd import FakeDockerd, Faults, serve_dockerd
+from tests.plans import plan_with
 
 if TYPE_CHECKING:
-    from kata_dind.image.source import PackageSource
-    from kata_dind.spec import SandboxSpec
     from kata_dind.store.seeds import Seed
 
 DATA_ROOT: dict[str, object] = {
@@ -63,7 +69,7 @@ class Behaviour:
     """Whether dockerd ever listens."""
     dies_before_ready: bool = False
     faults: Faults = field(default_factory=Faults)
-    problems: tuple[dict[str, Any], ...] = ()
+    problems: tuple[Problem, ...] = ()
     """What the backend reports once the guest has booted."""
     stop_seconds: float = 0.0
     """How long dockerd takes to stop."""
@@ -93,7 +99,7 @@ signal.sigwait([signal.SIGTERM])
 time.sleep(float(sys.argv[1]))
 """
 
-_SHORT = {"event": "problem", "message": "/host has 9 MiB left", "paused": False}
+_SHORT = Problem("/host has 9 MiB left")
 
 
 def _complaint(step: str, message: str) -> dict[str, str]:
@@ -109,9 +115,9 @@ BEHAVIOURS = {
     "gets-bad-input": Behaviour(says=(_complaint("parse", "KATA_DIND_SIZE is 'x'"),), exit_code=64),
     "crashes": Behaviour(exit_code=1),
     "runs-short": Behaviour(problems=(_SHORT,)),
-    "heals": Behaviour(problems=(_SHORT, {"event": "problem", "healed": "/host has room again"})),
+    "heals": Behaviour(problems=(_SHORT, Problem("", solved="/host has room again"))),
     "fails-for-want-of-space": Behaviour(problems=(_SHORT,), exit_code=1),
-    "is-paused": Behaviour(problems=({"event": "problem", "message": "/host is full", "paused": True},), answers=False),
+    "is-paused": Behaviour(problems=(Problem("/host is full", paused=True),), answers=False),
     "answers-late": Behaviour(faults=Faults(pings_before_ready=2)),
     "never-answers": Behaviour(answers=False, timeout_seconds=1.2),
     "is-silent": Behaviour(faults=Faults(silent_on=frozenset({"GET /_ping"})), timeout_seconds=1.2),
@@ -143,130 +149,167 @@ BEHAVIOURS = {
 }
 
 
+def fake_plan(behaviour: str, directory: Path, *, start: StartKind = StartKind.BOOT, **changes: Any) -> AnyPlan:
+    """Return the plan of a guest that behaves so, with its data root in a directory."""
+    behaves = BEHAVIOURS[behaviour]
+    fields: dict[str, Any] = {
+        "image": PlannedImage(behaviour, behaviour),
+        "accelerator": "fake",
+        "data_root": DataRootKind.MEMORY,
+        "fallback": behaves.fallback,
+        "timeout_seconds": behaves.timeout_seconds,
+        "own": {"data_directory": str(directory)},
+        "start": start,
+    }
+    return plan_with(**{**fields, **changes})
+
+
 class FakeBackend:
     """The backend."""
 
-    def prepare(
-        self,
-        spec: SandboxSpec,
-        directory: Path,
-        source: PackageSource,
-        *,
-        stored: StoredRoot | None,
-        before: dict[str, Any] | None = None,
-        to_save: bool = False,
-        report: Report,
-    ) -> dict[str, Any]:
+    logs: Mapping[str, str] = {"dockerd": "dockerd.log", "guest": "guest.log"}
+    lasting = None
+
+    def __init__(self, snapshots: FakeSnapshots | None) -> None:
+        self.snapshots = snapshots
+
+    def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a guest that behaves as the image says."""
+        spec, directory = wish.spec, wish.directory
         name = spec.image or "healthy"
         if name not in BEHAVIOURS:
             raise SpecError(f"--image: there is no image {name!r}")
-        return {
-            "name": spec.name,
-            "accelerator": "fake",
-            "accelerator_reason": "there is no machine",
-            "image_reference": name,
-            "image_id": name,
-            "data_root": "block" if spec.data_root == "auto" else str(spec.data_root),
-            "data_root_reason": "as asked",
-            "data_root_mib": spec.size_bytes >> 20,
-            "filesystem": str(spec.filesystem),
-            "seed": "",
-            "seed_key": "",
-            "start": "resume" if _saved(directory).exists() else "boot",
-            "data_directory": str(stored.directory if stored else directory),
-        }
-
-    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
-        """No guest of ours can be saved."""
-        raise NotImplementedError
-
-    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
-        """No seed is ever ours."""
-        raise NotImplementedError
-
-    def require_fit(self, seed: Seed) -> None:
-        """No seed is ever ours."""
-        raise NotImplementedError
-
-    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
-        """Nothing of ours becomes a seed."""
-        raise NotImplementedError
-
-    def launch(
-        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
-    ) -> Launch:
-        """Return how to start a plan."""
-        behaviour = BEHAVIOURS[plan["image_id"]]
-
-        resumes = plan.get("start") == "resume"
-
-        @contextlib.contextmanager
-        def begin(directory: Path) -> Iterator[GoOn]:
-            if not behaviour.restores:  # whose disks come with the seed
-                _make_data_root(plan)
-            if resumes and behaviour.resumes is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            _saved(directory).unlink(missing_ok=True)
-            if resumes and not behaviour.resumes:
-                raise BootFailed("the saved state cannot be read")
-            yield lambda on_event: open_guest(behaviour, directory, on_event, locks, ahead=ahead)
-
-        return Launch(
-            begin=begin,
-            container_request=lambda check: {
-                "kind": "renew" if resumes or behaviour.restores else "container",
-                "argv": ["dockerd"],
-                "check": check,
-            },
-            timeout_seconds=behaviour.timeout_seconds,
-            fallback=behaviour.fallback,
-            stand_in=plan["image_id"] if behaviour.restores else "",
-            adopt=lambda guest, directory: cast("FakeGuest", guest).move(directory),
-            proven=read_json(_saved(Path(plan["data_directory"]))) if resumes else None,
-            goes_on_from="its saved state",
-            unsavable=behaviour.unsavable,
+        resumes = self.snapshots is not None and _saved(directory).exists()
+        where = wish.stored.directory if wish.stored else directory
+        return fake_plan(
+            name,
+            where,
+            start=StartKind.RESUME if resumes else StartKind.BOOT,
+            name=spec.name,
+            data_root=DataRootKind.BLOCK if spec.data_root is DataRootKind.AUTO else spec.data_root,
+            data_root_mib=spec.size_bytes >> 20,
+            own={"data_directory": str(where), "filesystem": str(spec.filesystem)},
         )
 
-    def saved_state(self, directory: Path) -> dict[str, Any] | None:
+    def proven(self, plan: AnyPlan, directory: Path) -> Proven | None:
+        """Return what `suspend` has left."""
+        if plan.start is not StartKind.RESUME:
+            return None
+        facts = read_json(_saved(directory))
+        return Proven(facts["verdict"], facts["data_root"], facts["kernel"], facts["warnings"])
+
+    @contextlib.contextmanager
+    def begin(
+        self, plan: AnyPlan, directory: Path, *, ephemeral: bool = False, locks: Sequence[int] = ()
+    ) -> Iterator[Begun]:
+        """Make what the guest needs."""
+        behaviour = BEHAVIOURS[plan.image.image_id]
+        resumes = plan.start is StartKind.RESUME
+        if not behaviour.restores:  # whose disks come with the seed
+            _make_data_root(plan)
+        if resumes and behaviour.resumes is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        _saved(directory).unlink(missing_ok=True)
+        if resumes and not behaviour.resumes:
+            raise BootFailed("the saved state cannot be read")
+        yield _Begun(behaviour, directory, locks, is_early=False, ran_before=resumes)
+
+
+class FakeSnapshots:
+    """What a backend with snapshots can do, but for seeds: no guest of ours becomes one."""
+
+    def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
+        raise AssertionError("no guest of ours becomes a seed")
+
+    def adopt_seed(self, facts: Mapping[str, Any], directory: Path) -> list[str]:
+        raise AssertionError("no seed is ever ours")
+
+    def require_fit(self, seed: Seed) -> None:
+        raise AssertionError("no seed is ever ours")
+
+    def copy_disks(self, plan: AnyPlan, directory: Path, target: Path) -> None:
+        raise AssertionError("nothing of ours becomes a seed")
+
+    def suspended(self, directory: Path) -> dict[str, Any] | None:
         """Return what `suspend` has left."""
         return {"size_bytes": _saved(directory).stat().st_size} if _saved(directory).exists() else None
+
+    def why_not_suspendable(self, plan: AnyPlan) -> str:
+        return BEHAVIOURS[plan.image.image_id].unsavable
+
+    def stand_in_key(self, plan: AnyPlan) -> str:
+        return plan.image.image_id if BEHAVIOURS[plan.image.image_id].restores else ""
+
+    @contextlib.contextmanager
+    def begin_early(self, plan: AnyPlan, directory: Path) -> Iterator[Begun]:
+        yield _Begun(BEHAVIOURS[plan.image.image_id], directory, (), is_early=True, ran_before=True)
+
+    def adopt(self, guest: Guest, plan: AnyPlan, directory: Path) -> None:
+        cast("FakeGuest", guest).move(directory)
+
+
+class _Begun:
+    def __init__(
+        self, behaviour: Behaviour, directory: Path, locks: Sequence[int], *, is_early: bool, ran_before: bool
+    ) -> None:
+        self._behaviour = behaviour
+        self._directory = directory
+        self._locks = locks
+        self._is_early = is_early
+        self._ran_before = ran_before or behaviour.restores
+
+    def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[FakeGuest]:
+        return open_guest(
+            self._behaviour, self._directory, on_event, self._locks, early=self._is_early, ran_before=self._ran_before
+        )
 
 
 def _saved(directory: Path) -> Path:
     return directory / "suspended.json"
 
 
-def _make_data_root(plan: dict[str, Any]) -> None:
-    places = {"block": Path(DATA_DISK), "loop": Path(DATA_ROOT_SHARE, LOOP_FILE)}
-    if plan.get("data_root") in places:
-        disk = Path(plan["data_directory"]) / places[plan["data_root"]]
+def _make_data_root(plan: AnyPlan) -> None:
+    places = {DataRootKind.BLOCK: Path(DATA_DISK), DataRootKind.LOOP: Path(DATA_ROOT_SHARE, LOOP_FILE)}
+    if plan.data_root in places:
+        disk = Path(plan.own["data_directory"]) / places[plan.data_root]
         disk.parent.mkdir(exist_ok=True)
         with disk.open("ab") as file:
-            os.truncate(file.fileno(), plan["data_root_mib"] << 20)
+            os.truncate(file.fileno(), plan.data_root_mib << 20)
 
 
-BACKEND: Backend = FakeBackend()
+BACKEND: Backend = FakeBackend(FakeSnapshots())
+PLAIN: Backend = FakeBackend(None)
 
 
 class FakeGuest:
     """The guest as its owner sees it."""
 
-    def __init__(self, channel: Channel, system: _GuestSystem) -> None:
+    def __init__(self, channel: Channel, system: _GuestSystem, *, ran_before: bool) -> None:
         self._channel = channel
         self._system = system
+        self._ran_before = ran_before
         self.ended = system.ended
 
-    def open(self, request: dict[str, Any]) -> ChannelStream:
-        return self._channel.open(request)
+    def open(self, request: Request) -> AgentStream:
+        match request:
+            case Docker():
+                asked: dict[str, Any] = {"kind": "docker"}
+            case Exec():
+                asked = exec_to_json(request)
+            case Container(check):
+                asked = {"kind": "renew" if self._ran_before else "container", "check": check}
+        try:
+            return AgentStream(self._channel.open(asked))
+        except ChannelClosed as error:
+            raise StreamLost(str(error)) from error
 
-    async def save(self) -> None:
-        raise NotImplementedError
+    async def snapshot(self) -> None:
+        raise AssertionError("no guest of ours becomes a seed")
 
     def require_suspendable(self) -> None:
         self._system.require_suspendable()
 
-    async def suspend(self, facts: dict[str, Any]) -> None:
+    async def suspend(self, facts: Mapping[str, Any]) -> None:
         await self._system.suspended(self._channel, facts)
 
     def discard(self) -> None:
@@ -280,10 +323,19 @@ class FakeGuest:
         first = "the fake ended" if self.ended.is_set() else "the fake still runs"
         return f"{first}\n--- guest.log\n{self._system.log.read_text()}"
 
+    async def testimony(self) -> str:
+        return "" if self.ended.is_set() else "the fake says that it is well"
+
 
 @contextlib.asynccontextmanager
 async def open_guest(
-    behaviour: Behaviour, directory: Path, on_event: OnEvent, locks: Sequence[int], *, ahead: bool = False
+    behaviour: Behaviour,
+    directory: Path,
+    on_event: OnEvent,
+    locks: Sequence[int],
+    *,
+    early: bool,
+    ran_before: bool,
 ) -> AsyncIterator[FakeGuest]:
     """Start a guest for the length of the block; it is told to go down at the end, unless it is nobody's."""
     async with contextlib.AsyncExitStack() as stack:
@@ -291,12 +343,17 @@ async def open_guest(
             argv = [sys.executable, "-c", _WRITER, str(behaviour.writer_seconds)]
             stack.enter_context(daemon(argv, name="writer", log=directory / "writer.log", pass_fds=locks))
         system = _GuestSystem(behaviour, directory, stack)
-        system.ahead = ahead
+        system.early = early
         ours, theirs = socket.socketpair()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)
         stack.push_async_callback(system.power_cut)
         transport.pause_reading()  # until the guest has booted there is nobody to answer
-        channel = await stack.enter_async_context(open_channel(ours, on_event=on_event))
+
+        def heard(message: dict[str, Any]) -> None:
+            for event in guest_events(message, StartKind.RESUME if ran_before else StartKind.BOOT):
+                on_event(event)
+
+        channel = await stack.enter_async_context(open_channel(ours, on_event=heard))
         stack.push_async_exit(_stopping(system, channel))
         await system.boot()
         transport.resume_reading()
@@ -304,7 +361,7 @@ async def open_guest(
         system.say_hello()
         for problem in behaviour.problems:
             on_event(problem)
-        yield FakeGuest(channel, system)
+        yield FakeGuest(channel, system, ran_before=ran_before)
 
 
 def _stopping(system: _GuestSystem, channel: Channel) -> Callable[..., Any]:
@@ -328,8 +385,8 @@ class _GuestSystem:
         self.channel = Channel(is_host=False, on_open=self.serve)
         self.ended = asyncio.Event()
         self.log = directory / "guest.log"
-        self.ahead = False
-        """Whether it was started ahead, and is nobody's yet."""
+        self.early = False
+        """Whether it was started early, and is nobody's yet."""
         self._behaviour = behaviour
         self._socket = directory / "fake-dockerd.sock"
         self._container: ChannelStream | None = None
@@ -349,7 +406,7 @@ class _GuestSystem:
         if self._socket.exists():
             self._socket.rename(socket)
         self._socket = socket
-        self.ahead = False
+        self.early = False
 
     async def boot(self) -> None:
         self.note("booting")
@@ -367,12 +424,12 @@ class _GuestSystem:
         if self._behaviour.suspend_refusal is not None:
             raise self._behaviour.suspend_refusal
 
-    async def suspended(self, channel: Channel, facts: dict[str, Any]) -> None:
+    async def suspended(self, channel: Channel, facts: Mapping[str, Any]) -> None:
         channel.hush()
         await asyncio.sleep(self._behaviour.suspend_seconds)
         failure = self._behaviour.suspend_failure
         if failure is None:
-            _saved(self.log.parent).write_text(json.dumps(facts))
+            _saved(self.log.parent).write_text(json.dumps(dict(facts)))
             self.note("suspended")
             self._saved = True
             self.end()
@@ -387,7 +444,7 @@ class _GuestSystem:
             return
         if self.ended.is_set():
             raise AbnormalShutdown("the guest ended by itself")
-        if self.ahead:
+        if self.early:
             return
         if channel.agreed.is_set():
             channel.open({"kind": "poweroff"})
@@ -457,7 +514,7 @@ class _GuestSystem:
         except OSError as error:
             stream.close({"error": f"{type(error).__name__}: {error}"})
             return
-        await relay_connection(reader, writer, stream)
+        await relay_connection(reader, writer, AgentStream(stream))
 
     async def _exec(self, stream: ChannelStream, request: dict[str, Any]) -> None:
         if request["argv"] == ["die"]:

@@ -1,4 +1,4 @@
-"""A guest that is started ahead: whose it becomes, and when it is nobody's; and the supervisor that waits with it."""
+"""A guest that is started early: whose it becomes, and when it is nobody's; and the supervisor that waits with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from kata_dind.backend import Launch
+from kata_dind.backend.plan import AnyPlan
 from kata_dind.host.directories import state_directory
-from kata_dind.life.early import Ahead, begin_ahead, remember
-from kata_dind.life.owner import Owner
+from kata_dind.life.early import EarlyStart, remember, start_early
+from kata_dind.life.owner import Begin, Owner
+from kata_dind.progress import Event
 from kata_dind.sandbox.api import list_sandboxes, require_sandbox
 from kata_dind.store.sandboxes import Record, sandboxes_directory
-from tests.contract.fake_backend import BACKEND
+from tests.contract.fake_backend import BACKEND, fake_plan
 
 pytestmark = pytest.mark.usefixtures("fake_backend")
 
@@ -43,12 +44,12 @@ def left() -> list[str]:
     return sorted(path.name for path in sandboxes_directory().iterdir())
 
 
-def launch_of(image: str) -> Launch:
-    return BACKEND.launch({"image_id": image}, ephemeral=False)
+def plan_of(image: str, directory: Path = Path("/nowhere")) -> AnyPlan:
+    return fake_plan(image, directory)
 
 
 def remembered(words: Sequence[str] = WORDS, image: str = "is-restored") -> None:
-    remember(words, "demo", {"backend": "vm", "plan": {"image_id": image}}, launch_of(image))
+    remember(words, plan_of(image))
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -60,13 +61,15 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def ahead_of(words: Sequence[str]) -> AsyncIterator[Ahead]:
-    ahead = begin_ahead(words)
-    ahead.go_on()
+async def early_start(words: Sequence[str]) -> AsyncIterator[EarlyStart | None]:
+    early = start_early(words)
+    if early:
+        early.meet()
     try:
-        yield ahead
+        yield early
     finally:
-        await ahead.end()
+        if early:
+            await early.end()
         assert left() == []
 
 
@@ -83,13 +86,19 @@ async def is_practised() -> None:
         await asyncio.sleep(0.005)
 
 
-async def life_of(tmp_path: Path, launch: Launch) -> list[str]:
+async def life_of(tmp_path: Path, begin: Begin | None) -> list[str]:
     """Own a sandbox from its start to a stop as soon as it is ready; return what its guest went through."""
     record = Record("demo", tmp_path)
-    owner = Owner(record, launch, report=lambda event: owner.request_stop() if event.name == "ready" else None)
+    plan = plan_of("is-restored", tmp_path)
+
+    def report(event: Event) -> None:
+        if event.name == "ready":
+            owner.request_stop()
+
+    owner = Owner(record, plan, BACKEND, begin=begin, report=report)
     await owner.run()
     assert record.read("status.json")["verdict"]["storage"]
-    return record.log_path("guest").read_text().splitlines()
+    return (tmp_path / "guest.log").read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +109,11 @@ def test_the_same_command_goes_on_with_the_guest(tmp_path: Path, words: list[str
     remembered()
 
     async def scenario() -> None:
-        async with ahead_of(words) as ahead:
+        async with early_start(words) as early:
             if late:
                 await is_practised()
-            story = await life_of(tmp_path, await ahead.take(launch_of("is-restored")))
+            assert early is not None
+            story = await life_of(tmp_path, await early.take(plan_of("is-restored")))
         practice = ["container started, check False", "container followed"]
         containers = practice if late else practice[:1]
         assert story == ["booting", "booted", *containers, "powering off", "powered off"]
@@ -125,11 +135,10 @@ def test_another_command_starts_nothing(tmp_path: Path, words: list[str]) -> Non
     remembered()
 
     async def scenario() -> None:
-        async with ahead_of(words) as ahead:
+        async with early_start(words) as early:
             await asyncio.sleep(0.05)
             assert left() == []
-            launch = launch_of("is-restored")
-            assert await ahead.take(launch) is launch
+            assert early is None
 
     run(scenario())
 
@@ -139,10 +148,10 @@ def test_a_guest_that_nobody_takes_is_cut_off(image: str) -> None:
     remembered()
 
     async def scenario() -> None:
-        async with ahead_of(WORDS) as ahead:
+        async with early_start(WORDS) as early:
             await is_under_way()
-            launch = launch_of(image)
-            assert await ahead.take(launch) is launch
+            assert early is not None
+            assert await early.take(plan_of(image)) is None
             assert left() == []
 
     run(scenario())
@@ -152,23 +161,23 @@ def test_a_command_that_ends_without_a_sandbox_cuts_it_off() -> None:
     remembered(image="is-restored-slowly")
 
     async def scenario() -> None:
-        async with ahead_of(WORDS):
+        async with early_start(WORDS):
             await is_under_way()
 
     run(scenario())
 
 
-def test_a_guest_that_fails_ahead_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guest_that_fails_early_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
     remembered(image="is-restored-in-vain")
 
     async def scenario() -> None:
-        async with ahead_of(WORDS) as ahead:
+        async with early_start(WORDS) as early:
             await is_under_way()
-            launch = launch_of("is-restored-in-vain")
-            assert await ahead.take(launch) is launch
+            assert early is not None
+            assert await early.take(plan_of("is-restored-in-vain")) is None
 
     run(scenario())
-    assert "what was started ahead has failed" in caplog.text
+    assert "the early start has failed" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"words": ["up"]}', b'{"words": ["up"], "plan": 3}'])
@@ -176,9 +185,8 @@ def test_a_memory_that_is_damaged_starts_nothing(content: bytes) -> None:
     memory().write_bytes(content)
 
     async def scenario() -> None:
-        async with ahead_of(["up"]) as ahead:
-            launch = launch_of("is-restored")
-            assert await ahead.take(launch) is launch
+        async with early_start(["up"]) as early:
+            assert early is None
 
     run(scenario())
 
@@ -220,7 +228,7 @@ def test_the_command_line_goes_on_with_a_guest_that_was_started_meanwhile() -> N
         done = kata_dind("up", name, "--image", "is-restored")
         assert done.returncode == 0, done.stderr
         log = (require_sandbox(name).directory / "supervisor.log").read_text()
-        assert ("going on with the guest that was started ahead" in log) == ahead
+        assert ("the guest that was started early is adopted" in log) == ahead
         (supervisor,) = supervisors() - before
         # What was typed may be nobody else's business.
         assert b"is-restored" not in Path(f"/proc/{supervisor}/cmdline").read_bytes()
@@ -243,4 +251,4 @@ def test_a_command_line_may_be_long() -> None:
         assert done.returncode == 0, done.stderr
         log = (require_sandbox("one").directory / "supervisor.log").read_text()
         require_sandbox("one").remove(force=True)
-    assert "going on with the guest that was started ahead" in log
+    assert "the guest that was started early is adopted" in log

@@ -5,25 +5,38 @@ A backend joins with a `Subject` among the fixture's parameters.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from kata_dind.errors import GuestNotReady, SandboxError, SpecError
+from kata_dind.errors import DockerdFailed, GuestNotReady, SandboxError, SpecError
+from kata_dind.progress import Event
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
 from kata_dind.store.sandboxes import sandboxes_directory
+from tests.contract.conftest import UseFake
 
 
 class Subject(Protocol):
     """A backend under test."""
+
+    @property
+    def outlives_owner(self) -> bool:
+        """Whether its guests go on when their owner ends."""
+
+    @property
+    def can_suspend(self) -> bool:
+        """Whether it can keep a guest's memory."""
 
     def spec(self) -> SandboxSpec:
         """What to start: the backend's defaults, by the name of `demo`."""
@@ -32,8 +45,13 @@ class Subject(Protocol):
         """End a sandbox's guest as nobody has planned it."""
 
 
+@dataclass(frozen=True)
 class FakeSubject:
-    """The fake backend."""
+    """A fake backend, by its module."""
+
+    module: str
+    outlives_owner: bool = False
+    can_suspend: bool = False
 
     def spec(self) -> SandboxSpec:
         return parse_spec(name="demo", image="healthy")
@@ -43,11 +61,44 @@ class FakeSubject:
             sandbox.run(["die"], where="guest")
 
 
-@pytest.fixture(params=[pytest.param(FakeSubject(), id="fake")])
-def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+class VmSubject:
+    """The real vm backend."""
+
+    outlives_owner = False
+    can_suspend = True
+
+    def spec(self) -> SandboxSpec:
+        return parse_spec(name="demo")
+
+    def kill_guest(self, sandbox: Sandbox) -> None:
+        with contextlib.suppress(GuestNotReady):  # Linux powers the machine off at once
+            sandbox.run(["sh", "-c", "echo o >/proc/sysrq-trigger"], where="guest", timeout_seconds=30)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(FakeSubject("fake_backend", can_suspend=True), id="snapshotting"),
+        pytest.param(FakeSubject("fake_plain"), id="plain"),
+        pytest.param(FakeSubject("fake_lasting", outlives_owner=True), id="lasting"),
+        pytest.param(VmSubject(), id="vm", marks=[pytest.mark.vm, pytest.mark.requires("qemu", "mmdebstrap")]),
+    ]
+)
+def subject(request: pytest.FixtureRequest, use_fake: UseFake) -> Iterator[Subject]:
     if isinstance(request.param, FakeSubject):
-        request.getfixturevalue("fake_backend")
+        use_fake(request.param.module)
     yield request.param
+    remove_all()
+
+
+@pytest.fixture
+def lasting(use_fake: UseFake) -> Iterator[Subject]:
+    """The backend whose guests outlive their owner."""
+    use_fake("fake_lasting")
+    yield FakeSubject("fake_lasting", outlives_owner=True)
+    remove_all()
+
+
+def remove_all() -> None:
     for summary in list_sandboxes():
         require_sandbox(summary.name).remove(force=True)
     assert [*sandboxes_directory().iterdir()] == []
@@ -62,6 +113,28 @@ def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 30) ->
     while not condition():
         assert time.monotonic() < deadline, "it does not come to that"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def killing_the_supervisor() -> Iterator[None]:
+    """Kill the supervisor of `demo` as soon as its guest has begun, beside the block."""
+
+    def kill() -> None:
+        status = sandboxes_directory() / "demo" / "status.json"
+        while not over.is_set():
+            with contextlib.suppress(OSError, ValueError, KeyError, ProcessLookupError):
+                os.kill(int(json.loads(status.read_text())["pid"]), signal.SIGKILL)
+                return
+            time.sleep(0.001)
+
+    over = threading.Event()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def sockets_of(sandbox: Sandbox) -> list[Path]:
@@ -104,18 +177,93 @@ def test_a_guest_that_dies_is_a_crash_with_evidence_that_starts_again(subject: S
     assert start("demo").state == "running"
 
 
-def test_an_owner_that_dies_is_a_crash_that_starts_again(subject: Subject) -> None:
+def test_an_owner_that_dies_takes_its_guest_along_or_leaves_it_running(subject: Subject) -> None:
     sandbox = up(subject.spec())
     os.kill(supervisor_of(sandbox), signal.SIGKILL)
-    wait_until(lambda: sandbox.state == "crashed")
+    if subject.outlives_owner:
+        wait_until(lambda: sandbox.summary().problem == "no process serves its endpoint; kata-dind start demo")
+        assert sandbox.state == "running"
+        with pytest.raises(GuestNotReady, match="runs, but no process serves it"):
+            sandbox.run(["true"])
+    else:
+        wait_until(lambda: sandbox.state == "crashed")
     assert start("demo").state == "running"
+    assert sandbox.run(["echo", "back"], timeout_seconds=60).stdout == b"back\n"
 
 
-def test_an_orderly_stop_by_a_signal(subject: Subject) -> None:
+def test_a_signal_to_the_owner_ends_the_guest_in_order_or_leaves_it_running(subject: Subject) -> None:
     sandbox = up(subject.spec())
     os.kill(supervisor_of(sandbox), signal.SIGTERM)
-    wait_until(lambda: sandbox.state == "stopped")
+    wait_until(lambda: sockets_of(sandbox) == [])
+    wait_until(lambda: sandbox.state == ("running" if subject.outlives_owner else "stopped"))
     assert sandbox.inspect()["error"] is None
+
+
+def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_removed(lasting: Subject) -> None:
+    sandbox = up(lasting.spec())
+    verdict = sandbox.inspect()["docker"]
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        os.kill(supervisor_of(sandbox), end)
+        wait_until(lambda: sandbox.summary().problem is not None)
+        events: list[Event] = []
+        start("demo", report=events.append)
+        assert "the guest is found" in [event.message for event in events]
+        assert (sandbox.inspect()["docker"], sandbox.summary().problem) == (verdict, None)
+        assert DockerApi(sandbox.endpoint, timeout_seconds=30).version()["ApiVersion"]
+
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.summary().problem is not None)
+    with pytest.raises(SpecError, match="the sandbox 'demo' is running"):
+        sandbox.remove()
+    sandbox.stop()
+    assert (sandbox.state, sandbox.inspect()["error"]) == ("stopped", None)
+    assert start("demo").state == "running"
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.summary().problem is not None)
+    sandbox.remove(force=True)
+    assert list_sandboxes() == []
+
+
+def test_a_guest_that_dies_without_an_owner_is_a_crash(lasting: Subject) -> None:
+    sandbox = up(lasting.spec())
+    lasting.kill_guest(sandbox)
+    wait_until(lambda: sandbox.state == "crashed")
+    sandbox.remove()
+    assert list_sandboxes() == []
+
+
+def test_a_state_is_saved_where_the_backend_can_keep_one_and_else_refused(subject: Subject) -> None:
+    sandbox = up(subject.spec())
+    if subject.can_suspend:
+        sandbox.stop(save=True)
+        assert sandbox.saved_state is not None
+        assert start("demo").inspect()["start"]["how"] == "resume"
+    else:
+        with pytest.raises(SpecError, match="the backend vm can't keep a guest's memory"):
+            sandbox.stop(save=True)
+        assert (sandbox.state, sandbox.saved_state) == ("running", None)
+
+
+def test_the_logs_are_those_that_the_backend_names(subject: Subject) -> None:
+    sandbox = up(subject.spec())
+    assert sandbox.log_path("dockerd").read_text()
+    with pytest.raises(SpecError, match=f"use {', '.join(sandbox.logs)}"):
+        sandbox.log_path("none of these")
+
+
+@pytest.mark.parametrize("module", ["fake_backend", "fake_lasting"])
+@pytest.mark.parametrize("kill", [False, True], ids=["fails", "is killed"])
+def test_a_start_that_ends_before_it_is_ready_leaves_no_guest(module: str, kill: bool, use_fake: UseFake) -> None:
+    use_fake(module)
+    spec = parse_spec(name="demo", image="crashes")
+    if kill:
+        with pytest.raises(SandboxError), killing_the_supervisor():
+            up(spec)
+    else:
+        with pytest.raises(DockerdFailed):
+            up(spec)
+    assert list_sandboxes() == []
+    assert [*sandboxes_directory().iterdir()] == []
 
 
 def test_a_sandbox_of_our_own_leaves_nothing(subject: Subject) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kata_dind.backend.plan import StartKind
 from kata_dind.errors import (
     AbnormalShutdown,
     BootFailed,
@@ -30,7 +31,7 @@ from kata_dind.progress import Event, Report, silent
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.store.sandboxes import Record
 from kata_dind.wire.client import ExecResult, ask, capture, connect
-from tests.contract.fake_backend import BACKEND, DATA_ROOT
+from tests.contract.fake_backend import BACKEND, DATA_ROOT, fake_plan
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Start:
     @property
     def story(self) -> list[str]:
         """What the guest went through."""
-        return self.record.log_path("guest").read_text().splitlines()
+        return (self.record.directory / "guest.log").read_text().splitlines()
 
     async def wait_until_ready(self) -> None:
         while not any(event.name == "ready" for event in self.events):  # noqa: ASYNC110 - events come by a callback
@@ -62,7 +63,7 @@ class Start:
 def start_of(tmp_path: Path, behaviour: str) -> Start:
     events: list[Event] = []
     record = Record("demo", tmp_path)
-    owner = Owner(record, BACKEND.launch({"image_id": behaviour}, ephemeral=False), report=events.append)
+    owner = Owner(record, fake_plan(behaviour, tmp_path), BACKEND, report=events.append)
     return Start(record, owner, events)
 
 
@@ -260,7 +261,7 @@ def test_what_dockerd_says_is_in_its_log(tmp_path: Path) -> None:
             pass
 
     run(scenario())
-    assert 'level=info msg="Starting up"' in start.record.log_path("dockerd").read_text()
+    assert 'level=info msg="Starting up"' in (start.record.directory / "dockerd.log").read_text()
     assert start.status["warnings"] == ["writes are slow"]
     assert ("warning", "writes are slow") in [(event.name, event.message) for event in start.events]
 
@@ -497,9 +498,9 @@ def resumed_start_of(tmp_path: Path, behaviour: str, report: Report = silent) ->
         events.append(event)
         report(event)
 
-    plan = {"image_id": behaviour, "start": "resume", "data_directory": str(tmp_path)}
+    plan = fake_plan(behaviour, tmp_path, start=StartKind.RESUME)
     record = Record("demo", tmp_path)
-    return Start(record, Owner(record, BACKEND.launch(plan, ephemeral=False), report=heard), events)
+    return Start(record, Owner(record, plan, BACKEND, report=heard), events)
 
 
 def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_saved_sandbox_goes_on_once() -> None:
     assert sandbox.inspect()["saved_state"]["size_bytes"] > 0
     events: list[Event] = []
     facts = start("demo", report=events.append).inspect()
-    assert "the machine goes on from its saved state" in [event.message for event in events]
+    assert "the machine has resumed from its saved state" in [event.message for event in events]
     assert (facts["start"]["how"], facts["start"]["check_seconds"]) == ("resume", 0.1)
     assert (facts["docker"], facts["saved_state"]) == (verdict, None)
     assert facts["data_root"]["proof"] == {"mount": "passed", "whiteout": "passed"}

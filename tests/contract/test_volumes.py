@@ -213,7 +213,7 @@ def test_the_size_is_the_volumes_until_more_is_asked_for(
         os.truncate(file.fileno(), 5 << 30)
     events: list[Event] = []
     sandbox = up(spec_of(size=asked), report=events.append)
-    assert json.loads((sandbox.directory / "plan.json").read_text())["plan"]["data_root_mib"] == planned_mib
+    assert json.loads((sandbox.directory / "plan.json").read_text())["data_root_mib"] == planned_mib
     assert require_volume("db").size_bytes == planned_mib << 20
     assert [event.message for event in events if event.name == "warning"] == warnings
     sandbox.stop()
@@ -232,7 +232,7 @@ def test_the_file_system_is_the_volumes_and_a_wish_for_another_is_told() -> None
     assert [event.message for event in events if event.name == "warning"] == [
         "--filesystem: the volume 'db' keeps its ext4; only a new one can have xfs"
     ]
-    assert json.loads((sandbox.directory / "plan.json").read_text())["plan"]["filesystem"] == "ext4"
+    assert json.loads((sandbox.directory / "plan.json").read_text())["own"]["filesystem"] == "ext4"
     sandbox.stop()
     events.clear()
     start("demo", report=events.append)
@@ -248,7 +248,7 @@ def test_a_volume_with_xfs_needs_no_word_of_it() -> None:
     events: list[Event] = []
     sandbox = up(spec_of(), report=events.append)
     assert [event.message for event in events if event.name == "warning"] == []
-    assert json.loads((sandbox.directory / "plan.json").read_text())["plan"]["filesystem"] == "xfs"
+    assert json.loads((sandbox.directory / "plan.json").read_text())["own"]["filesystem"] == "xfs"
 
 
 def test_a_size_means_nothing_to_a_virtiofs_volume() -> None:

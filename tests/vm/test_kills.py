@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.store.sandboxes import LOGS, record_of
+from kata_dind.store.sandboxes import record_of
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
@@ -168,4 +168,4 @@ def wait_for_the_end(sandbox: SandboxDriver) -> None:
 
 def count_checks(sandbox: SandboxDriver) -> int:
     """Return how often a start has checked the data root's file system."""
-    return (sandbox.sandbox.directory / LOGS["dockerd"]).read_text().count("checking the file system")
+    return sandbox.sandbox.log_path("dockerd").read_text().count("checking the file system")

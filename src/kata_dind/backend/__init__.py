@@ -1,32 +1,70 @@
-"""Backends turn a plan into a running sandbox; everything above knows one by the protocols in this file only.
+"""Backends turn a spec into a plan and a plan into a running guest; all others know one by the protocols in this file.
 
-A backend MUST leave nothing behind when the block of `Launch.start` ends, however it ends; MUST NOT yield from it
-before the guest answers; and MUST stop the guest's dockerd and file systems before it takes the guest away.
+What each backend does is in `Backend` and `Guest`. What only some can do is a protocol of its own, which a backend
+offers or doesn't: `Snapshots` for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their
+owner.
+
+A backend MUST NOT yield a guest before that answers, and MUST leave nothing behind when the block of `begin` ends,
+however it ends: it stops the guest's dockerd and its file systems before it takes the guest away. The exception is a
+guest that outlives its owner: there the block's end leaves it alone, and `Lasting.stop` ends it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from kata_dind.vocabulary import Fallback
-
 if TYPE_CHECKING:
     import asyncio
 
+    from kata_dind.backend.plan import AnyPlan
     from kata_dind.image.source import PackageSource
     from kata_dind.progress import Report
     from kata_dind.spec import SandboxSpec
     from kata_dind.store.seeds import Seed
-    from kata_dind.wire.channel import ChannelStream
+    from kata_dind.wire.requests import Request, Stream
 
-OnEvent = Callable[[dict[str, Any]], None]
-"""Takes what the guest reports: `event` names it."""
+
+class Phase(NamedTuple):
+    """A step of the start is over."""
+
+    name: str
+    message: str
+    ended_seconds_ago: float = 0.0
+
+
+class Kernel(NamedTuple):
+    """Which kernel the guest runs."""
+
+    version: str
+
+
+class Problem(NamedTuple):
+    """Something that the sandbox lives with, such as a full disk of the host, or that this is over."""
+
+    message: str
+    """Empty when it is over."""
+    paused: bool = False
+    """Whether the guest stands still."""
+    solved: str = ""
+    """What to say when it is over."""
+
+
+class Usable(NamedTuple):
+    """A guest that ran before is this sandbox's own from here on, so that clients may be let in."""
+
+    changed: Mapping[str, Any]
+    """What of the data root has changed since dockerd was proven: `size_bytes`."""
+    check_seconds: float | None = None
+    """How long the guest took to see that its data root still works; None where that was not looked at."""
+
+
+GuestEvent = Phase | Kernel | Problem | Usable
+OnEvent = Callable[[GuestEvent], None]
 
 
 class Guest(Protocol):
@@ -35,23 +73,10 @@ class Guest(Protocol):
     ended: asyncio.Event
     """Set when the guest is gone, by whatever cause."""
 
-    def open(self, request: dict[str, Any]) -> ChannelStream:
-        """Open a stream to the guest: `docker`, `exec`, `container`. Raises ChannelClosed when the guest is gone."""
+    def open(self, request: Request) -> Stream:
+        """Ask for something. Raises StreamLost when the guest is gone.
 
-    async def save(self) -> None:
-        """End the guest, whose launch was planned to become a seed, with its state in the sandbox's directory.
-
-        Raises SandboxError when it can't be saved.
-        """
-
-    def require_suspendable(self) -> None:
-        """Raise NoSpace or SandboxError when the guest can't be suspended at the moment."""
-
-    async def suspend(self, facts: dict[str, Any]) -> None:
-        """End the guest with its state and some facts in the sandbox's directory, from which its next start goes on.
-
-        Raises SandboxError or NoSpace when it can't be saved: then it goes on, but all its streams are closed, and what
-        is opened first must be its launch's request for the container. Raises AbnormalShutdown when it can't go on.
+        A guest that has been proven already (`Backend.proven`) reports `Usable` after it was asked for its `Container`.
         """
 
     def discard(self) -> None:
@@ -61,46 +86,20 @@ class Guest(Protocol):
         """
 
     def evidence(self) -> str:
-        """Return what is known of the guest, for an error's details; what has ended comes first, in one line."""
+        """Return what this host knows of the guest, for an error's details; what has ended comes first, in one line."""
+
+    async def testimony(self) -> str:
+        """Return what the guest itself can tell when something has failed; empty when it does not answer soon."""
 
 
-GoOn = Callable[[OnEvent], AbstractAsyncContextManager[Guest]]
-"""Meets a guest that was begun, for the length of a block."""
+class Begun(Protocol):
+    """A guest whose start has begun, as far as that needs no event loop."""
 
+    def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[Guest]:
+        """Wait for the guest to answer, and serve it for the length of the block.
 
-def _adopts_none(guest: Guest, directory: Path) -> None:
-    raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How one sandbox is started."""
-
-    begin: Callable[[Path], AbstractContextManager[GoOn]]
-    """Start the guest of a sandbox's directory for the length of a block, as far as that needs no event loop."""
-    container_request: Callable[[bool], dict[str, Any]]
-    """What the guest is asked to run; True demands a check of the data root's file system."""
-    timeout_seconds: float
-    """For the whole start, to a passing verdict."""
-    fallback: Fallback = Fallback.NONE
-    """The storage driver beside overlay that the proof is to accept."""
-    stand_in: str = ""
-    """Equal for launches whose guests could be each other's until something is asked of them; empty for none."""
-    adopt: Callable[[Guest, Path], None] = _adopts_none
-    """Make a guest that was started ahead, by an equal launch, that of a sandbox's directory, with all its files."""
-    proven: dict[str, Any] | None = None
-    """For a guest that goes on: what is known of it, its proof among it, as in a `seed.json`. None for a boot."""
-    goes_on_from: str = ""
-    """What it goes on from, in the user's words."""
-    unsavable: str = ""
-    """Why the guest can't be suspended; empty when it can."""
-
-    @contextlib.asynccontextmanager
-    async def start(self, directory: Path, on_event: OnEvent) -> AsyncIterator[Guest]:
-        """Start the guest of a sandbox's directory for the length of a block."""
-        with self.begin(directory) as go_on:
-            async with go_on(on_event) as guest:
-                yield guest
+        Raises BootFailed and its kin; AbnormalShutdown at the end of a block that went well itself.
+        """
 
 
 class StoredRoot(NamedTuple):
@@ -113,67 +112,165 @@ class StoredRoot(NamedTuple):
     storage: str
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a start is asked for, and what it starts from."""
+
+    spec: SandboxSpec
+    directory: Path
+    """The sandbox's, which need not exist yet."""
+    stored: StoredRoot | None = None
+    """The volume that holds the data root; its kind and its size are in the spec already."""
+    before: AnyPlan | None = None
+    """The plan of the sandbox's last start; None for a new sandbox."""
+    packages: PackageSource | None = None
+    """Where a backend that builds images gets packages; None for the host's own release."""
+    to_snapshot: bool = False
+    """Whether the guest is to become a seed."""
+
+
+class Proven(NamedTuple):
+    """What is known of a guest whose dockerd was proven before this start."""
+
+    verdict: Mapping[str, Any]
+    data_root: Mapping[str, Any]
+    kernel: str
+    warnings: Sequence[str] = ()
+    dockerd_log: str = ""
+    """What dockerd said until then, where the sandbox's own log does not have it."""
+
+
 class Backend(Protocol):
     """One way to run sandboxes."""
 
-    def prepare(
-        self,
-        spec: SandboxSpec,
-        directory: Path,
-        source: PackageSource,
-        *,
-        stored: StoredRoot | None,
-        before: dict[str, Any] | None = None,
-        to_save: bool = False,
-        report: Report,
-    ) -> dict[str, Any]:
-        """Check the spec against the host and return a plan as JSON values; `directory` is not touched.
+    @property
+    def logs(self) -> Mapping[str, str]:
+        """The logs in a sandbox's directory: what users call one, and the file's name. `dockerd` is among them."""
 
-        The data root is `stored`, or lies in `directory`. Kind and size of a stored one are in the spec already.
-        `before` is the plan of the sandbox's last start, None for a new one; if the sandbox was suspended then, it goes
-        on from there, or a warning says why it can't; a plan's `start` is `resume` then. `to_save` demands a guest that
-        can become a seed. A plan's `seed` names the seed that it uses, `seed_key` the one that it would use, which has
-        `seed_cpus`, `seed_memory_mib` and a data root of `seed_root_mib`.
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """What it can do with the memory of guests; None for nothing."""
+
+    @property
+    def lasting(self) -> Lasting | None:
+        """What is asked of guests that outlive their owner; None where a guest ends with its owner."""
+
+    def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
+        """Check a wish against this host, make what is missing, and return the plan; the directory is not touched.
+
+        A guest that was suspended resumes, or a warning in the plan says why it can't. Raises SpecError, HostError,
+        ImageError.
         """
 
-    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
-        """Move what a saved guest has left in a sandbox's directory into that of a seed.
+    def proven(self, plan: AnyPlan, directory: Path) -> Proven | None:
+        """Return what is known of a plan's guest when it was proven before; None for one that boots.
 
-        Returns `files`, the names of all that belong to it; `children`, those of them that an import makes anew;
-        `parts`, what of this host it depends on; and `image`, how its dind image is known.
+        Raises SandboxError or SeedUnfit when what it would continue from is gone.
         """
 
-    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
+    def begin(
+        self, plan: AnyPlan, directory: Path, *, ephemeral: bool = False, locks: Sequence[int] = ()
+    ) -> AbstractContextManager[Begun]:
+        """Start the guest of a sandbox's directory for the length of a block, as far as that needs no event loop.
+
+        What an ephemeral guest has on its own disks is lost when it ends. `locks` are descriptors: every process that
+        writes the data root MUST inherit them, so that a lock ends with the last one, also after an owner that was
+        killed. Raises PlanOutdated, NoSpace, HostError.
+        """
+
+
+class Lasting(Protocol):
+    """Of a backend whose guests outlive their owner, which is a relay then: it may come and go."""
+
+    def runs(self, plan: AnyPlan, directory: Path) -> bool:
+        """Tell whether the guest of a sandbox runs. Raises BackendError when nobody can tell."""
+
+    def stop(self, plan: AnyPlan, directory: Path, *, timeout_seconds: float) -> None:
+        """End a guest in order: dockerd, its file systems, the guest. Harmless for one that does not run.
+
+        Raises BackendError, AbnormalShutdown when the guest had to be cut off.
+        """
+
+
+class PackedSeed(NamedTuple):
+    """What a seed's directory holds of its machine."""
+
+    files: tuple[str, ...]
+    """The names of all files that belong to it."""
+    children: tuple[str, ...]
+    """Those among them that an import makes anew."""
+    parts: Mapping[str, str]
+    """What of this host the seed depends on, each part with its version or digest."""
+    image: Mapping[str, Any]
+    """How its dind image is known."""
+
+
+class SnapshotGuest(Guest, Protocol):
+    """A guest whose memory can be kept."""
+
+    async def snapshot(self) -> None:
+        """End a guest that was planned to become a seed, with its state in the sandbox's directory.
+
+        Raises SandboxError.
+        """
+
+    def require_suspendable(self) -> None:
+        """Raise NoSpace or SandboxError when the guest can't be suspended at the moment."""
+
+    async def suspend(self, facts: Mapping[str, Any]) -> None:
+        """End the guest with its state and some facts in the sandbox's directory, from which its next start resumes.
+
+        Raises SandboxError or NoSpace when its state can't be kept: then the guest runs on, but all its streams are
+        closed, and what is opened first must be its `Container`. Raises AbnormalShutdown when it can't run on.
+        """
+
+
+class Snapshots(Protocol):
+    """Of a backend that can keep a guest's memory: seeds, `stop --save`, and guests that are started early."""
+
+    def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
+        """Move what a snapshot has left in a sandbox's directory into that of a seed."""
+
+    def adopt_seed(self, facts: Mapping[str, Any], directory: Path) -> list[str]:
         """Make what a seed that came from elsewhere needs beside its files, and return the names of its children.
 
-        Raises KeyError, TypeError or ValueError for facts that no backend of this kind has written.
+        Raises PlanOutdated, KeyError, TypeError or ValueError for facts that no backend of this kind has written.
         """
 
     def require_fit(self, seed: Seed) -> None:
         """Raise SeedUnfit, with the reason, when a seed can't be restored on this host."""
 
-    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
+    def copy_disks(self, plan: AnyPlan, directory: Path, target: Path) -> None:
         """Copy what a stopped sandbox has written into the directory of a new one, on which that can boot.
 
         Raises SpecError for one whose data root does not lie in its own directory, NoSpace.
         """
 
-    def saved_state(self, directory: Path) -> dict[str, Any] | None:
-        """Return `size_bytes` and `saved_at` of what a stopped sandbox would go on from; None for nothing."""
+    def suspended(self, directory: Path) -> dict[str, Any] | None:
+        """Return `size_bytes` and `saved_at` of the state from which a stopped sandbox would resume; None for none."""
 
-    def launch(
-        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
-    ) -> Launch:
-        """Return how to start a plan; what an ephemeral guest has on its own disks is lost when it ends.
+    def why_not_suspendable(self, plan: AnyPlan) -> str:
+        """Return why no guest of a plan can be suspended; empty when one can."""
 
-        A guest that is started `ahead` is cut off at its end, unless it was adopted.
+    def stand_in_key(self, plan: AnyPlan) -> str:
+        """Return what is equal for plans whose guests could be each other's until something is asked of them.
 
-        `locks` are descriptors. Every process that writes the data root MUST inherit them, so that a lock ends with the
-        last one, also after an owner that was killed. Raises HostError for a plan that another version made.
+        Empty for a plan whose guest can't be started early.
         """
+
+    def begin_early(self, plan: AnyPlan, directory: Path) -> AbstractContextManager[Begun]:
+        """Start a guest for a sandbox that isn't there yet; the block's end cuts it off unless it was adopted."""
+
+    def adopt(self, guest: Guest, plan: AnyPlan, directory: Path) -> None:
+        """Make a guest that was started early, by a plan with an equal key, that of a sandbox, with all its files."""
 
 
 _MODULES = {"vm": "kata_dind.backend.vm.backend"}
+
+
+def installed_backends() -> list[str]:
+    """Return the names of the backends that this installation has."""
+    return [*_MODULES]
 
 
 def load_backend(name: str) -> Backend:
@@ -181,6 +278,12 @@ def load_backend(name: str) -> Backend:
     return cast(Backend, importlib.import_module(_MODULES[name]).BACKEND)
 
 
-def load_ahead() -> None:
+def require_snapshots(backend: Backend) -> Snapshots:
+    """Return what a backend with snapshots can do; for callers who hold what only such a backend makes."""
+    assert backend.snapshots is not None
+    return backend.snapshots
+
+
+def load_early() -> None:
     """Import what the default backend will need at a start, for a process that has nothing else to do yet."""
     importlib.import_module("kata_dind.backend.vm.start")

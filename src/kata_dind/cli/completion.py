@@ -42,6 +42,16 @@ def image_references(incomplete: str) -> list[str]:
     return []
 
 
+def log_sources(incomplete: str) -> list[str]:
+    """Complete a log's source: all that the installed backends have."""
+    with contextlib.suppress(Exception):
+        from kata_dind.backend import installed_backends, load_backend
+
+        logs = (source for name in installed_backends() for source in load_backend(name).logs)
+        return _beginning(incomplete, dict.fromkeys(logs))
+    return []
+
+
 def words(allowed: Iterable[str]) -> Callable[[str], list[str]]:
     """Complete the words of a closed set."""
     known = [str(word) for word in allowed]

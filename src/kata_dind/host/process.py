@@ -122,6 +122,23 @@ class Process:
         os.killpg(self.pid, signal.SIGKILL)  # what the leader left behind in its group
 
 
+def signal_process(pid: int, number: signal.Signals, *, word: str, has_open: Path) -> None:
+    """Signal a process whose command line has a word in it, and that has a file open; no other, and none for none."""
+    try:
+        pidfd = os.pidfd_open(pid)  # which keeps the number true while we look
+    except (OSError, ValueError):
+        return
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        files = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        if word.encode() in words and has_open.resolve() in files:
+            signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        return  # it has ended, or is another user's
+    finally:
+        os.close(pidfd)
+
+
 def process_status(pid: int) -> str:
     """Return what proc_pid_status(5) tells of a process."""
     return Path(f"/proc/{pid}/status").read_text()

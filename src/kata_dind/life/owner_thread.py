@@ -12,11 +12,15 @@ import select
 import threading
 from collections.abc import Iterator
 
-from kata_dind.backend import Launch
-from kata_dind.errors import GuestNotReady
-from kata_dind.life.owner import Owner
+from kata_dind.backend import Backend
+from kata_dind.backend.plan import AnyPlan
+from kata_dind.errors import GuestNotReady, SandboxError
+from kata_dind.life.owner import Begin, Owner
 from kata_dind.progress import Event, Report
 from kata_dind.store.sandboxes import Record
+
+_SNAPSHOT_SECONDS = 1800.0
+"""For a snapshot, whose steps have deadlines of their own; this one is for a loop that has stopped turning."""
 
 
 class OwnerThread:
@@ -26,16 +30,20 @@ class OwnerThread:
         self._owner = owner
         self._loop = loop
 
-    def save(self) -> None:
-        """End the guest with its state on file; see `backend.Guest.save`."""
-        asyncio.run_coroutine_threadsafe(self._owner.save(), self._loop).result()
+    def snapshot(self) -> None:
+        """End the guest with its state on file; see `backend.SnapshotGuest.snapshot`."""
+        done = asyncio.run_coroutine_threadsafe(self._owner.snapshot(), self._loop)
+        try:
+            done.result(_SNAPSHOT_SECONDS)
+        except TimeoutError as error:
+            raise SandboxError(f"the snapshot was not made within {_SNAPSHOT_SECONDS:g} s") from error
 
 
 @contextlib.contextmanager
-def own_in_thread(record: Record, launch: Launch, *, report: Report) -> Iterator[OwnerThread]:
+def own_in_thread(
+    record: Record, plan: AnyPlan, backend: Backend, *, begin: Begin | None = None, report: Report
+) -> Iterator[OwnerThread]:
     """Start a sandbox, own it for the length of the block, and stop it. Raises what made it fail."""
-    loop = asyncio.new_event_loop()
-    ready_read, ready_write = os.pipe()
     failure: list[BaseException] = []
 
     def heard(event: Event) -> None:
@@ -43,7 +51,9 @@ def own_in_thread(record: Record, launch: Launch, *, report: Report) -> Iterator
         if event.name == "ready":
             os.write(ready_write, b"r")
 
-    owner = Owner(record, launch, report=heard)
+    owner = Owner(record, plan, backend, begin=begin, report=heard)
+    loop = asyncio.new_event_loop()
+    ready_read, ready_write = os.pipe()
     ended = threading.Event()
 
     def own() -> None:

@@ -34,13 +34,14 @@ class Standby:
         with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` tells
             self._socket.sendall(json.dumps({"words": list(words)}).encode() + b"\n")
 
-    def hand_over(self, directory: Path, locks: Sequence[int]) -> IO[bytes]:
+    def hand_over(self, directory: Path, locks: Sequence[int], *, verbose: bool) -> IO[bytes]:
         """Give it a sandbox's directory with the locks that it is to hold; return what it reports, line by line.
 
-        Raises SandboxError when it has ended already.
+        With `verbose`, what it logs is among that. Raises SandboxError when it has ended already.
         """
+        message = {"directory": str(directory), "verbose": verbose}
         try:
-            socket.send_fds(self._socket, [json.dumps({"directory": str(directory)}).encode()], list(locks))
+            socket.send_fds(self._socket, [json.dumps(message).encode()], list(locks))
         except OSError as error:
             from kata_dind.errors import SandboxError
 

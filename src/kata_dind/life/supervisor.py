@@ -10,6 +10,7 @@ nobody reads that before the sandbox is ready, the start is broken off: its star
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -18,15 +19,18 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from kata_dind.backend import load_ahead, load_backend
+from kata_dind.backend import load_backend, load_early
+from kata_dind.backend.plan import require_plan
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import use_small_pages
-from kata_dind.life.early import Ahead, begin_ahead, remember
+from kata_dind.life.early import EarlyStart, remember, start_early
 from kata_dind.store.sandboxes import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata_dind.progress import Event
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,10 @@ class Reporter:
     def event(self, event: Event) -> None:
         """Send one event."""
         self._send({"name": event.name, "message": event.message, "seconds": event.seconds})
+
+    def log(self, message: str) -> None:
+        """Send what was logged."""
+        self._send({"log": message})
 
     def error(self, error: BaseException) -> None:
         """Send what made the start fail."""
@@ -72,7 +80,35 @@ class Reporter:
             self.close()
 
 
-async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahead: Ahead, words: list[str]) -> None:
+class ToldLog(logging.Handler):
+    """Tells the starter what is logged, for `up --verbose`; what was logged before there was a sandbox, too."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self._kept: list[str] = []
+        self._tell: Callable[[str], None] | None = None
+        logging.getLogger("kata_dind").addHandler(self)
+        logging.getLogger("kata_dind").setLevel(logging.DEBUG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one message."""
+        if self._tell is None:
+            self._kept.append(record.getMessage())
+        else:
+            self._tell(record.getMessage())
+
+    def tell(self, tell: Callable[[str], None]) -> None:
+        """Tell from here on, and what was kept first."""
+        kept, self._kept, self._tell = self._kept, [], tell
+        for message in kept:
+            tell(message)
+
+    def end(self) -> None:
+        """Tell and keep no more."""
+        logging.getLogger("kata_dind").removeHandler(self)
+
+
+async def _own(record: Record, reporter: Reporter, handed: Handed, early: EarlyStart | None, words: list[str]) -> None:
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -83,7 +119,7 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
         reporter.event(event)
         if event.name == "ready":
             let_go()
-            remember(words, record.name, plan, launch)
+            remember(words, plan)
 
     def let_go() -> None:
         if reporter.fd >= 0:
@@ -97,9 +133,12 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
 
     from kata_dind.life.owner import Owner
 
-    plan = record.read("plan.json")
-    launch = load_backend(str(plan["backend"])).launch(plan["plan"], ephemeral=False, locks=volume_locks)
-    owner = Owner(record, await ahead.take(launch), report=report)
+    plan = require_plan(record.directory)
+    backend = load_backend(plan.backend)
+    begin = await early.take(plan) if early else None
+    # The first lock is the sandbox's, which ends with us; the volume's are for whatever writes the volume.
+    begin = begin or functools.partial(backend.begin, plan, locks=handed.locks[1:])
+    owner = Owner(record, plan, backend, begin=begin, report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, owner.request_stop)
     loop.add_reader(reporter.fd, starter_gone)  # the end of the starter is an end of file
@@ -111,24 +150,30 @@ async def _own(record: Record, reporter: Reporter, volume_locks: list[int], ahea
         raise
 
 
-async def _serve(reporter: Reporter, words: list[str], ahead: Ahead) -> int:
+async def _serve(reporter: Reporter, words: list[str], early: EarlyStart | None, log: ToldLog) -> int:
     import asyncio
 
-    ahead.go_on()
+    if early:
+        early.meet()
     try:
         await asyncio.sleep(0)
         importlib.import_module("kata_dind.life.owner")  # while QEMU starts, if one was
         handed = await _take_over(reporter.fd)
         if handed is None:
             return 0
-        directory, locks = handed
-        record = Record(directory.name, directory)
+        record = Record(handed.directory.name, handed.directory)
         _speak_to(record.owner_log)
+        if handed.verbose:
+            log.tell(reporter.log)
+        else:
+            log.end()
         try:
-            await _own(record, reporter, locks[1:], ahead, words)
+            await _own(record, reporter, handed, early, words)
         except asyncio.CancelledError:
             if record.ephemeral.exists():
-                record.remove()  # the starter would, but it may be gone
+                from kata_dind.life.guests import remove_sandbox
+
+                remove_sandbox(record)  # the starter would, but it may be gone
         except KataDindError as error:
             logger.exception("the sandbox failed")
             reporter.error(error)
@@ -139,7 +184,8 @@ async def _serve(reporter: Reporter, words: list[str], ahead: Ahead) -> int:
             return 1
         return 0
     finally:
-        await ahead.end()
+        if early:
+            await early.end()
         reporter.close()
 
 
@@ -148,13 +194,14 @@ def main() -> int:
     reporter = Reporter(int(sys.argv[1]))
     os.chdir("/")
     use_small_pages()
+    log = ToldLog()
     words = _hear_words(reporter.fd)
-    ahead = begin_ahead(words)
+    early = start_early(words)
 
     import asyncio  # which takes as long as QEMU's start
 
-    load_ahead()
-    return asyncio.run(_serve(reporter, words, ahead))
+    load_early()
+    return asyncio.run(_serve(reporter, words, early, log))
 
 
 def _hear_words(fd: int) -> list[str]:
@@ -169,8 +216,17 @@ def _hear_words(fd: int) -> list[str]:
     return [str(word) for word in json.loads(line)["words"]]
 
 
-async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
-    """Wait for a sandbox and return its directory and its locks, or None when none comes."""
+class Handed(NamedTuple):
+    """What a starter hands over."""
+
+    directory: Path
+    locks: list[int]
+    verbose: bool
+    """Whether the starter wants to see what is logged."""
+
+
+async def _take_over(fd: int) -> Handed | None:
+    """Wait for a sandbox, or None when none comes."""
     import asyncio
 
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
@@ -181,7 +237,10 @@ async def _take_over(fd: int) -> tuple[Path, list[int]] | None:
         message, locks, _, _ = socket.recv_fds(starter, _LONGEST_MESSAGE, _MOST_LOCKS)
     for descriptor in (fd, *locks):
         os.set_inheritable(descriptor, False)
-    return (Path(json.loads(message)["directory"]), locks) if message else None
+    if not message:
+        return None
+    fields = json.loads(message)
+    return Handed(Path(fields["directory"]), locks, bool(fields["verbose"]))
 
 
 def _speak_to(log: Path) -> None:

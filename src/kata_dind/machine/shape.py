@@ -82,3 +82,11 @@ class StopDeadlines(NamedTuple):
     """From there to the machine's own power-off."""
     quit_seconds: float = 3.0
     """QEMU's `quit`; then TERM and KILL, as for every daemon."""
+
+
+IN_ORDER = StopDeadlines()
+
+# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
+EPHEMERAL = StopDeadlines(dockerd_seconds=0)
+
+CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.backend import load_backend
-from kata_dind.errors import HostError, SpecError
+from kata_dind.backend import load_backend, require_snapshots
+from kata_dind.backend.plan import AnyPlan, plan_from_json
+from kata_dind.errors import HostError, PlanOutdated, SeedUnfit, SpecError
 from kata_dind.host.disks import allocated_bytes
 from kata_dind.progress import Event, Report, silent
 from kata_dind.seeding.archive import read_record, unpack_files, write_archive
@@ -52,13 +53,13 @@ class SeedSummary:
 
 def summary_of(seed: Seed) -> SeedSummary:
     """Return the row of a seed."""
-    plan = seed.plan
+    plan = find_plan_of(seed)
     return SeedSummary(
         seed_id=seed.seed_id,
         name=seed.name,
         docker_version=str((seed.facts.get("verdict") or {}).get("docker_version") or ""),
-        data_root=str(plan.get("data_root") or ""),
-        memory_mib=int(plan.get("memory_mib") or 0),
+        data_root=str(plan.data_root) if plan else "",
+        memory_mib=plan.memory_mib if plan else 0,
         images=tuple(seed.facts.get("images", [])),
         disk_bytes=allocated_bytes(seed.directory),
         own_bytes=_own_bytes(seed.directory),
@@ -69,7 +70,7 @@ def summary_of(seed: Seed) -> SeedSummary:
 
 def inspect_seed(seed: Seed) -> dict[str, Any]:
     """Return all that is known of a seed: what it is made of, its proof, who uses it, and whether it fits this host."""
-    summary, plan = summary_of(seed), seed.plan
+    summary, plan = summary_of(seed), find_plan_of(seed)
     unfit = why_unfit(seed)
     return {
         "name": seed.name or None,
@@ -80,11 +81,14 @@ def inspect_seed(seed: Seed) -> dict[str, Any]:
         "fits": not unfit,
         "unfit_reason": unfit or None,
         "made_of": seed.parts,
-        "image": {"reference": plan.get("image_reference"), "id": plan.get("image_id")},
+        "image": {"reference": plan.image.reference, "id": plan.image.image_id} if plan else None,
         "images": list(summary.images),
         "kernel": seed.facts.get("kernel"),
-        "machine": {key: plan.get(key) for key in ("accelerator", "cpus", "memory_mib", "network")},
-        "data_root": {**(seed.facts.get("data_root") or {}), "size_mib": plan.get("data_root_mib") or None},
+        "machine": _machine(plan, seed) if plan else None,
+        "data_root": {
+            **(seed.facts.get("data_root") or {}),
+            "size_mib": (plan.data_root_mib or None) if plan else None,
+        },
         "verdict": seed.facts.get("verdict"),
         "warnings": seed.facts.get("warnings", []),
         "used_by": list(summary.used_by),
@@ -96,10 +100,24 @@ def inspect_seed(seed: Seed) -> dict[str, Any]:
     }
 
 
+def find_plan_of(seed: Seed) -> AnyPlan | None:
+    """Return the plan of the machine that became a seed; None for one of another version."""
+    try:
+        return plan_from_json(seed.facts.get("plan") or {})
+    except PlanOutdated:
+        return None
+
+
+def _machine(plan: AnyPlan, seed: Seed) -> dict[str, Any]:
+    network = (seed.facts.get("spec") or {}).get("network")
+    return {"accelerator": plan.accelerator, "cpus": plan.cpus, "memory_mib": plan.memory_mib, "network": network}
+
+
 def why_unfit(seed: Seed) -> str:
     """Return why a seed can't be restored on this host; empty when it can."""
     try:
-        load_backend(seed.facts["backend"]).require_fit(seed)
+        plan = plan_from_json(seed.facts.get("plan") or {})
+        require_snapshots(load_backend(plan.backend)).require_fit(seed)
     except HostError as error:
         return f"{error.summary} ({error.details.replace(chr(10), '; ')})" if error.details else error.summary
     return ""
@@ -156,7 +174,12 @@ def import_seed(file: Path, name: str = "", *, report: Report = silent) -> Seed:
 def _adopted(facts: dict[str, Any], directory: Path, file: Path) -> dict[str, Any]:
     """Return the record of an unpacked seed, once its backend has made what it needs beside its files."""
     try:
-        children = load_backend(str(facts["backend"])).adopt_seed(facts, directory)
+        snapshots = require_snapshots(load_backend(str(facts["backend"])))
+        children = snapshots.adopt_seed(facts, directory)
+    except PlanOutdated as error:
+        raise SeedUnfit(
+            f"FILE: '{file}' was exported by another version of kata-dind", details=error.details
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(f"FILE: the record in '{file}' is none of a seed", details=str(error)) from error
     files = {**remarked_files(directory, facts["files"]), **mark_files(directory, children)}

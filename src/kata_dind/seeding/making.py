@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kata_dind.backend import load_backend
+from kata_dind.backend import Wish, load_backend, require_snapshots
+from kata_dind.backend.plan import earlier_plan, find_plan, plan_to_json, require_plan, write_plan
 from kata_dind.errors import NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
@@ -65,7 +66,6 @@ def make_seed(
     It holds the images, which its own dockerd pulls, and those of the `docker save` archives. Raises SpecError for what
     can't be, with nothing begun; else what `up` raises, or SandboxError with Docker's words.
     """
-    from kata_dind.image.source import default_source
     from kata_dind.spec import parse_name
 
     parse_name(name, field="NAME")
@@ -77,7 +77,7 @@ def make_seed(
             record = _require_stopped(from_sandbox)
             spec, disks = _spec_of(record, spec), _disks_of(record)
         fill = _filling(images, archives, report=report)
-        return build_seed(name, spec, source or default_source(), disks=disks, fill=fill, report=report)
+        return build_seed(name, spec, source, disks=disks, fill=fill, report=report)
 
 
 def _check_contents(images: Sequence[str], archives: Sequence[Path]) -> None:
@@ -122,9 +122,10 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
     """Return the spec of a sandbox, with its image by its id; what was asked for may not differ from it."""
     from kata_dind.spec import SandboxSpec, parse_spec
 
-    image = (record.read("plan.json").get("plan") or {}).get("image_id")
-    if not image:
+    plan = earlier_plan(record.directory)
+    if plan is None:
         raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
+    image = plan.image.image_id
     spec = parse_spec(**{**record.read("spec.json"), "image": image})
     if spec.seed:  # whose machine it has, on a data root that may have grown
         made_of = require_seed(spec.seed).facts["spec"]
@@ -142,15 +143,15 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
 def _disks_of(record: Record) -> Disks:
     def copy(directory: Path) -> None:
         with record.owned():  # so that nobody starts it meanwhile
-            planned = record.read("plan.json")
-            load_backend(planned["backend"]).copy_disks(planned["plan"], record.directory, directory)
+            plan = require_plan(record.directory)
+            require_snapshots(load_backend(plan.backend)).copy_disks(plan, record.directory, directory)
             if record.unclean.exists():
                 Record("", directory).unclean.touch()
 
     return copy
 
 
-def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> Seed:
+def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource | None, *, report: Report) -> Seed:
     """Return the internal seed with a key, made when absent or damaged.
 
     Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
@@ -189,7 +190,7 @@ def _discard(seed: Seed) -> None:
 def build_seed(
     seed_id: str,
     spec: SandboxSpec,
-    source: PackageSource,
+    source: PackageSource | None,
     *,
     disks: Disks | None = None,
     fill: Fill | None = None,
@@ -202,33 +203,35 @@ def build_seed(
     started = time.monotonic()
     spec = spec.model_copy(update={"name": "seed", "shares": (), "volume": "", "seed": "", "cold": False})
     backend = load_backend(spec.backend.value)
+    if backend.snapshots is None:
+        raise SpecError(f"--backend: {spec.backend} has no seeds")
     with _told_of_no_room(), new_workshop() as record:
-        plan = backend.prepare(spec, record.directory, source, stored=None, to_save=True, report=report)
-        record.write("plan.json", {"backend": spec.backend.value, "plan": plan})
-        launch = backend.launch(plan, ephemeral=False)
+        wish = Wish(spec, record.directory, packages=source, to_snapshot=True)
+        plan = backend.prepare(wish, report=report)
+        write_plan(record.directory, plan)
         if disks:
             disks(record.directory)
-        with own_in_thread(record, launch, report=_but_ready(report)) as owner:
+        with own_in_thread(record, plan, backend, report=_but_ready(report)) as owner:
             filled = fill(record) if fill else {}
             report(Event("save", "saving the machine"))
-            owner.save()
+            owner.snapshot()
         status = record.read("status.json")
         with new_seed_directory() as directory:
-            packed = backend.pack_seed(plan, record.directory, directory)
+            packed = backend.snapshots.pack_seed(plan, record.directory, directory)
             facts = {
                 "backend": spec.backend.value,
                 "created": time.time(),
                 "spec": spec.model_dump(mode="json"),
-                "plan": plan,
-                "parts": packed["parts"],
-                "image": packed["image"],
-                "children": packed["children"],
+                "plan": plan_to_json(plan),
+                "parts": dict(packed.parts),
+                "image": dict(packed.image),
+                "children": list(packed.children),
                 "verdict": status.get("verdict"),
                 "data_root": status.get("data_root"),
                 "kernel": status.get("kernel"),
                 "warnings": status.get("warnings", []),
-                "dockerd_log": tail(record.log_path("dockerd"), lines=1000),
-                "files": mark_files(directory, packed["files"]),
+                "dockerd_log": tail(record.directory / backend.logs["dockerd"], lines=1000),
+                "files": mark_files(directory, packed.files),
                 "build_seconds": round(time.monotonic() - started, 3),
                 **filled,
             }
@@ -249,8 +252,8 @@ def _told_of_no_room() -> Iterator[None]:
 
 def sandboxes_on_seed(seed_id: str) -> list[str]:
     """Return the names of the sandboxes, running or not, whose disks lie over a seed's."""
-    plans = {record.name: record.read("plan.json").get("plan") or {} for record in list_records()}
-    return [name for name, plan in plans.items() if plan.get("seed") == seed_id]
+    plans = {record.name: find_plan(record.directory) for record in list_records()}
+    return [name for name, plan in plans.items() if plan and plan.seed == seed_id]
 
 
 def prune_internal_seeds(*, keep: str) -> None:

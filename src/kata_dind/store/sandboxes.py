@@ -4,6 +4,7 @@ lock          held by the owner for as long as the sandbox runs; the only truth 
 spec.json     what the user asked for        plan.json   what the last start did, and why
 status.json   phases, timings, error of the last start, and the last verdict that passed
 docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
+lasting       there while a guest may run that outlives its owner
 unclean       there while the guest runs: found at a start, it demands a check of the data root; a volume has its own
 """
 
@@ -12,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kata_dind.errors import HostError, LockBusy, SandboxError, SpecError
-from kata_dind.host.directories import state_directory
+from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.json_files import read_json, write_json, write_passing_json
 from kata_dind.host.locks import locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
@@ -31,7 +33,8 @@ _SOCKET_NAME_LIMIT = 16
 
 _WORKSHOP = ".w"
 
-LOGS = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
+_KEPT_FAILURES = 5
+"""Of how many sandboxes whose start failed the logs are kept."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,6 @@ class Record:
     def owner_log(self) -> Path:
         """What the owning process had to say."""
         return self.directory / "supervisor.log"
-
-    def log_path(self, source: str) -> Path:
-        """Return a log by its source: dockerd, guest or vmm."""
-        return self.directory / LOGS[source]
 
     def is_owned(self) -> bool:
         """Tell whether a process holds the sandbox."""
@@ -105,6 +104,11 @@ class Record:
         return self.directory / "ephemeral"
 
     @property
+    def lasting(self) -> Path:
+        """A mark that is there while a guest may run that outlives its owner; only the backend can tell."""
+        return self.directory / "lasting"
+
+    @property
     def unclean(self) -> Path:
         """A mark that is there while the guest runs; found at a start, it demands a check of the data root."""
         return self.directory / "unclean"
@@ -115,7 +119,7 @@ class Record:
         if not sockets and not self.ephemeral.exists():
             return
         with contextlib.suppress(SandboxError, HostError), self.owned(timeout_seconds=0):
-            if self.ephemeral.exists():
+            if self.ephemeral.exists() and not self.lasting.exists():
                 self.remove()
                 return
             for path in sockets:
@@ -213,3 +217,26 @@ def require_record(name: str) -> Record:
         known = ", ".join(records) or "none"
         raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
     return records[name]
+
+
+def keep_logs(record: Record) -> Path | None:
+    """Keep the logs of a sandbox that is about to be removed, in place of those of an earlier one of its name.
+
+    Returns the directory; None where there are no logs, or no room for them. The last few directories stay.
+    """
+    logs = [path for path in record.directory.glob("*.log") if path.stat().st_size]
+    kept = make_private(state_directory() / "failed") / record.name
+    try:
+        if kept.exists():
+            shutil.rmtree(kept)
+        if not logs:
+            return None
+        kept.mkdir(mode=0o700)
+        for log in logs:
+            shutil.copyfile(log, kept / log.name)
+    except OSError:
+        return None  # the error that is on its way is worth more
+    failed = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in failed[_KEPT_FAILURES:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return kept

@@ -28,7 +28,7 @@ from kata_dind.host.locks import is_locked, locked, locked_shared
 from kata_dind.host.rootlike import remove_tree
 from kata_dind.store.marks import changed_file, damaged_file, remarked_files
 
-FORMAT = 1
+FORMAT = 2
 """Of the directory, and of what is said to the agent of a restored guest."""
 
 FACTS = "seed.json"
@@ -59,11 +59,6 @@ class Seed:
     def parts(self) -> dict[str, str]:
         """What it depends on, each part with its digest."""
         return dict(self.facts.get("parts") or {})
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """The plan of the machine that was saved."""
-        return dict(self.facts["plan"])
 
     @property
     def is_in_use(self) -> bool:

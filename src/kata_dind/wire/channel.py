@@ -276,60 +276,6 @@ async def open_channel(connected: socket.socket, *, on_event: OnEvent) -> AsyncI
         await channel.lost.wait()
 
 
-async def relay_streams(left: ChannelStream, right: ChannelStream) -> None:
-    """Carry everything between two streams until one side closes its own; then close the other with that result."""
-    tasks = [asyncio.ensure_future(_carry(left, right)), asyncio.ensure_future(_carry(right, left))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if right.result is not None:  # the answering side ended: let what it sent before go out first
-            await tasks[1]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        left.close(right.result)
-        right.close(left.result)
-
-
-async def _carry(source: ChannelStream, target: ChannelStream) -> None:
-    while (frame := await source.receive()) is not None:
-        if frame.kind == protocol.DATA:
-            await target.send(frame.payload, frame.substream)
-        elif frame.kind == protocol.END:
-            target.end()
-        elif frame.kind == protocol.CONTROL:
-            target.control(protocol.load_message(frame.payload))
-
-
-async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: ChannelStream) -> None:
-    """Carry bytes between a client's connection and a stream, each half closed as its source closes it."""
-    upload = asyncio.ensure_future(_upload(reader, stream))
-    try:
-        while (frame := await stream.receive()) is not None:
-            if frame.kind == protocol.DATA:
-                writer.write(frame.payload)
-                await writer.drain()
-            elif frame.kind == protocol.END and writer.can_write_eof():
-                writer.write_eof()
-    except (ConnectionError, ChannelClosed):
-        pass  # the client or the guest has gone; both halves end here
-    finally:
-        upload.cancel()
-        stream.close()
-        writer.close()
-        await asyncio.gather(upload, return_exceptions=True)
-
-
-async def _upload(reader: asyncio.StreamReader, stream: ChannelStream) -> None:
-    try:
-        while data := await reader.read(READ_BYTES):
-            await stream.send(data)
-    except ConnectionError:
-        stream.close()  # a client that was killed; there is nobody to answer
-    else:
-        stream.end()
-
-
 async def first_of(*waits: Any) -> None:
     """Wait until one of several awaitables is done; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]

@@ -3,30 +3,37 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kata_dind.backend.vm.backend import BACKEND
+from kata_dind.backend.plan import Plan, PlannedImage, StartKind, plan_from_json, plan_to_json
 from kata_dind.backend.vm.plan import (
+    Asked,
     Capabilities,
-    Plan,
+    DataRootChoice,
+    Machine,
     PlannedShare,
+    RunsOn,
+    SeedMachine,
+    VmPlan,
     container_request,
     dockerd_argv,
     machine_shape,
     make_plan,
-    plan_from_json,
     plan_shares,
-    plan_to_json,
+    vm_plan,
+    with_machine,
 )
 from kata_dind.dataroot.kinds import KINDS
-from kata_dind.errors import HostError
+from kata_dind.errors import PlanOutdated
 from kata_dind.image.kernel import GuestKernel
 from kata_dind.image.store import DindImage
 from kata_dind.machine.shape import Disk, MachineShape
-from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem
+from kata_dind.spec import parse_spec
+from kata_dind.vocabulary import Accelerator, DataRootKind, Fallback, Filesystem, NetworkMode
 
 IMAGE = DindImage(
     reference="dind:bookworm",
@@ -58,25 +65,25 @@ def plan_of(
     dockerd_args: tuple[str, ...] = (),
     virtiofs_xattr: bool = True,
     capabilities: Capabilities = CAPABILITIES,
-) -> Plan:
-    return make_plan(
-        name="demo",
-        cpus=2,
-        memory_mib=2048,
-        needs=KINDS[kind],
-        data_root_reason="as asked",
-        data_root_mib=20480,
-        filesystem=Filesystem.XFS,
-        fallback=Fallback.VFS,
-        dockerd_args=dockerd_args,
-        data_directory=STATE,
-        network=True,
-        allow_link_local=False,
-        shares=shares,
-        virtiofs_xattr=virtiofs_xattr,
-        timeout_seconds=180.0,
-        capabilities=capabilities,
+) -> VmPlan:
+    spec = parse_spec(
+        name="demo", filesystem="xfs", fallback="vfs", dockerd_args=dockerd_args, virtiofs_xattr=virtiofs_xattr
     )
+    return make_plan(spec, DataRootChoice(KINDS[kind], "as asked", STATE), shares, capabilities)
+
+
+def changed(plan: VmPlan, **changes: Any) -> VmPlan:
+    """Return a plan with other values in some fields, wherever in it they stand."""
+    for name, value in changes.items():
+        if name in Plan.__dataclass_fields__:
+            plan = replace(plan, **{name: value})
+        elif name in Machine.__dataclass_fields__:
+            plan = with_machine(plan, **{name: value})
+        elif name in RunsOn.__dataclass_fields__:
+            plan = with_machine(plan, runs_on=replace(plan.own.runs_on, **{name: value}))
+        else:
+            plan = with_machine(plan, asked=replace(plan.own.asked, **{name: value}))
+    return plan
 
 
 # --- the container's command
@@ -122,7 +129,7 @@ def test_dockerd_is_started_as_the_image_would_on_the_unix_socket_alone(
 def test_flags_that_were_asked_for_follow_ours() -> None:
     """One that lacks its value must not take our word for it."""
     plan = plan_of(DataRootKind.BLOCK, dockerd_args=("--debug", "--dns=198.18.0.3"))
-    assert plan.argv == ("dockerd", HOST, "--debug", "--dns=198.18.0.3")
+    assert plan.own.argv == ("dockerd", HOST, "--debug", "--dns=198.18.0.3")
 
 
 # --- the plan
@@ -130,41 +137,43 @@ def test_flags_that_were_asked_for_follow_ours() -> None:
 
 def test_a_plan_says_everything_a_start_needs() -> None:
     assert plan_of(DataRootKind.BLOCK) == Plan(
+        backend="vm",
         name="demo",
-        accelerator=Accelerator.TCG,
+        image=PlannedImage("dind:bookworm", "sha256:abc"),
+        accelerator="tcg",
         accelerator_reason="/dev/kvm does not exist",
+        kernel_version="6.1.0-cloud",
         cpus=2,
         memory_mib=2048,
-        guest_os=Path("/cache/guest.erofs"),
-        kernel_version="6.1.0-cloud",
-        kernel_origin="packages of bookworm",
-        vmlinuz=Path("/cache/kernel/vmlinuz"),
-        initramfs=Path("/cache/kernel/initramfs"),
-        modules=Path("/cache/kernel/modules.erofs"),
-        image_reference="dind:bookworm",
-        image_id="sha256:abc",
-        image_disk=Path("/cache/images/abc/disk.erofs"),
-        argv=("dockerd", HOST),
-        environment=(
-            "PATH=/usr/sbin:/usr/bin",
-            "KATA_DIND_DATA_ROOT=block",
-            "KATA_DIND_SIZE=20480M",
-            "KATA_DIND_PATH=/var/lib/docker",
-            "KATA_DIND_FILESYSTEM=xfs",
-            "KATA_DIND_FALLBACK=vfs",
-        ),
         data_root=DataRootKind.BLOCK,
         data_root_reason="as asked",
         data_root_mib=20480,
-        data_disk=True,
-        filesystem=Filesystem.XFS,
         fallback=Fallback.VFS,
-        data_directory=STATE,
-        network=True,
-        allow_link_local=False,
-        shares=(),
-        xattr=False,
         timeout_seconds=180.0,
+        own=Machine(
+            runs_on=RunsOn(
+                guest_os=Path("/cache/guest.erofs"),
+                vmlinuz=Path("/cache/kernel/vmlinuz"),
+                initramfs=Path("/cache/kernel/initramfs"),
+                modules=Path("/cache/kernel/modules.erofs"),
+                image_disk=Path("/cache/images/abc/disk.erofs"),
+            ),
+            kernel_origin="packages of bookworm",
+            asked=Asked(filesystem=Filesystem.XFS, network=NetworkMode.NAT, allow_link_local=False),
+            argv=("dockerd", HOST),
+            environment=(
+                "PATH=/usr/sbin:/usr/bin",
+                "KATA_DIND_DATA_ROOT=block",
+                "KATA_DIND_SIZE=20480M",
+                "KATA_DIND_PATH=/var/lib/docker",
+                "KATA_DIND_FILESYSTEM=xfs",
+                "KATA_DIND_FALLBACK=vfs",
+            ),
+            data_disk=True,
+            data_directory=STATE,
+            shares=(),
+            xattr=False,
+        ),
     )
 
 
@@ -184,11 +193,11 @@ def test_shares_are_named_by_number_and_the_kinds_on_one_add_their_own() -> None
 
 def test_only_the_virtiofs_kind_has_extended_attributes_on_shares_and_no_size_of_its_own() -> None:
     plans = {kind: plan_of(kind) for kind in KINDS}
-    assert [kind for kind, plan in plans.items() if plan.xattr] == [DataRootKind.VIRTIOFS]
+    assert [kind for kind, plan in plans.items() if plan.own.xattr] == [DataRootKind.VIRTIOFS]
     assert [kind for kind, plan in plans.items() if plan.data_root_mib != 20480] == [DataRootKind.VIRTIOFS]
     assert plans[DataRootKind.VIRTIOFS].data_root_mib == 0
-    assert not any(pair.startswith("KATA_DIND_SIZE=") for pair in plans[DataRootKind.VIRTIOFS].environment)
-    assert not plan_of(DataRootKind.VIRTIOFS, virtiofs_xattr=False).xattr
+    assert not any(pair.startswith("KATA_DIND_SIZE=") for pair in plans[DataRootKind.VIRTIOFS].own.environment)
+    assert not plan_of(DataRootKind.VIRTIOFS, virtiofs_xattr=False).own.xattr
 
 
 # --- the machine
@@ -256,7 +265,9 @@ def test_the_request_for_a_container() -> None:
 
 def test_the_request_of_a_loop_data_root_with_a_share_and_no_network() -> None:
     shares = plan_shares([(Path("/src"), "/work/my src", True)], KINDS[DataRootKind.LOOP], STATE)
-    request = container_request(replace(plan_of(DataRootKind.LOOP, shares=shares), network=False), check=True)
+    request = container_request(
+        changed(plan_of(DataRootKind.LOOP, shares=shares), network=NetworkMode.NONE), check=True
+    )
     assert request["network"] is None
     assert request["shares"] == ["share-0 /work/my src", "data-root /var/lib/kata-dind"]
     assert request["environment"]["KATA_DIND_DIR"] == "/var/lib/kata-dind"
@@ -273,7 +284,7 @@ def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_
 
 def test_the_data_root_of_a_volume_lies_in_its_directory() -> None:
     volume = Path("/state/volumes/db")
-    shape = machine_shape(replace(plan_of(DataRootKind.BLOCK), data_directory=volume), STATE)
+    shape = machine_shape(changed(plan_of(DataRootKind.BLOCK), data_directory=volume), STATE)
     paths = {disk.serial: disk.path for disk in shape.disks}
     assert (paths["data"], paths["layer"]) == (volume / "data.img", STATE / "layer.img")
 
@@ -284,60 +295,78 @@ paths = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["
     lambda text: Path("/") / text
 )
 words = st.text(max_size=20)
-plans = st.builds(
-    Plan,
-    accelerator=st.sampled_from([Accelerator.KVM, Accelerator.TCG]),
-    data_root=st.sampled_from([*KINDS]),
-    filesystem=st.sampled_from(Filesystem),
-    fallback=st.sampled_from(Fallback),
-    guest_os=paths,
-    vmlinuz=paths,
-    initramfs=paths,
-    image_disk=paths,
-    data_directory=paths,
-    modules=st.none() | paths,
+machines = st.builds(
+    Machine,
+    runs_on=st.builds(
+        RunsOn, guest_os=paths, vmlinuz=paths, initramfs=paths, image_disk=paths, modules=st.none() | paths
+    ),
+    asked=st.builds(Asked, filesystem=st.sampled_from(Filesystem), network=st.sampled_from(NetworkMode)),
     argv=st.lists(words).map(tuple),
     environment=st.lists(words).map(tuple),
+    data_directory=paths,
     shares=st.lists(st.builds(PlannedShare, host_path=paths)).map(tuple),
+    seed=st.none() | st.builds(SeedMachine, directory=paths),
+)
+plans = st.builds(
+    Plan,
+    data_root=st.sampled_from([*KINDS]),
+    fallback=st.sampled_from(Fallback),
+    start=st.sampled_from(StartKind),
     timeout_seconds=st.floats(1, 86400),
+    warnings=st.lists(words).map(tuple),
+    own=machines,
 )
 
 
 @given(plans)
-def test_a_plan_survives_json(plan: Plan) -> None:
-    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+def test_a_plan_survives_json(plan: VmPlan) -> None:
+    assert vm_plan(plan_from_json(json.loads(json.dumps(plan_to_json(plan))))) == plan
 
 
-def test_a_launch_is_what_its_plan_says() -> None:
-    plan = plan_of(DataRootKind.BLOCK)
-    launch = BACKEND.launch(json.loads(json.dumps(plan_to_json(plan))), ephemeral=False)
-    assert (launch.timeout_seconds, launch.fallback) == (180.0, Fallback.VFS)
-    assert launch.container_request(True) == container_request(plan, check=True)
+def test_a_plan_that_was_read_may_be_written_before_its_backend_has_seen_it() -> None:
+    values = json.loads(json.dumps(plan_to_json(plan_of(DataRootKind.BLOCK))))
+    assert plan_to_json(plan_from_json(values)) == values
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        {"version": 1},
         {"later": 1},
-        {"accelerator": "hvf"},
         {"data_root": "zfs"},
-        {"filesystem": "ntfs"},
         {"fallback": "native"},
-        {"shares": [{"name": "x"}]},
-        {"guest_os": None},
-        {"argv": None},
+        {"cpus": True},
+        {"cpus": "2"},
+        {"image": None},
+        {"image": {"reference": "x"}},
+        {"warnings": "none"},
+        {"own": None},
+        {"own": {}},
     ],
-    ids=["unknown field", "accelerator", "data root", "file system", "fallback", "share", "no path", "no argv"],
+    ids=str,
 )
 def test_a_plan_of_another_version_is_told_as_such(change: dict[str, object]) -> None:
     values = {**plan_to_json(plan_of(DataRootKind.BLOCK)), **change}
-    with pytest.raises(HostError, match="the plan of this sandbox is from another version"):
-        BACKEND.launch(values, ephemeral=False)
+    with pytest.raises(PlanOutdated, match="the plan was made by another version of kata-dind"):
+        vm_plan(plan_from_json(values))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"filesystem": "ntfs"}, {"shares": [{"name": "x"}]}, {"guest_os": None}, {"argv": None}],
+    ids=["file system", "share", "no path", "no argv"],
+)
+def test_so_is_one_whose_own_part_is_another(change: dict[str, object]) -> None:
+    values = plan_to_json(plan_of(DataRootKind.BLOCK))
+    for part in (values["own"], values["own"]["runs_on"], values["own"]["asked"]):
+        part.update({name: value for name, value in change.items() if name in part})
+    with pytest.raises(PlanOutdated):
+        vm_plan(plan_from_json(values))
 
 
 def test_so_is_a_plan_that_lacks_a_field_or_everything() -> None:
     values = plan_to_json(plan_of(DataRootKind.BLOCK))
     del values["cpus"]
     for broken in (values, {}):
-        with pytest.raises(HostError, match="from another version"):
-            BACKEND.launch(broken, ephemeral=False)
+        with pytest.raises(PlanOutdated):
+            plan_from_json(broken)

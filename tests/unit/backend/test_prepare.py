@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from kata_dind.image.store import DindImage
 from kata_dind.spec import parse_spec
 from kata_dind.store.seeds import Seed
 from kata_dind.vocabulary import DataRootKind, Fallback
-from tests.unit.backend.test_plan import plan_of
+from tests.unit.backend.test_plan import changed, plan_of
 
 
 def test_a_modest_request_is_no_complaint(tmp_path: Path) -> None:
@@ -115,7 +114,7 @@ def test_what_a_clone_of_a_named_seed_has_at_a_later_boot(tmp_path: Path) -> Non
     )
     seed = Seed("web", tmp_path, {"spec": made_of.model_dump(mode="json")})
     asked = parse_spec(name="demo", seed="web", image="0" * 64, shares=[f"{tmp_path}:/src:ro"], timeout_seconds=170)
-    before = replace(plan_of(DataRootKind.BLOCK), cpus=4, memory_mib=1024, data_root_mib=40960)
+    before = changed(plan_of(DataRootKind.BLOCK), cpus=4, memory_mib=1024, data_root_mib=40960)
     booted = with_seeds_machine(asked, seed, before)
     assert (booted.cpus, booted.memory_bytes >> 20, booted.size_bytes >> 20) == (4, 1024, 40960)
     assert (booted.network, booted.dockerd_args) == ("none", ("--debug",))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from kata_dind.backend.plan import StartKind, plan_from_json, plan_to_json
 from kata_dind.backend.vm.plan import (
-    StartKind,
     container_request,
     machine_shape,
-    plan_from_json,
-    plan_to_json,
+    require_seed_machine,
     stand_in,
-    why_not_savable,
+    vm_plan,
+    why_not_suspendable,
 )
 from kata_dind.backend.vm.saved import (
     RECORD_FILE,
@@ -30,7 +30,7 @@ from kata_dind.backend.vm.seeds import booted_clone_plan, resumed_plan
 from kata_dind.backend.vm.start import most_state_bytes
 from kata_dind.errors import SandboxError
 from kata_dind.vocabulary import DataRootKind
-from tests.unit.backend.test_plan import STATE, plan_of
+from tests.unit.backend.test_plan import STATE, changed, plan_of
 from tests.unit.backend.test_seeds import SHARE, block_plan, clone_of
 
 DISKS = ["layer.qcow2", "data.qcow2"]
@@ -117,16 +117,18 @@ def test_a_state_that_cannot_be_committed_leaves_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("start", [StartKind.RESTORE, StartKind.RESUME])
 def test_what_goes_on_can_be_saved(start: StartKind) -> None:
-    assert why_not_savable(replace(clone_of(block_plan(40960)), start=start)) == ""
+    assert why_not_suspendable(changed(clone_of(block_plan(40960)), start=start)) == ""
 
 
 def test_what_was_plugged_into_a_clone_or_booted_cannot_be_saved() -> None:
     clone = clone_of(block_plan(20480))
-    assert why_not_savable(replace(clone, shares=(SHARE,))) == "it has shares, which a saved machine can't have"
-    for larger in (replace(clone, cpus=4), replace(clone, memory_mib=4096)):
-        assert why_not_savable(larger).startswith("processors or memory were plugged into it")
-    booted = replace(plan_of(DataRootKind.LOOP), start_reason="as asked")
-    assert why_not_savable(booted).startswith("it has booted (as asked)")
+    assert (
+        why_not_suspendable(changed(clone, shares=(SHARE,))) == "it has shares, and a suspended machine can't have any"
+    )
+    for larger in (changed(clone, cpus=4), changed(clone, memory_mib=4096)):
+        assert why_not_suspendable(larger).startswith("processors or memory were plugged into it")
+    booted = changed(plan_of(DataRootKind.LOOP), start_reason="as asked")
+    assert why_not_suspendable(booted).startswith("it has booted (as asked)")
 
 
 def test_a_resumed_machine_is_the_seeds_with_memory_of_its_own() -> None:
@@ -141,7 +143,7 @@ def test_a_resumed_guest_is_renewed_and_given_nothing() -> None:
     request = container_request(resumed, check=True)
     assert (request["kind"], request["disk_bytes"], request["cpus"], request["memory_mib"]) == ("renew", 0, 0, 0)
     assert stand_in(resumed) == ""
-    assert plan_from_json(plan_to_json(resumed)) == resumed
+    assert vm_plan(plan_from_json(plan_to_json(resumed))) == resumed
 
 
 def test_what_was_resumed_boots_later_like_any_clone() -> None:
@@ -152,7 +154,10 @@ def test_what_was_resumed_boots_later_like_any_clone() -> None:
 def test_a_state_is_estimated_from_the_machines_own_pages_and_the_seeds(tmp_path: Path) -> None:
     (tmp_path / "memory").write_bytes(os.urandom(8 << 20))
     status = "Name:\tqemu\nRssAnon:\t  2048 kB\nRssFile:\t 9000 kB\nVmSwap:\t  1024 kB\n"
-    clone = replace(clone_of(block_plan(20480)), seed_directory=tmp_path)
+    clone = clone_of(block_plan(20480))
+    clone = changed(
+        clone, seed=clone.seed, own=replace(clone.own, seed=replace(require_seed_machine(clone), directory=tmp_path))
+    )
     assert most_state_bytes(clone, status) == 11 << 20
     assert most_state_bytes(resumed_plan(clone), status) == 3 << 20
-    assert most_state_bytes(replace(clone, memory_mib=4), status) == 4 << 20
+    assert most_state_bytes(changed(clone, memory_mib=4), status) == 4 << 20

@@ -90,8 +90,8 @@ def test_writes_that_succeed_for_a_while_end_it() -> None:
 @pytest.mark.parametrize(
     ("room", "refused", "message"),
     [
-        (Room.AMPLE, False, None),
-        (Room.LOW, False, None),
+        (Room.AMPLE, False, ""),
+        (Room.LOW, False, ""),
         (
             Room.SHORT,
             False,
@@ -107,5 +107,5 @@ def test_writes_that_succeed_for_a_while_end_it() -> None:
         ),
     ],
 )
-def test_what_a_guest_lives_with_is_said(room: Room, refused: bool, message: str | None) -> None:
+def test_what_a_guest_lives_with_is_said(room: Room, refused: bool, message: str) -> None:
     assert describe_problem(room, Path("/state"), 40 * MIB, refused=refused) == message

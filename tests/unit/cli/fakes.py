@@ -76,6 +76,8 @@ class FakeSandbox(Sandbox):
         }
 
     def log_path(self, source: str) -> Path:
+        if source not in ("dockerd", "guest", "vmm"):
+            raise SpecError(f"--source: {source!r} is not a log of this sandbox; use dockerd, guest, vmm")
         return self._directory / f"{source}.log"
 
     def attach(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kata_dind.backend.plan import plan_to_json, write_plan
 from kata_dind.cli.completion import seed_names
 from kata_dind.errors import SeedUnfit
 from kata_dind.host.process import find_tool
@@ -17,17 +18,19 @@ from kata_dind.spec import SandboxSpec
 from kata_dind.store.marks import mark_files
 from kata_dind.store.sandboxes import Record, create_record
 from kata_dind.store.seeds import Seed, list_seeds, new_seed_directory, publish_seed, use_seed
+from tests.plans import plan_with
 from tests.unit.cli.conftest import CommandLine
 
 needs_zstd = pytest.mark.skipif(not find_tool("zstd"), reason="zstd is not installed")
 
-PLAN = {"data_root": "block", "memory_mib": 2048, "cpus": 2, "accelerator": "tcg", "image_reference": "dind:bookworm"}
+PLAN = plan_to_json(plan_with())
 
 
 class SeedBackend:
     """What of a backend the verbs ask, of seeds that have no machine."""
 
     def __init__(self) -> None:
+        self.snapshots = self
         self.unfit = ""
         self.adopted: list[str] = []
 
@@ -70,7 +73,7 @@ def web(home: object) -> Seed:
 def uses(name: str, seed_id: str) -> Record:
     """A sandbox whose disks lie over a seed's."""
     record = create_record(name)
-    record.write("plan.json", {"plan": {"seed": seed_id}})
+    write_plan(record.directory, plan_with(seed=seed_id))
     return record
 
 
@@ -254,7 +257,7 @@ def test_from_sandbox(cli: CommandLine, built: Sequence[Any], given: list[str]) 
     record = create_record("demo")
     record.write("spec.json", {"name": "demo", "memory": "3G"})
     assert "the sandbox 'demo' was never started" in cli("seed", "build", "web", "--from-sandbox", "demo").stderr
-    record.write("plan.json", {"backend": "vm", "plan": {"image_id": "0123abcd"}})
+    write_plan(record.directory, plan_with(image_id="0123abcd"))
     outcome = cli("seed", "build", "web", "--from-sandbox", "demo", "--memory", "1G")
     assert outcome.exit_code == 2
     assert "--from-sandbox: the machine is that of 'demo', whose memory is '3G'" in outcome.stderr

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.errors import GuestNotReady, SandboxError, SpecError
+from kata_dind.backend.plan import write_plan
+from kata_dind.errors import GuestNotReady, PlanOutdated, SandboxError, SpecError
 from kata_dind.sandbox.api import (
     Sandbox,
     SandboxSummary,
@@ -17,23 +18,12 @@ from kata_dind.sandbox.api import (
     random_name,
     require_sandbox,
     sandboxes_with_image,
+    start,
 )
 from kata_dind.spec import parse_name
 from kata_dind.store.sandboxes import Record, create_record
+from tests.plans import plan_with
 
-PLAN = {
-    "backend": "vm",
-    "plan": {
-        "accelerator": "tcg",
-        "accelerator_reason": "no /dev/kvm",
-        "kernel_version": "6.1.0",
-        "image_reference": "dind:bookworm",
-        "image_id": "sha256:abc",
-        "data_root": "block",
-        "data_root_reason": "as asked",
-        "data_root_mib": 20480,
-    },
-}
 STATUS = {
     "state": "running",
     "pid": 1,
@@ -57,7 +47,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def record() -> Record:
     record = create_record("demo")
     record.write("spec.json", {"name": "demo"})
-    record.write("plan.json", PLAN)
+    write_plan(record.directory, plan_with())
     record.write("status.json", STATUS)
     return record
 
@@ -154,6 +144,16 @@ def test_a_record_that_is_empty_or_broken_is_still_listed_and_inspected() -> Non
         assert (known["backend"], known["uptime_seconds"], known["error"]) == (None, None, None)
 
 
+def test_a_plan_of_another_version_is_no_reason_not_to_tell_of_the_sandbox(record: Record) -> None:
+    record.write("plan.json", {"backend": "vm", "plan": {"image_id": "sha256:abc", "seed": "_0123"}})
+    known = require_sandbox("demo").inspect()
+    assert (known["backend"], known["docker"]["version"]) == (None, "20.10.24")
+    assert [(row.name, row.image) for row in list_sandboxes()] == [("demo", "")]
+    with pytest.raises(PlanOutdated, match="the sandbox 'demo' was made by another version of kata-dind") as caught:
+        start("demo")
+    assert caught.value.hint == "use the version that made it, or kata-dind rm demo"
+
+
 def test_what_points_clients_at_it(record: Record) -> None:
     assert Sandbox(record).environment() == {
         "DOCKER_HOST": f"unix://{record.directory}/docker.sock",
@@ -168,7 +168,7 @@ def test_logs_are_found_by_their_source(record: Record) -> None:
         "guest.log",
         "vmm.log",
     ]
-    with pytest.raises(SpecError, match="--source: 'kernel' is not a log; use dockerd, guest or vmm"):
+    with pytest.raises(SpecError, match="--source: 'kernel' is not a log of this sandbox; use dockerd, guest, vmm"):
         sandbox.log_path("kernel")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kata_dind.backend.plan import write_plan
 from kata_dind.errors import SandboxError, SpecError
 from kata_dind.progress import Event
 from kata_dind.seeding import contents, making
@@ -25,6 +26,7 @@ from kata_dind.store.seeds import (
     use_seed,
 )
 from kata_dind.wire.client import ExecResult
+from tests.plans import plan_with
 
 NO_SANDBOX = Record("seed", Path("/none"))
 
@@ -54,7 +56,7 @@ def test_the_internal_seeds_that_were_used_last_stay_and_so_do_those_that_are_ne
     oldest, older, *others = [internal_id(str(number)) for number in range(KEPT_INTERNAL + 3)]
     for age, seed_id in enumerate([oldest, older, *others]):
         make(seed_id, used_at=1000.0 + age)
-    create_record("demo").write("plan.json", {"plan": {"seed": oldest}})
+    write_plan(create_record("demo").directory, plan_with(seed=oldest))
     assert sandboxes_on_seed(oldest) == ["demo"]
     newest = make(internal_id("new"))
     with use_seed(older):
@@ -114,7 +116,7 @@ def test_a_clone_of_a_named_seed_has_the_machine_of_that(
     make("web", spec=parse_spec(name="seed", memory="1G", size="5G").model_dump(mode="json"))
     record = create_record("demo")
     record.write("spec.json", parse_spec(name="demo", seed="web").model_dump(mode="json"))
-    record.write("plan.json", {"backend": "vm", "plan": {"image_id": "0123abcd", "seed": "web"}})
+    write_plan(record.directory, plan_with(image_id="0123abcd", seed="web"))
     make_seed("mine", parse_spec(name="seed"), from_sandbox="demo")
     record.write("spec.json", parse_spec(name="demo", seed="web", size="9G").model_dump(mode="json"))
     make_seed("other", parse_spec(name="seed"), from_sandbox="demo")

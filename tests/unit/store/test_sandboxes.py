@@ -57,7 +57,6 @@ def test_a_record_is_a_private_directory_named_as_the_sandbox(state: Path) -> No
     assert record.directory == state / "sandboxes" / "demo"
     assert record.directory.stat().st_mode & 0o777 == 0o700
     assert (record.endpoint.name, record.control.name) == ("docker.sock", "control.sock")
-    assert record.log_path("dockerd").name == "dockerd.log"
 
 
 def test_a_name_is_taken_once() -> None:

@@ -1,83 +1,88 @@
-"""The vm backend behind the protocol that all backends share."""
+"""The vm backend behind the protocols that all backends share."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import GoOn, Guest, Launch, OnEvent, StoredRoot
-from kata_dind.backend.vm.plan import (
-    Plan,
-    StartKind,
-    container_request,
-    plan_from_json,
-    plan_to_json,
-    stand_in,
-    why_not_savable,
-)
+from kata_dind.backend import Begun, Guest, OnEvent, PackedSeed, Proven, Wish
+from kata_dind.backend.plan import AnyPlan, StartKind, plan_from_json
+from kata_dind.backend.vm.plan import stand_in, vm_plan, why_not_suspendable
 from kata_dind.backend.vm.saved import find_saved
-from kata_dind.errors import HostError, SandboxError, SeedUnfit, SpecError
+from kata_dind.errors import SandboxError, SeedUnfit, SpecError
 from kata_dind.host.directories import cache_directory
+from kata_dind.machine.shape import CUT_OFF, EPHEMERAL, IN_ORDER, StopDeadlines
 from kata_dind.store.seeds import Seed, load_seed
 from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
     from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
-    from kata_dind.image.source import PackageSource
     from kata_dind.progress import Report
-    from kata_dind.spec import SandboxSpec
 
 
 class VmBackend:
-    """QEMU microVMs on this host."""
+    """QEMU microVMs on this host, which end with their owner."""
 
-    def prepare(
-        self,
-        spec: SandboxSpec,
-        directory: Path,
-        source: PackageSource,
-        *,
-        stored: StoredRoot | None,
-        before: dict[str, Any] | None = None,
-        to_save: bool = False,
-        report: Report,
-    ) -> dict[str, Any]:
+    logs: Mapping[str, str] = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
+    lasting = None
+
+    def __init__(self) -> None:
+        self.snapshots = VmSnapshots()
+
+    def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
-        # The owner of a running sandbox needs none of it.
-        from kata_dind.backend.vm.prepare import prepare
-        from kata_dind.backend.vm.seeds import clone_plan_of
+        from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
 
-        earlier = clone_plan_of(before)
-        return plan_to_json(
-            prepare(spec, directory, source, stored=stored, before=earlier, to_save=to_save, report=report)
-        )
+        return prepare(wish, report=report)
 
-    def pack_seed(self, plan: dict[str, Any], directory: Path, target: Path) -> dict[str, Any]:
-        """Move a saved machine into the directory of a seed, with what it runs on."""
+    def proven(self, plan: AnyPlan, directory: Path) -> Proven | None:
+        """Return what a seed, or the sandbox's saved state, says of its guest."""
+        if plan.start is StartKind.RESUME:
+            state = find_saved(directory)
+            if state is None:
+                raise SandboxError("the saved state was used already")
+            return _proven_by(state.facts)
+        if plan.start is not StartKind.RESTORE:
+            return None
+        seed = load_seed(plan.seed)
+        if seed is None:
+            raise SeedUnfit(f"the seed '{plan.seed}' has been removed")
+        return _proven_by(seed.facts)
+
+    @contextlib.contextmanager
+    def begin(
+        self, plan: AnyPlan, directory: Path, *, ephemeral: bool = False, locks: Sequence[int] = ()
+    ) -> Iterator[Begun]:
+        """Start the machine's processes; nobody waits for the dockerd of an ephemeral guest to shut down."""
+        from kata_dind.backend.vm.begin import begin_guest  # `up` need not load it
+
+        with begin_guest(vm_plan(plan), locks, directory) as begun:
+            yield _Begun(begun, EPHEMERAL if ephemeral else IN_ORDER)
+
+
+class VmSnapshots:
+    """Seeds and saved states: the memory and the disks of machines."""
+
+    def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
+        """Move a snapshot into the directory of a seed, with what the machine runs on."""
         from kata_dind.backend.vm.seeds import host_parts, pack_machine
         from kata_dind.image.store import image_fields, require_image
 
-        parsed = plan_from_json(plan)
+        parsed = vm_plan(plan)
         files, children = pack_machine(parsed, directory, target)
-        return {
-            "files": [*files, *children],
-            "children": children,
-            "parts": host_parts(parsed, cache=cache_directory()),
-            "image": image_fields(require_image(parsed.image_id)),
-        }
+        image = image_fields(require_image(parsed.image.image_id))
+        return PackedSeed((*files, *children), tuple(children), host_parts(parsed, cache=cache_directory()), image)
 
-    def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
+    def adopt_seed(self, facts: Mapping[str, Any], directory: Path) -> list[str]:
         """Make what the machine of an imported seed needs beside its files."""
         from kata_dind.backend.vm.seeds import adopt_machine, machine_files
 
-        plan = plan_from_json(facts["plan"])
-        numbers = (plan.cpus, plan.memory_mib, plan.data_root_mib)
-        if not all(isinstance(number, int) for number in numbers) or set(machine_files(plan)) != set(facts["files"]):
+        plan = vm_plan(plan_from_json(facts["plan"]))
+        if set(machine_files(plan)) != set(facts["files"]):
             raise ValueError("the files are not those of the machine")
         return adopt_machine(plan, facts["image"], directory)
 
@@ -87,80 +92,61 @@ class VmBackend:
 
         require_fit(seed, cache=cache_directory())
 
-    def copy_disks(self, plan: dict[str, Any], directory: Path, target: Path) -> None:
+    def copy_disks(self, plan: AnyPlan, directory: Path, target: Path) -> None:
         """Copy the layer and the data root's disk of a stopped sandbox, which must be of the block kind."""
         from kata_dind.backend.vm.seeds import copy_disks
 
-        parsed = plan_from_json(plan)
-        if parsed.data_root is not DataRootKind.BLOCK or parsed.data_directory != directory:
-            where = f"is of the kind {parsed.data_root}" if parsed.data_directory == directory else "is a volume"
+        parsed = vm_plan(plan)
+        own_data = parsed.own.data_directory == directory
+        if parsed.data_root is not DataRootKind.BLOCK or not own_data:
+            where = f"is of the kind {parsed.data_root}" if own_data else "is a volume"
             raise SpecError(f"--from-sandbox: the data root of '{parsed.name}' {where}; only its own block disk can "
                             "become a seed's")  # fmt: skip
         copy_disks(parsed, directory, target)
 
-    def launch(
-        self, plan: dict[str, Any], *, ephemeral: bool, ahead: bool = False, locks: Sequence[int] = ()
-    ) -> Launch:
-        """Return how to start a plan; nobody waits for the dockerd of an ephemeral guest to shut down."""
-        from kata_dind.backend.vm.begin import begin_guest  # `up` need not load it
+    def suspended(self, directory: Path) -> dict[str, Any] | None:
+        """Return the size and the time of the state from which a stopped sandbox would resume."""
+        state = find_saved(directory)
+        return {"size_bytes": state.size_bytes, "saved_at": state.saved_at} if state else None
 
-        try:
-            parsed = plan_from_json(plan)
-        except (KeyError, TypeError, ValueError) as error:
-            raise HostError("the plan of this sandbox is from another version", details=str(error)) from error
+    def why_not_suspendable(self, plan: AnyPlan) -> str:
+        """Return why no guest of a plan can be suspended."""
+        return why_not_suspendable(vm_plan(plan))
 
-        @contextlib.contextmanager
-        def begin(directory: Path) -> Iterator[GoOn]:
-            with begin_guest(parsed, locks, directory) as begun:
-                yield lambda on_event: _start(begun, on_event, ephemeral=ephemeral, ahead=ahead)
+    def stand_in_key(self, plan: AnyPlan) -> str:
+        """Return what is equal for clones that could be each other's until they are renewed."""
+        return stand_in(vm_plan(plan))
 
-        return Launch(
-            begin=begin,
-            stand_in=stand_in(parsed),
-            adopt=lambda guest, directory: _adopt(guest, directory, ephemeral=ephemeral),
-            container_request=lambda check: container_request(parsed, check=check, entropy=os.urandom(64)),
-            timeout_seconds=parsed.timeout_seconds,
-            fallback=parsed.fallback,
-            proven=_proven(parsed),
-            goes_on_from=_GOES_ON_FROM.get(parsed.start, ""),
-            unsavable=why_not_savable(parsed),
-        )
+    @contextlib.contextmanager
+    def begin_early(self, plan: AnyPlan, directory: Path) -> Iterator[Begun]:
+        """Restore a clone that may be nobody's."""
+        from kata_dind.backend.vm.begin import begin_guest
 
-    def saved_state(self, directory: Path) -> dict[str, Any] | None:
-        """Return what a stopped sandbox would go on from."""
-        saved = find_saved(directory)
-        return {"size_bytes": saved.size_bytes, "saved_at": saved.saved_at} if saved else None
+        with begin_guest(vm_plan(plan), (), directory) as begun:
+            yield _Begun(begun, CUT_OFF)
+
+    def adopt(self, guest: Guest, plan: AnyPlan, directory: Path) -> None:
+        """Give a clone its name and its directory."""
+        cast("VmGuest", guest).move(vm_plan(plan), directory, IN_ORDER)
 
 
-def _start(
-    begun: BegunGuest, on_event: OnEvent, *, ephemeral: bool, ahead: bool
-) -> AbstractAsyncContextManager[VmGuest]:
-    from kata_dind.backend.vm.start import CUT_OFF, EPHEMERAL, IN_ORDER, start_guest  # while QEMU is at it
+class _Begun:
+    """A machine whose processes have started."""
 
-    return start_guest(begun, CUT_OFF if ahead else EPHEMERAL if ephemeral else IN_ORDER, on_event)
+    def __init__(self, begun: BegunGuest, deadlines: StopDeadlines) -> None:
+        self._begun = begun
+        self._deadlines = deadlines
 
+    def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[VmGuest]:
+        """Wait for the agent's answer."""
+        from kata_dind.backend.vm.start import start_guest  # while QEMU is at it
 
-def _adopt(guest: Guest, directory: Path, *, ephemeral: bool) -> None:
-    from kata_dind.backend.vm.start import EPHEMERAL, IN_ORDER
-
-    cast("VmGuest", guest).move(directory, EPHEMERAL if ephemeral else IN_ORDER)
-
-
-_GOES_ON_FROM = {StartKind.RESTORE: "its seed", StartKind.RESUME: "its saved state"}
+        return start_guest(self._begun, self._deadlines, on_event)
 
 
-def _proven(plan: Plan) -> dict[str, Any] | None:
-    if plan.start is StartKind.RESUME:
-        saved = find_saved(plan.data_directory)
-        if saved is None:
-            raise SandboxError("the saved state was used already")
-        return saved.facts
-    if plan.start is not StartKind.RESTORE:
-        return None
-    seed = load_seed(plan.seed)
-    if seed is None:
-        raise SeedUnfit(f"the seed '{plan.seed}' has been removed")
-    return seed.facts
+def _proven_by(facts: Mapping[str, Any]) -> Proven:
+    return Proven(facts["verdict"], facts["data_root"], str(facts["kernel"]), tuple(facts["warnings"]),
+                  str(facts.get("dockerd_log") or ""))  # fmt: skip
 
 
 BACKEND = VmBackend()

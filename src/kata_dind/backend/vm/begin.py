@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kata_dind.backend.plan import StartKind
 from kata_dind.backend.vm.plan import (
     CHILD_SUFFIX,
     MEMORY,
     STATE,
-    Plan,
-    StartKind,
+    VmPlan,
     data_disk,
     layer_disk,
     machine_shape,
+    require_seed_machine,
 )
 from kata_dind.backend.vm.saved import STATE_FILE, drop_saved
 from kata_dind.backend.vm.space import require_room
@@ -29,6 +30,7 @@ from kata_dind.machine.network import Isolation
 from kata_dind.machine.qemu import Qemu, start_qemu
 from kata_dind.machine.shape import MachineShape
 from kata_dind.store.seeds import use_seed
+from kata_dind.vocabulary import NetworkMode
 
 LAYER_MIB = 10 * 1024
 
@@ -42,7 +44,7 @@ A machine whose memory is a file must not find the disk full: QEMU can't pause i
 class BegunGuest(NamedTuple):
     """A guest that nobody has met yet."""
 
-    plan: Plan
+    plan: VmPlan
     directory: Path
     qemu: Qemu
     virtiofsd: Daemon | None
@@ -53,50 +55,52 @@ class BegunGuest(NamedTuple):
 
 
 @contextlib.contextmanager
-def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[BegunGuest]:
+def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator[BegunGuest]:
     """Start the processes of a plan's machine in a sandbox's directory, for the length of the block.
 
     What writes the data root, virtiofsd and QEMU, inherits the locks, for it may outlive us by a moment.
     Raises NoSpace, HostError.
     """
-    unshare, as_root = find_unshare(), os.geteuid() == 0
+    unshare, as_root, asked = find_unshare(), os.geteuid() == 0, plan.own.asked
     shape = machine_shape(plan, directory)
     sparse = {disk.path.parent for disk in shape.disks if not disk.read_only}
-    sparse |= {share.host_path.parent for share in plan.shares if share.name == DATA_ROOT_SHARE}
+    sparse |= {share.host_path.parent for share in plan.own.shares if share.name == DATA_ROOT_SHARE}
     with contextlib.ExitStack() as stack:
         if plan.seed:
             stack.enter_context(use_seed(plan.seed))
-        if not plan.start.goes_on:
+        if not plan.start.continues:
             from kata_dind.image.store import require_image, use_image  # which a clone need not load
 
-            stack.enter_context(use_image(require_image(plan.image_id)))
+            stack.enter_context(use_image(require_image(plan.image.image_id)))
         if plan.start is not StartKind.RESUME:
             make_disks(plan, directory)
         require_room(sparse, what="a guest")
-        if plan.start is StartKind.BOOT_TO_SAVE:
+        if plan.start is StartKind.BOOT_TO_SNAPSHOT:
             require_room([directory], least_bytes=_SEED_BYTES, what="the making of a seed")
         if plan.start is not StartKind.RESUME:
             drop_saved(directory)  # the disks are about to move on from it
         _make_memory(shape)
         socket_path = virtiofsd = memory_fd = None
-        if plan.shares:
+        if plan.own.shares:
             from kata_dind.machine.virtiofsd import Bind, start_virtiofsd  # which most need not load
 
             socket_path = directory / "virtiofsd.sock"
-            binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.shares]
+            binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.own.shares]
             virtiofsd = stack.enter_context(
                 start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
-                                unshare=unshare, as_root=as_root, xattr=plan.xattr, pass_fds=locks)
+                                unshare=unshare, as_root=as_root, xattr=plan.own.xattr, pass_fds=locks)
             )  # fmt: skip
-        seed = plan.seed_directory if plan.start is StartKind.RESTORE else None
-        if seed and plan.shares:
+        seed = plan.own.seed if plan.start is StartKind.RESTORE else None
+        if seed and plan.own.shares:
             # virtiofsd can't see what QEMU would have for itself in place of the seed's pages.
-            memory_fd = stack.enter_context(copied_to_memory(seed / MEMORY))
+            memory_fd = stack.enter_context(copied_to_memory(seed.directory / MEMORY))
         qemu = stack.enter_context(
             start_qemu(
                 shape,
                 directory,
-                isolation=Isolation(unshare, as_root, outbound=plan.network, allow_link_local=plan.allow_link_local),
+                isolation=Isolation(
+                    unshare, as_root, asked.network is NetworkMode.NAT, allow_link_local=asked.allow_link_local
+                ),
                 virtiofsd_socket=None if seed else socket_path,
                 state=_state_of(plan, directory),
                 memory_fd=memory_fd,
@@ -106,27 +110,29 @@ def begin_guest(plan: Plan, locks: Sequence[int], directory: Path) -> Iterator[B
         yield BegunGuest(plan, directory, qemu, virtiofsd, socket_path if seed else None, sparse)
 
 
-def copy_children(plan: Plan, directory: Path) -> None:
+def copy_children(plan: VmPlan, directory: Path) -> None:
     """Give a clone its own empty disks over the seed's, unless it has them."""
-    assert plan.seed_directory is not None
-    disks = [layer_disk(directory), *([data_disk(directory)] if plan.data_disk else [])]
+    assert plan.own.seed is not None
+    disks = [layer_disk(directory), *([data_disk(directory)] if plan.own.data_disk else [])]
     for disk in disks:
         child = disk.with_suffix(CHILD_SUFFIX)
         if not child.exists():
             unfinished = child.with_suffix(".new")
-            shutil.copyfile(plan.seed_directory / child.name, unfinished)
+            shutil.copyfile(plan.own.seed.directory / child.name, unfinished)
             unfinished.replace(child)
 
 
-def make_disks(plan: Plan, directory: Path) -> None:
+def make_disks(plan: VmPlan, directory: Path) -> None:
     """Make the disks, or the directory, that a sandbox writes, unless they are there. Raises NoSpace."""
     if plan.seed:
         copy_children(plan, directory)
     else:
         create_disk(layer_disk(directory), size_mib=LAYER_MIB)
-        if plan.data_disk:
-            create_disk(data_disk(plan.data_directory), size_mib=plan.data_root_mib, filesystem=plan.filesystem)
-    for share in plan.shares:
+        if plan.own.data_disk:
+            create_disk(
+                data_disk(plan.own.data_directory), size_mib=plan.data_root_mib, filesystem=plan.own.asked.filesystem
+            )
+    for share in plan.own.shares:
         if share.name == DATA_ROOT_SHARE:
             share.host_path.mkdir(exist_ok=True)
 
@@ -137,7 +143,7 @@ def _make_memory(shape: MachineShape) -> None:
             os.truncate(file.fileno(), shape.memory_mib << 20)
 
 
-def _state_of(plan: Plan, directory: Path) -> Path | None:
+def _state_of(plan: VmPlan, directory: Path) -> Path | None:
     if plan.start is StartKind.RESUME:
         return directory / STATE_FILE
-    return plan.seed_directory / STATE if plan.start is StartKind.RESTORE and plan.seed_directory else None
+    return require_seed_machine(plan).directory / STATE if plan.start is StartKind.RESTORE else None

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from kata_dind.backend import StoredRoot
+from kata_dind.backend import StoredRoot, Wish
 from kata_dind.backend.vm.plan import (
     Capabilities,
-    Plan,
+    DataRootChoice,
+    PlannedShare,
+    VmPlan,
     can_plug_cpus,
     can_plug_memory,
     data_disk,
     make_plan,
-    plan_from_json,
     plan_shares,
 )
 from kata_dind.backend.vm.saved import find_saved
 from kata_dind.backend.vm.seeds import (
     can_grow,
     choose_start,
+    clone_plan_of,
     named_seed_plan,
+    plan_of_seed,
     require_fit,
     resumed_plan,
     why_not_resumed,
 )
 from kata_dind.dataroot.choose import choose_data_root
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
-from kata_dind.dataroot.kinds import KINDS
+from kata_dind.dataroot.kinds import KINDS, DataRootNeeds
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.disks import XFS_LEAST_MIB
@@ -37,19 +41,18 @@ from kata_dind.host.process import require_tool
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
-from kata_dind.image.source import PackageSource
+from kata_dind.image.source import default_source
 from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
-from kata_dind.progress import Event, Report
+from kata_dind.progress import Report
 from kata_dind.spec import (
     DEFAULT_CPUS,
     DEFAULT_MEMORY,
     DEFAULT_SIZE,
     DataRootKind,
     Filesystem,
-    NetworkMode,
     SandboxSpec,
     parse_spec,
 )
@@ -61,83 +64,66 @@ SEED_FIELDS = ("data_root", "filesystem", "fallback", "image", "kernel", "accele
 """What of a spec a saved machine has for good."""
 
 
-def prepare(
-    spec: SandboxSpec,
-    directory: Path,
-    source: PackageSource,
-    *,
-    stored: StoredRoot | None,
-    before: Plan | None,
-    to_save: bool,
-    report: Report,
-) -> Plan:
+def prepare(wish: Wish, *, report: Report) -> VmPlan:
     """Check what was asked against this host, make what is missing (guest OS, kernel, image), and plan.
 
-    `before` is the plan of the sandbox's earlier start when its disks lie over a seed's. Nothing of the
-    sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
+    Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
+    spec, stored, before = wish.spec, wish.stored, clone_plan_of(wish.before)
     if spec.seed and before is not None:
         spec = with_seeds_machine(spec, require_seed(spec.seed), before)
     check_against_host(spec)
-    if before is not None and (resumed := _plan_of_saved(before, directory, report=report)):
-        return resumed
+    lost = ""
+    if before is not None and (state := find_saved(wish.directory)):
+        lost = why_not_resumed(before, state, cache=cache_directory())
+        if not lost:
+            require_host_tools(shares=False)
+            return resumed_plan(before)
+    if spec.seed and before is None:
+        return _plan_from_named(wish)
+    plan = _plan_of_machine(spec, wish, report=report)
+    plan = choose_start(plan, before=before, stored=stored is not None, cold=spec.cold, to_snapshot=wish.to_snapshot,
+                        cache=cache_directory())  # fmt: skip
+    return replace(plan, warnings=(f"the saved state is lost, so the guest boots: {lost}",)) if lost else plan
+
+
+def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan:
+    """Plan a machine of this host's own parts, which are made when they are missing."""
+    stored, packages = wish.stored, wish.packages or default_source()
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
         _require_trusted_attributes()
+    directory = stored.directory if stored else wish.directory
     if stored:
-        directory, reason = stored.directory, f"the volume '{stored.volume}' is of this kind"
-    if spec.seed and before is None:
-        return _plan_from_named(spec, directory, stored=stored)
+        reason = f"the volume '{stored.volume}' is of this kind"
     formats = needs.disk and not data_disk(directory).exists()
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
-    image = _asked_image(spec.image) if spec.image else require_dind_image("", source, report=report)
+    image = _asked_image(spec.image) if spec.image else require_dind_image("", packages, report=report)
     if stored:
         require_compatible(stored, image, spec.dockerd_args, fallback=spec.fallback)
-    guest_os = require_guest_os(source, report=report)
-    kernel = require_guest_kernel(spec.kernel, source, report=report)
+    guest_os = require_guest_os(packages, report=report)
+    kernel = require_guest_kernel(spec.kernel, packages, report=report)
     accelerator, accelerator_reason = choose_accelerator(
         spec.accelerator, kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=report
     )
+    return make_plan(
+        spec,
+        DataRootChoice(needs, reason, directory),
+        _shares(spec, needs, directory),
+        Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
+    )
+
+
+def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
     shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
-    plan = make_plan(
-        name=spec.name,
-        cpus=spec.cpus,
-        memory_mib=spec.memory_bytes >> 20,
-        needs=needs,
-        data_root_reason=reason,
-        data_root_mib=spec.size_bytes >> 20,
-        filesystem=spec.filesystem,
-        fallback=spec.fallback,
-        dockerd_args=spec.dockerd_args,
-        data_directory=directory,
-        network=spec.network is NetworkMode.NAT,
-        allow_link_local=spec.allow_link_local,
-        shares=plan_shares(shares, needs, directory),
-        virtiofs_xattr=spec.virtiofs_xattr,
-        timeout_seconds=spec.timeout_seconds,
-        capabilities=Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
-    )
-    return choose_start(
-        plan, before=before, stored=stored is not None, cold=spec.cold, to_save=to_save, cache=cache_directory()
-    )
+    return plan_shares(shares, needs, directory)
 
 
-def _plan_of_saved(before: Plan, directory: Path, *, report: Report) -> Plan | None:
-    """Plan to go on from the saved state of a clone; None where there is none, or none that is any use."""
-    saved = find_saved(directory)
-    if saved is None:
-        return None
-    if why := why_not_resumed(before, saved, cache=cache_directory()):
-        report(Event("warning", f"the saved state is lost, so the guest boots: {why}"))
-        return None
-    require_host_tools(shares=False)
-    return resumed_plan(before)
-
-
-def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot | None) -> Plan:
+def _plan_from_named(wish: Wish) -> VmPlan:
     """Plan a clone of a seed with a name, whose machine is as the seed's; what was asked for may not differ from it."""
+    spec = wish.spec
     seed = require_seed(spec.seed)
-    if stored:
+    if wish.stored:
         raise SpecError("--volume: a seed has its own data root; leave out --volume or --seed")
     made_of, defaults = seed.facts["spec"], SandboxSpec(name=spec.name)
     for field in SEED_FIELDS:
@@ -146,22 +132,19 @@ def _plan_from_named(spec: SandboxSpec, directory: Path, *, stored: StoredRoot |
             option = "--" + field.replace("_", "-")
             raise SpecError(f"{option}: {asked!r} is not what the seed '{spec.seed}' has ({made_of.get(field)!r})")
     require_fit(seed, cache=cache_directory())
-    shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
-    require_host_tools(shares=bool(shares))
+    require_host_tools(shares=bool(spec.shares))
     return named_seed_plan(
         seed,
-        name=spec.name,
+        spec,
         cpus=_cpus_on_named(spec, seed),
         memory_mib=_memory_on_named(spec, seed),
         data_root_mib=_size_on_named(spec, seed),
-        data_directory=directory,
-        allow_link_local=spec.allow_link_local,
-        shares=plan_shares(shares, KINDS[DataRootKind.BLOCK], directory),
-        timeout_seconds=spec.timeout_seconds,
+        data_directory=wish.directory,
+        shares=_shares(spec, KINDS[DataRootKind.BLOCK], wish.directory),
     )
 
 
-def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: Plan) -> SandboxSpec:
+def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: VmPlan) -> SandboxSpec:
     """Return the spec of a clone of a seed with a name as it would have to be written out, for a later boot.
 
     What was left to the seed is the seed's; processors, memory and room are those of the clone's last start.
@@ -174,7 +157,7 @@ def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: Plan) -> SandboxSp
 
 
 def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved = int(seed.plan["cpus"])
+    saved = plan_of_seed(seed).cpus
     if spec.cpus in (DEFAULT_CPUS, saved):
         return saved
     if not can_plug_cpus(saved, to=spec.cpus):
@@ -185,7 +168,7 @@ def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
 
 
 def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved_mib, asked_mib = int(seed.plan["memory_mib"]), spec.memory_bytes >> 20
+    saved_mib, asked_mib = plan_of_seed(seed).memory_mib, spec.memory_bytes >> 20
     if spec.memory == DEFAULT_MEMORY:
         return saved_mib
     if not can_plug_memory(saved_mib, to_mib=asked_mib):
@@ -196,7 +179,7 @@ def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
 
 
 def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved = plan_from_json(seed.plan)
+    saved = plan_of_seed(seed)
     asked_mib = spec.size_bytes >> 20 if spec.size else saved.data_root_mib
     if asked_mib != saved.data_root_mib and not can_grow(saved, to_mib=asked_mib):
         raise SpecError(

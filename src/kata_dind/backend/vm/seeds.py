@@ -12,26 +12,31 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kata_dind.backend.plan import AnyPlan, StartKind, WantedSeed, plan_from_json
 from kata_dind.backend.vm.plan import (
     CHILD_SUFFIX,
     MEMORY,
     SIZE_VARIABLE,
     STATE,
-    Plan,
+    Asked,
     PlannedShare,
-    StartKind,
+    RunsOn,
+    SeedMachine,
+    VmPlan,
+    asked_of,
     can_plug_cpus,
     can_plug_memory,
     container_request,
     data_disk,
     layer_disk,
     machine_shape,
-    plan_from_json,
+    vm_plan,
+    with_machine,
 )
 from kata_dind.backend.vm.saved import SavedState
-from kata_dind.errors import CommandFailed, NoSpace, SeedUnfit, SpecError
+from kata_dind.errors import CommandFailed, NoSpace, PlanOutdated, SeedUnfit, SpecError
 from kata_dind.host.disks import copy_sparse, file_mark, link_or_copy
 from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.host.process import require_tool, run
@@ -44,6 +49,9 @@ from kata_dind.store.marks import changed_file
 from kata_dind.store.seeds import FORMAT, Seed, internal_id, load_seed
 from kata_dind.vocabulary import Accelerator, DataRootKind, Filesystem
 
+if TYPE_CHECKING:
+    from kata_dind.spec import SandboxSpec
+
 SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)
 """Kinds whose data root is in the machine; loop and virtiofs lie on a share, which no saved machine can have."""
 
@@ -52,12 +60,12 @@ _GROWS_TO_MIB = 1 << 20
 
 _RUNS_ON = {"guest_os": "guest-os", "modules": "modules", "vmlinuz": "kernel", "initramfs": "initramfs",
             "image_disk": "image"}  # fmt: skip
-"""What a machine runs on and never writes: the plan's field, and the name in a seed."""
+"""The names that the files of `RunsOn` have in a seed."""
 
 _COPY_SECONDS = 3600.0
 
 
-def why_not_seedable(plan: Plan, *, stored: bool) -> str:
+def why_not_seedable(plan: VmPlan, *, stored: bool) -> str:
     """Return why a plan's machine can only boot; empty when it can be restored."""
     if stored:
         return "a volume's data root is not the seed's"
@@ -66,74 +74,77 @@ def why_not_seedable(plan: Plan, *, stored: bool) -> str:
     return ""
 
 
-def host_parts(plan: Plan, *, cache: Path) -> dict[str, str]:
+def host_parts(plan: VmPlan, *, cache: Path) -> dict[str, str]:
     """Return what of this host the saved machine of a plan depends on, each part with its version or digest."""
     anywhere = Path("/seed")
-    runs_on: dict[str, Any] = {field: Path(name) for field, name in _RUNS_ON.items() if getattr(plan, field)}
-    bare = replace(
-        plan,
-        name="seed",
-        shares=(),
-        data_directory=anywhere,
-        start=StartKind.BOOT_TO_SAVE,
-        seed="",
-        seed_directory=None,
-        **runs_on,
-    )
+    machine = with_machine(plan, shares=(), data_directory=anywhere, seed=None, runs_on=_runs_on(plan, Path()))
+    bare = replace(machine, name="seed", start=StartKind.BOOT_TO_SNAPSHOT, seed="")
     return {
         "kata-dind": str(FORMAT),
         "QEMU": _qemu_identity(cache),
         "machine": content_key(machine_argv(machine_shape(bare, anywhere), Wiring(0, 0, anywhere))),
-        "processor": _processor(plan.accelerator),
+        "processor": _processor(Accelerator(plan.accelerator)),
     }
 
 
-def internal_key(plan: Plan, *, cache: Path) -> str:
+def _runs_on(plan: VmPlan, directory: Path) -> RunsOn:
+    """Return what a plan's machine runs on, as it lies in a seed's directory."""
+    return RunsOn(**{field: getattr(plan.own.runs_on, field) and directory / name for field, name in _RUNS_ON.items()})
+
+
+def internal_key(plan: VmPlan, *, cache: Path) -> str:
     """Return the key of the internal seed for a plan: of the host's parts, and of all that runs in the machine.
 
     The files that the machine runs on are named by their content's key in the cache, and by that here.
     """
-    runs_on = [plan.guest_os.stem, plan.initramfs.stem, file_mark(plan.vmlinuz), plan.image_id]
-    told = [word for word in plan.environment if not word.startswith(f"{SIZE_VARIABLE}=")]
-    bare = replace(plan, name="seed", shares=(), environment=tuple(told), cpus=seed_cpus(plan),
-                   memory_mib=seed_memory_mib(plan))  # fmt: skip
+    machine, wanted = plan.own, seed_machine(plan)
+    runs_on = [machine.runs_on.guest_os.stem, machine.runs_on.initramfs.stem, file_mark(machine.runs_on.vmlinuz),
+               plan.image.image_id]  # fmt: skip
+    told = tuple(word for word in machine.environment if not word.startswith(f"{SIZE_VARIABLE}="))
+    bare = replace(with_machine(plan, shares=(), environment=told), name="seed", cpus=wanted.cpus,
+                   memory_mib=wanted.memory_mib)  # fmt: skip
     request = container_request(bare, check=False)
-    return content_key(host_parts(bare, cache=cache), runs_on, request, plan.filesystem, seed_root_mib(plan))
+    return content_key(host_parts(bare, cache=cache), runs_on, request, machine.asked.filesystem, wanted.data_root_mib)
 
 
-def seed_cpus(plan: Plan) -> int:
+def seed_machine(plan: VmPlan) -> WantedSeed:
+    """Return the machine of the internal seed for a plan, without its key: a clone gets more while it runs."""
+    return WantedSeed("", seed_cpus(plan), seed_memory_mib(plan), seed_root_mib(plan))
+
+
+def seed_cpus(plan: VmPlan) -> int:
     """Return how many processors the internal seed for a plan has: a clone gets more of them while it runs."""
     return DEFAULT_CPUS if _plugs(plan) and can_plug_cpus(DEFAULT_CPUS, to=plan.cpus) else plan.cpus
 
 
-def seed_memory_mib(plan: Plan) -> int:
+def seed_memory_mib(plan: VmPlan) -> int:
     """Return how much memory the internal seed for a plan has: a clone gets more of it while it runs."""
     default_mib = parse_size(DEFAULT_MEMORY) >> 20
     return default_mib if _plugs(plan) and can_plug_memory(default_mib, to_mib=plan.memory_mib) else plan.memory_mib
 
 
-def _plugs(plan: Plan) -> bool:
+def _plugs(plan: VmPlan) -> bool:
     # A kernel that comes without modules is the user's, and may not know of processors and memory that are plugged in.
     # A data root in memory is a part of it.
-    return plan.data_disk and plan.modules is not None
+    return plan.own.data_disk and plan.own.runs_on.modules is not None
 
 
-def seed_root_mib(plan: Plan) -> int:
+def seed_root_mib(plan: VmPlan) -> int:
     """Return how large the data root of the internal seed for a plan is: a clone's ext4 grows on its own disk."""
     default_mib = parse_size(DEFAULT_SIZE) >> 20
     smaller = replace(plan, data_root_mib=min(default_mib, plan.data_root_mib))
     return smaller.data_root_mib if can_grow(smaller, to_mib=plan.data_root_mib) else plan.data_root_mib
 
 
-def can_grow(plan: Plan, *, to_mib: int) -> bool:
+def can_grow(plan: VmPlan, *, to_mib: int) -> bool:
     """Tell whether the data root of a saved machine's clone can become so large."""
-    on_disk = plan.data_disk and plan.filesystem is Filesystem.EXT4
+    on_disk = plan.own.data_disk and plan.own.asked.filesystem is Filesystem.EXT4
     return on_disk and plan.data_root_mib <= to_mib <= _GROWS_TO_MIB
 
 
 def require_fit(seed: Seed, *, cache: Path) -> None:
     """Raise SeedUnfit, with the reason, when a seed was made on another host than this one."""
-    parts = host_parts(plan_from_json(seed.plan), cache=cache)
+    parts = host_parts(plan_of_seed(seed), cache=cache)
     if other := _other_parts(seed, parts):
         raise SeedUnfit(
             f"the seed '{seed.seed_id}' does not fit this host: it was made with another {', '.join(other)}",
@@ -142,46 +153,55 @@ def require_fit(seed: Seed, *, cache: Path) -> None:
         )
 
 
+def plan_of_seed(seed: Seed) -> VmPlan:
+    """Return the plan of the machine that became a seed. Raises SeedUnfit for a seed of another version."""
+    try:
+        return vm_plan(plan_from_json(seed.facts.get("plan") or {}))
+    except PlanOutdated as error:
+        raise SeedUnfit(
+            f"the seed '{seed.seed_id}' was made by another version of kata-dind", details=error.details,
+            hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
+        ) from error  # fmt: skip
+
+
 def _other_parts(seed: Seed, parts: Mapping[str, str]) -> list[str]:
     return [name for name in parts if seed.parts.get(name) != parts[name]]
 
 
-def why_not_resumed(plan: Plan, saved: SavedState, *, cache: Path) -> str:
-    """Return why a sandbox, whose last plan it is, can't go on from its saved state; empty when it can."""
-    if why := saved.why_unusable():
+def why_not_resumed(plan: VmPlan, state: SavedState, *, cache: Path) -> str:
+    """Return why a sandbox, whose last plan this is, can't resume from its saved state; empty when it can."""
+    if why := state.why_unusable():
         return why
     # The machine is its seed's, but for what is on its disks and in its memory.
     seed = load_seed(plan.seed)
-    other = _other_parts(seed, host_parts(plan_from_json(seed.plan), cache=cache)) if seed else ["seed"]
+    other = _other_parts(seed, host_parts(plan_of_seed(seed), cache=cache)) if seed else ["seed"]
     return f"it was saved with another {', '.join(other)}" if other else ""
 
 
-def resumed_plan(before: Plan) -> Plan:
-    """Return the plan of a sandbox that goes on from its saved state: all of the machine is as it was."""
-    return replace(before, start=StartKind.RESUME, start_reason="its state was saved when it was stopped")
+def resumed_plan(before: VmPlan) -> VmPlan:
+    """Return the plan of a sandbox that resumes from its saved state: all of the machine is as it was."""
+    return replace(before, start=StartKind.RESUME, start_reason="its state was saved when it was stopped", warnings=())
 
 
-def restored_plan(plan: Plan, seed: Seed, reason: str) -> Plan:
-    """Return the plan of a clone: it goes on from the seed's memory, on what the saved machine ran on."""
-    runs_on: dict[str, Any] = {field: seed.directory / name for field, name in _RUNS_ON.items() if getattr(plan, field)}
-    saved = plan_from_json(seed.plan)
-    return replace(plan, start=StartKind.RESTORE, start_reason=reason, seed=seed.seed_id, seed_directory=seed.directory,
-                   seed_cpus=saved.cpus, seed_memory_mib=saved.memory_mib, seed_root_mib=saved.data_root_mib,
-                   **runs_on)  # fmt: skip
+def restored_plan(plan: VmPlan, seed: Seed, reason: str) -> VmPlan:
+    """Return the plan of a clone, which is restored from the seed's memory, on what the seed's machine ran on."""
+    made = plan_of_seed(seed)
+    machine = SeedMachine(seed.directory, made.cpus, made.memory_mib, made.data_root_mib)
+    return replace(with_machine(plan, seed=machine, runs_on=_runs_on(plan, seed.directory)), start=StartKind.RESTORE,
+                   start_reason=reason, seed=seed.seed_id)  # fmt: skip
 
 
-def booted_clone_plan(plan: Plan, before: Plan) -> Plan:
+def booted_clone_plan(plan: VmPlan, before: VmPlan) -> VmPlan:
     """Return the plan of a clone's later start: its disks are the seed's no more, so it boots on them."""
     return replace(
-        plan,
+        with_machine(plan, seed=before.own.seed),
         seed=before.seed,
-        seed_directory=before.seed_directory,
         data_root_mib=max(plan.data_root_mib, before.data_root_mib),
         start_reason="its disks have moved on from the seed's memory",
     )
 
 
-def pack_machine(plan: Plan, directory: Path, target: Path) -> tuple[list[str], list[str]]:
+def pack_machine(plan: VmPlan, directory: Path, target: Path) -> tuple[list[str], list[str]]:
     """Move what a saved machine has left in its directory into that of a seed, and make its children.
 
     Returns the names of the machine's files, and of the children.
@@ -189,31 +209,31 @@ def pack_machine(plan: Plan, directory: Path, target: Path) -> tuple[list[str], 
     for name in (MEMORY, STATE, *_disk_names(plan)):
         (directory / name).rename(target / name)
     for field, name in _RUNS_ON.items():
-        if (source := getattr(plan, field)) is not None:
+        if (source := getattr(plan.own.runs_on, field)) is not None:
             link_or_copy(source, target / name)
     return machine_files(plan), make_children(plan, target)
 
 
-def machine_files(plan: Plan) -> list[str]:
+def machine_files(plan: VmPlan) -> list[str]:
     """Return the names of the files that a saved machine is made of."""
-    runs_on = [name for field, name in _RUNS_ON.items() if getattr(plan, field) is not None]
+    runs_on = [name for field, name in _RUNS_ON.items() if getattr(plan.own.runs_on, field) is not None]
     return [MEMORY, STATE, *_disk_names(plan), *runs_on]
 
 
-def adopt_machine(plan: Plan, image: dict[str, Any], directory: Path) -> list[str]:
+def adopt_machine(plan: VmPlan, image: dict[str, Any], directory: Path) -> list[str]:
     """Make of a machine's files that came from elsewhere what they were at home; return the children's names."""
     adopt_image(directory / _RUNS_ON["image_disk"], image)
     return make_children(plan, directory)
 
 
-def copy_disks(plan: Plan, directory: Path, target: Path) -> None:
+def copy_disks(plan: VmPlan, directory: Path, target: Path) -> None:
     """Copy the disks of a stopped sandbox, whole and raw, whatever they lie over. Raises NoSpace."""
-    for disk in (layer_disk(directory), *([data_disk(plan.data_directory)] if plan.data_disk else [])):
+    for disk in (layer_disk(directory), *([data_disk(plan.own.data_directory)] if plan.own.data_disk else [])):
         try:
-            if plan.seed_directory is None:
+            if plan.own.seed is None:
                 copy_sparse(disk, target / disk.name)
             else:
-                _flatten(disk.with_suffix(CHILD_SUFFIX), plan.seed_directory / disk.name, target / disk.name)
+                _flatten(disk.with_suffix(CHILD_SUFFIX), plan.own.seed.directory / disk.name, target / disk.name)
         except (OSError, CommandFailed) as error:
             details = error.details if isinstance(error, CommandFailed) else str(error)
             if "No space left" not in details:
@@ -229,12 +249,12 @@ def _flatten(child: Path, backing: Path, target: Path) -> None:
     run([qemu_img, "convert", "-O", "raw", f"json:{json.dumps(source)}", target], timeout_seconds=_COPY_SECONDS)
 
 
-def _disk_names(plan: Plan) -> list[str]:
+def _disk_names(plan: VmPlan) -> list[str]:
     anywhere = Path()
-    return [layer_disk(anywhere).name, *([data_disk(anywhere).name] if plan.data_disk else [])]
+    return [layer_disk(anywhere).name, *([data_disk(anywhere).name] if plan.own.data_disk else [])]
 
 
-def make_children(plan: Plan, directory: Path) -> list[str]:
+def make_children(plan: VmPlan, directory: Path) -> list[str]:
     """Make the empty disks that clones copy, over a seed's own; return their names."""
     qemu_img = require_tool("qemu-img", package="qemu-utils")
     children = []
@@ -251,11 +271,9 @@ def make_children(plan: Plan, directory: Path) -> list[str]:
     return children
 
 
-def clone_plan_of(values: Mapping[str, Any] | None) -> Plan | None:
+def clone_plan_of(before: AnyPlan | None) -> VmPlan | None:
     """Return the earlier plan of a sandbox whose disks lie over a seed's; None for any other."""
-    if not values or not values.get("seed"):
-        return None
-    return plan_from_json(dict(values))
+    return vm_plan(before) if before is not None and before.seed else None
 
 
 def _qemu_identity(cache: Path) -> str:
@@ -285,41 +303,47 @@ def _processor(accelerator: Accelerator) -> str:
     return f"{facts.get('model name', os.uname().machine)} {content_key(told, os.uname().release)}"
 
 
-def choose_start(plan: Plan, *, before: Plan | None, stored: bool, cold: bool, to_save: bool, cache: Path) -> Plan:
+def choose_start(
+    plan: VmPlan, *, before: VmPlan | None, stored: bool, cold: bool, to_snapshot: bool, cache: Path
+) -> VmPlan:
     """Return a plan with how its guest comes up, and why."""
     if before is not None:
         return booted_clone_plan(plan, before)
-    if to_save:
+    if to_snapshot:
         if why := why_not_seedable(plan, stored=stored):
             raise SpecError(f"--data-root: {why}")
-        return replace(plan, start=StartKind.BOOT_TO_SAVE, start_reason="to become a seed")
+        return replace(plan, start=StartKind.BOOT_TO_SNAPSHOT, start_reason="to become a seed")
     if cold:
         return replace(plan, start_reason="as asked")
     if why := why_not_seedable(plan, stored=stored):
         return replace(plan, start_reason=why)
-    key = internal_key(plan, cache=cache)
-    seed = load_seed(internal_id(key))
+    wanted = replace(seed_machine(plan), key=internal_key(plan, cache=cache))
+    seed = load_seed(internal_id(wanted.key))
     if seed is None or changed_file(seed.directory, seed.facts["files"]) is not None:
-        return replace(plan, start_reason="there is no seed of such a machine", seed_key=key,
-                       seed_cpus=seed_cpus(plan), seed_memory_mib=seed_memory_mib(plan),
-                       seed_root_mib=seed_root_mib(plan))  # fmt: skip
-    return replace(restored_plan(plan, seed, "there is a seed of such a machine"), seed_key=key)
+        return replace(plan, start_reason="there is no seed of such a machine", wanted_seed=wanted)
+    return restored_plan(plan, seed, "there is a seed of such a machine")
 
 
 def named_seed_plan(
     seed: Seed,
+    spec: SandboxSpec,
     *,
-    name: str,
     cpus: int,
     memory_mib: int,
     data_root_mib: int,
     data_directory: Path,
-    allow_link_local: bool,
     shares: tuple[PlannedShare, ...],
-    timeout_seconds: float,
-) -> Plan:
+) -> VmPlan:
     """Return the plan of a clone of a seed with a name: the machine is the seed's; the rest is what was asked for."""
-    mixed = replace(plan_from_json(seed.plan), name=name, cpus=cpus, memory_mib=memory_mib,
-                    data_root_mib=data_root_mib, data_directory=data_directory, shares=shares,
-                    allow_link_local=allow_link_local, timeout_seconds=timeout_seconds)  # fmt: skip
+    made = plan_of_seed(seed)
+    # A file system and a network card are the machine's.
+    asked: Asked = replace(asked_of(spec), filesystem=made.own.asked.filesystem, network=made.own.asked.network)
+    mixed = replace(
+        with_machine(made, data_directory=data_directory, shares=shares, asked=asked),
+        name=spec.name,
+        cpus=cpus,
+        memory_mib=memory_mib,
+        data_root_mib=data_root_mib,
+        timeout_seconds=spec.timeout_seconds,
+    )
     return restored_plan(mixed, seed, f"as asked, from the seed '{seed.name}'")

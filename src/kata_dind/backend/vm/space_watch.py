@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from kata_dind.backend import OnEvent
+from kata_dind.backend import OnEvent, Problem
 from kata_dind.backend.vm.space import LIMITS_BYTES, MIB, Room, next_room
 from kata_dind.host.disks import free_bytes
 from kata_dind.machine.machine import Machine
@@ -71,8 +71,8 @@ class Retries:
         return min(max(2 * self.wait_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
 
 
-def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: bool) -> str | None:
-    """Say what a guest lives with, None for nothing; `refused` are writes that the host has no space for."""
+def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: bool) -> str:
+    """Say what a guest lives with, empty for nothing; `refused` are writes that the host has no space for."""
     left_mib = left_bytes // MIB
     if room is Room.FULL:
         return f"the file system of {directory} is full; the guest is paused until there is room"
@@ -87,14 +87,13 @@ def describe_problem(room: Room, directory: Path, left_bytes: int, *, refused: b
             f"the file system of {directory} has {left_mib} MiB left; until there is more, "
             "the guest's writes fail with 'no space left on device'"
         )
-    return None
+    return ""
 
 
 async def watch_space(machine: Machine, directories: Collection[Path], on_event: OnEvent) -> None:
-    """Keep a machine within what the host has for the disks in some directories; reports `problem` events.
+    """Keep a machine within what the host has for the disks in some directories; reports a `Problem` when that changes.
 
-    The collection may change meanwhile. A problem's `message` is None when it is over, and `paused` tells whether the
-    guest stands still.
+    The collection may change meanwhile.
     """
     watch = _Watch(machine, directories, on_event)
     try:
@@ -152,11 +151,5 @@ class _Watch:
 
     def _report(self, directory: Path, left_bytes: int) -> None:
         problem = describe_problem(self.room, directory, left_bytes, refused=self._refused)
-        self._on_event(
-            {
-                "event": "problem",
-                "message": problem,
-                "paused": self._refused or self.room is Room.FULL,
-                "healed": f"the file system of {directory} has room again",
-            }
-        )
+        solved = f"the file system of {directory} has room again"
+        self._on_event(Problem(problem, paused=self._refused or self.room is Room.FULL, solved=solved))

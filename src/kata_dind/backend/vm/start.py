@@ -6,35 +6,35 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import OnEvent
+from kata_dind.backend.plan import StartKind
 from kata_dind.backend.vm.begin import BegunGuest
 from kata_dind.backend.vm.descriptors import watch_descriptors
-from kata_dind.backend.vm.plan import MEMORY, STATE, Plan, StartKind, grows, machine_shape
+from kata_dind.backend.vm.events import guest_events
+from kata_dind.backend.vm.plan import MEMORY, STATE, VmPlan, grows, machine_shape, require_seed_machine
 from kata_dind.backend.vm.saved import UNFINISHED, commit_saved, drop_saved, no_room, take_saved
 from kata_dind.backend.vm.space import LIMITS_BYTES, Room
 from kata_dind.backend.vm.space_watch import watch_space
+from kata_dind.backend.vm.streams import AgentStream, open_stream
 from kata_dind.dataroot.kinds import GUEST_PATH
 from kata_dind.errors import NoSpace, SandboxError
 from kata_dind.host.disks import free_bytes
 from kata_dind.host.process import process_status
 from kata_dind.machine.machine import Machine, open_machine
-from kata_dind.machine.shape import DATA, StopDeadlines
-from kata_dind.wire.channel import ChannelStream, background, first_of
-
-IN_ORDER = StopDeadlines()
-
-# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
-EPHEMERAL = StopDeadlines(dockerd_seconds=0)
-
-CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)
+from kata_dind.machine.shape import DATA, EPHEMERAL, StopDeadlines
+from kata_dind.wire.channel import background, first_of
+from kata_dind.wire.requests import Exec, Output, Request, StreamLost, Where
 
 CLONE_FILES = frozenset(("layer.qcow2", "data.qcow2", "guest.log", "vmm.log", "network.log"))
 """What lies in the directory of a clone without shares before anybody owns it."""
 
+
+_TESTIMONY = "grep -E ' /var/lib/(docker|kata-dind) ' /proc/self/mountinfo; dmesg | tail -n 10"
+_TESTIMONY_SECONDS = 5.0
 
 _HOLD = {"kind": "hold", "data_root": GUEST_PATH}
 
@@ -53,11 +53,11 @@ class VmGuest:
         self._virtiofsd = begun.virtiofsd
         self.ended = asyncio.Event()
 
-    def open(self, request: dict[str, Any]) -> ChannelStream:
-        """Open a stream to the agent."""
-        return self._machine.channel.open(request)
+    def open(self, request: Request) -> AgentStream:
+        """Ask the agent for something."""
+        return open_stream(self._machine.channel, request, self._plan)
 
-    async def save(self) -> None:
+    async def snapshot(self) -> None:
         """End the machine with its devices' state beside its memory."""
         await self._machine.save(self._directory / STATE, hold=_HOLD)
 
@@ -71,7 +71,7 @@ class VmGuest:
         if free < needed + 2 * LIMITS_BYTES[Room.SHORT]:
             raise no_room(self._directory, f"it takes up to {needed >> 20} MiB, and {free >> 20} MiB are free")
 
-    async def suspend(self, facts: dict[str, Any]) -> None:
+    async def suspend(self, facts: Mapping[str, Any]) -> None:
         """End the machine with its state in the sandbox's directory."""
         directory = self._directory
         disks = [disk.path.name for disk in machine_shape(self._plan, directory).disks if not disk.read_only]
@@ -81,8 +81,9 @@ class VmGuest:
         except NoSpace as error:
             raise no_room(directory, error.summary) from error
 
-    def move(self, directory: Path, deadlines: StopDeadlines) -> None:
-        """Let a clone without shares go on in another directory, with all its files, and go down by these deadlines."""
+    def move(self, plan: VmPlan, directory: Path, deadlines: StopDeadlines) -> None:
+        """Make a clone without shares another sandbox's, in its directory, to go down by these deadlines."""
+        self._plan = plan
         for path in self._directory.iterdir():
             if path.name in CLONE_FILES:
                 path.rename(directory / path.name)
@@ -102,6 +103,19 @@ class VmGuest:
         lost = self._virtiofsd is not None and self._virtiofsd.ended()
         parts = [self._virtiofsd.describe_end()] if lost and self._virtiofsd else []
         return "\n".join([*parts, self._machine.evidence()])
+
+    async def testimony(self) -> str:
+        """Ask the guest's kernel what it saw."""
+        command = Exec(("sh", "-c", _TESTIMONY), Where.GUEST)
+        with contextlib.suppress(StreamLost, TimeoutError):
+            async with asyncio.timeout(_TESTIMONY_SECONDS):
+                stream = self.open(command)
+                stream.end()
+                output = b""
+                while (part := await stream.receive()) is not None:
+                    output += part.data if isinstance(part, Output) else b""
+                return "--- guest kernel\n" + output.decode(errors="replace").strip()
+        return ""
 
     async def watch(self) -> None:
         """Set `ended` when QEMU or virtiofsd has ended; without its share the guest's writes would hang for ever."""
@@ -130,15 +144,15 @@ async def _go_on(machine: Machine, directory: Path, *, timeout_seconds: float) -
     drop_saved(directory)
 
 
-def most_state_bytes(plan: Plan, status: str) -> int:
+def most_state_bytes(plan: VmPlan, status: str) -> int:
     """Return how large the saved state can be, of a machine whose process has this proc_pid_status(5).
 
     It has the pages that are the machine's own, and those of the seed's memory, of which it may have written some.
     """
     own = sum(int(kib) << 10 for kib in re.findall(r"^(?:RssAnon|VmSwap):\s*(\d+) kB$", status, re.MULTILINE))
     seeds = 0
-    if plan.start is StartKind.RESTORE and plan.seed_directory is not None:
-        seeds = (plan.seed_directory / MEMORY).stat().st_blocks * 512
+    if plan.start is StartKind.RESTORE:
+        seeds = (require_seed_machine(plan).directory / MEMORY).stat().st_blocks * 512
     return min(own + seeds, plan.memory_mib << 20)
 
 
@@ -149,20 +163,25 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
     Raises HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
     """
     plan, directory = begun.plan, begun.directory
-    restores = plan.start is StartKind.RESTORE
-    async with open_machine(begun.qemu, on_event=on_event, deadlines=deadlines) as machine:
+    lacks = plan.own.seed if plan.start is StartKind.RESTORE else None
+
+    def heard(message: dict[str, Any]) -> None:
+        for event in guest_events(message, plan.start):
+            on_event(event)
+
+    async with open_machine(begun.qemu, on_event=heard, deadlines=deadlines) as machine:
         if plan.start is StartKind.RESUME:
             await _go_on(machine, directory, timeout_seconds=plan.timeout_seconds)
         await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
         if plan.start is StartKind.RESUME:
             await machine.channel.open(_ROOMY).wait_closed()
-        if restores and plan.memory_mib > plan.seed_memory_mib:
-            await machine.plug_memory(plan.memory_mib - plan.seed_memory_mib, shared=bool(plan.shares))
+        if lacks and plan.memory_mib > lacks.memory_mib:
+            await machine.plug_memory(plan.memory_mib - lacks.memory_mib, shared=bool(plan.own.shares))
         if begun.late_share:
             await machine.plug_share(begun.late_share)
-        if restores and plan.cpus > plan.seed_cpus:
-            await machine.plug_cpus(plan.cpus - plan.seed_cpus)
-        if restores and grows(plan):
+        if lacks and plan.cpus > lacks.cpus:
+            await machine.plug_cpus(plan.cpus - lacks.cpus)
+        if grows(plan):
             await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
         guest = VmGuest(begun, machine)
         async with contextlib.AsyncExitStack() as watches:

@@ -1,4 +1,4 @@
-"""The owner's small parts; its whole life is in tests/contract."""
+"""What the follower of a container is made of; a whole life is in tests/contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kata_dind.life.owner import LineSplitter, RotatingLog
+from kata_dind.life.container import LineSplitter, RotatingLog
 
 
 @given(

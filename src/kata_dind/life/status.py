@@ -1,0 +1,131 @@
+"""What status.json says of one start of a sandbox: its state, its phases, and what is known of its guest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from typing import Any
+
+from kata_dind.errors import KataDindError
+from kata_dind.progress import Event, Report
+from kata_dind.store.sandboxes import Record
+
+logger = logging.getLogger(__name__)
+
+_REWRITE_SECONDS = 1.0
+
+
+class Status:
+    """The status of one start, in memory and on file; whoever follows the start hears of its phases and warnings."""
+
+    def __init__(self, record: Record, *, report: Report, started: float | None = None) -> None:
+        self._record = record
+        self._report = report
+        self._started = time.monotonic() if started is None else started
+        self.earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
+        """The last one that passed, in an earlier start; empty for none."""
+        self.warnings: list[str] = []
+        self._phases: list[dict[str, Any]] = []
+        self._facts: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
+        if self.earlier_verdict:  # kept, so that a start which fails does not forget that there was one
+            self._facts["verdict"] = self.earlier_verdict
+        self._rewrite: asyncio.TimerHandle | None = None
+        """Another attempt at a status that could not be written."""
+
+    @property
+    def state(self) -> str:
+        """starting, running, stopping, stopped or crashed."""
+        return str(self._facts["state"])
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """How long ago the start began."""
+        return time.monotonic() - self._started
+
+    def get(self, name: str) -> Any:
+        """Return a fact; None for one that is not known."""
+        return self._facts.get(name)
+
+    def know(self, **facts: Any) -> None:
+        """Take note of facts, which are written with the next change of state or phase."""
+        self._facts |= facts
+
+    def enter(self, state: str) -> None:
+        """Change the state."""
+        self._facts["state"] = state
+        self.write()
+
+    def phase(self, name: str, message: str, *, ended_seconds_ago: float = 0.0) -> None:
+        """Note, once, that a phase has ended."""
+        if any(phase["name"] == name for phase in self._phases):
+            return
+        elapsed = max(self.elapsed_seconds - ended_seconds_ago, 0.0)
+        before = sum(phase["seconds"] for phase in self._phases)
+        self._phases.append({"name": name, "seconds": round(elapsed - before, 3)})
+        self._report(Event(name, message, seconds=elapsed))
+        self.write()
+
+    def warn(self, message: str) -> None:
+        """Tell of something that the user should know."""
+        if message not in self.warnings:  # it may be known from an earlier life of the guest
+            self.warnings.append(message)
+        self._report(Event("warning", message))
+
+    def problem(self, message: str, *, solved: str) -> None:
+        """Tell of a problem that the sandbox lives with, or, by an empty message, that it is over."""
+        self._facts["problem"] = message or None
+        self._report(Event("warning", message) if message else Event("notice", solved))
+        self.write()
+
+    def ready(self) -> None:
+        """Tell that the sandbox is ready."""
+        self.enter("running")
+        seconds = self.elapsed_seconds
+        self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
+
+    def end(self, state: str, error: BaseException | None) -> None:
+        """Write the last status of this start."""
+        self._facts |= {"state": state, "ended_at": time.time()}
+        if isinstance(error, KataDindError):
+            self._facts["error"] = error.as_fields()
+        elif error is not None:
+            self._facts["error"] = {"summary": f"{type(error).__name__}: {error}"}
+        self.write()
+        self._forget_rewrite()  # by then nobody may own the sandbox any more, or another process
+
+    def write(self) -> None:
+        """Write what is known; a full disk is no reason to end."""
+        again = self._forget_rewrite()
+        try:
+            self._record.write_status(
+                {**self._facts, "warnings": self.warnings, "phases": self._phases, "timings": _timings(self._phases)}
+            )
+        except OSError as error:
+            # `ls` asks the lock whether a sandbox runs, and not this file. What the status has to tell may be just
+            # that the disk is full, and nothing may happen before somebody has read that.
+            if not again:
+                logger.warning("cannot write the status: %s", error)
+            self._rewrite = asyncio.get_running_loop().call_later(_REWRITE_SECONDS, self.write)
+
+    def _forget_rewrite(self) -> bool:
+        """Give up another attempt at the status; tell whether there was to be one."""
+        rewrite, self._rewrite = self._rewrite, None
+        if rewrite is not None:
+            rewrite.cancel()
+        return rewrite is not None
+
+
+def _timings(phases: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the seconds from the start to each milestone, and the proof's own."""
+    until, ends = 0.0, {}
+    for phase in phases:
+        until += phase["seconds"]
+        ends[phase["name"]] = round(until, 3)
+    # The guest is up when it has booted; one that ran before is when its machine is.
+    up = ends.get("boot", ends.get("machine"))
+    proof = next((phase["seconds"] for phase in phases if phase["name"] == "proof"), None)
+    named = {"boot_seconds": up, "docker_seconds": ends.get("dockerd"), "ready_seconds": ends.get("proof"),
+             "proof_seconds": proof}  # fmt: skip
+    return {name: seconds for name, seconds in named.items() if seconds is not None}

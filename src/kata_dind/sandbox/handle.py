@@ -1,0 +1,263 @@
+"""A sandbox that exists: look at it, run commands in it, stop it, remove it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.backend import load_backend
+from kata_dind.backend.plan import find_plan
+from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
+from kata_dind.host.disks import allocated_bytes, is_full
+from kata_dind.host.locks import locked_shared
+from kata_dind.life.guests import (
+    guest_outlives_owner,
+    guest_runs,
+    remove_sandbox,
+    signal_supervisor,
+    stop_lasting_guest,
+)
+from kata_dind.progress import Event, Report, silent
+from kata_dind.sandbox import view
+from kata_dind.sandbox.view import Facts, SandboxSummary
+from kata_dind.store.sandboxes import Record
+
+if TYPE_CHECKING:
+    from kata_dind.wire.client import ExecResult
+
+STOP_SECONDS = 75.0
+"""How long a stop may take, in its steps: dockerd 20, the guest 8, QEMU's quit 3, and 10 to end each of 3 processes."""
+
+_KILLED_SECONDS = 10.0
+
+
+class Sandbox:
+    """A sandbox that exists, running or not."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._record.name
+
+    @property
+    def directory(self) -> Path:
+        """Where its state lies."""
+        return self._record.directory
+
+    @property
+    def endpoint(self) -> Path:
+        """The Unix socket that speaks the Docker API while the sandbox runs."""
+        return self._record.endpoint
+
+    @property
+    def docker_host(self) -> str:
+        """The endpoint as DOCKER_HOST."""
+        return f"unix://{self.endpoint}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What was asked for."""
+        return self._record.read("spec.json")
+
+    @property
+    def state(self) -> str:
+        """starting, running, stopping, stopped or crashed."""
+        status = self._record.read("status.json")
+        owned = self._record.is_owned()
+        return view.state_of(status, is_owned=owned, guest_runs=not owned and guest_outlives_owner(self._record))
+
+    def inspect(self) -> dict[str, Any]:
+        """Return all that is known of the sandbox: spec, plan, phases, verdict, disk use, error."""
+        return view.inspection(self._facts(with_saved_state=True))
+
+    def summary(self) -> SandboxSummary:
+        """Return the sandbox's row of `ls`."""
+        return view.summary(self._facts())
+
+    def environment(self) -> dict[str, str]:
+        """Return what points Docker clients and testcontainers at this sandbox."""
+        # Ryuk bind-mounts the socket as the daemon sees it, not as the client does.
+        return {"DOCKER_HOST": self.docker_host, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock"}
+
+    @property
+    def logs(self) -> Mapping[str, Path]:
+        """The sandbox's logs by their sources, of which `dockerd` is one; a log may not be there yet."""
+        plan = find_plan(self.directory)
+        names = load_backend(plan.backend).logs if plan else {}
+        return {source: self.directory / name for source, name in names.items()}
+
+    def log_path(self, source: str) -> Path:
+        """Return one of the logs. Raises SpecError for a source that the sandbox's backend does not have."""
+        logs = self.logs
+        if source not in logs:
+            raise SpecError(f"--source: {source!r} is not a log of this sandbox; use {', '.join(logs) or 'none'}")
+        return logs[source]
+
+    @property
+    def saved_state(self) -> dict[str, Any] | None:
+        """The size and the time of the state from which a stopped sandbox would resume; None for nothing."""
+        plan = find_plan(self.directory)
+        if plan is None or self._record.is_owned():
+            return None
+        snapshots = load_backend(plan.backend).snapshots
+        return snapshots.suspended(self.directory) if snapshots else None
+
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        where: str = "container",
+        tty: bool,
+        environment: dict[str, str] | None = None,
+        cwd: str = "",
+    ) -> int:
+        """Run a command on our own standard descriptors and return its exit code.
+
+        `where` is container or guest. Raises GuestNotReady when the sandbox does not run, or ends meanwhile.
+        """
+        from kata_dind.wire.client import attach, exec_request
+
+        self._require_served()
+        return attach(self._record.control, exec_request(argv, where, environment, cwd), terminal=tty)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        where: str = "container",
+        input: bytes = b"",
+        environment: dict[str, str] | None = None,
+        cwd: str = "",
+        timeout_seconds: float = 600.0,
+    ) -> ExecResult:
+        """Run a command to its end and return its exit code and what it printed."""
+        from kata_dind.wire.client import capture, exec_request
+
+        self._require_served()
+        request = exec_request(argv, where, environment, cwd)
+        return capture(self._record.control, request, stdin=input, timeout_seconds=timeout_seconds)
+
+    def stop(self, *, save: bool = False, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
+        """Stop the sandbox in order: dockerd, its file systems, the guest. Harmless when it does not run.
+
+        With `save` nothing in it ends: its memory goes to the disk, from which its next start resumes. Raises SpecError
+        for a sandbox that can't be saved, NoSpace or SandboxError for one whose save failed; then it runs on.
+
+        Raises SandboxError when the owner does not end in time; `remove(force=True)` ends it anyway.
+        """
+        if save:
+            self._suspend(timeout_seconds=timeout_seconds, report=report)
+        else:
+            self._end({"kind": "stop"}, timeout_seconds=timeout_seconds, report=report)
+
+    def remove(self, *, force: bool = False, report: Report = silent) -> None:
+        """Delete the sandbox and its own data root; a volume stays. Raises SpecError when it runs, unless `force`."""
+        if guest_runs(self._record):
+            if not force:
+                raise SpecError(
+                    f"the sandbox '{self.name}' is {self.state}",
+                    hint=f"kata-dind stop {self.name}, or kata-dind rm --force {self.name}",
+                )
+            self._force_stop(report)
+        if not self.directory.exists():
+            return
+        with self._record.owned():  # so that nobody starts it meanwhile
+            remove_sandbox(self._record)
+
+    def _suspend(self, *, timeout_seconds: float, report: Report) -> None:
+        from kata_dind.wire.client import ask
+
+        if not self._record.is_owned():
+            raise SpecError(f"--save: the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
+        started = time.monotonic()
+        report(Event("save", f"saving {self.name}"))
+        late = f"the sandbox '{self.name}' was not saved within {timeout_seconds:g} s; the save continues"
+        request = {"kind": "stop", "save": True}
+        answer = ask(self._record.control, request, timeout_seconds=timeout_seconds, late=late)
+        if "error" in answer:
+            raise error_from_fields(answer)
+        if not self._wait_until_free(timeout_seconds):
+            raise SandboxError(
+                f"the sandbox '{self.name}' is saved, but does not end", hint=f"kata-dind rm --force {self.name}"
+            )
+        report(Event("save", f"{self.name} is stopped, with its state saved", time.monotonic() - started))
+
+    def _end(self, request: dict[str, Any], *, timeout_seconds: float, report: Report) -> None:
+        """Let the owner end, if there is one; then the guest, where that outlives its owner."""
+        if not guest_runs(self._record):
+            return
+        report(Event("stop", f"stopping {self.name}"))
+        if self._record.is_owned():
+            self._end_owner(request, timeout_seconds=timeout_seconds, report=report)
+        if guest_outlives_owner(self._record):
+            with self._record.owned():  # so that nobody serves it meanwhile
+                stop_lasting_guest(self._record, timeout_seconds=timeout_seconds)
+
+    def _end_owner(self, request: dict[str, Any], *, timeout_seconds: float, report: Report) -> None:
+        from kata_dind.wire.client import connect
+
+        try:
+            with connect(self._record.control) as client:
+                client.open(request)
+        except GuestNotReady:
+            # Not serving yet: the owner is at the very beginning, or at the end.
+            signal_supervisor(self._record, signal.SIGTERM)
+        if not self._wait_until_free(timeout_seconds):
+            raise SandboxError(
+                f"the sandbox '{self.name}' did not stop within {timeout_seconds:g} s",
+                hint=f"kata-dind rm --force {self.name}",
+            )
+        error = self._record.read("status.json").get("error") or {}
+        if error.get("error") == "AbnormalShutdown":
+            report(Event("warning", str(error["summary"])))
+
+    def _force_stop(self, report: Report) -> None:
+        try:
+            # Its disks go with it, so nobody waits for what is not written to them yet.
+            self._end({"kind": "stop", "discard": True}, timeout_seconds=STOP_SECONDS, report=report)
+        except SandboxError:
+            signal_supervisor(self._record, signal.SIGKILL)
+            if not self._wait_until_free(_KILLED_SECONDS):
+                raise
+
+    def _wait_until_free(self, timeout_seconds: float) -> bool:
+        try:
+            with locked_shared(self.directory / "lock", timeout_seconds=timeout_seconds):
+                return True
+        except KataDindError:
+            return not self.directory.exists()
+
+    def _require_served(self) -> None:
+        if not self._record.is_owned():
+            runs = "runs, but no process serves it" if guest_outlives_owner(self._record) else "is not running"
+            raise GuestNotReady(f"the sandbox '{self.name}' {runs}", hint=f"kata-dind start {self.name}")
+
+    def _facts(self, *, with_saved_state: bool = False) -> Facts:
+        owned = self._record.is_owned()
+        return Facts(
+            name=self.name,
+            directory=str(self.directory),
+            docker_host=self.docker_host,
+            spec=self.spec,
+            plan=find_plan(self.directory),
+            status=self._record.read("status.json"),
+            is_owned=owned,
+            guest_runs=not owned and guest_outlives_owner(self._record),
+            is_full=is_full(self.directory),
+            created=self._created(),
+            now=time.time(),
+            disk_bytes=allocated_bytes(self.directory),
+            saved_state=self.saved_state if with_saved_state else None,
+        )
+
+    def _created(self) -> float:
+        try:
+            return (self.directory / "spec.json").stat().st_mtime
+        except OSError:
+            return 0.0

@@ -1,0 +1,95 @@
+"""From a spec to the plan of a start: the volume that it uses, the backend's own planning, the seed that it wants."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.backend.plan import AnyPlan, WantedSeed
+from kata_dind.errors import NoSpace, SeedUnfit
+from kata_dind.progress import Event, Report
+from kata_dind.store.volumes import Volume, hold_volume
+from kata_dind.vocabulary import Filesystem
+
+if TYPE_CHECKING:
+    from kata_dind.image.source import PackageSource
+    from kata_dind.spec import SandboxSpec
+
+
+@contextlib.contextmanager
+def held_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
+    """Hold the volume that a spec names, if it does, for the length of the block; yields its lock's descriptor, too."""
+    if not spec.volume:
+        yield None, []
+        return
+    with hold_volume(spec.volume, asked=spec.data_root) as (volume, lock):
+        yield volume, [lock]
+
+
+def plan_start(
+    spec: SandboxSpec,
+    directory: Path,
+    volume: Volume | None,
+    *,
+    before: AnyPlan | None = None,
+    packages: PackageSource | None,
+    report: Report,
+) -> AnyPlan:
+    """Return the plan of a start in a sandbox's directory; the seed that it wants is made when there is none."""
+    from kata_dind.backend import StoredRoot, Wish, load_backend
+
+    backend, stored = load_backend(spec.backend.value), None
+    if volume:
+        facts = volume.facts
+        stored = StoredRoot(
+            volume.name, volume.directory, str(facts.get("docker_version", "")), str(facts.get("storage", ""))
+        )
+        spec = _on_volume(spec, volume, report=report)
+    wish = Wish(spec, directory, stored=stored, before=before, packages=packages)
+    plan = backend.prepare(wish, report=report)
+    if plan.wanted_seed and _make_seed(plan.wanted_seed, spec, packages, report=report):
+        plan = backend.prepare(wish, report=report)
+    for warning in plan.warnings:
+        report(Event("warning", warning))
+    if volume:
+        volume.grow(spec.size_bytes)
+    return plan
+
+
+def _make_seed(wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | None, *, report: Report) -> bool:
+    """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
+    from kata_dind.seeding.making import require_internal_seed
+
+    spec = spec.model_copy(update={"cpus": wanted.cpus, "memory": f"{wanted.memory_mib}M"})
+    if spec.size:
+        spec = spec.model_copy(update={"size": f"{wanted.data_root_mib}M"})
+    try:
+        require_internal_seed(wanted.key, spec, packages, report=report)
+    except (NoSpace, SeedUnfit) as error:
+        report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
+        return False
+    return True
+
+
+def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxSpec:
+    """Return a spec with the kind, the size and the file system that its volume will have."""
+
+    def warn(message: str) -> None:
+        report(Event("warning", message))
+
+    update: dict[str, Any] = {"data_root": volume.kind}
+    if spec.size and volume.disk is None:
+        warn(f"--size: the volume '{volume.name}' is of the kind {volume.kind}, which takes what the host has")
+    if present := volume.size_bytes:
+        if spec.size and spec.size_bytes < present:
+            warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")
+        update["size"] = f"{max(present, spec.size_bytes if spec.size else 0) >> 20}M"
+    if found := volume.filesystem:
+        if spec.filesystem not in (found, Filesystem.EXT4):  # ext4 may be nobody's wish
+            warn(
+                f"--filesystem: the volume '{volume.name}' keeps its {found}; only a new one can have {spec.filesystem}"
+            )
+        update["filesystem"] = Filesystem(found)
+    return spec.model_copy(update=update)

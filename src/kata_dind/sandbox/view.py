@@ -1,0 +1,149 @@
+"""What users see of a sandbox, computed from what its files and its locks say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kata_dind.backend.plan import AnyPlan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about a sandbox at one moment."""
+
+    name: str
+    directory: str
+    docker_host: str
+    spec: Mapping[str, Any]
+    plan: AnyPlan | None
+    """None where there is none, or one of another version."""
+    status: Mapping[str, Any]
+    is_owned: bool
+    """Whether a process of this host owns it."""
+    guest_runs: bool
+    """Whether its guest runs without such a process."""
+    is_full: bool
+    """Whether the file system of its directory is full, so that its owner can't write its status either."""
+    created: float
+    """Seconds since the epoch."""
+    now: float
+    disk_bytes: int
+    saved_state: Mapping[str, Any] | None = None
+    """From what it would resume; None for nothing."""
+
+
+@dataclass(frozen=True)
+class SandboxSummary:
+    """One row of `ls`."""
+
+    name: str
+    state: str
+    """starting, running, stopping, stopped or crashed"""
+    backend: str
+    image: str
+    data_root: str
+    volume: str
+    """The volume that holds the data root; empty for one of its own."""
+    docker_version: str
+    accelerator: str
+    created: float
+    """Seconds since the epoch."""
+    uptime_seconds: float | None
+    disk_bytes: int
+    """What the sandbox's own disks really take: without a volume's, which `volume ls` counts."""
+    problem: str | None = None
+    """What a running sandbox lives with at the moment, such as a full disk of the host."""
+
+
+def state_of(status: Mapping[str, Any], *, is_owned: bool, guest_runs: bool) -> str:
+    """Return starting, running or stopping while there is an owner or a guest, else stopped or crashed."""
+    state = str(status.get("state", "starting"))
+    if is_owned:
+        return state if state in {"starting", "running", "stopping"} else "starting"
+    if guest_runs:
+        return "running"
+    return "stopped" if state == "stopped" else "crashed"
+
+
+def inspection(facts: Facts) -> dict[str, Any]:
+    """Return all that is known of a sandbox: spec, plan, phases, verdict, disk use, error."""
+    status, plan = facts.status, facts.plan
+    verdict = status.get("verdict") or {}
+    return {
+        "name": facts.name,
+        "state": _state(facts),
+        "directory": facts.directory,
+        "docker_host": facts.docker_host,
+        "spec": dict(facts.spec),
+        "backend": plan.backend if plan else None,
+        "accelerator": plan.accelerator if plan else None,
+        "accelerator_reason": plan.accelerator_reason if plan else None,
+        "kernel": status.get("kernel") or (plan.kernel_version if plan else None),
+        "image": {"reference": plan.image.reference, "id": plan.image.image_id} if plan else None,
+        "data_root": {
+            **(status.get("data_root") or {}),
+            "kind": str(plan.data_root) if plan else None,
+            "reason": plan.data_root_reason if plan else None,
+            "size_mib": (plan.data_root_mib or None) if plan else None,
+            "volume": facts.spec.get("volume") or None,
+        },
+        "docker": {
+            "version": verdict.get("docker_version"),
+            "storage": verdict.get("storage"),
+            "native_diff": verdict.get("native_diff"),
+        },
+        "start": {
+            "how": str(plan.start) if plan else None,
+            "reason": plan.start_reason if plan else None,
+            "seed": (plan.seed or None) if plan else None,
+            "check_seconds": status.get("check_seconds"),
+        },
+        "phases": status.get("phases", []),
+        "timings": status.get("timings", {}),
+        "warnings": [*(plan.warnings if plan else ()), *status.get("warnings", [])],
+        "problem": _problem(facts),
+        "error": status.get("error"),
+        "created": facts.created,
+        "uptime_seconds": _uptime(facts),
+        "saved_state": facts.saved_state,
+        "disk_bytes": facts.disk_bytes,
+    }
+
+
+def summary(facts: Facts) -> SandboxSummary:
+    """Return a sandbox's row of `ls`."""
+    plan = facts.plan
+    return SandboxSummary(
+        name=facts.name,
+        state=_state(facts),
+        backend=plan.backend if plan else "",
+        image=plan.image.reference if plan else "",
+        data_root=str(plan.data_root) if plan else "",
+        volume=str(facts.spec.get("volume") or ""),
+        docker_version=str((facts.status.get("verdict") or {}).get("docker_version") or ""),
+        accelerator=plan.accelerator if plan else "",
+        created=facts.created,
+        uptime_seconds=_uptime(facts),
+        disk_bytes=facts.disk_bytes,
+        problem=_problem(facts),
+    )
+
+
+def _state(facts: Facts) -> str:
+    return state_of(facts.status, is_owned=facts.is_owned, guest_runs=facts.guest_runs)
+
+
+def _problem(facts: Facts) -> str | None:
+    if _state(facts) != "running":
+        return None
+    if not facts.is_owned:
+        return f"no process serves its endpoint; kata-dind start {facts.name}"
+    if facts.is_full:
+        return f"the file system of {facts.directory} is full"
+    return facts.status.get("problem")
+
+
+def _uptime(facts: Facts) -> float | None:
+    return facts.now - float(facts.status["started_at"]) if _state(facts) == "running" else None

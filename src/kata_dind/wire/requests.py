@@ -1,0 +1,135 @@
+"""What a guest is asked for, and the stream on which it answers; how either travels is the backend's business. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+# Named tuples, as in other modules that QEMU waits for: see machine/shape.py.
+
+
+class Where(StrEnum):
+    """On which side of the container's wall a command runs."""
+
+    CONTAINER = "container"
+    """Beside dockerd."""
+    GUEST = "guest"
+    """In the guest OS."""
+
+
+class Docker(NamedTuple):
+    """A connection to dockerd's socket."""
+
+
+class Container(NamedTuple):
+    """The dind container: to be started, or to be told of again by a guest in which it runs.
+
+    What it says comes back: dockerd's own words and, on standard error, those of the guest entrypoint.
+    """
+
+    check: bool = False
+    """Whether the data root's file system must be checked first, since the last start did not end in order."""
+
+
+class Terminal(NamedTuple):
+    """The size of the terminal that a command is to have."""
+
+    rows: int
+    columns: int
+
+
+class Exec(NamedTuple):
+    """A command."""
+
+    argv: tuple[str, ...]
+    where: Where = Where.CONTAINER
+    environment: tuple[tuple[str, str], ...] = ()
+    cwd: str = ""
+    """Empty for the image's own."""
+    terminal: Terminal | None = None
+
+
+Request = Docker | Container | Exec
+
+
+class Output(NamedTuple):
+    """Some bytes that the guest has sent."""
+
+    data: bytes
+    is_error: bool = False
+    """Whether they are a command's standard error."""
+
+
+class End(NamedTuple):
+    """The guest sends no more, but may still take what it is sent."""
+
+
+class Result(NamedTuple):
+    """How a stream ended."""
+
+    exit_code: int | None = None
+    """None for what is no command, or was lost."""
+    error: str = ""
+    """Why the guest could not do what it was asked; empty when it could."""
+
+
+class StreamLost(Exception):
+    """The guest is gone, or has begun anew and does not know the stream any more."""
+
+
+class Stream(Protocol):
+    """One request that is being served."""
+
+    @property
+    def result(self) -> Result | None:
+        """How it ended; None while it is open."""
+
+    async def receive(self) -> Output | End | None:
+        """Return what comes next, None when the stream has ended. Raises StreamLost."""
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, waiting until they can be taken; dropped when the stream has ended. Raises StreamLost."""
+
+    def end(self) -> None:
+        """Say that no more bytes follow; receiving continues."""
+
+    def resize(self, terminal: Terminal) -> None:
+        """Give a command's terminal another size."""
+
+    def signal(self, number: int) -> None:
+        """Send a command a signal."""
+
+    def close(self) -> None:
+        """End both directions; harmless when the stream has ended."""
+
+
+def exec_to_json(command: Exec) -> dict[str, Any]:
+    """Return a command as JSON values."""
+    terminal = command.terminal
+    size = {"tty": True, "rows": terminal.rows, "columns": terminal.columns} if terminal else {}
+    return {"kind": "exec", "argv": list(command.argv), "where": str(command.where),
+            "environment": dict(command.environment), "cwd": command.cwd, **size}  # fmt: skip
+
+
+def exec_from_json(values: Mapping[str, Any]) -> Exec:
+    """Rebuild a command. Raises KeyError, TypeError or ValueError for what is none."""
+    terminal = Terminal(int(values.get("rows", 24)), int(values.get("columns", 80))) if values.get("tty") else None
+    environment = tuple((str(key), str(value)) for key, value in (values.get("environment") or {}).items())
+    return Exec(tuple(map(str, values["argv"])), Where(values.get("where", Where.CONTAINER)), environment,
+                str(values.get("cwd") or ""), terminal)  # fmt: skip
+
+
+def result_to_json(result: Result | None) -> dict[str, Any]:
+    """Return how a stream ended as JSON values; empty where that is not known."""
+    if result is None:
+        return {}
+    if result.error:
+        return {"error": result.error}
+    return {} if result.exit_code is None else {"exit_code": result.exit_code}
+
+
+def result_from_json(values: Mapping[str, Any]) -> Result:
+    """Rebuild how a stream ended."""
+    code = values.get("exit_code")
+    return Result(code if type(code) is int else None, str(values.get("error") or ""))
