@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kata_dind.host.process import process_started
 from kata_dind.seeding.contents import is_hello, load_hello
 
-__all__ = ["facts", "is_hello", "load", "process_started"]
+__all__ = ["facts", "is_hello", "load"]
 
 if TYPE_CHECKING:
     from kata_dind.sandbox.api import Sandbox
@@ -37,13 +35,6 @@ def facts(inspected: Mapping[str, Any]) -> dict[str, str]:
         "STARTED": f"{process_started():.2f}",
     }
     return {f"KATA_DIND_HELLO_{name}": str(value) for name, value in known.items() if value}
-
-
-def process_started() -> float:
-    """Return when this process was started, in seconds since the epoch. Source: proc_pid_stat(5), field 22."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_after_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started_after_boot)
 
 
 def _with_filesystem(data_root: Mapping[str, Any]) -> str:

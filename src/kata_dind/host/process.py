@@ -122,6 +122,13 @@ class Process:
         os.killpg(self.pid, signal.SIGKILL)  # what the leader left behind in its group
 
 
+def process_started() -> float:
+    """Return when this process was started, in seconds since the epoch. Source: proc_pid_stat(5), field 22."""
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_after_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started_after_boot)
+
+
 def signal_process(pid: int, number: signal.Signals, *, word: str, has_open: Path) -> None:
     """Signal a process whose command line has a word in it, and that has a file open; no other, and none for none."""
     try:

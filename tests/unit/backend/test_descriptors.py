@@ -9,9 +9,9 @@ from kata_dind.backend.vm.descriptors import (
     FILES_PER_SECOND,
     Mark,
     count_descriptors,
-    list_descriptors,
     pause_seconds,
 )
+from kata_dind.host.descriptors import list_descriptors
 
 LIMIT = 20_000
 

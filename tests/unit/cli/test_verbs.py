@@ -12,6 +12,7 @@ from kata_dind.cli.app import build_command
 from kata_dind.cli.passthrough import parse_variables
 from kata_dind.cli.run import docker_run_argv
 from kata_dind.errors import SpecError
+from kata_dind.host.process import process_started
 from kata_dind.spec import SandboxSpec, parse_spec
 from kata_dind.wire.client import ExecResult
 from tests.unit.cli.conftest import CommandLine
@@ -260,7 +261,7 @@ def test_facts_for_the_built_in_image() -> None:
         "KATA_DIND_HELLO_BOOT_SECONDS": "3.2",
         "KATA_DIND_HELLO_DOCKER_SECONDS": "6.0",
     }
-    assert started == pytest.approx(hello.process_started(), abs=0.05)
+    assert started == pytest.approx(process_started(), abs=0.05)
 
 
 @pytest.mark.parametrize("inspected", [{}, {"data_root": None, "docker": None, "timings": None}])

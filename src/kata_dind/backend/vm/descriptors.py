@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import resource
 import time
-from pathlib import Path
 
+from kata_dind.host.descriptors import descriptor_limit, list_descriptors, told_descriptors
 from kata_dind.machine.machine import Machine
 from kata_dind.wire.channel import ChannelClosed
 
@@ -66,7 +64,7 @@ async def watch_descriptors(machine: Machine, virtiofsd_pid: int) -> None:
     mark = Mark()
     try:
         while True:
-            limit, _ = resource.prlimit(virtiofsd_pid, resource.RLIMIT_NOFILE)  # which it raises itself at its start
+            limit = descriptor_limit(virtiofsd_pid)  # which it raises itself at its start
             count = await count_descriptors(virtiofsd_pid)
             if mark.is_passed(count, limit, time.monotonic()) and not machine.paused.is_set():
                 before = count
@@ -82,15 +80,4 @@ async def watch_descriptors(machine: Machine, virtiofsd_pid: int) -> None:
 
 async def count_descriptors(pid: int) -> int:
     """Return how many descriptors a process has. Raises OSError."""
-    return _told_descriptors(pid) or await asyncio.to_thread(list_descriptors, pid)
-
-
-def _told_descriptors(pid: int) -> int:
-    """Return how many the directory's size says there are, since Linux 6.2; 0 before that."""
-    return Path(f"/proc/{pid}/fd").stat().st_size
-
-
-def list_descriptors(pid: int) -> int:
-    """Return how many descriptors a process has by reading the directory: a millisecond per thousand."""
-    with os.scandir(f"/proc/{pid}/fd") as entries:
-        return sum(1 for _ in entries)
+    return told_descriptors(pid) or await asyncio.to_thread(list_descriptors, pid)

@@ -40,6 +40,7 @@ from kata_dind.errors import CommandFailed, NoSpace, PlanOutdated, SeedUnfit, Sp
 from kata_dind.host.disks import copy_sparse, file_mark, link_or_copy
 from kata_dind.host.json_files import read_json, write_passing_json
 from kata_dind.host.process import require_tool, run
+from kata_dind.host.processor import processor_facts
 from kata_dind.image.cache import content_key
 from kata_dind.image.store import adopt_image
 from kata_dind.machine.argv import machine_argv, qemu_binary
@@ -295,10 +296,7 @@ def _processor(accelerator: Accelerator) -> str:
     """Return what a guest's state depends on of the host: nothing where the processor is emulated."""
     if accelerator is Accelerator.TCG:
         return f"emulated {os.uname().machine}"
-    lines = dict(
-        line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    )
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    facts = processor_facts()
     told = {key: facts.get(key) for key in ("model name", "stepping", "microcode", "flags", "Features")}
     return f"{facts.get('model name', os.uname().machine)} {content_key(told, os.uname().release)}"
 
