@@ -27,7 +27,7 @@ from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import tail
 from kata_dind.life.standby import take_standby
 from kata_dind.progress import Event, Report, silent
-from kata_dind.store.sandboxes import Record, create_record, list_records, record_of, require_record
+from kata_dind.store.sandboxes import Record, create_record, list_records, record_of, require_free, require_record
 from kata_dind.store.volumes import Volume, hold_volume, require_volume
 from kata_dind.vocabulary import Filesystem
 
@@ -427,21 +427,13 @@ def sandboxes_with_image(image_id: str) -> list[str]:
     return [name for name, plan in plans.items() if plan.get("image_id") == image_id]
 
 
-def _require_free(name: str) -> None:
-    if record_of(name).directory.exists():
-        raise SpecError(
-            f"name: '{name}' is used by a sandbox already",
-            hint=f"kata-dind start {name}, or kata-dind rm {name}, or use another name",
-        )
-
-
 @contextlib.contextmanager
 def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, list[int]]]:
     """Plan and make a sandbox, and hold it and its volume for the length of the block; an error removes it again.
 
     Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
-    _require_free(spec.name)
+    require_free(spec.name)
     with _held_volume(spec) as (volume, volume_locks):
         plan = _prepare(spec, volume, report=report, source=source)
         record = create_record(spec.name)
