@@ -28,7 +28,7 @@ from kata_dind.host.process import tail
 from kata_dind.life.standby import take_standby
 from kata_dind.progress import Event, Report, silent
 from kata_dind.store.sandboxes import Record, create_record, list_records, record_of, require_free, require_record
-from kata_dind.store.volumes import Volume, hold_volume, require_volume
+from kata_dind.store.volumes import Volume, require_volume, use_volume
 from kata_dind.vocabulary import Filesystem
 
 if TYPE_CHECKING:
@@ -455,7 +455,7 @@ def _held_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]
     if not spec.volume:
         yield None, []
         return
-    with hold_volume(spec.volume, asked=spec.data_root) as (volume, lock):
+    with use_volume(spec.volume, asked=spec.data_root) as (volume, lock):
         yield volume, [lock]
 
 
