@@ -150,7 +150,7 @@ def test_a_life(subject: Subject) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (3, b"in", b"err\n")
     assert sandbox.inspect()["docker"]["storage"]
     assert sandbox.inspect()["data_root"]["filesystem"]
-    with pytest.raises(SpecError, match="is used"):
+    with pytest.raises(SpecError, match="already"):
         up(subject.spec())
 
     sandbox.stop()

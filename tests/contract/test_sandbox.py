@@ -139,7 +139,7 @@ def test_a_start_is_seen_as_one() -> None:
         wait_until(lambda: [summary.state for summary in list_sandboxes()] == ["starting"])
         with pytest.raises(SpecError, match="the sandbox 'demo' is starting"):
             require_sandbox("demo").remove()
-        with pytest.raises(SpecError, match="is used"):
+        with pytest.raises(SpecError, match="there is a sandbox 'demo' already"):
             up(spec_of())
         wait_until((sandboxes_directory() / "demo" / "guest.log").exists)  # before that there may be no supervisor
         starter.terminate()

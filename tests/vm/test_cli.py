@@ -84,7 +84,7 @@ def test_its_sockets_are_for_their_owner_alone(sandbox: SandboxDriver) -> None:
 def test_a_used_name_is_refused(sandbox: SandboxDriver) -> None:
     refused = kata_dind("up", sandbox.name)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"kata-dind: name: '{sandbox.name}' is used by a sandbox already\n")
+    assert refused.stderr.startswith(f"kata-dind: there is a sandbox '{sandbox.name}' already\n")
     assert kata_dind("start", sandbox.name).returncode == 2
     assert kata_dind("rm", sandbox.name).returncode == 2
     assert states() == {sandbox.name: "running"}

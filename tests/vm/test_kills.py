@@ -61,7 +61,7 @@ def test_of_two_ups_of_one_name_one_wins(two_ups: list[tuple[int, str]]) -> None
     codes = sorted(code for code, _ in two_ups)
     assert codes == [0, 2], two_ups
     (complaint,) = (stderr for code, stderr in two_ups if code == 2)
-    assert f"name: '{NAME}' is used by a sandbox already" in complaint
+    assert f"there is a sandbox '{NAME}' already" in complaint
 
 
 def test_a_stopped_sandbox_takes_no_commands(two_ups: object) -> None:

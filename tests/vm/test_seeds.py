@@ -69,7 +69,8 @@ def test_a_seed_from_its_making_to_another_host_and_back(tmp_path: Path) -> None
     refused = kata_dind("seed", "rm", "web")
     assert (refused.returncode, refused.stderr) == (
         2,
-        "kata-dind: the seed 'web' is used by clone-one, clone-two\nhint: kata-dind rm clone-one\n",
+        "kata-dind: the seed 'web' is used by the sandboxes clone-one, clone-two\n"
+        "hint: kata-dind rm clone-one clone-two\n",
     )
     assert inspect("web")["used_by"] == ["clone-one", "clone-two"]
     succeed("rm", "--force", "clone-two")

@@ -13,7 +13,7 @@ from kata_dind.cli.output import human_size, print_json, print_table, print_tree
 from kata_dind.cli.session import Session
 
 if TYPE_CHECKING:
-    from kata_dind.store.volumes import VolumeSummary
+    from kata_dind.store.volume_view import VolumeSummary
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.volume_names)]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.volume_names)]

@@ -1,7 +1,10 @@
-"""The dind images in the cache: content-addressed, each with a record of how its container starts, named by references.
+"""The dind images in the cache: content-addressed, each with what starts its container, named by references.
 
-An image lies in a directory named by its id, under a lock that running sandboxes share. A reference is a file that
-holds an id; moving it leaves the older image in place, without a reference, until it is removed by its id.
+disk.erofs    the root file system          image.json   what is known of the image
+in-use.lock   shared by the sandboxes that run on the image
+
+A reference is a file elsewhere in the cache that holds an id; moving it leaves the older image in place, without a
+reference, until it is removed by its id.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +20,12 @@ from typing import Any
 
 from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory, make_private
-from kata_dind.host.locks import is_locked, locked, locked_shared
+from kata_dind.host.json_files import read_json, write_json
+from kata_dind.host.locks import is_locked
+from kata_dind.store.shelf import Shelf, delete, set_aside
 
 _DISK = "disk.erofs"
-_RECORD = "image.json"
+_FACTS = "image.json"
 _IN_USE = "in-use.lock"
 
 
@@ -46,8 +50,12 @@ class DindImage:
 
 
 def list_images() -> list[DindImage]:
-    """Return all images, once per reference, ordered by reference; those without one come last."""
+    """Return all images, once per reference, ordered by reference; those without one come last.
+
+    What killed removals have left is swept.
+    """
     cache = cache_directory()
+    _shelf(cache).sweep()
     images = _load_all(cache)
     tags = _references(cache)
     named = [
@@ -85,63 +93,62 @@ def remove_image(name: str) -> None:
 
     Raises ImageError when there is none, or when a running sandbox uses it.
     """
-    image = require_image(name)
+    image, doomed = require_image(name), None
     cache = cache_directory()
-    with _changes(cache):
+    shelf = _shelf(cache)
+    with shelf.changing():
         references = [tag for tag, image_id in _references(cache).items() if image_id == image.image_id]
         removed = [tag for tag in references if tag in _spellings(name)] or references
-        directory = image.disk.parent
-        if removed == references and is_locked(directory / _IN_USE):
+        home = shelf.path(image.image_id)
+        if removed == references and is_locked(home / _IN_USE):
             raise ImageError(
                 f"image {name} is in use by a running sandbox",
                 hint="stop the sandbox that uses it: kata-dind ls names it",
             )
         for reference in removed:
             _reference_file(cache, reference).unlink(missing_ok=True)
-        if removed == references:
-            _remove_directory(directory)
+        if removed == references and home.exists():
+            doomed = set_aside(home)
+    if doomed:
+        delete(doomed)
 
 
 @contextlib.contextmanager
 def use_image(image: DindImage) -> Iterator[DindImage]:
     """Keep an image from being removed for the length of the block. Raises ImageError when it is gone already."""
-    directory = image.disk.parent
-    with contextlib.ExitStack() as stack:
-        # Under the lock of changes, so that nobody removes it between our look and our lock.
-        with _changes(directory.parents[1]):
-            if not (directory / _RECORD).is_file():
-                raise ImageError(
-                    f"image {image.reference or image.image_id} has been removed", hint=_way_to(image.reference)
-                )
-            stack.enter_context(locked_shared(directory / _IN_USE, timeout_seconds=None))
+    home = image.disk.parent
+    gone = ImageError(f"image {image.reference or image.image_id} has been removed", hint=_way_to(image.reference))
+    with _shelf(home.parents[1]).shared(home.name, gone=gone):
         yield image
 
 
-def add_image(directory: Path, record: DindImage, *, cache: Path) -> DindImage:
+def add_image(directory: Path, image: DindImage, *, cache: Path) -> DindImage:
     """Publish an image whose disk lies in `directory`, and point its reference, if it has one, at it.
 
-    The id, disk and size of the record are filled in. An image of the same content stays where it is and gets
-    the new record.
+    Its id, disk and size are filled in. When there is one of the same content, that one stays where it is and gets what
+    is known of the new one.
     """
-    from kata_dind.image.cache import publish  # imported here, as what only builders need is: `image ls` is quick
+    from kata_dind.host.disks import make_durable  # imported here, for only builders need it: `image ls` is quick
 
-    image_id = _identify(directory / _DISK, record)
-    home = cache / "images" / image_id
+    image_id, shelf = _identify(directory / _DISK, image), _shelf(cache)
+    home = shelf.path(image_id)
     size_bytes = (directory / _DISK).stat().st_size
-    image = dataclasses.replace(record, image_id=image_id, disk=home / _DISK, size_bytes=size_bytes)
+    image = dataclasses.replace(image, image_id=image_id, disk=home / _DISK, size_bytes=size_bytes)
     (directory / _IN_USE).touch(mode=0o600)
-    make_private(home.parent)
-    with _changes(cache):
-        if (home / _RECORD).is_file():
-            _write_durably(home / _RECORD, image_fields(image))
+    write_json(directory / _FACTS, image_fields(image))
+    make_durable(directory)
+    make_private(shelf.directory)
+    with shelf.changing():
+        if (home / _FACTS).is_file():
+            write_json(home / _FACTS, image_fields(image))
         else:
-            _remove_directory(home)  # what a removal left that was killed half-way
-            _write_durably(directory / _RECORD, image_fields(image))
-            publish(directory, home)
+            if home.exists():  # earlier versions left half an image when they were killed while they removed it
+                set_aside(home)
+            shelf.place(directory, image_id)
         if image.reference:
             reference_file = _reference_file(cache, image.reference)
             make_private(reference_file.parent)
-            _write_durably(reference_file, {"reference": image.reference, "image_id": image_id})
+            write_json(reference_file, {"reference": image.reference, "image_id": image_id})
     return image
 
 
@@ -188,18 +195,14 @@ def _way_to(reference: str) -> str:
     return "kata-dind image ls; then kata-dind image build, or kata-dind image pull REFERENCE"
 
 
-def _changes(cache: Path) -> contextlib.AbstractContextManager[int]:
-    """Serialise whatever adds or removes images and references; nobody holds this for long."""
-    return locked(cache / "images.lock", timeout_seconds=None)
+def _shelf(cache: Path) -> Shelf:
+    return Shelf(cache / "images", "image", lock=_IN_USE)
 
 
 def _references(cache: Path) -> dict[str, str]:
     """Return all references and the ids they hold."""
-    records = []
-    for path in (cache / "references").glob("*.json"):
-        with contextlib.suppress(FileNotFoundError):  # removed this moment
-            records.append(json.loads(path.read_text()))
-    return {record["reference"]: record["image_id"] for record in records}
+    files = (read_json(path) for path in (cache / "references").glob("*.json"))
+    return {fields["reference"]: fields["image_id"] for fields in files if fields}  # one may be removed this moment
 
 
 def _reference_file(cache: Path, reference: str) -> Path:
@@ -212,35 +215,9 @@ def _spellings(name: str) -> tuple[str, str]:
     return name, f"{name}:latest"
 
 
-def _write_durably(path: Path, fields: dict[str, Any]) -> None:
-    """Write a record whole or not at all, whatever happens to us or to the machine."""
-    draft = path.with_suffix(".draft")
-    with draft.open("w") as file:
-        file.write(json.dumps(fields))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _remove_directory(directory: Path) -> None:
-    import shutil
-
-    # Without its record it is no image any more, also when we are killed before the rest is gone.
-    (directory / _RECORD).unlink(missing_ok=True)
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
 def _load_all(cache: Path) -> dict[str, DindImage]:
-    images = {}
-    for directory in (cache / "images").glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # being removed
-            images[directory.name] = _load(directory)
-    return images
-
-
-def _load(directory: Path) -> DindImage:
-    return image_from_fields(json.loads((directory / _RECORD).read_text()), disk=directory / _DISK)
+    found = {home: read_json(home / _FACTS) for home in _shelf(cache).paths()}
+    return {home.name: image_from_fields(fields, disk=home / _DISK) for home, fields in found.items() if fields}
 
 
 def image_from_fields(fields: dict[str, Any], *, disk: Path) -> DindImage:
@@ -258,11 +235,11 @@ def image_fields(image: DindImage) -> dict[str, Any]:
     }
 
 
-def _identify(disk: Path, record: DindImage) -> str:
+def _identify(disk: Path, image: DindImage) -> str:
     """Return an image's id: of its files, and of how its container starts."""
     import hashlib
 
     with disk.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps([record.entrypoint, record.command, record.environment]).encode())
+    digest.update(json.dumps([image.entrypoint, image.command, image.environment]).encode())
     return digest.hexdigest()[:12]

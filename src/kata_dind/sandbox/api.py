@@ -17,9 +17,17 @@ from kata_dind.life.guests import guest_outlives_owner, remove_sandbox, swept_re
 from kata_dind.life.standby import take_standby
 from kata_dind.progress import Event, Report, silent
 from kata_dind.sandbox.handle import STOP_SECONDS, Sandbox
-from kata_dind.sandbox.planning import held_volume, plan_start
+from kata_dind.sandbox.planning import plan_start, used_volume
 from kata_dind.sandbox.view import SandboxSummary
-from kata_dind.store.sandboxes import Record, create_record, keep_logs, list_records, record_of, require_record
+from kata_dind.store.sandboxes import (
+    Record,
+    create_record,
+    keep_logs,
+    list_records,
+    record_of,
+    require_free,
+    require_record,
+)
 from kata_dind.store.volumes import Volume, require_volume
 from kata_dind.vocabulary import Filesystem
 
@@ -70,7 +78,7 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         return sandbox
     before = earlier_plan(record.directory)
     spec = _spec_of(sandbox, before)
-    with held_volume(spec) as (volume, volume_locks):
+    with used_volume(spec) as (volume, volume_locks):
         plan_again = functools.partial(_plan, spec, volume, before=before, report=report, source=source)
         plan = plan_again()
         with record.owned() as lock:
@@ -143,22 +151,14 @@ def _spec_of(sandbox: Sandbox, before: AnyPlan | None) -> SandboxSpec:
     return spec
 
 
-def _require_free(name: str) -> None:
-    if record_of(name).directory.exists():
-        raise SpecError(
-            f"name: '{name}' is used by a sandbox already",
-            hint=f"kata-dind start {name}, or kata-dind rm {name}, or use another name",
-        )
-
-
 @contextlib.contextmanager
 def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, AnyPlan, list[int]]]:
     """Plan and make a sandbox, and hold it and its volume for the length of the block; an error removes it again.
 
     Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
-    _require_free(spec.name)
-    with held_volume(spec) as (volume, volume_locks):
+    require_free(spec.name)
+    with used_volume(spec) as (volume, volume_locks):
         plan = _plan(spec, volume, report=report, source=source)
         record = create_record(spec.name)
         try:

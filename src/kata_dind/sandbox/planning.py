@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kata_dind.backend.plan import AnyPlan, WantedSeed
 from kata_dind.errors import NoSpace, SeedUnfit
 from kata_dind.progress import Event, Report
-from kata_dind.store.volumes import Volume, hold_volume
+from kata_dind.store.volumes import Volume, use_volume
 from kata_dind.vocabulary import Filesystem
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def held_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
-    """Hold the volume that a spec names, if it does, for the length of the block; yields its lock's descriptor, too."""
+def used_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
+    """Use the volume that a spec names, if it does, for the length of the block; yields its lock's descriptor, too."""
     if not spec.volume:
         yield None, []
         return
-    with hold_volume(spec.volume, asked=spec.data_root) as (volume, lock):
+    with use_volume(spec.volume, asked=spec.data_root) as (volume, lock):
         yield volume, [lock]
 
 

@@ -11,7 +11,6 @@ unclean       there while the guest runs: found at a start, it demands a check o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,19 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.errors import HostError, LockBusy, SandboxError, SpecError
+from kata_dind.errors import HostError, SandboxError
 from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.json_files import read_json, write_json, write_passing_json
-from kata_dind.host.locks import locked, locked_shared
-from kata_dind.host.rootlike import remove_tree
+from kata_dind.host.locks import is_locked_exclusively
+from kata_dind.store.shelf import Shelf, delete, set_aside, used_alone
 
 SOCKET_PATH_LIMIT = 107
 """What fits into sockaddr_un beside its closing zero, unix(7)."""
 
 _SOCKET_NAME_LIMIT = 16
 """How long the name of a socket in the directory may be; the vm backend has `virtiofsd.sock`."""
-
-_WORKSHOP = ".w"
 
 _KEPT_FAILURES = 5
 """Of how many sandboxes whose start failed the logs are kept."""
@@ -60,31 +57,17 @@ class Record:
         return self.directory / "supervisor.log"
 
     def is_owned(self) -> bool:
-        """Tell whether a process holds the sandbox."""
-        lock = self.directory / "lock"
-        if not lock.exists():
-            return False
-        try:
-            with locked_shared(lock, timeout_seconds=0):
-                return False
-        except LockBusy:
-            return True
-        except HostError:
-            return False  # removed this moment
+        """Tell whether a process owns the sandbox."""
+        return is_locked_exclusively(self.directory / "lock")
 
-    @contextlib.contextmanager
-    def owned(self, *, timeout_seconds: float = 1.0) -> Iterator[int]:
-        """Hold the sandbox for the length of the block. Raises SandboxError when another process holds it.
+    def owned(self, *, timeout_seconds: float = 1.0) -> contextlib.AbstractContextManager[int]:
+        """Own the sandbox for the length of the block. Raises SandboxError when another process owns it.
 
-        Yields the lock's descriptor: a process that inherits it holds the sandbox as well, and after us. The default
+        Yields the lock's descriptor: a process that inherits it owns the sandbox as well, and after us. The default
         waits a moment, for a look at the lock by `ls` holds it, too.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                descriptor = stack.enter_context(locked(self.directory / "lock", timeout_seconds=timeout_seconds))
-            except LockBusy as error:
-                raise SandboxError(f"the sandbox '{self.name}' is running or starting already") from error
-            yield descriptor
+        busy = SandboxError(f"the sandbox '{self.name}' is running or starting already")
+        return used_alone(self.directory / "lock", timeout_seconds=timeout_seconds, busy=lambda: busy)
 
     def read(self, file: str) -> dict[str, Any]:
         """Return one of the JSON files; empty when it is absent or unreadable."""
@@ -114,32 +97,33 @@ class Record:
         return self.directory / "unclean"
 
     def sweep(self) -> None:
-        """Remove what an owner that was killed has left: its sockets, or all of it when nobody would miss it."""
+        """Remove the sockets that an owner that was killed has left."""
         sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
-        if not sockets and not self.ephemeral.exists():
-            return
-        with contextlib.suppress(SandboxError, HostError), self.owned(timeout_seconds=0):
-            if self.ephemeral.exists() and not self.lasting.exists():
-                self.remove()
-                return
-            for path in sockets:
-                path.unlink(missing_ok=True)
+        if sockets:
+            with contextlib.suppress(SandboxError, HostError), self.owned(timeout_seconds=0):
+                for path in sockets:
+                    path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the directory and all in it."""
-        # Renamed first, so that a removal that is killed half-way leaves no half sandbox under the name.
-        doomed = self.directory.with_name(f".removed-{self.name}-{os.getpid()}")
-        self.directory.rename(doomed)
-        while doomed.exists():
-            with contextlib.suppress(FileNotFoundError):  # `list_records` may be finishing the removal beside us
-                remove_tree(doomed)
+        delete(set_aside(self.directory))
 
 
 def sandboxes_directory() -> Path:
     """Return where sandboxes live, made when absent."""
-    directory = state_directory() / "sandboxes"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+    return make_private(state_directory() / "sandboxes")
+
+
+def _shelf() -> Shelf:
+    free_hint = "kata-dind start {0}, or kata-dind rm {0}, or use another name"
+    return Shelf(
+        sandboxes_directory(),
+        "sandbox",
+        unmissed="ephemeral",
+        kept_by="lasting",
+        make_hint="kata-dind up {}",
+        free_hint=free_hint,
+    )
 
 
 def record_of(name: str) -> Record:
@@ -157,66 +141,45 @@ def record_of(name: str) -> Record:
     return record
 
 
+def require_free(name: str) -> None:
+    """Raise SpecError when a sandbox has this name, HostError when none could have it: as `record_of` does."""
+    record_of(name)
+    _shelf().require_free(name)
+
+
 def create_record(name: str) -> Record:
-    """Take a free name. Raises SpecError when it is used."""
-    record = record_of(name)
-    try:
+    """Take a free name. Raises SpecError when it is used.
+
+    The directory is empty then, for a sandbox is there from the beginning of its first start: its owner fills it.
+    """
+    record, shelf = record_of(name), _shelf()
+    with shelf.changing():
+        shelf.require_free(name)
         record.directory.mkdir(mode=0o700)
-    except FileExistsError as error:
-        raise SpecError(
-            f"name: '{name}' is used by a sandbox already",
-            hint=f"kata-dind start {name}, or kata-dind rm {name}, or use another name",
-        ) from error
     return record
 
 
 @contextlib.contextmanager
 def new_workshop() -> Iterator[Record]:
     """Make and own a record without a name, for a sandbox that is never to be seen; it is removed after the block."""
-    record = _make_workshop()
-    try:
-        with record.owned():
-            yield record
-    finally:
-        record.remove()
-
-
-def _make_workshop() -> Record:
-    # Short at first, since a socket's path has little room; where many are at work, short names may be taken.
-    for attempt in itertools.count(1):
-        record = record_of(f"{_WORKSHOP}{os.urandom(attempt // 16 + 1).hex()}")
-        with contextlib.suppress(FileExistsError):
-            record.directory.mkdir(mode=0o700)
-            return record
-    raise AssertionError("a count has no end")
+    with _shelf().workshop() as directory:
+        yield record_of(directory.name)
 
 
 def list_records() -> list[Record]:
     """Return all sandboxes' records by name; what killed owners and removals have left is swept."""
-    directory = sandboxes_directory()
-    for doomed in directory.glob(".removed-*"):
-        with contextlib.suppress(FileNotFoundError, HostError):
-            remove_tree(doomed)
-    for workshop in directory.glob(f"{_WORKSHOP}*"):
-        with contextlib.suppress(SandboxError, HostError, FileNotFoundError):
-            record = Record(workshop.name, workshop)
-            with record.owned(timeout_seconds=0):
-                record.remove()
-    paths = [path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    records = [Record(path.name, path) for path in paths]
+    shelf = _shelf()
+    shelf.sweep()
+    records = [Record(path.name, path) for path in shelf.paths()]
     for record in records:
-        with contextlib.suppress(FileNotFoundError):  # somebody removes it this moment
+        with contextlib.suppress(FileNotFoundError):  # another process removes it this moment
             record.sweep()
     return [record for record in records if record.directory.exists()]
 
 
 def require_record(name: str) -> Record:
     """Return the record of a sandbox that exists. Raises SpecError for an unknown one, naming those that exist."""
-    records = {record.name: record for record in list_records()}
-    if name not in records:
-        known = ", ".join(records) or "none"
-        raise SpecError(f"there is no sandbox '{name}' (there are: {known})", hint=f"kata-dind up {name}")
-    return records[name]
+    return _shelf().require(name, {record.name: record for record in list_records()})
 
 
 def keep_logs(record: Record) -> Path | None:

@@ -7,7 +7,7 @@ guest-os, modules, kernel, initramfs, image                 what the machine run
 seed.json    what the seed is made of, its proof, and what each file must hold
 in-use.lock  held by running clones; its time is that of the last use
 
-A seed gets its name only when it is whole. The internal ones are named by a key of all they depend on, with `_` before
+The internal ones are named by a key of all they depend on, with `_` before
 it, which no user's name has.
 """
 
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kata_dind.errors import HostError, SeedUnfit, SpecError
+from kata_dind.errors import SeedUnfit, SpecError
 from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.disks import make_durable
 from kata_dind.host.json_files import read_json, write_json
-from kata_dind.host.locks import is_locked, locked, locked_shared
-from kata_dind.host.rootlike import remove_tree
+from kata_dind.host.locks import is_locked, locked
 from kata_dind.store.marks import changed_file, damaged_file, remarked_files
+from kata_dind.store.shelf import Shelf
 
 FORMAT = 2
 """Of the directory, and of what is said to the agent of a restored guest."""
@@ -34,12 +34,11 @@ FORMAT = 2
 FACTS = "seed.json"
 _IN_USE = "in-use.lock"
 _INTERNAL = "_"
-_UNFINISHED = ".new-"
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A seed, and what its record says."""
+    """A seed, and its facts: what seed.json says."""
 
     seed_id: str
     directory: Path
@@ -77,8 +76,8 @@ class Seed:
         name = damaged_file(self.directory, self.facts["files"])
         if name is not None:
             raise SeedUnfit(
-                f"the seed '{self.name or self.seed_id}' is damaged: its file {name} was changed since it was made",
-                hint=f"kata-dind seed rm {self.name or self.seed_id}, then build it again",
+                f"the seed '{self.seed_id}' is damaged: its file {name} was changed since it was made",
+                hint=f"kata-dind seed rm {self.seed_id}, then build it again",
             )
 
 
@@ -94,15 +93,14 @@ def internal_id(key: str) -> str:
 
 def list_seeds() -> list[Seed]:
     """Return all seeds: those with a name by it, then the internal ones. What killed builders left is swept."""
-    directory = seeds_directory()
-    for unfinished in directory.glob(f"{_UNFINISHED}*"):
-        sweep(unfinished)
-    seeds = [seed for path in directory.iterdir() if (seed := load_seed(path.name))]
+    shelf = _shelf()
+    shelf.sweep()
+    seeds = [seed for path in shelf.paths() if (seed := load_seed(path.name))]
     return sorted(seeds, key=lambda seed: (seed.is_internal, seed.seed_id))
 
 
 def load_seed(seed_id: str) -> Seed | None:
-    """Return a seed by its id; None when there is none, or it has no record."""
+    """Return a seed by its id; None when there is none, or its facts cannot be read."""
     directory = seeds_directory() / seed_id
     facts = read_json(directory / FACTS)
     return Seed(seed_id, directory, facts) if facts and not seed_id.startswith(".") else None
@@ -111,10 +109,7 @@ def load_seed(seed_id: str) -> Seed | None:
 def require_seed(name: str) -> Seed:
     """Return a seed by its name or id. Raises SpecError for an unknown one, naming those that exist."""
     seed = load_seed(name) if name and "/" not in name else None
-    if seed is None:
-        known = ", ".join(seed.seed_id for seed in list_seeds()) or "none"
-        raise SpecError(f"there is no seed '{name}' (there are: {known})", hint=f"kata-dind seed build {name}")
-    return seed
+    return seed or _shelf().require(name, {seed.seed_id: seed for seed in list_seeds()})
 
 
 @contextlib.contextmanager
@@ -123,12 +118,11 @@ def use_seed(seed_id: str) -> Iterator[Seed]:
 
     Raises SeedUnfit when it is gone, or when a file holds something else than it did.
     """
-    with contextlib.ExitStack() as stack:
-        with _changes():  # so that nobody removes it between our look and our lock
-            seed = load_seed(seed_id)
-            if seed is None:
-                raise SeedUnfit(f"the seed '{seed_id}' has been removed", hint="start a new sandbox")
-            stack.enter_context(locked_shared(seed.directory / _IN_USE, timeout_seconds=None))
+    gone = SeedUnfit(f"the seed '{seed_id}' has been removed", hint="start a new sandbox")
+    with _shelf().shared(seed_id, gone=gone):
+        seed = load_seed(seed_id)
+        if seed is None:
+            raise gone
         require_intact(seed)
         with contextlib.suppress(OSError):
             os.utime(seed.directory / _IN_USE)
@@ -141,7 +135,7 @@ def require_intact(seed: Seed) -> None:
     One that was only copied, as by a backup, is remembered by its new time and inode.
     """
     if seed.facts.get("format") != FORMAT:
-        raise SeedUnfit(f"the seed '{seed.name or seed.seed_id}' was made by another version of kata-dind")
+        raise SeedUnfit(f"the seed '{seed.seed_id}' was made by another version of kata-dind")
     if changed_file(seed.directory, seed.facts["files"]) is None:
         return
     seed.verify()
@@ -149,53 +143,37 @@ def require_intact(seed: Seed) -> None:
     write_json(seed.directory / FACTS, {**seed.facts, "files": files})
 
 
-@contextlib.contextmanager
-def new_seed_directory() -> Iterator[Path]:
+def new_seed_directory() -> contextlib.AbstractContextManager[Path]:
     """Make a directory for the files of a seed to be; what is still there after the block is removed."""
-    directory = seeds_directory() / f"{_UNFINISHED}{os.urandom(6).hex()}"
-    directory.mkdir(mode=0o700)
-    with locked(directory / _IN_USE, timeout_seconds=None):
-        try:
-            yield directory
-        finally:
-            if directory.exists():
-                remove_tree(directory)
+    return _shelf().workshop()
 
 
 def publish_seed(directory: Path, seed_id: str, facts: dict[str, Any]) -> Seed:
-    """Write the record of a finished directory and give it its id. Raises SpecError when that is taken."""
-    home = seeds_directory() / seed_id
+    """Write the facts of a finished directory and give it its id. Raises SpecError when that is taken."""
     write_json(directory / FACTS, {"format": FORMAT, **facts, "name": seed_id})
     make_durable(directory)
-    with _changes():
-        require_free(seed_id)
-        directory.rename(home)
+    shelf = _shelf()
+    with shelf.changing():
+        home = shelf.place(directory, seed_id)
     return Seed(seed_id, home, read_json(home / FACTS))
 
 
 def require_free(seed_id: str) -> None:
     """Raise SpecError when there is a seed with this id."""
-    if (seeds_directory() / seed_id).exists():
-        raise SpecError(f"there is a seed '{seed_id}' already", hint=f"kata-dind seed rm {seed_id}")
+    _shelf().require_free(seed_id)
 
 
 def remove_seed(seed: Seed, *, references: list[str]) -> None:
     """Remove a seed. Raises SpecError when a clone runs on it, or when sandboxes' disks lie over its own."""
-    with _changes():
+    with _shelf().removing(seed.seed_id):
         require_unused(seed, references=references)
-        doomed = seed.directory.with_name(f"{_UNFINISHED}removed-{os.urandom(4).hex()}")
-        seed.directory.rename(doomed)
-    remove_tree(doomed)
 
 
 def require_unused(seed: Seed, *, references: list[str]) -> None:
     """Raise SpecError when a clone runs on a seed, or when sandboxes' disks lie over its own."""
-    if references or seed.is_in_use:
-        users = ", ".join(references) or "a sandbox that is being made"
-        raise SpecError(
-            f"the seed '{seed.name or seed.seed_id}' is used by {users}",
-            hint=f"kata-dind rm {references[0]}" if references else "",
-        )
+    _shelf().require_unused(seed.seed_id, references)
+    if seed.is_in_use:
+        raise SpecError(f"the seed '{seed.seed_id}' is used by a sandbox that is being made")
 
 
 def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:
@@ -203,13 +181,6 @@ def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:
     return locked(make_private(seeds_directory() / ".locks") / seed_id, timeout_seconds=None)
 
 
-def sweep(unfinished: Path) -> None:
-    """Remove what a killed builder or remover has left."""
-    with contextlib.suppress(HostError, FileNotFoundError):
-        if not is_locked(unfinished / _IN_USE):
-            remove_tree(unfinished)
-
-
-def _changes() -> contextlib.AbstractContextManager[int]:
-    """Serialise whatever adds, removes or takes seeds; nobody holds this for long."""
-    return locked(seeds_directory() / ".changes.lock", timeout_seconds=None)
+def _shelf() -> Shelf:
+    make_hint, free_hint = "kata-dind seed build {}", "kata-dind seed rm {}"
+    return Shelf(seeds_directory(), "seed", lock=_IN_USE, make_hint=make_hint, free_hint=free_hint)

@@ -120,7 +120,7 @@ def test_rm_removes_all_or_none(cli: CommandLine, web: Seed) -> None:
     outcome = cli("seed", "rm", "db", "web")
     assert (outcome.exit_code, outcome.stderr) == (
         2,
-        "kata-dind: the seed 'web' is used by demo\nhint: kata-dind rm demo\n",
+        "kata-dind: the seed 'web' is used by the sandbox demo\nhint: kata-dind rm demo\n",
     )
     record.remove()
     with use_seed("web"):

@@ -9,7 +9,7 @@ import pytest
 from kata_dind.cli.completion import volume_names
 from kata_dind.host.disks import create_disk
 from kata_dind.store.sandboxes import create_record
-from kata_dind.store.volumes import Volume, hold_volume, list_volumes
+from kata_dind.store.volumes import Volume, list_volumes, use_volume
 from kata_dind.vocabulary import DataRootKind
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.fakes import FakeSandboxes
@@ -18,7 +18,7 @@ from tests.unit.cli.fakes import FakeSandboxes
 @pytest.fixture
 def volume(home: object) -> Volume:
     """The volume `db`, as the sandbox `demo` has left it."""
-    with hold_volume("db", asked=DataRootKind.AUTO) as (volume, _):
+    with use_volume("db", asked=DataRootKind.AUTO) as (volume, _):
         create_disk(volume.directory / "data.img", size_mib=1024)
         volume.note_verdict(sandbox="demo", docker_version="28.5.2", storage="overlay2 on extfs")
     return volume

@@ -129,6 +129,15 @@ def test_what_a_removal_left_half_way_is_no_image_and_does_not_stand_in_the_way(
     assert store.list_images() == []
     assert _add(cache, "a:1", "content") == image
     assert store.list_images() == [image]
+    assert [path.name for path in (cache / "images").iterdir()] == [image.image_id]
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_look(cache: Path) -> None:
+    image = _add(cache, "a:1", "content")
+    kept = _add(cache, "b:1", "other")
+    image.disk.parent.rename(cache / "images" / f".removed-{image.image_id}-0")
+    assert store.list_images() == [kept]
+    assert [path.name for path in (cache / "images").iterdir()] == [kept.image_id]
 
 
 def test_references_may_be_as_long_as_docker_allows(cache: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_record_is_a_private_directory_named_as_the_sandbox(state: Path) -> No
 
 def test_a_name_is_taken_once() -> None:
     create_record("demo")
-    with pytest.raises(SpecError, match="name: 'demo' is used by a sandbox already") as caught:
+    with pytest.raises(SpecError, match="there is a sandbox 'demo' already") as caught:
         create_record("demo")
     assert "kata-dind start demo" in caught.value.hint
 

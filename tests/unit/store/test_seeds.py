@@ -77,10 +77,10 @@ def test_a_taken_name_is_refused_and_the_first_seed_stays(make_seed: MakeSeed) -
         make_seed(memory=b"second")
     assert caught.value.hint == "kata-dind seed rm web"
     assert (require_seed("web").directory / "memory").read_bytes() == b"first"
-    assert [path.name for path in seeds_directory().glob(".new-*")] == []
+    assert sorted(path.name for path in seeds_directory().iterdir()) == ["web"]
 
 
-def test_a_seed_whose_record_is_broken_is_none(make_seed: MakeSeed) -> None:
+def test_a_seed_whose_facts_are_broken_is_none(make_seed: MakeSeed) -> None:
     (make_seed().directory / "seed.json").write_text("{")
     assert load_seed("web") is None
     assert list_seeds() == []
@@ -138,9 +138,9 @@ def test_two_may_use_a_seed_and_nobody_removes_it_meanwhile(make_seed: MakeSeed)
             assert seed.is_in_use
         with pytest.raises(SpecError, match="the seed 'web' is used by a sandbox that is being made"):
             remove_seed(seed, references=[])
-    with pytest.raises(SpecError, match="the seed 'web' is used by one, two") as caught:
+    with pytest.raises(SpecError, match="the seed 'web' is used by the sandboxes one, two") as caught:
         remove_seed(seed, references=["one", "two"])
-    assert caught.value.hint == "kata-dind rm one"
+    assert caught.value.hint == "kata-dind rm one two"
     remove_seed(seed, references=[])
     assert list_seeds() == []
     with pytest.raises(SeedUnfit, match="the seed 'web' has been removed"), use_seed("web"):

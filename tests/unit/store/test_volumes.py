@@ -15,7 +15,7 @@ from kata_dind.errors import DataRootBusy, DataRootError, ForeignData, HostError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.filesystems import find_filesystem
 from kata_dind.store.sandboxes import create_record
-from kata_dind.store.volumes import Volume, find_volume_of, hold_volume, list_volumes, require_volume
+from kata_dind.store.volumes import Volume, find_volume_of, list_volumes, require_volume, use_volume
 from kata_dind.vocabulary import DataRootKind
 
 GIB = 1 << 30
@@ -23,9 +23,9 @@ AUTO, BLOCK, LOOP = DataRootKind.AUTO, DataRootKind.BLOCK, DataRootKind.LOOP
 
 HOLD = """
 import os, signal, sys
-from kata_dind.store.volumes import hold_volume
+from kata_dind.store.volumes import use_volume
 from kata_dind.vocabulary import DataRootKind
-with hold_volume("db", asked=DataRootKind.AUTO):
+with use_volume("db", asked=DataRootKind.AUTO):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -39,7 +39,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_volume(name: str = "db", *, kind: DataRootKind = BLOCK, disk: bool = True) -> Volume:
     """A volume as a sandbox leaves it."""
-    with hold_volume(name, asked=kind) as (volume, _):
+    with use_volume(name, asked=kind) as (volume, _):
         if disk and (path := volume.disk):
             path.parent.mkdir(exist_ok=True)
             create_disk(path, size_mib=1024)
@@ -86,17 +86,17 @@ def test_a_volume_is_a_private_directory_that_says_what_it_is(state: Path) -> No
 def test_the_kind_is_the_one_asked_for_first() -> None:
     assert make_volume("a", kind=AUTO).kind is BLOCK
     assert make_volume("b", kind=LOOP).kind is LOOP
-    with hold_volume("b", asked=AUTO) as (volume, _):
+    with use_volume("b", asked=AUTO) as (volume, _):
         assert volume.kind is LOOP
     with (
         pytest.raises(SpecError, match="--data-root: 'block' is not the kind of the volume 'b', which is loop; leave"),
-        hold_volume("b", asked=BLOCK),
+        use_volume("b", asked=BLOCK),
     ):
         pytest.fail("the block is entered")
 
 
 def test_a_volume_without_a_verdict_is_nobodys(state: Path) -> None:
-    with pytest.raises(ZeroDivisionError), hold_volume("db", asked=AUTO) as (volume, _):
+    with pytest.raises(ZeroDivisionError), use_volume("db", asked=AUTO) as (volume, _):
         create_disk(volume.directory / "data.img", size_mib=64)
         raise ZeroDivisionError
     assert left(state) == []
@@ -104,7 +104,7 @@ def test_a_volume_without_a_verdict_is_nobodys(state: Path) -> None:
 
 def test_a_volume_with_a_verdict_outlives_a_failure(state: Path) -> None:
     make_volume()
-    with pytest.raises(ZeroDivisionError), hold_volume("db", asked=AUTO):
+    with pytest.raises(ZeroDivisionError), use_volume("db", asked=AUTO):
         raise ZeroDivisionError
     assert left(state) == ["db"]
 
@@ -154,7 +154,7 @@ def test_a_directory_that_is_no_volume_is_not_touched(state: Path) -> None:
     (state / "volumes" / "db").mkdir(parents=True)
     (state / "volumes" / "db" / "data.img").write_bytes(b"somebody's data")
     assert list_volumes() == []
-    with pytest.raises(HostError, match=r"holds no volume\.json"), hold_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"holds no volume\.json"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     assert (state / "volumes" / "db" / "data.img").read_bytes() == b"somebody's data"
 
@@ -201,7 +201,7 @@ def test_of_many_who_make_a_volume_at_once_one_has_it(state: Path) -> None:
     def use() -> None:
         together.wait()
         try:
-            with hold_volume("db", asked=AUTO):
+            with use_volume("db", asked=AUTO):
                 results.append("held")
                 ended.wait(20)
         except DataRootBusy:
@@ -227,7 +227,7 @@ def test_a_volume_that_a_sandbox_refers_to_stays(state: Path) -> None:
         create_record(name).write("spec.json", {"volume": "db"})
     create_record("third").write("spec.json", {"volume": ""})
     assert volume.used_by() == ["demo", "other"]
-    with pytest.raises(SpecError, match="the volume 'db' is used by the sandbox demo, other") as caught:
+    with pytest.raises(SpecError, match="the volume 'db' is used by the sandboxes demo, other") as caught:
         volume.remove()
     assert caught.value.hint == "kata-dind rm demo other"
     assert left(state) == ["db"]
@@ -279,7 +279,7 @@ def test_a_volume_whose_file_is_broken_works_on_and_gets_a_whole_one(kind: DataR
     (volume.directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)  # also beside a block volume's disk, as earlier ones had
     (volume.directory / "volume.json").write_bytes(content)
     assert [volume.summary().kind for volume in list_volumes()] == [kind, "block"]
-    with hold_volume("db", asked=AUTO) as (again, _):
+    with use_volume("db", asked=AUTO) as (again, _):
         assert again.kind is kind
         again.note_verdict(sandbox="demo", docker_version="28.5.2", storage="overlay2 on extfs")
     written = json.loads((volume.directory / "volume.json").read_text())
@@ -292,7 +292,7 @@ def test_a_volume_whose_kind_nothing_tells_is_listed_and_can_go(state: Path) -> 
     (volume.directory / "volume.json").write_bytes(b"")
     assert [volume.summary().kind for volume in list_volumes()] == ["", "block"]
     assert volume.inspect()["kind"] == ""
-    with pytest.raises(HostError, match=r"holds no volume\.json that says its kind"), hold_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"holds no volume\.json that says its kind"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     volume.remove()
     assert left(state) == ["other"]
@@ -370,7 +370,7 @@ def test_a_damaged_volume_still_needs_its_check() -> None:
 def test_a_growth_that_was_killed_is_mended_by_whoever_uses_the_volume_next() -> None:
     volume = make_volume()
     volume.undo.touch()
-    with hold_volume("db", asked=AUTO):
+    with use_volume("db", asked=AUTO):
         assert not volume.undo.exists()
 
 
@@ -378,7 +378,7 @@ def test_an_undo_file_that_the_guest_has_planted_undoes_nothing() -> None:
     volume = make_volume(kind=LOOP)
     planted = volume.directory / DATA_ROOT_SHARE / f"{LOOP_FILE}.undo"
     planted.write_bytes(b"planted")
-    with hold_volume("db", asked=AUTO):
+    with use_volume("db", asked=AUTO):
         pass
     volume.resize(2 * GIB)
     assert planted.read_bytes() == b"planted"
@@ -403,7 +403,7 @@ def test_what_the_guest_has_put_in_the_place_of_its_disk_is_not_followed(tmp_pat
 @pytest.mark.parametrize("use", ["resize", "fsck"])
 def test_a_kind_without_a_disk_has_nothing_to_work_on(use: str) -> None:
     volume = make_volume(kind=DataRootKind.VIRTIOFS)
-    with pytest.raises(SpecError, match=f"volume {use}: 'db' is of the kind virtiofs, which has no disk of its own"):
+    with pytest.raises(SpecError, match="the volume 'db' is of the kind virtiofs, which has no disk of its own"):
         volume.resize(GIB) if use == "resize" else volume.fsck()
 
 

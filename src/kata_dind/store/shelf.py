@@ -1,0 +1,201 @@
+"""A shelf: a directory of named directories. Each is born whole, locked while it is in use, and loses its name at once.
+
+NAME           one that is whole
+.w*            a workshop: it is being made, or is never to have a name; its maker holds its lock
+.removed-*     it has lost its name and is being deleted
+../SHELF.lock  held while names come and go, and never for long
+
+A directory without a name whose lock is free was left by a process that was killed: the next look sweeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from kata_dind.errors import HostError, KataDindError, LockBusy, ProcessError, SpecError
+from kata_dind.host.locks import is_locked, is_locked_exclusively, locked, locked_shared
+
+logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
+
+_WORKSHOP = ".w"
+"""Short, for a sandbox's workshop has sockets in it, and a socket's path has little room."""
+
+_REMOVED = ".removed-"
+
+_NAMELESS = (_WORKSHOP, _REMOVED, ".new-")
+"""The last one is what earlier versions called the workshop of a seed."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where things of one kind lie, how they are locked, and the words of its messages."""
+
+    directory: Path
+    noun: str
+    lock: str = "lock"
+    """The lock's file in each of them."""
+    unmissed: str = ""
+    """A mark in one that nobody would miss if its only user were killed; empty where there is no such mark."""
+    kept_by: str = ""
+    """A mark in one of those that keeps it all the same: something elsewhere belongs to it, and must go first."""
+    make_hint: str = ""
+    """The command that makes one with the name `{}`."""
+    free_hint: str = ""
+    """What to do when the name `{}` is taken."""
+
+    def path(self, name: str) -> Path:
+        """Return where one with this name lies, or would lie."""
+        return self.directory / name
+
+    def paths(self) -> list[Path]:
+        """Return those that have a name, ordered by it."""
+        return sorted(path for path in self.directory.glob("[!.]*") if path.is_dir())
+
+    def changing(self) -> contextlib.AbstractContextManager[int]:
+        """Keep names from coming and going for the length of the block, so that nobody waits for a removed lock."""
+        return locked(self.directory.with_name(f"{self.directory.name}.lock"), timeout_seconds=None)
+
+    # --- coming
+
+    @contextlib.contextmanager
+    def workshop(self) -> Iterator[Path]:
+        """Make and lock a directory without a name; it is deleted after the block, unless it was placed."""
+        with contextlib.ExitStack() as stack:
+            with self.changing():  # so that nobody sweeps it before it is locked
+                directory = self.new_nameless()
+                stack.enter_context(locked(directory / self.lock, timeout_seconds=None))
+            try:
+                yield directory
+            finally:
+                if directory.exists():
+                    delete(directory)
+
+    def new_nameless(self) -> Path:
+        """Make an empty directory without a name, while the caller is `changing` us: after that, locked or swept."""
+        # Short at first; where many are at work, short names may be taken.
+        names = (f"{_WORKSHOP}{os.urandom(attempt // 16 + 1).hex()}" for attempt in itertools.count(1))
+        directory = next(path for path in map(self.path, names) if not path.exists())
+        directory.mkdir(mode=0o700)
+        return directory
+
+    def place(self, directory: Path, name: str) -> Path:
+        """Give a finished directory its name, while the caller is `changing` us. Raises SpecError for a taken one."""
+        from kata_dind.host.disks import sync_path  # imported here, for a look at a shelf needs no processes
+
+        self.require_free(name)
+        home = directory.rename(self.path(name))
+        sync_path(self.directory)
+        return home
+
+    def require_free(self, name: str) -> None:
+        """Raise SpecError when a name is taken."""
+        if self.path(name).exists():
+            raise SpecError(f"there is a {self.noun} '{name}' already", hint=self.free_hint.format(name))
+
+    # --- use
+
+    @contextlib.contextmanager
+    def shared(self, name: str, *, gone: KataDindError) -> Iterator[int]:
+        """Use one beside others for the length of the block, so that nobody removes it; raises `gone` without it.
+
+        Yields the lock's descriptor.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.changing():  # so that nobody removes it between our look and our lock
+                if not self.path(name).is_dir():
+                    raise gone
+                descriptor = stack.enter_context(locked_shared(self.path(name) / self.lock, timeout_seconds=None))
+            yield descriptor
+
+    def require(self, name: str, things: Mapping[str, Thing]) -> Thing:
+        """Return the thing with a name. Raises SpecError for an unknown name, with those there are."""
+        if name not in things:
+            known = ", ".join(things) or "none"
+            raise SpecError(f"there is no {self.noun} '{name}' (there are: {known})", hint=self.make_hint.format(name))
+        return things[name]
+
+    def require_unused(self, name: str, users: Sequence[str]) -> None:
+        """Raise SpecError when sandboxes, running or not, need one."""
+        if users:
+            sandboxes = "the sandbox" if len(users) == 1 else "the sandboxes"
+            message = f"the {self.noun} '{name}' is used by {sandboxes} {', '.join(users)}"
+            raise SpecError(message, hint=f"kata-dind rm {' '.join(users)}")
+
+    # --- going
+
+    @contextlib.contextmanager
+    def removing(self, name: str) -> Iterator[None]:
+        """Remove one after the block, in which nobody else can begin to use it; an error in the block keeps it."""
+        with self.changing():
+            yield
+            doomed = set_aside(self.path(name))
+        delete(doomed)
+
+    def sweep(self) -> None:
+        """Remove what was left by processes that were killed. What cannot be deleted is logged: it has no name."""
+        if not self._left() and not self._left_unmissed():  # the usual case, in which a full host has to write nothing
+            return
+        with self.changing():
+            self.set_aside_unmissed()
+            left = self._left()
+        for directory in left:
+            try:
+                delete(directory)
+            except (HostError, ProcessError) as error:
+                logger.warning("%s\n%s", error.summary, error.details)
+
+    def set_aside_unmissed(self) -> None:
+        """Take the name of each that nobody uses and nobody would miss, while the caller is `changing` us."""
+        for mark in self._left_unmissed():
+            # A look at the lock holds it for a moment.
+            with contextlib.suppress(HostError), locked(mark.with_name(self.lock), timeout_seconds=1.0):
+                if mark.exists():
+                    set_aside(mark.parent)
+
+    def _left(self) -> list[Path]:
+        nameless = [path for path in self.directory.glob(".*") if path.name.startswith(_NAMELESS)]
+        return [path for path in nameless if not is_locked(path / self.lock)]
+
+    def _left_unmissed(self) -> list[Path]:
+        marks = self.directory.glob(f"[!.]*/{self.unmissed}") if self.unmissed else []
+        return [mark for mark in marks if not self._is_kept(mark.parent)]
+
+    def _is_kept(self, directory: Path) -> bool:
+        marked = bool(self.kept_by) and (directory / self.kept_by).exists()
+        return marked or is_locked_exclusively(directory / self.lock)
+
+
+@contextlib.contextmanager
+def used_alone(lock: Path, *, timeout_seconds: float, busy: Callable[[], KataDindError]) -> Iterator[int]:
+    """Hold a lock alone for the length of the block; raises what `busy` returns when another has it until then.
+
+    Yields the lock's descriptor: a process that inherits it holds the lock as well, and after us.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(locked(lock, timeout_seconds=timeout_seconds))
+        except LockBusy as error:
+            raise busy() from error
+        yield descriptor
+
+
+def set_aside(directory: Path) -> Path:
+    """Take a directory's name away and return where it lies now: a kill leaves no half of it under the name."""
+    # Unlike any other: an earlier one of that name may be there still.
+    return directory.rename(directory.with_name(f"{_REMOVED}{directory.name}-{os.urandom(4).hex()}"))
+
+
+def delete(directory: Path) -> None:
+    """Delete a directory that has no name. Raises HostError."""
+    from kata_dind.host.rootlike import remove_tree
+
+    remove_tree(directory)
