@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from kata_dind.vocabulary import Fallback
+from kata_dind.vocabulary import BACKEND_MODULES, Fallback
 
 if TYPE_CHECKING:
     import asyncio
@@ -173,7 +173,7 @@ class Backend(Protocol):
         """
 
 
-_MODULES = {"vm": "kata_dind.backend.vm.backend"}
+_MODULES = BACKEND_MODULES
 
 
 def load_backend(name: str) -> Backend:
