@@ -93,8 +93,8 @@ class Sandbox:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What was asked for."""
-        return self._record.read("spec.json")
+        """What was asked for: every field, with its default where nothing was given."""
+        return {field: value for field, value in self._record.read("spec.json").items() if field != "given"}
 
     @property
     def state(self) -> str:
@@ -349,7 +349,7 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
 
     One whose state was saved goes on where it was.
     """
-    from kata_dind.spec import parse_spec
+    from kata_dind.spec import spec_from_json
 
     sandbox = require_sandbox(name)
     record = record_of(name)
@@ -357,11 +357,11 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
     # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
     image = (record.read("plan.json").get("plan") or {}).get("image_id") or sandbox.spec.get("image", "")
-    spec = parse_spec(**{**sandbox.spec, "image": image})
+    spec = spec_from_json(record.read("spec.json")).settled(image=image)
     if spec.volume:
         require_volume(spec.volume)
         # The volume has both, and may have grown since.
-        spec = spec.model_copy(update={"size": None, "filesystem": Filesystem.EXT4})
+        spec = spec.without("size", "filesystem")
     with _held_volume(spec) as (volume, volume_locks):
         before = record.read("plan.json").get("plan")
         plan = _prepare(spec, volume, before=before, report=report, source=source)
@@ -388,7 +388,7 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
     from kata_dind.life.owner_thread import own_in_thread
 
     if not spec.name:
-        spec = spec.model_copy(update={"name": random_name()})
+        spec = spec.settled(name=random_name())
     with _created(spec, report=report, source=source) as (record, (_, *volume_locks)):
         try:
             # What is written to a volume is for others to find: dockerd stops in order.
@@ -441,6 +441,8 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
 
     Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
+    from kata_dind.spec import spec_to_json
+
     _require_free(spec.name)
     with _held_volume(spec) as (volume, volume_locks):
         plan = _prepare(spec, volume, report=report, source=source)
@@ -448,7 +450,7 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
         try:
             with record.owned() as lock:
                 record.ephemeral.touch()
-                record.write("spec.json", spec.model_dump(mode="json"))
+                record.write("spec.json", spec_to_json(spec))
                 record.write("plan.json", plan)
                 yield record, [lock, *volume_locks]
         except BaseException:
@@ -504,9 +506,9 @@ def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *
     """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
     from kata_dind.seeding.making import require_internal_seed
 
-    spec = spec.model_copy(update={"cpus": plan["seed_cpus"], "memory": f"{plan['seed_memory_mib']}M"})
+    spec = spec.settled(cpus=plan["seed_cpus"], memory=f"{plan['seed_memory_mib']}M")
     if spec.size:
-        spec = spec.model_copy(update={"size": f"{plan['seed_root_mib']}M"})
+        spec = spec.settled(size=f"{plan['seed_root_mib']}M")
     try:
         require_internal_seed(plan["seed_key"], spec, source, report=report)
     except (NoSpace, SeedUnfit) as error:
@@ -529,12 +531,12 @@ def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxS
             warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")
         update["size"] = f"{max(present, spec.size_bytes if spec.size else 0) >> 20}M"
     if found := volume.filesystem:
-        if spec.filesystem not in (found, Filesystem.EXT4):  # ext4 may be nobody's wish
+        if "filesystem" in spec.given and spec.filesystem != found:
             warn(
                 f"--filesystem: the volume '{volume.name}' keeps its {found}; only a new one can have {spec.filesystem}"
             )
         update["filesystem"] = Filesystem(found)
-    return spec.model_copy(update=update)
+    return spec.settled(**update)
 
 
 def _supervise(record: Record, locks: list[int], report: Report) -> None:
