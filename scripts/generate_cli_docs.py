@@ -62,8 +62,10 @@ def _sections() -> Iterator[str]:
         if arguments := [argument for argument in _arguments(command) if argument.help]:
             yield "| argument | |\n|---|---|"
             yield "\n".join(f"| {_code(str(argument.metavar))} | {argument.help} |" for argument in arguments) + "\n"
-        for title, options in _groups(command).items():
-            yield f"{title}:\n"
+        groups = _groups(command)
+        for title, options in groups.items():
+            if len(groups) > 1:
+                yield f"{title}:\n"
             yield "| option | | default | environment |\n|---|---|---|---|"
             yield "\n".join(_option_row(option) for option in options) + "\n"
 

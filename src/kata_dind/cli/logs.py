@@ -32,7 +32,10 @@ class LogSource(StrEnum):
     VMM = "vmm"
 
 
-Follow = Annotated[bool, flag("--follow", "-f", variable="LOGS_FOLLOW", help_text="Go on until the sandbox ends.")]
+Follow = Annotated[
+    bool,
+    flag("--follow", "-f", variable="LOGS_FOLLOW", help_text="Show new lines as they come, until the sandbox ends."),
+]
 Source = Annotated[
     str,
     option(
@@ -40,7 +43,7 @@ Source = Annotated[
         variable="LOGS_SOURCE",
         metavar="|".join(LogSource),
         autocompletion=completion.words(LogSource),
-        help_text="Whose log to show.",
+        help_text="The log to show.",
     ),
 ]
 Lines = Annotated[
@@ -52,7 +55,7 @@ Lines = Annotated[
         metavar="N",
         parser=whole_number,
         show_default="all",
-        help_text="Show only so many of the last lines.",
+        help_text="Show only the last N lines.",
     ),
 ]
 
@@ -66,7 +69,7 @@ def logs(
     source: Source = LogSource.DOCKERD,
     lines: Lines = None,
 ) -> None:
-    """Show what dockerd, the guest or its machine has logged."""
+    """Show the log of dockerd, of the guest or of its machine."""
     if source not in set(LogSource):
         raise SpecError(f"--source: {source!r} is unknown; use {', '.join(LogSource)}")
     sandbox = session.sandboxes.require_sandbox(name)

@@ -41,7 +41,7 @@ Json = Annotated[
     flag(
         "--json",
         variable="JSON",
-        help_text="Answer, and report errors, as JSON.",
+        help_text="Print the answer, and errors, as JSON.",
         is_eager=True,
         callback=_remember_json,
     ),
@@ -52,7 +52,7 @@ Quiet = Annotated[
         "--quiet",
         "-q",
         variable="QUIET",
-        help_text="Say no more than was asked for; show no progress.",
+        help_text="Print only the answer, without progress.",
         is_eager=True,
         callback=_remember_quiet,
     ),
@@ -73,7 +73,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.s
 NameOrDefault = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", autocompletion=completion.sandbox_names, help=f"The sandbox; else {DEFAULT_NAME!r}."
+        metavar="NAME",
+        autocompletion=completion.sandbox_names,
+        help=f"The name of the sandbox; {DEFAULT_NAME!r} if none is given.",
     ),
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.sandbox_names)]
