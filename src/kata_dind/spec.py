@@ -300,8 +300,8 @@ class SandboxSpec(BaseModel):
 
     @property
     def given(self) -> frozenset[str]:
-        """The names of the fields that the user gave, with whatever value; the name is not counted."""
-        return frozenset(self.model_fields_set) - {"name"}
+        """The names of the fields that the user gave, with any value but None; the name is not counted."""
+        return frozenset(field for field in self.model_fields_set if getattr(self, field) is not None) - {"name"}
 
     @property
     def size_bytes(self) -> int:

@@ -310,6 +310,7 @@ def test_a_spec_does_not_change() -> None:
 def test_what_was_given_is_told_from_what_is_a_default() -> None:
     assert parse_spec(name="demo").given == frozenset()
     assert parse_spec(name="demo", cpus=2, shares=[], seed="").given == {"cpus", "shares", "seed"}
+    assert parse_spec(name="demo", size=None, kernel=None).given == frozenset()
 
 
 def test_what_is_settled_does_not_count_as_given() -> None:

@@ -48,16 +48,17 @@ class Verb(TyperCommand):
 
         With a backend, from wherever options come, the options that only others have are left out.
         """
-        sections = {"Arguments": [(str(argument.metavar), argument.help) for argument in self._arguments()]}
+        arguments = [(str(argument.metavar), argument.help) for argument in self._arguments()]
+        sections: dict[str, list[tuple[str, str | None]]] = {"Arguments": arguments, OWN_TITLE: []}
         for option in self.get_params(ctx):
             if isinstance(option, TyperOption) and (row := _help_row(option, ctx)):
                 sections.setdefault(group_title(option), []).append(row)
-        others = {own_title(other) for other in BACKEND_MODULES.keys() - {self._backend(ctx)}}
-        for title in sorted(sections, key=lambda title: title not in ("Arguments", OWN_TITLE)):
-            rows = [(names, said) for names, said in sections[title] if said]
-            if rows and not (self._backend(ctx) and title in others):
+        backend = self._backend(ctx)
+        others = {own_title(other) for other in BACKEND_MODULES if backend and other != backend}
+        for title, rows in sections.items():
+            if (shown := [(names, said) for names, said in rows if said]) and title not in others:
                 with formatter.section(title):
-                    formatter.write_dl(rows)
+                    formatter.write_dl(shown)
 
     def _backend(self, ctx: Context) -> str:
         """Return the backend that was asked for; empty for none, or one that this installation lacks."""
