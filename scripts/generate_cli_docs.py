@@ -11,6 +11,7 @@ from pathlib import Path
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from kata_dind.cli.app import PROGRAM, build_command
+from kata_dind.cli.verb import OWN_TITLE, group_title, shown_default
 
 _TARGET = Path(__file__).parents[1] / "docs" / "cli.md"
 _HEAD = f"""\
@@ -61,8 +62,12 @@ def _sections() -> Iterator[str]:
         if arguments := [argument for argument in _arguments(command) if argument.help]:
             yield "| argument | |\n|---|---|"
             yield "\n".join(f"| {_code(str(argument.metavar))} | {argument.help} |" for argument in arguments) + "\n"
-        yield "| option | | default | environment |\n|---|---|---|---|"
-        yield "\n".join(_option_row(option) for option in _options(command)) + "\n"
+        groups = _groups(command)
+        for title, options in groups.items():
+            if len(groups) > 1:
+                yield f"{title}:\n"
+            yield "| option | | default | environment |\n|---|---|---|---|"
+            yield "\n".join(_option_row(option) for option in options) + "\n"
 
 
 def _commands(group: TyperGroup, words: str) -> Iterator[tuple[str, TyperCommand]]:
@@ -83,8 +88,13 @@ def _arguments(command: TyperCommand) -> list[TyperArgument]:
     return [parameter for parameter in command.params if isinstance(parameter, TyperArgument)]
 
 
-def _options(command: TyperCommand) -> list[TyperOption]:
-    return [parameter for parameter in command.params if isinstance(parameter, TyperOption) and not parameter.hidden]
+def _groups(command: TyperCommand) -> dict[str, list[TyperOption]]:
+    """Return the options that are shown, by the title of their group; the command's own come first, as in its help."""
+    groups: dict[str, list[TyperOption]] = {OWN_TITLE: []}
+    for parameter in command.params:
+        if isinstance(parameter, TyperOption) and not parameter.hidden:
+            groups.setdefault(group_title(parameter), []).append(parameter)
+    return groups
 
 
 def _option_row(option: TyperOption) -> str:
@@ -94,9 +104,9 @@ def _option_row(option: TyperOption) -> str:
 
 
 def _default(option: TyperOption) -> str:
-    if isinstance(option.show_default, str):
-        return option.show_default
-    return _code(str(option.default)) if option.show_default and option.default else ""
+    """Return a value as code, and what only words can say as it is."""
+    default = shown_default(option)
+    return default if " " in default else _code(default) if default else ""
 
 
 def _code(text: str) -> str:

@@ -8,6 +8,8 @@ what is allowed.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NoReturn
@@ -25,7 +27,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from kata_dind.errors import SpecError
-from kata_dind.vocabulary import Accelerator, BackendName, DataRootKind, Fallback, Filesystem, NetworkMode
+from kata_dind.vocabulary import (
+    BACKEND_MODULES,
+    Accelerator,
+    BackendName,
+    DataRootKind,
+    Fallback,
+    Filesystem,
+    NetworkMode,
+)
 
 __all__ = [
     "DEFAULT_SIZE",
@@ -37,11 +47,15 @@ __all__ = [
     "NetworkMode",
     "SandboxSpec",
     "Share",
+    "option_name",
     "parse_disk_size",
     "parse_name",
     "parse_share",
     "parse_size",
     "parse_spec",
+    "require_same",
+    "spec_from_json",
+    "spec_to_json",
 ]
 
 DEFAULT_SIZE = "20G"
@@ -207,10 +221,11 @@ def _checked_path(value: object) -> object:
     return value
 
 
-def _available_backend(backend: BackendName) -> BackendName:
-    if backend is not BackendName.VM:
-        raise ValueError(f"{backend.value!r} is not available yet in this version; use {BackendName.VM.value}")
-    return backend
+def _available_backend(name: object) -> object:
+    if str(name) not in BACKEND_MODULES:
+        why = "is not available in this installation" if name in set(BackendName) else "is unknown"
+        raise ValueError(f"{str(name)!r} {why}; use {' or '.join(BACKEND_MODULES)}")
+    return name
 
 
 def _parsed_shares(value: object) -> object:
@@ -229,17 +244,28 @@ def _separate_shares(shares: tuple[Share, ...]) -> tuple[Share, ...]:
     return shares
 
 
+@dataclass(frozen=True)
+class _OnlyOn:
+    """Marks a field that one backend has, and no other."""
+
+    backend: BackendName
+
+
 _Size = Annotated[str, AfterValidator(lambda text: _checked_size(text, least_bytes=_MINIMUM_SIZE_BYTES))]
 _Memory = Annotated[str, AfterValidator(lambda text: _checked_size(text, least_bytes=_MINIMUM_MEMORY_BYTES))]
 
 
 class SandboxSpec(BaseModel):
-    """One sandbox, as asked for."""
+    """One sandbox, as asked for: what the user gave, and the defaults of what the user did not give.
+
+    A field that one backend has is marked with `_OnlyOn`; its option stands in `kata_dind.cli.options`, in the file of
+    that backend.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_checked_name)]
-    backend: Annotated[BackendName, AfterValidator(_available_backend)] = BackendName.VM
+    backend: Annotated[BackendName, BeforeValidator(_available_backend)] = BackendName.VM
     data_root: DataRootKind = DataRootKind.AUTO
     volume: Annotated[str, AfterValidator(_checked_volume)] = ""
     """The volume that holds the data root, made when there is none; empty for a data root of the sandbox's own."""
@@ -251,7 +277,7 @@ class SandboxSpec(BaseModel):
     filesystem: Filesystem = Filesystem.EXT4
     """The data root's, for the kinds that are a disk: loop and block."""
     fallback: Fallback = Fallback.NONE
-    virtiofs_xattr: bool = True
+    virtiofs_xattr: Annotated[bool, _OnlyOn(BackendName.VM)] = True
     """Whether the virtiofs kind gets the extended attributes that overlay needs; Kata's default is without."""
     cpus: Annotated[int, Field(ge=1, le=255)] = DEFAULT_CPUS
     memory: _Memory = DEFAULT_MEMORY
@@ -259,18 +285,23 @@ class SandboxSpec(BaseModel):
     """The dind image; empty for the default one, built from the distribution's packages."""
     kernel: Annotated[Path | None, BeforeValidator(_checked_path)] = None
     """A guest kernel; empty for Kata's or the distribution's."""
-    accelerator: Accelerator = Accelerator.AUTO
+    accelerator: Annotated[Accelerator, _OnlyOn(BackendName.VM)] = Accelerator.AUTO
     network: NetworkMode = NetworkMode.NAT
-    allow_link_local: bool = False
+    allow_link_local: Annotated[bool, _OnlyOn(BackendName.VM)] = False
     shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
-    cold: bool = False
+    cold: Annotated[bool, _OnlyOn(BackendName.VM)] = False
     """Boot, where a restore from a seed would do."""
-    seed: Annotated[str, AfterValidator(_checked_seed)] = ""
+    seed: Annotated[str, AfterValidator(_checked_seed), _OnlyOn(BackendName.VM)] = ""
     """The seed to start from, by its name; empty for the internal one that fits."""
     dockerd_args: Annotated[tuple[str, ...], AfterValidator(_checked_dockerd_args)] = ()
     """More flags for dockerd, each a word of its own."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0
     """For the whole start, to a passing verdict."""
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the fields that the user gave, with any value but None; the name is not counted."""
+        return frozenset(field for field in self.model_fields_set if getattr(self, field) is not None) - {"name"}
 
     @property
     def size_bytes(self) -> int:
@@ -282,13 +313,89 @@ class SandboxSpec(BaseModel):
         """The guest's memory, in whole MiB."""
         return parse_size(self.memory) // _MIB * _MIB
 
+    def settled(self, **values: Any) -> SandboxSpec:
+        """Return a spec with values that follow from something else than the user's words: they don't count as given.
+
+        The values are not checked.
+        """
+        return SandboxSpec.model_construct(_fields_set=set(self.model_fields_set), **{**dict(self), **values})
+
+    def without(self, *fields: str) -> SandboxSpec:
+        """Return a spec in which some fields were not given, and have their defaults."""
+        values = {name: value for name, value in self if name not in fields}
+        return SandboxSpec.model_construct(_fields_set=self.model_fields_set - set(fields), **values)
+
 
 def parse_spec(**fields: Any) -> SandboxSpec:
-    """Parse fields by their names in `SandboxSpec`; shares may be `HOST:GUEST[:ro]`. Raises SpecError for the first."""
+    """Parse the fields that were given, by their names in `SandboxSpec`; shares may be `HOST:GUEST[:ro]`.
+
+    Raises SpecError for the first that is wrong, or that the sandbox's backend does not have.
+    """
+    spec = _parsed(fields)
+    for name, field in SandboxSpec.model_fields.items():
+        owners = [mark.backend for mark in field.metadata if isinstance(mark, _OnlyOn)]
+        if name in spec.given and owners and spec.backend not in owners:
+            raise SpecError(f"{option_name(name)}: only the backend {owners[0]} has this option, "
+                            f"and this sandbox is for {spec.backend}; leave it out")  # fmt: skip
+    return spec
+
+
+def spec_to_json(spec: SandboxSpec) -> dict[str, Any]:
+    """Return a spec as JSON values, to be kept: every field, and in `given` the names of those that were given.
+
+    Defaults are written out, for they may be others in another version.
+    """
+    return {**spec.model_dump(mode="json"), "given": sorted(spec.given)}
+
+
+def spec_from_json(values: Mapping[str, Any]) -> SandboxSpec:
+    """Read what `spec_to_json` made. Raises SpecError for a field that there is not.
+
+    Without `given`, as earlier versions wrote it, what differs from its default counts as given.
+    """
+    spec = _parsed({name: value for name, value in values.items() if name != "given"})
+    fields = SandboxSpec.model_fields
+    differing = [name for name, value in spec if value != fields[name].get_default()]
+    return SandboxSpec.model_construct(_fields_set={"name", *values.get("given", differing)}, **dict(spec))
+
+
+def require_same(asked: SandboxSpec, had: Mapping[str, Sequence[object]], *, of: str) -> None:
+    """Raise SpecError for the first field that was given a value other than those that `had` lists for it.
+
+    The first of these is the one that is told, and `of` says what has it. `auto` leaves the choice, and so always fits.
+    """
+    for field, values in had.items():
+        value = getattr(asked, field)
+        if field in asked.given and value not in values and value != "auto":
+            raise SpecError(
+                f"{option_name(field)}: {_shown(value)} is not what {of} has ({_shown(values[0])}); leave it out"
+            )
+
+
+def option_name(field: str) -> str:
+    """Return what the user calls a field: its option, or `name`."""
+    return _OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
+
+
+def _parsed(fields: Mapping[str, Any]) -> SandboxSpec:
     try:
         return SandboxSpec(**fields)
     except ValidationError as error:
         _raise_spec_error(error)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | ():
+            return "none"
+        case bool():
+            return "on" if value else "off"
+        case tuple():
+            return " ".join(_shown(item) for item in value)
+        case str() | Path():
+            return repr(str(value))
+        case _:
+            return str(value)
 
 
 _OPTION_NAMES = {
@@ -307,8 +414,7 @@ def _raise_spec_error(error: ValidationError) -> NoReturn:
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(SandboxSpec.model_fields)
         raise SpecError(f"{field}: there is no such field; allowed are {allowed}") from error
-    option = _OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
-    raise SpecError(f"{option}: {_complaint(first)}") from error
+    raise SpecError(f"{option_name(field)}: {_complaint(first)}") from error
 
 
 def _complaint(details: ErrorDetails) -> str:

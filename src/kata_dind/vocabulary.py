@@ -13,6 +13,10 @@ class BackendName(StrEnum):
     KUBERNETES = "kubernetes"
 
 
+BACKEND_MODULES: dict[str, str] = {BackendName.VM: "kata_dind.backend.vm.backend"}
+"""The backends that this installation has, by name, each with the module that is imported when it is chosen."""
+
+
 class DataRootKind(StrEnum):
     """How dockerd's data root is backed; `auto` lets the plan choose."""
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kata_dind import backend
+from kata_dind.backend import Wish
+from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import (
     DockerdFailed,
     GuestNotReady,
@@ -25,7 +27,7 @@ from kata_dind.errors import (
     SpecError,
     VerdictFailed,
 )
-from kata_dind.progress import Event
+from kata_dind.progress import Event, Report
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
 from kata_dind.spec import SandboxSpec, parse_spec
@@ -52,6 +54,21 @@ def removed_at_the_end() -> Iterator[None]:
 
 def spec_of(image: str = "healthy", *, name: str = "demo") -> SandboxSpec:
     return parse_spec(name=name, image=image)
+
+
+@pytest.fixture
+def planned_specs(monkeypatch: pytest.MonkeyPatch) -> list[SandboxSpec]:
+    """The specs that the backend has planned."""
+    planned: list[SandboxSpec] = []
+    fake = backend.load_backend("vm")
+    prepare = fake.prepare
+
+    def noting(wish: Wish, *, report: Report) -> AnyPlan:
+        planned.append(wish.spec)
+        return prepare(wish, report=report)
+
+    monkeypatch.setattr(fake, "prepare", noting)
+    return planned
 
 
 def left() -> list[str]:
@@ -177,6 +194,20 @@ def test_a_stopped_sandbox_starts_again_as_it_was() -> None:
     assert supervisor_of(again) != first
     assert again.spec == spec_of().model_dump(mode="json")
     assert "container started, check True" not in again.log_path("guest").read_text()
+
+
+def test_a_later_start_knows_what_was_given_from_what_was_a_default(planned_specs: list[SandboxSpec]) -> None:
+    asked = parse_spec(name="demo", image="healthy", cpus=2, network="none")
+    sandbox = up(asked)
+    assert sandbox.spec == asked.model_dump(mode="json") == sandbox.inspect()["spec"]
+    sandbox.stop()
+    start("demo").stop()
+    assert [spec.given for spec in planned_specs] == [{"image", "cpus", "network"}] * 2
+    # As an earlier version has left it, with its defaults among its wishes.
+    (sandbox.directory / "spec.json").write_text(json.dumps(asked.model_dump(mode="json")))
+    start("demo")
+    assert planned_specs[-1].given == {"image", "network"}
+    assert planned_specs[-1] == asked
 
 
 def test_a_saved_sandbox_goes_on_once() -> None:

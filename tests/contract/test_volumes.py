@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,15 +38,8 @@ def removed_at_the_end() -> Iterator[None]:
         volume.remove()
 
 
-def spec_of(
-    name: str = "demo",
-    *,
-    image: str = "healthy",
-    data_root: str = "auto",
-    size: str | None = None,
-    filesystem: str = "ext4",
-) -> SandboxSpec:
-    return parse_spec(name=name, image=image, volume="db", data_root=data_root, size=size, filesystem=filesystem)
+def spec_of(name: str = "demo", *, image: str = "healthy", **asked: Any) -> SandboxSpec:
+    return parse_spec(name=name, image=image, volume="db", **asked)
 
 
 def left() -> list[str]:
@@ -249,6 +243,13 @@ def test_a_volume_with_xfs_needs_no_word_of_it() -> None:
     sandbox = up(spec_of(), report=events.append)
     assert [event.message for event in events if event.name == "warning"] == []
     assert json.loads((sandbox.directory / "plan.json").read_text())["own"]["filesystem"] == "xfs"
+    sandbox.remove(force=True)
+    sandbox = up(spec_of(filesystem="ext4"), report=events.append)
+    warning = "--filesystem: the volume 'db' keeps its xfs; only a new one can have ext4"
+    assert [event.message for event in events if event.name == "warning"] == [warning]
+    sandbox.stop()
+    start("demo", report=events.append)
+    assert [event.message for event in events if event.name == "warning"] == [warning]
 
 
 def test_a_size_means_nothing_to_a_virtiofs_volume() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,11 +17,16 @@ from kata_dind.spec import (
     Fallback,
     Filesystem,
     NetworkMode,
+    SandboxSpec,
     parse_name,
     parse_share,
     parse_size,
     parse_spec,
+    require_same,
+    spec_from_json,
+    spec_to_json,
 )
+from kata_dind.vocabulary import BACKEND_MODULES
 
 path_parts = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=8).filter(
     lambda part: part not in {".", ".."}
@@ -266,9 +272,10 @@ def test_a_flag_for_dockerd_has_no_control_character() -> None:
         ({"fallback": "native"}, "--fallback: 'native' is unknown; use none, vfs or fuse-overlayfs"),
         ({"dockerd_args": "--debug"}, "--dockerd-arg: '--debug' is not allowed; input should be a valid tuple"),
         ({"data_root": "9p"}, "--data-root: '9p' is unknown; use auto, memory, loop, block or virtiofs"),
-        ({"backend": "xen"}, "--backend: 'xen' is unknown; use vm, containerd or kubernetes"),
-        ({"backend": "containerd"}, "--backend: 'containerd' is not available yet in this version; use vm"),
-        ({"backend": "kubernetes"}, "--backend: 'kubernetes' is not available yet in this version; use vm"),
+        ({"backend": "xen"}, "--backend: 'xen' is unknown; use vm"),
+        ({"backend": 5}, "--backend: '5' is unknown; use vm"),
+        ({"backend": "containerd"}, "--backend: 'containerd' is not available in this installation; use vm"),
+        ({"backend": "kubernetes"}, "--backend: 'kubernetes' is not available in this installation; use vm"),
         ({"accelerator": "hvf"}, "--accel: 'hvf' is unknown; use auto, kvm or tcg"),
         ({"network": "host"}, "--network: 'host' is unknown; use none or nat"),
         ({"cpus": 0}, "--cpus: 0 is not allowed; input should be greater than or equal to 1"),
@@ -295,3 +302,72 @@ def test_a_spec_does_not_change() -> None:
     spec = parse_spec(name="demo")
     with pytest.raises(ValueError, match="frozen"):
         spec.size = "1G"
+
+
+# --- what was given
+
+
+def test_what_was_given_is_told_from_what_is_a_default() -> None:
+    assert parse_spec(name="demo").given == frozenset()
+    assert parse_spec(name="demo", cpus=2, shares=[], seed="").given == {"cpus", "shares", "seed"}
+    assert parse_spec(name="demo", size=None, kernel=None).given == frozenset()
+
+
+def test_what_is_settled_does_not_count_as_given() -> None:
+    spec = parse_spec(name="demo", cpus=2, size="5G").settled(cpus=4, memory="3G", name="other")
+    assert (spec.name, spec.cpus, spec.memory_bytes >> 30) == ("other", 4, 3)
+    assert spec.given == {"cpus", "size"}
+    assert isinstance(spec, SandboxSpec)
+    with pytest.raises(ValueError, match="frozen"):
+        spec.cpus = 2
+    without = spec.without("size", "memory")
+    assert (without.size, without.memory, without.cpus) == (None, "2G", 4)
+    assert without.given == {"cpus"}
+
+
+def test_a_spec_is_kept_with_what_was_given() -> None:
+    spec = parse_spec(name="demo", cpus=2, network="none", shares=["/a:/b:ro"], kernel="/boot/k", seed="web")
+    kept = spec_to_json(spec.settled(memory="3G"))
+    assert kept == {**spec.model_dump(mode="json"), "memory": "3G", "given": sorted(spec.given)}
+    again = spec_from_json(json.loads(json.dumps(kept)))
+    assert again == spec.settled(memory="3G")
+    assert again.given == {"cpus", "network", "shares", "kernel", "seed"}
+
+
+def test_a_spec_that_an_earlier_version_kept_gave_what_is_no_default() -> None:
+    spec = parse_spec(name="demo", cpus=4, network="nat", shares=["/a:/b"], timeout_seconds=180, kernel="/boot/k")
+    again = spec_from_json(spec.model_dump(mode="json"))
+    assert again == spec
+    assert again.given == {"cpus", "shares", "kernel"}
+
+
+def test_what_is_kept_is_checked() -> None:
+    with pytest.raises(SpecError, match="colour: there is no such field"):
+        spec_from_json({"name": "demo", "colour": "red", "given": []})
+
+
+def test_what_was_given_may_not_differ_from_what_there_is() -> None:
+    had = {"cpus": (4,), "image": ("dind:1", "0123"), "accelerator": ("tcg",), "dockerd_args": (("--debug",),),
+           "kernel": (None,), "virtiofs_xattr": (True,)}  # fmt: skip
+    require_same(parse_spec(name="demo"), had, of="it")
+    same = {"cpus": 4, "image": "0123", "accelerator": "auto", "dockerd_args": ["--debug"]}
+    require_same(parse_spec(name="demo", **same), had, of="it")
+    for fields, message in (
+        ({"cpus": 2}, "--cpus: 2 is not what the seed 'web' has (4); leave it out"),
+        ({"image": "x"}, "--image: 'x' is not what the seed 'web' has ('dind:1'); leave it out"),
+        ({"accelerator": "kvm"}, "--accel: 'kvm' is not what the seed 'web' has ('tcg'); leave it out"),
+        ({"dockerd_args": []}, "--dockerd-arg: none is not what the seed 'web' has ('--debug'); leave it out"),
+        ({"kernel": "/boot/k"}, "--kernel: '/boot/k' is not what the seed 'web' has (none); leave it out"),
+        ({"virtiofs_xattr": False}, "--virtiofs-xattr: off is not what the seed 'web' has (on); leave it out"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            require_same(parse_spec(name="demo", **fields), had, of="the seed 'web'")
+        assert caught.value.summary == message
+
+
+def test_a_field_that_the_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKEND_MODULES, "containerd", "nowhere")
+    assert parse_spec(name="demo", backend="containerd", cpus=4).backend is BackendName.CONTAINERD
+    assert refusal(backend="containerd", seed="web") == (
+        "--seed: only the backend vm has this option, and this sandbox is for containerd; leave it out"
+    )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from kata_dind.vocabulary import BACKEND_MODULES
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -265,7 +267,7 @@ class Snapshots(Protocol):
         """Make a guest that was started early, by a plan with an equal key, that of a sandbox, with all its files."""
 
 
-_MODULES = {"vm": "kata_dind.backend.vm.backend"}
+_MODULES = BACKEND_MODULES
 
 
 def installed_backends() -> list[str]:

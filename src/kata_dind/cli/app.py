@@ -15,7 +15,8 @@ PROGRAM = "kata-dind"
 
 _HELP = "A Docker daemon inside its own virtual machine, with a data root that is proven to work."
 _EPILOG = (
-    "Every option of a command is also read from the environment (--size: KATA_DIND_SIZE) and a configuration file."
+    "Every option of a command can also be set in the environment (KATA_DIND_SIZE for --size), or in a "
+    "configuration file."
 )
 
 # Options end at the first positional argument: what follows belongs to the command that is run, dashes and all.
@@ -24,11 +25,12 @@ _PASSES_ON = {"allow_interspersed_args": False}
 
 _VERBS = ("run", "up", "ls", "inspect", "env", "docker", "exec", "shell", "logs", "stop", "start", "rm")
 _GROUPS = {
-    "volume": ("List, grow, check and remove data roots that outlive their sandboxes.",
+    "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),
-    "seed": ("Make, list, check, carry and remove machines to start from.",
+    "seed": ("Make, list, check, carry and remove seeds. A seed is a saved machine that sandboxes start from.",
              ("build", "ls", "inspect", "rm", "verify", "export", "import")),
-    "image": ("Make, fetch, list and remove dind images.", ("build", "pull", "ls", "rm")),
+    "image": ("Make, fetch, list and remove dind images. A dind image has a Docker daemon in it.",
+              ("build", "pull", "ls", "rm")),
 }  # fmt: skip
 """Each verb is a function of its name, in a module of its name or of its group's."""
 

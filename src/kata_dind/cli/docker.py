@@ -11,14 +11,17 @@ from kata_dind.cli.options import Name, takes_session
 from kata_dind.cli.passthrough import after_dashes, attach
 from kata_dind.cli.session import Session
 
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="-- ARGS...", help="What you would say after `docker`.")]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="-- ARGS...", help="The arguments for the docker command.")
+]
 
 
 @takes_session
 def docker(session: Session, name: Name, arguments: Arguments = None) -> None:
     """Run the Docker CLI inside a sandbox: docker NAME -- ps -a.
 
-    Files that it names are the sandbox's own; stdin, stdout and stderr are yours, and so is its exit code.
+    Paths mean files inside the sandbox. The command has your stdin, stdout and stderr, and kata-dind exits with its
+    exit code.
     """
     sandbox = session.sandboxes.require_sandbox(name)
     words = after_dashes(arguments)

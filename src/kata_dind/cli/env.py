@@ -30,7 +30,7 @@ ShellOption = Annotated[
         variable="ENV_SHELL",
         metavar="|".join(Shell),
         autocompletion=completion.words(Shell),
-        help_text="Whose syntax to use.",
+        help_text="The shell that the commands are for.",
     ),
 ]
 
@@ -39,9 +39,9 @@ ShellOption = Annotated[
 def env(
     session: Session, name: NameOrDefault = DEFAULT_NAME, *, shell: ShellOption = Shell.BASH, json: Json = False
 ) -> None:
-    """Print what points Docker clients at a sandbox, for a shell.
+    """Print the shell commands that point Docker clients at a sandbox.
 
-    Use it so: eval "$(kata-dind env NAME)"
+    Use it like this: eval "$(kata-dind env NAME)"
     """
     if shell not in set(Shell):
         raise SpecError(f"--shell: {shell!r} is unknown; use {', '.join(Shell)}")

@@ -20,7 +20,7 @@ Workdir = Annotated[
         variable="EXEC_WORKDIR",
         metavar="DIR",
         show_default="the image's own",
-        help_text="Where to run it.",
+        help_text="The directory to run the command in.",
     ),
 ]
 
@@ -37,7 +37,8 @@ def exec_(
 ) -> None:
     """Run a command inside a sandbox: exec NAME -- ls /.
 
-    It runs beside dockerd, with your stdin, stdout and stderr, and its exit code is ours.
+    The command runs in the container that dockerd runs in, with your stdin, stdout and stderr, and kata-dind exits with
+    its exit code.
     """
     words = after_dashes(arguments)
     if not words:

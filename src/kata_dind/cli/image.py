@@ -23,7 +23,7 @@ Remote = Annotated[
     typer.Argument(
         metavar="REFERENCE",
         show_default=False,
-        help="Such as docker:28-dind; also oci:DIR[:TAG] and docker-archive:FILE.",
+        help="The image, such as docker:28-dind; also oci:DIR[:TAG] and docker-archive:FILE.",
     ),
 ]
 Insecure = Annotated[
@@ -31,7 +31,7 @@ Insecure = Annotated[
     flag(
         "--insecure",
         variable="PULL_INSECURE",
-        help_text="Accept a registry without TLS, or with a certificate that nobody vouches for.",
+        help_text="Accept a registry without TLS, or with a certificate that can't be verified.",
     ),
 ]
 
@@ -59,7 +59,7 @@ def pull(session: Session, reference: Remote, *, insecure: Insecure = False, jso
 
 @takes_session
 def ls(session: Session, *, json: Json = False) -> None:
-    """List the dind images; with --quiet only their references."""
+    """List the dind images; with --quiet, only their references."""
     from kata_dind.image.store import list_images
 
     images = list_images()

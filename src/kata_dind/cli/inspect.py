@@ -9,9 +9,9 @@ from kata_dind.cli.session import Session
 
 @takes_session
 def inspect(session: Session, name: NameOrDefault = DEFAULT_NAME, *, json: Json = False) -> None:
-    """Show all that is known of a sandbox, also why it is as it is.
+    """Show everything that is known about a sandbox.
 
-    That includes its plan, the verdict on its data root, and where the time of its start went.
+    That includes what was chosen for it and why, the proof of its data root, and how long each step of its start took.
     """
     facts = session.sandboxes.require_sandbox(name).inspect()
     if json:

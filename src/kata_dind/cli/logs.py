@@ -24,7 +24,10 @@ _PRINTABLE = bytes(byte if byte in b"\t\n" or (byte >= 32 and byte != 127) else 
 
 DEFAULT_SOURCE = "dockerd"
 
-Follow = Annotated[bool, flag("--follow", "-f", variable="LOGS_FOLLOW", help_text="Go on until the sandbox ends.")]
+Follow = Annotated[
+    bool,
+    flag("--follow", "-f", variable="LOGS_FOLLOW", help_text="Show new lines as they come, until the sandbox ends."),
+]
 Source = Annotated[
     str,
     option(
@@ -32,7 +35,7 @@ Source = Annotated[
         variable="LOGS_SOURCE",
         metavar="SOURCE",
         autocompletion=completion.log_sources,
-        help_text="Which log to show: dockerd's, or one that the sandbox's backend has besides, like guest or vmm.",
+        help_text="The log to show: dockerd, or another that the sandbox's backend has, like guest or vmm.",
     ),
 ]
 Lines = Annotated[
@@ -44,7 +47,7 @@ Lines = Annotated[
         metavar="N",
         parser=whole_number,
         show_default="all",
-        help_text="Show only so many of the last lines.",
+        help_text="Show only the last N lines.",
     ),
 ]
 
@@ -58,7 +61,7 @@ def logs(
     source: Source = DEFAULT_SOURCE,
     lines: Lines = None,
 ) -> None:
-    """Show what dockerd, the guest or its machine has logged."""
+    """Show the log of dockerd, of the guest or of its machine."""
     sandbox = session.sandboxes.require_sandbox(name)
     path = sandbox.log_path(source)
     write = _writer(sys.stdout.buffer, for_terminal=sys.stdout.isatty())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kata_dind.sandbox.api import Sandbox
 
 Guest = Annotated[
-    bool, flag("--guest", variable="GUEST", help_text="In the guest OS, rather than in the container with dockerd.")
+    bool, flag("--guest", variable="GUEST", help_text="Use the guest OS, and not the container that dockerd runs in.")
 ]
 Variables = Annotated[
     list[str] | None,
@@ -24,7 +24,7 @@ Variables = Annotated[
         variable="ENV",
         metavar="KEY[=VALUE]",
         show_default=False,
-        help_text="Set a variable; without a value, pass ours on. May be repeated.",
+        help_text="Set a variable inside. Without a value, it gets the value that it has outside. May be repeated.",
     ),
 ]
 

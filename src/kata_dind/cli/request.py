@@ -14,20 +14,19 @@ if TYPE_CHECKING:
 
 
 def sandbox_spec(name: str, fields: Mapping[str, Any]) -> SandboxSpec:
-    """Parse what was asked; paths are made absolute, for a supervisor works elsewhere. Raises SpecError."""
+    """Parse the fields that were given; paths are made absolute, for a supervisor works elsewhere. Raises SpecError."""
     from kata_dind.spec import parse_spec
 
     spec = parse_spec(name=name, **fields)
     shares = tuple(share.model_copy(update={"host_path": share.host_path.absolute()}) for share in spec.shares)
-    kernel = spec.kernel and spec.kernel.absolute()
-    return spec.model_copy(update={"kernel": kernel, "shares": shares})
+    return spec.settled(kernel=spec.kernel and spec.kernel.absolute(), shares=shares)
 
 
 def package_source(packages: Mapping[str, Any]) -> PackageSource:
     """Say where packages come from, the host's own release unless another is named. Raises SpecError, HostError."""
     from kata_dind.image.source import PackageSource, default_source
 
-    suite, mirror, apt_options = packages["suite"], packages["mirror"], tuple(packages["apt_options"])
+    suite, mirror, apt_options = packages.get("suite"), packages.get("mirror"), tuple(packages.get("apt_options", ()))
     if suite and not re.fullmatch(r"[a-z][a-z0-9.-]*", suite, re.ASCII):
         raise SpecError(f"--suite: {suite!r} is not a release; use its code name, like trixie")
     if mirror and not re.fullmatch(r"[a-z][a-z+]*:/\S+", mirror):

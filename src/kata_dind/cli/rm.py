@@ -8,7 +8,7 @@ from kata_dind.cli.options import Names, flag, takes_session
 from kata_dind.cli.output import progress
 from kata_dind.cli.session import Session
 
-Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Also those that run.")]
+Force = Annotated[bool, flag("--force", "-f", variable="RM_FORCE", help_text="Remove sandboxes that are running, too.")]
 
 
 @takes_session

@@ -17,9 +17,12 @@ from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
 
 Image = Annotated[
-    str, typer.Argument(metavar="IMAGE", show_default=False, help="The container's image; kata-dind/hello is built in.")
+    str,
+    typer.Argument(
+        metavar="IMAGE", show_default=False, help="The image of the container; kata-dind/hello is built in."
+    ),
 ]
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The container's command.")]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The command to run in the container.")]
 # People type `-it` out of habit. What it asks for comes by itself, so it is accepted and changes nothing.
 Habit = Annotated[bool, typer.Option("-i", "-t", hidden=True)]
 
@@ -39,8 +42,8 @@ def run(
 ) -> None:
     """Run one container in a sandbox of its own.
 
-    As docker run --rm: stdin, stdout and stderr are yours, with a terminal when you have one, and so is the exit code.
-    The sandbox is removed afterwards.
+    This is like `docker run --rm`: the container has your stdin, stdout and stderr, with a terminal if you have one,
+    and kata-dind exits with its exit code. The sandbox is removed afterwards.
     """
     spec = sandbox_spec(f"run-{secrets.token_hex(4)}", fields)
     environment = parse_variables(variables)

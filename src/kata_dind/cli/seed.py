@@ -19,11 +19,13 @@ from kata_dind.errors import SeedUnfit
 if TYPE_CHECKING:
     from kata_dind.seeding.keeping import SeedSummary
 
-NewName = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="What to call the seed.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The name for the seed.")]
 Images = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMAGE...", show_default=False, help="Images for it to pull and keep; kata-dind/hello is built in."
+        metavar="IMAGE...",
+        show_default=False,
+        help="The images that its Docker is to pull; kata-dind/hello is built in.",
     ),
 ]
 Archives = Annotated[
@@ -32,7 +34,7 @@ Archives = Annotated[
         "--from-archive",
         variable="SEED_FROM_ARCHIVE",
         metavar="FILE",
-        help_text="Load the images of a docker save archive; may be repeated.",
+        help_text="Load the images in this archive, which `docker save` has written; may be repeated.",
         show_default=False,
     ),
 ]
@@ -42,23 +44,30 @@ FromSandbox = Annotated[
         "--from-sandbox",
         variable="SEED_FROM_SANDBOX",
         metavar="SANDBOX",
-        help_text="Boot on copies of this stopped sandbox's disks, with all that they hold.",
-        show_default="disks without content",
+        help_text="Boot on copies of the disks of this stopped sandbox, with everything on them.",
+        show_default="empty disks",
         autocompletion=completion.sandbox_names,
     ),
 ]
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", autocompletion=completion.seed_names, help="As seed ls has it."),
+    typer.Argument(
+        metavar="NAME", autocompletion=completion.seed_names, help="The seed's name in `kata-dind seed ls`."
+    ),
 ]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.seed_names)]
 SomeNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME...", autocompletion=completion.seed_names, help="The seeds; else all."),
+    typer.Argument(
+        metavar="NAME...", autocompletion=completion.seed_names, help="The seeds to check; all, if none is named."
+    ),
 ]
 File = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
 OtherName = Annotated[
-    str, typer.Argument(metavar="NAME", show_default=False, help="What to call it; else as it was called.")
+    str,
+    typer.Argument(
+        metavar="NAME", show_default=False, help="The name for the seed, if it is not to keep the one that it had."
+    ),
 ]
 
 _HEADER = ("NAME", "DOCKER", "DATA ROOT", "MEMORY", "IMAGES", "DISK", "OWN", "AGE", "USED BY")
@@ -78,9 +87,10 @@ def build(
     fields: dict[str, Any],
     packages: dict[str, Any],
 ) -> None:
-    """Make a seed: boot a machine, prove its Docker, give it its images, save it.
+    """Make a seed, a saved machine to start from.
 
-    Start from it by `kata-dind up --seed NAME`.
+    A machine is booted, its Docker is proven to work and gets the images, and then the machine is saved. Start a
+    sandbox from it with `kata-dind up --seed NAME`.
     """
     from kata_dind.seeding.keeping import inspect_seed
     from kata_dind.seeding.making import make_seed
@@ -105,8 +115,8 @@ def build(
 def ls(session: Session, *, json: Json = False) -> None:
     """List the seeds; with --quiet, only their names.
 
-    One whose name begins with _ was made by itself, for all machines of its kind. OWN is what of DISK goes when one is
-    removed.
+    A seed whose name begins with _ was made by `up` or `run`, for all sandboxes with such a machine. DISK is the room
+    that a seed takes, and OWN is how much of that becomes free when the seed is removed.
     """
     from kata_dind.seeding.keeping import summary_of
     from kata_dind.store.seeds import list_seeds
@@ -122,7 +132,10 @@ def ls(session: Session, *, json: Json = False) -> None:
 
 @takes_session
 def inspect(session: Session, name: Name, *, json: Json = False) -> None:
-    """Show all that is known of a seed, also whether it fits this host."""
+    """Show everything that is known about a seed.
+
+    That includes whether it fits this host: whether its machine can be restored here.
+    """
     from kata_dind.seeding.keeping import inspect_seed
     from kata_dind.store.seeds import require_seed
 
@@ -135,7 +148,10 @@ def inspect(session: Session, name: Name, *, json: Json = False) -> None:
 
 @takes_session
 def rm(session: Session, names: Names) -> None:
-    """Remove seeds that no sandbox was started from."""
+    """Remove seeds.
+
+    A seed that a sandbox was started from stays until that sandbox is removed.
+    """
     from kata_dind.seeding.keeping import remove_seeds
 
     remove_seeds(names)
@@ -143,7 +159,10 @@ def rm(session: Session, names: Names) -> None:
 
 @takes_session
 def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> None:
-    """Read all files of seeds, and compare them with what they held when they were made."""
+    """Check that the files of seeds are as they were made.
+
+    Every file is read in full.
+    """
     from kata_dind.seeding.keeping import verify_seed
     from kata_dind.store.seeds import list_seeds, require_seed
 
@@ -167,7 +186,10 @@ def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> 
 
 @takes_session
 def export(session: Session, name: Name, file: File) -> None:
-    """Write a seed to one file, for another host of the same kind."""
+    """Write a seed to one file.
+
+    A host of the same kind can import it.
+    """
     from kata_dind.seeding.keeping import export_seed
 
     export_seed(name, Path(file))
@@ -175,7 +197,10 @@ def export(session: Session, name: Name, file: File) -> None:
 
 @takes_session
 def import_(session: Session, file: File, name: OtherName = "", *, json: Json = False) -> None:
-    """Add a seed from a file that seed export has written. Import only what you would run."""
+    """Add a seed from a file that `seed export` has written.
+
+    Import only what you would run: the file holds the memory and the disks of a machine.
+    """
     from kata_dind.seeding.keeping import import_seed, inspect_seed
 
     with progress(session) as shown:

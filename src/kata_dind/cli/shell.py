@@ -13,5 +13,8 @@ _LOGIN_SHELL = ("sh", "-c", "command -v bash >/dev/null && exec bash -l; exec sh
 
 @takes_session
 def shell(session: Session, name: NameOrDefault = DEFAULT_NAME, *, guest: Guest = False) -> None:
-    """Open a shell inside a sandbox, beside dockerd."""
+    """Open a shell inside a sandbox.
+
+    It runs in the container that dockerd runs in.
+    """
     raise typer.Exit(attach(session.sandboxes.require_sandbox(name), _LOGIN_SHELL, guest=guest))

@@ -15,7 +15,7 @@ Timeout = Annotated[
         variable="STOP_TIMEOUT",
         metavar="SECONDS",
         parser=seconds,
-        help_text="How long to wait; a guest that hangs is forced by itself within a minute.",
+        help_text="How long to wait for each sandbox to end. A guest that hangs is ended by force within a minute.",
     ),
 ]
 
@@ -24,14 +24,15 @@ Save = Annotated[
     flag(
         "--save",
         variable="STOP_SAVE",
-        help_text="Save the memory, too: what runs goes on at the next start, once. For sandboxes from a seed.",
+        help_text="Save the memory, too, so that the next start resumes all that runs. "
+        "Only for sandboxes that started from a seed.",
     ),
 ]
 
 
 @takes_session
 def stop(session: Session, names: Names, *, save: Save = False, timeout: Timeout = 60) -> None:
-    """Shut sandboxes down; what a data root keeps stays."""
+    """Shut sandboxes down. Their data roots stay, but for those in memory."""
     sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
     with progress(session) as shown:
         for sandbox in sandboxes:

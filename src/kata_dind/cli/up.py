@@ -30,7 +30,7 @@ def up(
 ) -> None:
     """Start a sandbox and leave it running.
 
-    It is ready when its Docker daemon has been proven to work, by a real overlay mount and an image that was loaded,
+    The sandbox is ready when its Docker daemon is proven to work: overlay was really mounted, and an image was loaded,
     made into a container and exported.
     """
     spec = sandbox_spec(name, fields)

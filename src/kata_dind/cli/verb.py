@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 from typer import TyperException
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from kata_dind.cli.options.groups import own_title
+from kata_dind.vocabulary import BACKEND_MODULES
+
 if TYPE_CHECKING:  # typer has no public names for these
     from typer._click.core import Context, Parameter
     from typer._click.formatting import HelpFormatter
+
+OWN_TITLE = "Options"
+"""Of the options that belong to no group: those of the command itself, and those of every command."""
+
+_WORDS = "kata_dind.words"
+"""Where a context keeps the command's words: help is asked for before any option has its value."""
 
 
 class Verb(TyperCommand):
@@ -21,6 +30,7 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse the words; a complaint knows of which command it is."""
+        ctx.meta[_WORDS] = list(args)
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
@@ -34,13 +44,30 @@ class Verb(TyperCommand):
         return ["[OPTIONS]", *(name if required else f"[{name}]" for name, required in names)]
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Write the arguments that have something to say, without Python's types; and the options."""
-        arguments = [(str(argument.metavar), argument.help) for argument in self._arguments() if argument.help]
-        options = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx) if _is_option(parameter)]
-        for title, rows in (("Arguments", arguments), ("Options", options)):
-            if shown := [row for row in rows if row]:
+        """Write the arguments that have something to say, without Python's types; and the options, group by group.
+
+        With a backend, from wherever options come, the options that only others have are left out.
+        """
+        arguments = [(str(argument.metavar), argument.help) for argument in self._arguments()]
+        sections: dict[str, list[tuple[str, str | None]]] = {"Arguments": arguments, OWN_TITLE: []}
+        for option in self.get_params(ctx):
+            if isinstance(option, TyperOption) and (row := _help_row(option, ctx)):
+                sections.setdefault(group_title(option), []).append(row)
+        backend = self._backend(ctx)
+        others = {own_title(other) for other in BACKEND_MODULES if backend and other != backend}
+        for title, rows in sections.items():
+            if (shown := [(names, said) for names, said in rows if said]) and title not in others:
                 with formatter.section(title):
                     formatter.write_dl(shown)
+
+    def _backend(self, ctx: Context) -> str:
+        """Return the backend that was asked for; empty for none, or one that this installation lacks."""
+        option = next((parameter for parameter in self.params if parameter.name == "backend"), None)
+        if option is None:
+            return ""
+        given, _, _ = self.make_parser(ctx).parse_args(list(ctx.meta.get(_WORDS, ())))
+        value, _ = option.consume_value(ctx, given)
+        return value if value in BACKEND_MODULES else ""
 
     def _arguments(self) -> list[TyperArgument]:
         return [parameter for parameter in self.params if isinstance(parameter, TyperArgument)]
@@ -57,10 +84,30 @@ class Verbs(TyperGroup):
 def _quickly_read(parameters: list[Parameter]) -> list[Parameter]:
     """Spare typer the import of pydantic (0.1 s), which it needs for a flag whose default is neither true nor false."""
     for parameter in parameters:
-        if isinstance(parameter, TyperOption) and parameter.is_flag and parameter.default is None:
-            parameter.default = False
+        # One with an opposite has three answers: yes, no, and that it was not given.
+        if isinstance(parameter, TyperOption) and parameter.is_flag and not parameter.secondary_opts:
+            parameter.default = bool(parameter.default)
     return parameters
 
 
-def _is_option(parameter: Parameter) -> bool:
-    return isinstance(parameter, TyperOption)
+def group_title(option: TyperOption) -> str:
+    """Return the title of the group that an option belongs to."""
+    return option.rich_help_panel or OWN_TITLE
+
+
+def shown_default(option: TyperOption, configured: object = None) -> str:
+    """Say what an option's value is where none is given; `configured` is what a configuration file has for it."""
+    value = configured
+    if value is None:
+        value = option.show_default if isinstance(option.show_default, str) else option.show_default and option.default
+    if isinstance(value, bool):
+        return next(iter(option.opts if value else option.secondary_opts), "")
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value or "")
+
+
+def _help_row(option: TyperOption, ctx: Context) -> tuple[str, str] | None:
+    record = option.get_help_record(ctx)
+    if record is None:
+        return None
+    default = shown_default(option, ctx.lookup_default(option.name))
+    return record[0], f"{option.help or ''}  [default: {default}]" if default else option.help or ""

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.volume_names)]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=completion.volume_names)]
-Size = Annotated[str, typer.Argument(metavar="SIZE", help="Such as 50G; a volume only grows.", show_default=False)]
+Size = Annotated[
+    str, typer.Argument(metavar="SIZE", help="The new size, such as 50G. A volume can only grow.", show_default=False)
+]
 
 _HEADER = ("NAME", "KIND", "SIZE", "DISK", "USED BY", "DOCKER")
 
 
 @takes_session
 def ls(session: Session, *, json: Json = False) -> None:
-    """List the volumes; with --quiet, only their names. DISK is what one really takes on this host."""
+    """List the volumes; with --quiet, only their names.
+
+    DISK is the room that a volume takes on this host.
+    """
     from kata_dind.store.volumes import list_volumes
 
     volumes = list_volumes()
@@ -38,7 +43,7 @@ def ls(session: Session, *, json: Json = False) -> None:
 
 @takes_session
 def inspect(session: Session, name: Name, *, json: Json = False) -> None:
-    """Show all that is known of a volume."""
+    """Show everything that is known about a volume."""
     from kata_dind.store.volumes import require_volume
 
     facts = require_volume(name).inspect()
@@ -50,7 +55,10 @@ def inspect(session: Session, name: Name, *, json: Json = False) -> None:
 
 @takes_session
 def resize(session: Session, name: Name, size: Size, *, json: Json = False) -> None:
-    """Let a volume that no sandbox uses now grow, and its file system with it; xfs follows at the next start."""
+    """Grow a volume that no sandbox is using.
+
+    Its file system grows with it: an ext4 at once, an xfs at the next start of a sandbox that uses the volume.
+    """
     from kata_dind.spec import parse_disk_size
     from kata_dind.store.volumes import require_volume
 
@@ -64,9 +72,10 @@ def resize(session: Session, name: Name, size: Size, *, json: Json = False) -> N
 
 @takes_session
 def fsck(session: Session, name: Name, *, json: Json = False) -> None:
-    """Check the file system of a volume that no sandbox uses now, and repair what needs no choice.
+    """Check the file system of a volume that no sandbox is using.
 
-    It says clean or repaired; a damaged one is an error, whose hint is the command that repairs it.
+    Damage that can be repaired without a decision is repaired. The answer is `clean` or `repaired`; other damage is an
+    error, whose hint is the command that repairs it.
     """
     from kata_dind.store.volumes import require_volume
 
@@ -79,7 +88,10 @@ def fsck(session: Session, name: Name, *, json: Json = False) -> None:
 
 @takes_session
 def rm(session: Session, names: Names) -> None:
-    """Remove volumes that no sandbox refers to, with all that they hold."""
+    """Remove volumes, with everything in them.
+
+    A volume that belongs to a sandbox, running or not, stays until that is removed.
+    """
     from kata_dind.store.volumes import require_volume
 
     volumes = [require_volume(name) for name in dict.fromkeys(names)]

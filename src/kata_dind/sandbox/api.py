@@ -29,7 +29,6 @@ from kata_dind.store.sandboxes import (
     require_record,
 )
 from kata_dind.store.volumes import Volume, require_volume
-from kata_dind.vocabulary import Filesystem
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -77,7 +76,7 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
             _supervise(record, [lock], report)
         return sandbox
     before = earlier_plan(record.directory)
-    spec = _spec_of(sandbox, before)
+    spec = _spec_of(record, before)
     with used_volume(spec) as (volume, volume_locks):
         plan_again = functools.partial(_plan, spec, volume, before=before, report=report, source=source)
         plan = plan_again()
@@ -104,7 +103,7 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
     from kata_dind.life.owner_thread import own_in_thread
 
     if not spec.name:
-        spec = spec.model_copy(update={"name": random_name()})
+        spec = spec.settled(name=random_name())
     with _created(spec, report=report, source=source) as (record, plan, (_, *volume_locks)):
         backend = load_backend(plan.backend)
         # What is written to a volume is for others to find: dockerd stops in order.
@@ -137,17 +136,18 @@ def sandboxes_with_image(image_id: str) -> list[str]:
     return [name for name, plan in plans.items() if plan and plan.image.image_id == image_id]
 
 
-def _spec_of(sandbox: Sandbox, before: AnyPlan | None) -> SandboxSpec:
+def _spec_of(record: Record, before: AnyPlan | None) -> SandboxSpec:
     """Return the spec of a sandbox's next start."""
-    from kata_dind.spec import parse_spec
+    from kata_dind.spec import spec_from_json
 
-    # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
-    image = before.image.image_id if before else sandbox.spec.get("image", "")
-    spec = parse_spec(**{**sandbox.spec, "image": image})
+    spec = spec_from_json(record.read("spec.json"))
+    if before:
+        # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
+        spec = spec.settled(image=before.image.image_id)
     if spec.volume:
         require_volume(spec.volume)
         # The volume has both, and may have grown since.
-        spec = spec.model_copy(update={"size": None, "filesystem": Filesystem.EXT4})
+        spec = spec.without("size", "filesystem")
     return spec
 
 
@@ -157,6 +157,8 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
 
     Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
+    from kata_dind.spec import spec_to_json
+
     require_free(spec.name)
     with used_volume(spec) as (volume, volume_locks):
         plan = _plan(spec, volume, report=report, source=source)
@@ -164,7 +166,7 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
         try:
             with record.owned() as lock:
                 record.ephemeral.touch()
-                record.write("spec.json", spec.model_dump(mode="json"))
+                record.write("spec.json", spec_to_json(spec))
                 write_plan(record.directory, plan)
                 yield record, plan, [lock, *volume_locks]
         except BaseException as error:

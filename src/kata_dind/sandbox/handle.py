@@ -62,8 +62,8 @@ class Sandbox:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What was asked for."""
-        return self._record.read("spec.json")
+        """What was asked for: every field, with its default where nothing was given."""
+        return {field: value for field, value in self._record.read("spec.json").items() if field != "given"}
 
     @property
     def state(self) -> str:

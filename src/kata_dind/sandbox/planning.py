@@ -62,9 +62,9 @@ def _make_seed(wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | 
     """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
     from kata_dind.seeding.making import require_internal_seed
 
-    spec = spec.model_copy(update={"cpus": wanted.cpus, "memory": f"{wanted.memory_mib}M"})
+    spec = spec.settled(cpus=wanted.cpus, memory=f"{wanted.memory_mib}M")
     if spec.size:
-        spec = spec.model_copy(update={"size": f"{wanted.data_root_mib}M"})
+        spec = spec.settled(size=f"{wanted.data_root_mib}M")
     try:
         require_internal_seed(wanted.key, spec, packages, report=report)
     except (NoSpace, SeedUnfit) as error:
@@ -87,9 +87,9 @@ def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxS
             warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")
         update["size"] = f"{max(present, spec.size_bytes if spec.size else 0) >> 20}M"
     if found := volume.filesystem:
-        if spec.filesystem not in (found, Filesystem.EXT4):  # ext4 may be nobody's wish
+        if "filesystem" in spec.given and spec.filesystem != found:
             warn(
                 f"--filesystem: the volume '{volume.name}' keeps its {found}; only a new one can have {spec.filesystem}"
             )
         update["filesystem"] = Filesystem(found)
-    return spec.model_copy(update=update)
+    return spec.settled(**update)

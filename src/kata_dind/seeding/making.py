@@ -120,24 +120,29 @@ def _require_stopped(name: str) -> Record:
 
 def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
     """Return the spec of a sandbox, with its image by its id; what was asked for may not differ from it."""
-    from kata_dind.spec import SandboxSpec, parse_spec
+    from kata_dind.spec import require_same, spec_from_json
 
     plan = earlier_plan(record.directory)
     if plan is None:
         raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
-    image = plan.image.image_id
-    spec = parse_spec(**{**record.read("spec.json"), "image": image})
-    if spec.seed:  # whose machine it has, on a data root that may have grown
-        made_of = require_seed(spec.seed).facts["spec"]
-        spec = parse_spec(**{**made_of, "image": image, "size": spec.size or made_of["size"]})
-    wanted, defaults = asked.model_dump(mode="json"), SandboxSpec(name=asked.name).model_dump(mode="json")
-    made_of = spec.model_dump(mode="json")
-    for field in wanted.keys() - {"name", "timeout_seconds"}:
-        if wanted[field] not in (made_of[field], defaults[field]):
-            raise SpecError(
-                f"--from-sandbox: the machine is that of '{record.name}', whose {field} is {made_of[field]!r}"
-            )
-    return spec.model_copy(update={"timeout_seconds": asked.timeout_seconds})
+    spec = spec_from_json(record.read("spec.json"))
+    reference = spec.image
+    if spec.seed:  # whose machine it has, beside what was plugged into that
+        plugged = {field: getattr(spec, field) for field in ("cpus", "memory", "size") if field in spec.given}
+        made_of = spec_from_json(require_seed(spec.seed).facts["spec"])
+        spec, reference = made_of.settled(**plugged), made_of.image
+    spec = spec.settled(image=plan.image.image_id)
+    had: dict[str, tuple[object, ...]] = {field: (value,) for field, value in spec}
+    # Which may have been left to be chosen.
+    had["data_root"], had["accelerator"] = (plan.data_root, spec.data_root), (plan.accelerator, spec.accelerator)
+    had["image"] = (plan.image.reference or reference, reference, plan.image.image_id)
+    if asked.size_bytes == spec.size_bytes:
+        had["size"] = (asked.size,)
+    if asked.memory_bytes == spec.memory_bytes:
+        had["memory"] = (asked.memory,)
+    del had["timeout_seconds"]
+    require_same(asked, had, of=f"the sandbox '{record.name}'")
+    return spec.settled(timeout_seconds=asked.timeout_seconds)
 
 
 def _disks_of(record: Record) -> Disks:
@@ -200,8 +205,10 @@ def build_seed(
 
     Raises what `up` raises, and NoSpace.
     """
+    from kata_dind.spec import spec_to_json
+
     started = time.monotonic()
-    spec = spec.model_copy(update={"name": "seed", "shares": (), "volume": "", "seed": "", "cold": False})
+    spec = spec.without("shares", "volume", "seed", "cold").settled(name="seed")
     backend = load_backend(spec.backend.value)
     if backend.snapshots is None:
         raise SpecError(f"--backend: {spec.backend} has no seeds")
@@ -221,7 +228,7 @@ def build_seed(
             facts = {
                 "backend": spec.backend.value,
                 "created": time.time(),
-                "spec": spec.model_dump(mode="json"),
+                "spec": spec_to_json(spec),
                 "plan": plan_to_json(plan),
                 "parts": dict(packed.parts),
                 "image": dict(packed.image),

@@ -38,6 +38,7 @@ def sandbox_directories(home: Path) -> None:
     [
         (["ins"], ["inspect"]),
         (["up", "--data"], ["--data-root"]),
+        (["up", "--backend", ""], ["vm"]),
         (["up", "--data-root", ""], ["auto", "memory", "loop", "block", "virtiofs"]),
         (["inspect", "de"], ["default", "demo"]),
         (["docker", "dem"], ["demo"]),

@@ -253,14 +253,20 @@ def test_what_cannot_be_built_is_refused_before_anything_boots(
     assert [seed.name for seed in list_seeds()] == ["web"]
 
 
-def test_from_sandbox(cli: CommandLine, built: Sequence[Any], given: list[str]) -> None:
+def test_from_sandbox(
+    cli: CommandLine, built: Sequence[Any], given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = create_record("demo")
     record.write("spec.json", {"name": "demo", "memory": "3G"})
     assert "the sandbox 'demo' was never started" in cli("seed", "build", "web", "--from-sandbox", "demo").stderr
     write_plan(record.directory, plan_with(image_id="0123abcd"))
     outcome = cli("seed", "build", "web", "--from-sandbox", "demo", "--memory", "1G")
     assert outcome.exit_code == 2
-    assert "--from-sandbox: the machine is that of 'demo', whose memory is '3G'" in outcome.stderr
+    assert outcome.stderr == "kata-dind: --memory: '1G' is not what the sandbox 'demo' has ('3G'); leave it out\n"
+    monkeypatch.setenv("KATA_DIND_CPUS", "4")
+    outcome = cli("seed", "build", "web", "--from-sandbox", "demo")
+    assert outcome.stderr == "kata-dind: KATA_DIND_CPUS: 4 is not what the sandbox 'demo' has (2); leave it out\n"
+    monkeypatch.setenv("KATA_DIND_CPUS", "2")
     with record.owned():
         outcome = cli("seed", "build", "web", "--from-sandbox", "demo")
     assert outcome.stderr == "kata-dind: --from-sandbox: the sandbox 'demo' is running\nhint: kata-dind stop demo\n"

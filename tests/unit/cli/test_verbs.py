@@ -37,6 +37,7 @@ def test_up_without_options_asks_for_what_the_spec_has_as_its_defaults(
 ) -> None:
     outcome = cli("up")
     assert sandboxes.specs == [parse_spec(name="default")]
+    assert not sandboxes.specs[0].given
     assert outcome.exit_code == 0
     assert outcome.stdout == 'default is ready. Point your Docker client at it:\n  eval "$(kata-dind env default)"\n'
     assert outcome.stderr == "kata-dind: booting\nkata-dind: ready (7.5 s)\n"

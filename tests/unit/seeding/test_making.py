@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from kata_dind.backend.plan import write_plan
+from kata_dind.backend.plan import PlannedImage, write_plan
 from kata_dind.errors import SandboxError, SpecError
 from kata_dind.progress import Event
 from kata_dind.seeding import contents, making
 from kata_dind.seeding.making import KEPT_INTERNAL, make_seed, prune_internal_seeds, sandboxes_on_seed
-from kata_dind.spec import SandboxSpec, parse_spec
+from kata_dind.spec import SandboxSpec, parse_spec, spec_to_json
 from kata_dind.store.marks import mark_files
 from kata_dind.store.sandboxes import Record, create_record
 from kata_dind.store.seeds import (
@@ -124,6 +124,60 @@ def test_a_clone_of_a_named_seed_has_the_machine_of_that(
         ("1G", "0123abcd", "5G"),
         ("1G", "0123abcd", "9G"),
     ]
+
+
+def test_what_was_plugged_into_a_clone_is_in_the_seed_that_is_made_of_it(
+    built: list[SandboxSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "_run", lambda *_, **__: ExecResult(0, b"", b""))
+    make("web", spec=spec_to_json(parse_spec(name="seed", cpus=4, memory="1G", network="none")))
+    record = create_record("demo")
+    record.write("spec.json", spec_to_json(parse_spec(name="demo", seed="web", memory="2G")))
+    write_plan(record.directory, plan_with(image_id="0123abcd", seed="web"))
+    make_seed("mine", parse_spec(name="seed"), from_sandbox="demo")
+    [spec] = built
+    assert (spec.cpus, spec.memory, spec.network) == (4, "2G", "none")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"memory": "3072M"}, {"size": "20G"}, {"cpus": 2}, {"network": "none"}, {"accelerator": "tcg"},
+     {"accelerator": "auto"}, {"data_root": "block"}, {"image": "dind:28"}, {"image": "0123abcd"}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_sandbox_has_may_be_asked_for(
+    built: list[SandboxSpec], monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(contents, "_run", lambda *_, **__: ExecResult(0, b"", b""))
+    record = create_record("demo")
+    record.write("spec.json", spec_to_json(parse_spec(name="demo", memory="3G", network="none", image="dind:28")))
+    write_plan(record.directory, plan_with(image=PlannedImage("dind:28", "0123abcd")))
+    make_seed("mine", parse_spec(name="seed", **asked), from_sandbox="demo")
+    [spec] = built
+    assert (spec.memory_bytes >> 30, spec.network, spec.image) == (3, "none", "0123abcd")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"memory": "2G"}, "--memory: '2G' is not what the sandbox 'demo' has ('3G'); leave it out"),
+        ({"network": "nat"}, "--network: 'nat' is not what the sandbox 'demo' has ('none'); leave it out"),
+        ({"accelerator": "kvm"}, "--accel: 'kvm' is not what the sandbox 'demo' has ('tcg'); leave it out"),
+        ({"filesystem": "xfs"}, "--filesystem: 'xfs' is not what the sandbox 'demo' has ('ext4'); leave it out"),
+        ({"image": "dind:29"}, "--image: 'dind:29' is not what the sandbox 'demo' has ('dind:28'); leave it out"),
+    ],
+    ids=str,
+)
+def test_what_differs_from_the_sandbox_is_refused_also_where_it_is_a_default(
+    built: list[SandboxSpec], asked: dict[str, Any], message: str
+) -> None:
+    record = create_record("demo")
+    record.write("spec.json", spec_to_json(parse_spec(name="demo", memory="3G", network="none", image="dind:28")))
+    write_plan(record.directory, plan_with(image=PlannedImage("dind:28", "0123abcd")))
+    with pytest.raises(SpecError) as caught:
+        make_seed("mine", parse_spec(name="seed", **asked), from_sandbox="demo")
+    assert caught.value.summary == message
+    assert built == []
 
 
 def test_a_seed_that_came_meanwhile_is_refused_and_stays() -> None:

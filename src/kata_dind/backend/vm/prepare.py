@@ -48,20 +48,19 @@ from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.progress import Report
 from kata_dind.spec import (
-    DEFAULT_CPUS,
-    DEFAULT_MEMORY,
     DEFAULT_SIZE,
     DataRootKind,
     Filesystem,
     SandboxSpec,
-    parse_spec,
+    require_same,
+    spec_from_json,
 )
 from kata_dind.store.seeds import Seed, require_seed
 from kata_dind.vocabulary import Fallback
 
-SEED_FIELDS = ("data_root", "filesystem", "fallback", "image", "kernel", "accelerator",
+SEED_FIELDS = ("data_root", "filesystem", "fallback", "virtiofs_xattr", "image", "kernel", "accelerator",
                "network", "dockerd_args")  # fmt: skip
-"""What of a spec a saved machine has for good."""
+"""The fields of a spec that a seed's machine has for good."""
 
 
 def prepare(wish: Wish, *, report: Report) -> VmPlan:
@@ -70,7 +69,7 @@ def prepare(wish: Wish, *, report: Report) -> VmPlan:
     Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
     spec, stored, before = wish.spec, wish.stored, clone_plan_of(wish.before)
-    if spec.seed and before is not None:
+    if spec.seed:
         spec = with_seeds_machine(spec, require_seed(spec.seed), before)
     check_against_host(spec)
     lost = ""
@@ -80,7 +79,7 @@ def prepare(wish: Wish, *, report: Report) -> VmPlan:
             require_host_tools(shares=False)
             return resumed_plan(before)
     if spec.seed and before is None:
-        return _plan_from_named(wish)
+        return _plan_from_named(spec, wish)
     plan = _plan_of_machine(spec, wish, report=report)
     plan = choose_start(plan, before=before, stored=stored is not None, cold=spec.cold, to_snapshot=wish.to_snapshot,
                         cache=cache_directory())  # fmt: skip
@@ -119,46 +118,48 @@ def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[P
     return plan_shares(shares, needs, directory)
 
 
-def _plan_from_named(wish: Wish) -> VmPlan:
-    """Plan a clone of a seed with a name, whose machine is as the seed's; what was asked for may not differ from it."""
-    spec = wish.spec
+def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
+    """Plan a clone of a seed with a name, from a spec that has the seed's machine already."""
     seed = require_seed(spec.seed)
     if wish.stored:
         raise SpecError("--volume: a seed has its own data root; leave out --volume or --seed")
-    made_of, defaults = seed.facts["spec"], SandboxSpec(name=spec.name)
-    for field in SEED_FIELDS:
-        asked = spec.model_dump(mode="json")[field]
-        if asked not in (made_of.get(field), defaults.model_dump(mode="json")[field]):
-            option = "--" + field.replace("_", "-")
-            raise SpecError(f"{option}: {asked!r} is not what the seed '{spec.seed}' has ({made_of.get(field)!r})")
     require_fit(seed, cache=cache_directory())
     require_host_tools(shares=bool(spec.shares))
-    return named_seed_plan(
-        seed,
-        spec,
-        cpus=_cpus_on_named(spec, seed),
-        memory_mib=_memory_on_named(spec, seed),
-        data_root_mib=_size_on_named(spec, seed),
-        data_directory=wish.directory,
-        shares=_shares(spec, KINDS[DataRootKind.BLOCK], wish.directory),
-    )
+    return named_seed_plan(seed, spec, data_directory=wish.directory,
+                           shares=_shares(spec, KINDS[DataRootKind.BLOCK], wish.directory))  # fmt: skip
 
 
-def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: VmPlan) -> SandboxSpec:
-    """Return the spec of a clone of a seed with a name as it would have to be written out, for a later boot.
+def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: VmPlan | None) -> SandboxSpec:
+    """Return the spec of a clone of a seed with a name as it would have to be written out.
 
-    What was left to the seed is the seed's; processors, memory and room are those of the clone's last start.
+    What was not given is the seed's. For a later boot, processors, memory and room are those of the clone's last start,
+    `before`. For a new clone they are what was given; raises SpecError for what differs from the seed and can't.
     """
-    own = spec.model_dump(
-        mode="json", include={"name", "image", "shares", "allow_link_local", "timeout_seconds", "seed"}
-    )
-    sizes = {"cpus": before.cpus, "memory": f"{before.memory_mib}M", "size": f"{before.data_root_mib}M"}
-    return parse_spec(**{**seed.facts["spec"], **own, **sizes})
+    made_of = spec_from_json(seed.facts["spec"])
+    own = {"image", "kernel"} if before is None else {"image"}
+    settled = {field: getattr(made_of, field) for field in SEED_FIELDS if field not in own}
+    if before is None:
+        _require_seeds(spec, seed, made_of)
+        sizes = _cpus_on_named(spec, seed), _memory_on_named(spec, seed), _size_on_named(spec, seed)
+    else:
+        sizes = before.cpus, before.memory_mib, before.data_root_mib
+    cpus, memory_mib, root_mib = sizes
+    return spec.settled(**settled, cpus=cpus, memory=f"{memory_mib}M", size=f"{root_mib}M")
+
+
+def _require_seeds(spec: SandboxSpec, seed: Seed, made_of: SandboxSpec) -> None:
+    """Raise SpecError when something was given that the machine of a seed does not have."""
+    saved = plan_of_seed(seed)
+    had: dict[str, tuple[object, ...]] = {field: (getattr(made_of, field),) for field in SEED_FIELDS}
+    had["data_root"] = (saved.data_root,)
+    had["accelerator"] = (saved.accelerator,)
+    had["image"] = (saved.image.reference, made_of.image, saved.image.image_id)
+    require_same(spec, had, of=f"the seed '{spec.seed}'")
 
 
 def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
     saved = plan_of_seed(seed).cpus
-    if spec.cpus in (DEFAULT_CPUS, saved):
+    if "cpus" not in spec.given:
         return saved
     if not can_plug_cpus(saved, to=spec.cpus):
         raise SpecError(
@@ -169,7 +170,7 @@ def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
 
 def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
     saved_mib, asked_mib = plan_of_seed(seed).memory_mib, spec.memory_bytes >> 20
-    if spec.memory == DEFAULT_MEMORY:
+    if "memory" not in spec.given:
         return saved_mib
     if not can_plug_memory(saved_mib, to_mib=asked_mib):
         raise SpecError(
@@ -180,7 +181,7 @@ def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
 
 def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
     saved = plan_of_seed(seed)
-    asked_mib = spec.size_bytes >> 20 if spec.size else saved.data_root_mib
+    asked_mib = spec.size_bytes >> 20 if "size" in spec.given else saved.data_root_mib
     if asked_mib != saved.data_root_mib and not can_grow(saved, to_mib=asked_mib):
         raise SpecError(
             f"--size: '{spec.size}' can't be had from the seed '{spec.seed}' ({saved.data_root_mib}M); leave it out"

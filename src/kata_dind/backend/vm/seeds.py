@@ -20,7 +20,6 @@ from kata_dind.backend.vm.plan import (
     MEMORY,
     SIZE_VARIABLE,
     STATE,
-    Asked,
     PlannedShare,
     RunsOn,
     SeedMachine,
@@ -322,26 +321,14 @@ def choose_start(
     return restored_plan(plan, seed, "there is a seed of such a machine")
 
 
-def named_seed_plan(
-    seed: Seed,
-    spec: SandboxSpec,
-    *,
-    cpus: int,
-    memory_mib: int,
-    data_root_mib: int,
-    data_directory: Path,
-    shares: tuple[PlannedShare, ...],
-) -> VmPlan:
-    """Return the plan of a clone of a seed with a name: the machine is the seed's; the rest is what was asked for."""
-    made = plan_of_seed(seed)
-    # A file system and a network card are the machine's.
-    asked: Asked = replace(asked_of(spec), filesystem=made.own.asked.filesystem, network=made.own.asked.network)
+def named_seed_plan(seed: Seed, spec: SandboxSpec, *, data_directory: Path, shares: tuple[PlannedShare, ...]) -> VmPlan:
+    """Return the plan of a clone of a seed with a name, from a spec that has the seed's machine already."""
     mixed = replace(
-        with_machine(made, data_directory=data_directory, shares=shares, asked=asked),
+        with_machine(plan_of_seed(seed), data_directory=data_directory, shares=shares, asked=asked_of(spec)),
         name=spec.name,
-        cpus=cpus,
-        memory_mib=memory_mib,
-        data_root_mib=data_root_mib,
+        cpus=spec.cpus,
+        memory_mib=spec.memory_bytes >> 20,
+        data_root_mib=spec.size_bytes >> 20,
         timeout_seconds=spec.timeout_seconds,
     )
     return restored_plan(mixed, seed, f"as asked, from the seed '{seed.name}'")

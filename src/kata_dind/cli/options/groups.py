@@ -1,0 +1,41 @@
+"""The options of a sandbox in groups: what every backend has, and what one backend has alone.
+
+A group's title stands over its options in the help, and names the backend where the group is one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kata_dind.cli.options import common, packages, vm
+from kata_dind.cli.options.declare import Declared
+from kata_dind.vocabulary import BACKEND_MODULES, BackendName
+
+Group = Mapping[str, Declared]
+
+OWN_OPTIONS: dict[str, Group] = {BackendName.VM: vm.OPTIONS}
+"""What one backend has and the others don't, by its name."""
+
+
+def sandbox_groups() -> dict[str, Group]:
+    """Return the groups of options that describe a sandbox on one of this installation's backends, by their titles."""
+    own = {own_title(backend): OWN_OPTIONS.get(backend, {}) for backend in BACKEND_MODULES}
+    return {common.TITLE: common.OPTIONS, **own}
+
+
+def machine_groups() -> dict[str, Group]:
+    """Return the groups without the options that say something of one start alone."""
+    return {
+        title: {name: declared for name, declared in group.items() if not declared.of_one_start}
+        for title, group in sandbox_groups().items()
+    }
+
+
+def package_groups() -> dict[str, Group]:
+    """Return the group of options that say where packages come from, by its title."""
+    return {packages.TITLE: packages.OPTIONS}
+
+
+def own_title(backend: str) -> str:
+    """Return the title of the options that a backend has alone."""
+    return f"Options of the {backend} backend"
