@@ -26,7 +26,7 @@ from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.host.process import tail
 from kata_dind.life.standby import take_standby
-from kata_dind.progress import Event, Report, silent
+from kata_dind.progress import Event, Report, silent, without
 from kata_dind.store.sandboxes import Record, create_record, list_records, record_of, require_record
 from kata_dind.store.volumes import Volume, hold_volume, require_volume
 from kata_dind.vocabulary import Filesystem
@@ -489,12 +489,15 @@ def _prepare(
         )
         spec = _on_volume(spec, volume, report=report)
 
-    def prepare() -> dict[str, Any]:
+    def prepare(report: Report) -> dict[str, Any]:
         return backend.prepare(spec, directory, source, stored=stored, before=before, report=report)
 
-    plan = prepare()
-    if plan["seed_key"] and not plan["seed"] and _make_seed(plan, spec, source, report=report):
-        plan = prepare()
+    plan = prepare(report)
+    # A seed's machine is planned like this one, and this one anew when the seed is there; what the first plan has said
+    # of the accelerator holds for both.
+    further = without(report, "accelerator")
+    if plan["seed_key"] and not plan["seed"] and _make_seed(plan, spec, source, report=further):
+        plan = prepare(further)
     if volume:
         volume.grow(spec.size_bytes)
     return {"backend": spec.backend.value, "plan": plan}
@@ -508,7 +511,7 @@ def _make_seed(plan: dict[str, Any], spec: SandboxSpec, source: PackageSource, *
     if spec.size:
         spec = spec.model_copy(update={"size": f"{plan['seed_root_mib']}M"})
     try:
-        require_internal_seed(plan["seed_key"], spec, source, report=report)
+        require_internal_seed(plan["seed_key"], spec, source, accelerator=plan["accelerator"], report=report)
     except (NoSpace, SeedUnfit) as error:
         report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
         return False

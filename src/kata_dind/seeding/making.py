@@ -18,7 +18,7 @@ from kata_dind.backend import load_backend
 from kata_dind.errors import NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
-from kata_dind.progress import Event, Report, silent
+from kata_dind.progress import Event, Report, silent, without
 from kata_dind.seeding.contents import give_archive, give_image, images_of
 from kata_dind.store.marks import mark_files
 from kata_dind.store.sandboxes import Record, list_records, new_workshop, require_record
@@ -35,6 +35,7 @@ from kata_dind.store.seeds import (
     require_intact,
     require_seed,
 )
+from kata_dind.vocabulary import Accelerator
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -150,8 +151,10 @@ def _disks_of(record: Record) -> Disks:
     return copy
 
 
-def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *, report: Report) -> Seed:
-    """Return the internal seed with a key, made when absent or damaged.
+def require_internal_seed(
+    key: str, spec: SandboxSpec, source: PackageSource, *, accelerator: str, report: Report
+) -> Seed:
+    """Return the internal seed with a key, made when absent or damaged; its guest will run on `accelerator`.
 
     Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
     else what `build_seed` raises.
@@ -164,10 +167,24 @@ def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource, *,
             _discard(seed)
             seed = None
         if seed is None:
-            report(Event("seed", "making a seed of such a machine, from which later ones start in a moment (once)"))
+            first = "the first start of such a machine makes a seed, from which later ones start in about a second"
+            report(Event("seed", f"{first}; that takes {_build_duration(accelerator)}, once"))
             seed = build_seed(seed_id, spec, source, report=report)
             prune_internal_seeds(keep=seed_id)
     return seed
+
+
+def _build_duration(accelerator: str) -> str:
+    """Say how long it takes to make an internal seed: as long as it last did here, else as far as we know."""
+    made = [seed for seed in list_seeds() if seed.is_internal and seed.plan.get("accelerator") == accelerator]
+    took = {float(seed.facts["created"]): float(seed.facts["build_seconds"]) for seed in made}
+    if took:
+        return f"about {_rounded(took[max(took)])} s here"
+    return "some seconds" if accelerator == Accelerator.KVM else "half a minute and more without KVM"
+
+
+def _rounded(seconds: float) -> int:
+    return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
 
 
 def _is_intact(seed: Seed) -> bool:
@@ -208,7 +225,8 @@ def build_seed(
         launch = backend.launch(plan, ephemeral=False)
         if disks:
             disks(record.directory)
-        with own_in_thread(record, launch, report=_but_ready(report)) as owner:
+        # Of a start's events this one means its end, to whatever follows one.
+        with own_in_thread(record, launch, report=without(report, "ready")) as owner:
             filled = fill(record) if fill else {}
             report(Event("save", "saving the machine"))
             owner.save()
@@ -261,13 +279,3 @@ def prune_internal_seeds(*, keep: str) -> None:
         if not sandboxes_on_seed(seed.seed_id) and not seed.is_in_use:
             with contextlib.suppress(Exception):  # somebody has begun to use it
                 remove_seed(seed, references=[])
-
-
-def _but_ready(report: Report) -> Report:
-    """Pass on all events but the one that means the end of a start to who follows one."""
-
-    def heard(event: Event) -> None:
-        if event.name != "ready":
-            report(event)
-
-    return heard
