@@ -39,7 +39,7 @@ from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
 from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage, require_image
-from kata_dind.machine.accelerator import choose_accelerator
+from kata_dind.machine.accelerator import ProbeSettings, choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.progress import Event, Report
@@ -96,7 +96,12 @@ def prepare(
     guest_os = require_guest_os(source, report=report)
     kernel = require_guest_kernel(spec.kernel, source, report=report)
     accelerator, accelerator_reason = choose_accelerator(
-        spec.accelerator, kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=report
+        spec.accelerator,
+        kernel=kernel.vmlinuz,
+        initramfs=kernel.initramfs,
+        settings=ProbeSettings(cache_directory()),
+        timeout_seconds=spec.timeout_seconds,
+        report=report,
     )
     shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
     plan = make_plan(
