@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from kata_dind.errors import KvmUnavailable
+from kata_dind.errors import KvmUnavailable, LockBusy
 from kata_dind.host.locks import locked
 from kata_dind.host.process import process_began
 from kata_dind.machine.findings import KvmFinding, keep_finding, load_finding, new_finding, this_place
 from kata_dind.machine.probe import Patience, Trial, try_accelerator
 from kata_dind.progress import Event, Report
 from kata_dind.vocabulary import Accelerator
+
+logger = logging.getLogger(__name__)
 
 DEVICE = Path("/dev/kvm")
 
@@ -98,7 +102,6 @@ def find_kvm(
     """Find out whether a guest boots on KVM, where it is usable: from what is known, or by booting one.
 
     `insist_seconds` looks again in any case unless one has booted, and waits so long for a guest that makes progress.
-    Raises LockBusy while another command looks for too long.
     """
     place = this_place(kernel)
     began = process_began() if settings.began is None else settings.began
@@ -111,8 +114,7 @@ def find_kvm(
 
     if finding := known():
         return finding
-    wait_seconds = settings.patience.limit_seconds if insist_seconds is None else insist_seconds
-    with locked(settings.cache / "kvm.lock", timeout_seconds=wait_seconds):
+    with _one_at_a_time(settings, insist_seconds):
         if finding := known():  # another command has looked meanwhile
             return finding
         trial = _try(kernel, initramfs, settings=settings, insist_seconds=insist_seconds, report=report)
@@ -122,11 +124,23 @@ def find_kvm(
     return finding
 
 
+@contextlib.contextmanager
+def _one_at_a_time(settings: ProbeSettings, insist_seconds: float | None) -> Iterator[None]:
+    """Let commands that begin together try KVM once; one that has waited as long as a trial takes tries it beside."""
+    wait_seconds = settings.patience.limit_seconds if insist_seconds is None else insist_seconds
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(settings.cache / "kvm.lock", timeout_seconds=wait_seconds))
+        except LockBusy as error:
+            logger.warning("KVM is tried by another command as well: %s", error.summary)
+        yield
+
+
 def _try(
     kernel: Path, initramfs: Path, *, settings: ProbeSettings, insist_seconds: float | None, report: Report
 ) -> Trial:
     patience = settings.patience
     if insist_seconds is not None:
         patience = replace(patience, limit_seconds=insist_seconds, rival_seconds=None)
-    report(Event("accelerator", "trying KVM with a first guest, which takes some seconds, once"))
+    report(Event("accelerator", "trying KVM with a first guest, which takes some seconds"))
     return try_accelerator(settings.accelerator, kernel=kernel, initramfs=initramfs, patience=patience, report=report)
