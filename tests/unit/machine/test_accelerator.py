@@ -20,7 +20,7 @@ from kata_dind.vocabulary import Accelerator
 
 HANGS = "exec sleep 60"
 BOOTS = "say 'kata-dind: booted'"
-BOOTS_SLOWLY = "for word in 1 2 3 4 5; do sleep 0.2; say $word; done; say 'kata-dind: booted'"
+BOOTS_SLOWLY = "for word in $(seq 32); do sleep 0.05; say $word; done; say 'kata-dind: booted'"
 FAILS = "echo 'qemu: error: failed to set MSR 0x345' >&2; exit 1"
 
 NOW = 1_800_000_000.0
@@ -52,10 +52,10 @@ class Case:
     def kernel(self) -> Path:
         return self.directory / "vmlinuz"
 
-    def settings(self, *, limit_seconds: float = 0.6) -> ProbeSettings:
+    def settings(self, *, limit_seconds: float = 1.2) -> ProbeSettings:
         self.now += 10
         began = self.now - 1
-        patience = Patience(limit_seconds=limit_seconds, still_seconds=0.4, start_seconds=0.4, rival_seconds=None)
+        patience = Patience(limit_seconds=limit_seconds, still_seconds=0.6, start_seconds=0.6, rival_seconds=None)
         return ProbeSettings(self.directory, self.directory / "kvm", lambda: self.now, began, patience)
 
     def find(self, events: list[Event] | None = None, *, settings: ProbeSettings | None = None) -> KvmFinding:
@@ -231,7 +231,7 @@ def test_kvm_that_was_asked_for_waits_as_long_as_the_start_may(case: Case) -> No
 def test_and_no_longer(case: Case) -> None:
     case.qemu(BOOTS_SLOWLY)
     with pytest.raises(KvmUnavailable, match="a guest on it had not booted after 1 s"):
-        case.choose(Accelerator.KVM, timeout_seconds=0.6)
+        case.choose(Accelerator.KVM, timeout_seconds=1.2)
 
 
 @pytest.mark.requires("qemu")

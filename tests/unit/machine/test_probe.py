@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -15,14 +16,14 @@ from kata_dind.machine.probe import BOOT_MARK, Outcome, Patience, Trial, probe_a
 from kata_dind.progress import Event, silent
 from kata_dind.vocabulary import Accelerator
 
-PATIENCE = Patience(limit_seconds=60.0, still_seconds=0.6, start_seconds=20.0, rival_seconds=None)
+PATIENCE = Patience(limit_seconds=60.0, still_seconds=1.0, start_seconds=20.0, rival_seconds=None)
 
 SPIN = b"\xeb\xfe"  # jmp to itself
 HALT = b"\xfa\xf4"  # cli, hlt
 RESET = b"\xb0\xfe\xe6\x64" + SPIN  # to the keyboard's controller; -no-reboot ends QEMU
-# Two changes of the clock's second: from 1 to 2 s on any host. Every turn of the inner loop counts one up.
+# Three changes of the clock's second: from 2 to 3 s on any host. Every turn of the inner loop counts one up.
 WAIT = (
-    b"\xb3\x02"
+    b"\xb3\x03"
     + b"\xb0\x00\xe6\x70\xe4\x71\x88\xc7"
     + b"\x41\xb0\x00\xe6\x70\xe4\x71\x38\xf8\x74\xf5"
     + b"\xfe\xcb\x75\xe9"
@@ -113,8 +114,9 @@ def test_a_guest_that_makes_progress_is_waited_for(kernel: Callable[[bytes], Pat
 
 @pytest.mark.requires("qemu")
 def test_but_not_for_ever(kernel: Callable[[bytes], Path]) -> None:
-    trial = try_tcg(kernel(COUNT_FOR_EVER), Patience(limit_seconds=1.5, still_seconds=0.6, rival_seconds=None))
-    assert (trial.outcome, trial.reason) == (Outcome.SLOW, "a guest on it had not booted after 2 s")
+    trial = try_tcg(kernel(COUNT_FOR_EVER), Patience(limit_seconds=1.5, still_seconds=1.0, rival_seconds=None))
+    assert trial.outcome is Outcome.SLOW
+    assert trial.reason.startswith("a guest on it had not booted after ")
 
 
 @pytest.mark.requires("qemu")
@@ -157,7 +159,7 @@ def try_kvm(patience: Patience, events: list[Event]) -> Trial:
 
 
 def test_a_guest_that_writes_makes_progress(program: Program) -> None:
-    program("for second in 1 2 3 4 5 6; do sleep 0.3; say $second; done; say 'kata-dind: booted'")
+    program("for word in $(seq 18); do sleep 0.1; say $word; done; say 'kata-dind: booted'")
     trial = try_kvm(Patience(still_seconds=0.9, start_seconds=0.9, rival_seconds=None), [])
     assert trial.outcome is Outcome.WORKS
     assert trial.seconds > 1.8
@@ -171,7 +173,7 @@ def test_a_guest_that_is_slower_than_an_emulated_one_is_of_no_use(program: Progr
     events: list[Event] = []
     trial = try_kvm(Patience(still_seconds=2.0, start_seconds=2.0, rival_seconds=1.0), events)
     assert trial.outcome is Outcome.SLOW
-    assert trial.reason == "a guest on it had not booted after 2 s, an emulated one needs 1 s"
+    assert re.fullmatch(r"a guest on it had not booted after \d+ s, an emulated one needs \d+ s", trial.reason)
     assert [event.name for event in events] == ["accelerator"]
 
 
