@@ -153,7 +153,8 @@ class _WatchedGuest:
             code = self._process.returncode()
             if code == 0:
                 return self.trial(Outcome.FAILED, "a guest ended on it without having booted")
-            words = tail(self._process.log, lines=1) or describe_status(code or 0)
+            words = tail(self._process.log, lines=1).removeprefix(f"{qemu_binary()}: ")
+            words = words or describe_status(code or 0)
             return self.trial(Outcome.FAILED, f"QEMU failed on it: {words}")
         moved = self._monitor.look() | self._console_grew()
         if self._monitor.was_stopped:
@@ -238,4 +239,4 @@ class _Monitor:
 
 def _first_error(log: str) -> str:
     lines = [line for line in log.splitlines() if "warning:" not in line]
-    return lines[0] if lines else "it gave no reason"
+    return lines[0].removeprefix(f"{qemu_binary()}: ") if lines else "it gave no reason"

@@ -180,7 +180,7 @@ def _build_duration(accelerator: str) -> str:
     took = {float(seed.facts["created"]): float(seed.facts["build_seconds"]) for seed in made}
     if took:
         return f"about {_rounded(took[max(took)])} s here"
-    return "some seconds" if accelerator == Accelerator.KVM else "half a minute and more without KVM"
+    return "some seconds" if accelerator == Accelerator.KVM else "about half a minute without KVM"
 
 
 def _rounded(seconds: float) -> int:

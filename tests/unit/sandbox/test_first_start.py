@@ -70,7 +70,7 @@ def test_that_there_is_no_kvm_is_said_once_though_the_start_is_planned_three_tim
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "duration"), [("tcg", "half a minute and more without KVM"), ("kvm", "some seconds")]
+    ("accelerator", "duration"), [("tcg", "about half a minute without KVM"), ("kvm", "some seconds")]
 )
 def test_the_seed_is_announced_with_what_is_known_of_its_duration(
     monkeypatch: pytest.MonkeyPatch, accelerator: str, duration: str
