@@ -30,6 +30,8 @@ BOOT_MARK = "kata-dind: booted"
 _TURN_SECONDS = 0.05
 _LOOK_SECONDS = 0.25
 """Between two looks at the registers, for each of which the guest's processor stands still for a moment."""
+_MOVING_SECONDS = 1.0
+"""Where nothing moved for so long, it is waited for what comes of that."""
 
 _QUESTION = {"execute": "human-monitor-command", "arguments": {"command-line": "info registers"}}
 
@@ -85,12 +87,8 @@ def try_accelerator(
             if rival and (rivals := rival.look()) and rivals.outcome is Outcome.WORKS:
                 slow = f"a guest on it had not booted after {guest.seconds:.0f} s, an emulated one needs"
                 return guest.trial(Outcome.SLOW, f"{slow} {rivals.seconds:.0f} s")
-            if rival is None and patience.rival_seconds is not None and guest.seconds >= patience.rival_seconds:
-                report(
-                    Event(
-                        "accelerator", "the guest on KVM is slow, but makes progress; an emulated one runs against it"
-                    )
-                )
+            if rival is None and guest.is_due_for_a_rival:
+                report(Event("accelerator", "the guest on KVM is slow; an emulated one is started to compare it with"))
                 rival = stack.enter_context(_started(Accelerator.TCG, kernel, initramfs, patience))
             time.sleep(_TURN_SECONDS)
 
@@ -139,6 +137,12 @@ class _WatchedGuest:
     def seconds(self) -> float:
         """How long it has been running."""
         return time.monotonic() - self._began
+
+    @property
+    def is_due_for_a_rival(self) -> bool:
+        """Whether it has been slow for a while, and does not just seem to hang."""
+        after_seconds = self._patience.rival_seconds
+        return after_seconds is not None and self.seconds >= after_seconds and self._still_seconds < _MOVING_SECONDS
 
     def trial(self, outcome: Outcome, reason: str) -> Trial:
         """Make a trial's result of what was seen."""

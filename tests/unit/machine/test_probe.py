@@ -188,6 +188,13 @@ def test_a_slow_guest_that_is_faster_than_an_emulated_one_has_proven_kvm(program
     assert len(events) == 1  # the other one did run
 
 
+def test_a_guest_that_seems_to_hang_has_no_rival(program: Program) -> None:
+    program("sleep 0.3; say Linux; exec sleep 60")
+    events: list[Event] = []
+    trial = try_kvm(Patience(still_seconds=3.5, start_seconds=3.5, rival_seconds=2.5), events)
+    assert (trial.outcome, events) == (Outcome.HUNG, [])
+
+
 def test_a_rival_that_fails_decides_nothing(program: Program) -> None:
     program(
         "case $* in *accel=tcg*) exit 1;; esac\n"
