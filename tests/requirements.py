@@ -62,13 +62,15 @@ def _kvm() -> str | None:
     from kata_dind.host.directories import cache_directory
     from kata_dind.image.kernel import require_guest_kernel
     from kata_dind.image.source import default_source
-    from kata_dind.machine.accelerator import find_kvm
+    from kata_dind.machine.accelerator import ProbeSettings, find_kvm, find_obstacle
     from kata_dind.progress import silent
 
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "/dev/kvm cannot be opened"
+    if obstacle := find_obstacle():
+        return obstacle.reason
     kernel = require_guest_kernel(None, default_source(), report=silent)
-    finding = find_kvm(kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=silent)
+    finding = find_kvm(
+        kernel=kernel.vmlinuz, initramfs=kernel.initramfs, settings=ProbeSettings(cache_directory()), report=silent
+    )
     return None if finding.works else finding.reason
 
 

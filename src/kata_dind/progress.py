@@ -23,3 +23,13 @@ Report = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Report nothing: for callers who don't listen."""
+
+
+def without(report: Report, *names: str) -> Report:
+    """Pass on all events but those with one of the names."""
+
+    def heard(event: Event) -> None:
+        if event.name not in names:
+            report(event)
+
+    return heard

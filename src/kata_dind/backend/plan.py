@@ -138,6 +138,14 @@ def find_plan(directory: Path) -> AnyPlan | None:
         return None
 
 
+def find_seed_plan(facts: Mapping[str, Any]) -> AnyPlan | None:
+    """Return the plan of the machine that became a seed, from the seed's facts; None for one of another version."""
+    try:
+        return plan_from_json(facts.get("plan") or {})
+    except PlanOutdated:
+        return None
+
+
 def earlier_plan(directory: Path) -> AnyPlan | None:
     """Return the plan of a sandbox's last start; None for one that was never started. Raises PlanOutdated."""
     values = read_json(directory / PLAN_FILE)

@@ -151,6 +151,13 @@ def process_status(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
 
+def process_began() -> float:
+    """Return when our own process began, in seconds since the epoch. Source: proc_pid_stat(5), starttime."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age_seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_seconds
+
+
 class Daemon(Process):
     """A program that should run as long as its `with` block."""
 

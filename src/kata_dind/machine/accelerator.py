@@ -1,104 +1,146 @@
-"""KVM or TCG. KVM counts only once a guest has booted on it, for /dev/kvm can open, create a VM and hang every guest.
-
-The finding is cached per host kernel, host boot, QEMU build and guest kernel, so a hang costs its seconds once.
-"""
+"""KVM or TCG. KVM counts once a guest has booted on it, for /dev/kvm can open, create a VM and hang every guest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import logging
 import os
-import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from kata_dind.errors import CommandFailed, CommandTimedOut, KvmUnavailable
-from kata_dind.host.disks import file_mark
-from kata_dind.host.process import require_tool, run, tail
-from kata_dind.machine.argv import qemu_binary
+from kata_dind.errors import KvmUnavailable, LockBusy
+from kata_dind.host.locks import locked
+from kata_dind.host.process import process_began
+from kata_dind.machine.findings import KvmFinding, keep_finding, load_finding, new_finding, this_place
+from kata_dind.machine.probe import Patience, Trial, try_accelerator
 from kata_dind.progress import Event, Report
 from kata_dind.vocabulary import Accelerator
 
-PROBE_SECONDS = 8.0
-"""A guest on a working KVM reports itself in well under a second; nested KVM has been seen to take three."""
+logger = logging.getLogger(__name__)
 
-BOOT_MARK = "kata-dind: booted"
-_KVM = Path("/dev/kvm")
+DEVICE = Path("/dev/kvm")
+
+Clock = Callable[[], float]
+"""Returns seconds since the epoch."""
 
 
 @dataclass(frozen=True)
-class KvmFinding:
-    """Whether a guest boots on KVM here, and if not, why."""
+class ProbeSettings:
+    """Where and how KVM is tried; tests try other things."""
 
-    works: bool
+    cache: Path
+    """Where findings are kept."""
+    device: Path = field(default_factory=lambda: DEVICE)
+    clock: Clock = time.time
+    began: float | None = None
+    """When this command began; None for the process's start."""
+    patience: Patience = field(default_factory=Patience)
+    accelerator: Accelerator = Accelerator.KVM
+    """What is tried."""
+
+
+class Obstacle(NamedTuple):
+    """Why KVM can't even be tried."""
+
+    state: str
+    """absent or not-permitted"""
     reason: str
 
 
 def choose_accelerator(
-    asked: Accelerator, *, kernel: Path, initramfs: Path, cache: Path, report: Report
+    asked: Accelerator,
+    *,
+    kernel: Path,
+    initramfs: Path,
+    settings: ProbeSettings,
+    timeout_seconds: float,
+    report: Report,
 ) -> tuple[Accelerator, str]:
     """Return KVM or TCG, and the reason in one sentence.
 
-    Raises KvmUnavailable when KVM was asked for and no guest boots on it.
+    With KVM asked for, a guest that makes progress may take `timeout_seconds`, and that none booted earlier does not
+    count. Raises KvmUnavailable when none boots then.
     """
     if asked is Accelerator.TCG:
         return Accelerator.TCG, "as asked"
-    finding = find_kvm(kernel=kernel, initramfs=initramfs, cache=cache, report=report)
-    if finding.works:
-        return Accelerator.KVM, "a guest has booted on KVM here"
+    if obstacle := find_obstacle(settings.device):
+        reason, again = obstacle.reason, ""
+    else:
+        finding = find_kvm(
+            kernel=kernel, initramfs=initramfs, settings=settings,
+            insist_seconds=timeout_seconds if asked is Accelerator.KVM else None, report=report,
+        )  # fmt: skip
+        if finding.works:
+            return Accelerator.KVM, "a guest has booted on KVM here"
+        reason, again = finding.reason, "" if finding.is_firm else "; the next start tries again"
     if asked is Accelerator.KVM:
         raise KvmUnavailable(
-            f"KVM does not work here: {finding.reason}", hint="use --accel tcg, which is about ten times slower"
+            f"KVM does not work here: {reason}",
+            hint="use --accel tcg, which is about ten times slower; kata-dind accel shows what was found",
         )
-    report(Event("accelerator", f"no KVM ({finding.reason}); using TCG emulation, about ten times slower"))
-    return Accelerator.TCG, finding.reason
+    told = f"no KVM ({reason}{again}); using TCG emulation, about ten times slower; see kata-dind accel"
+    report(Event("accelerator", told))
+    return Accelerator.TCG, reason
 
 
-def find_kvm(*, kernel: Path, initramfs: Path, cache: Path, report: Report) -> KvmFinding:
-    """Find out whether a guest boots on KVM, from the cache or by booting one."""
-    if not os.access(_KVM, os.R_OK | os.W_OK):
-        why = f"{_KVM} does not exist" if not _KVM.exists() else f"this user may not open {_KVM}: join the group kvm"
-        return KvmFinding(works=False, reason=why)
-    file = cache / f"kvm-{_fingerprint(kernel)}.json"
-    try:
-        return KvmFinding(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass  # not known yet, or not readable any more: the probe answers
-    report(Event("accelerator", f"trying KVM with a first guest (at most {PROBE_SECONDS:g} s, once)"))
-    finding = _probe_kvm(kernel, initramfs)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(finding)))
-    temporary.replace(file)
+def find_obstacle(device: Path | None = None) -> Obstacle | None:
+    """Say why this user has no KVM that could be tried; None where there is one."""
+    device = device or DEVICE
+    if os.access(device, os.R_OK | os.W_OK):
+        return None
+    if not device.exists():
+        return Obstacle("absent", f"{device} does not exist")
+    return Obstacle("not-permitted", f"this user may not open {device}: join the group kvm")
+
+
+def find_kvm(
+    *, kernel: Path, initramfs: Path, settings: ProbeSettings, insist_seconds: float | None = None, report: Report
+) -> KvmFinding:
+    """Find out whether a guest boots on KVM, where it is usable: from what is known, or by booting one.
+
+    `insist_seconds` looks again in any case unless one has booted, and waits so long for a guest that makes progress.
+    """
+    place = this_place(kernel)
+    began = process_began() if settings.began is None else settings.began
+
+    def known() -> KvmFinding | None:
+        finding = load_finding(place, cache=settings.cache)
+        if finding is None or finding.works:
+            return finding
+        return finding if insist_seconds is None and finding.holds(began=began, now=settings.clock()) else None
+
+    if finding := known():
+        return finding
+    with _one_at_a_time(settings, insist_seconds):
+        if finding := known():  # another command has looked meanwhile
+            return finding
+        trial = _try(kernel, initramfs, settings=settings, insist_seconds=insist_seconds, report=report)
+        before = load_finding(place, cache=settings.cache)
+        finding = new_finding(trial, place, before=before, began=began, now=settings.clock())
+        keep_finding(finding, cache=settings.cache)
     return finding
 
 
-def probe_argv(kernel: Path, initramfs: Path, console: Path) -> list[str]:
-    """Compute the smallest machine that shows whether a kernel boots on KVM."""
-    return [
-        qemu_binary(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256M",
-        "-kernel", str(kernel), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1 kata_dind.probe",
-        "-chardev", f"file,id=console,path={str(console).replace(',', ',,')}", "-serial", "chardev:console",
-    ]  # fmt: skip
-
-
-def _probe_kvm(kernel: Path, initramfs: Path) -> KvmFinding:
-    with tempfile.TemporaryDirectory(prefix="kata-dind-kvm-") as directory:
-        console = Path(directory) / "console"
+@contextlib.contextmanager
+def _one_at_a_time(settings: ProbeSettings, insist_seconds: float | None) -> Iterator[None]:
+    """Let commands that begin together try KVM once; one that has waited as long as a trial takes tries it beside."""
+    wait_seconds = settings.patience.limit_seconds if insist_seconds is None else insist_seconds
+    with contextlib.ExitStack() as stack:
         try:
-            run(probe_argv(kernel, initramfs, console), timeout_seconds=PROBE_SECONDS)
-        except CommandTimedOut:
-            return KvmFinding(works=False, reason=f"/dev/kvm opens, but a guest hung on it for {PROBE_SECONDS:g} s")
-        except CommandFailed as error:
-            return KvmFinding(works=False, reason=f"QEMU failed on it: {error.details.splitlines()[-1]}")
-        if BOOT_MARK not in tail(console):
-            return KvmFinding(works=False, reason="a guest ended on it without having booted")
-    return KvmFinding(works=True, reason="a guest has booted")
+            stack.enter_context(locked(settings.cache / "kvm.lock", timeout_seconds=wait_seconds))
+        except LockBusy as error:
+            logger.warning("KVM is tried by another command as well: %s", error.summary)
+        yield
 
 
-def _fingerprint(kernel: Path) -> str:
-    # To ask QEMU for its version takes longer than all else that a restore needs of us.
-    qemu = require_tool(qemu_binary(), package="qemu-system-x86").resolve()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    parts = [os.uname().release, boot, file_mark(qemu), file_mark(kernel)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def _try(
+    kernel: Path, initramfs: Path, *, settings: ProbeSettings, insist_seconds: float | None, report: Report
+) -> Trial:
+    patience = settings.patience
+    if insist_seconds is not None:
+        patience = replace(patience, limit_seconds=insist_seconds, rival_seconds=None)
+    report(Event("accelerator", "trying KVM with a first guest, which takes some seconds"))
+    return try_accelerator(settings.accelerator, kernel=kernel, initramfs=initramfs, patience=patience, report=report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend.plan import AnyPlan, WantedSeed
 from kata_dind.errors import NoSpace, SeedUnfit
-from kata_dind.progress import Event, Report
+from kata_dind.progress import Event, Report, without
 from kata_dind.store.volumes import Volume, use_volume
 from kata_dind.vocabulary import Filesystem
 
@@ -49,8 +49,11 @@ def plan_start(
         spec = _on_volume(spec, volume, report=report)
     wish = Wish(spec, directory, stored=stored, before=before, packages=packages)
     plan = backend.prepare(wish, report=report)
-    if plan.wanted_seed and _make_seed(plan.wanted_seed, spec, packages, report=report):
-        plan = backend.prepare(wish, report=report)
+    # A seed's machine is planned like this one, and this one anew when the seed is there; what the first plan has said
+    # of the accelerator holds for both.
+    further = without(report, "accelerator")
+    if plan.wanted_seed and _make_seed(plan, plan.wanted_seed, spec, packages, report=further):
+        plan = backend.prepare(wish, report=further)
     for warning in plan.warnings:
         report(Event("warning", warning))
     if volume:
@@ -58,7 +61,9 @@ def plan_start(
     return plan
 
 
-def _make_seed(wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | None, *, report: Report) -> bool:
+def _make_seed(
+    plan: AnyPlan, wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | None, *, report: Report
+) -> bool:
     """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
     from kata_dind.seeding.making import require_internal_seed
 
@@ -66,7 +71,7 @@ def _make_seed(wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | 
     if spec.size:
         spec = spec.settled(size=f"{wanted.data_root_mib}M")
     try:
-        require_internal_seed(wanted.key, spec, packages, report=report)
+        require_internal_seed(wanted.key, spec, packages, accelerator=plan.accelerator, report=report)
     except (NoSpace, SeedUnfit) as error:
         report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import load_backend, require_snapshots
-from kata_dind.backend.plan import AnyPlan, plan_from_json
+from kata_dind.backend.plan import AnyPlan, find_seed_plan, plan_from_json
 from kata_dind.errors import HostError, PlanOutdated, SeedUnfit, SpecError
 from kata_dind.host.disks import allocated_bytes
 from kata_dind.progress import Event, Report, silent
@@ -53,7 +53,7 @@ class SeedSummary:
 
 def summary_of(seed: Seed) -> SeedSummary:
     """Return the row of a seed."""
-    plan = find_plan_of(seed)
+    plan = find_seed_plan(seed.facts)
     return SeedSummary(
         seed_id=seed.seed_id,
         name=seed.name,
@@ -70,7 +70,7 @@ def summary_of(seed: Seed) -> SeedSummary:
 
 def inspect_seed(seed: Seed) -> dict[str, Any]:
     """Return all that is known of a seed: what it is made of, its proof, who uses it, and whether it fits this host."""
-    summary, plan = summary_of(seed), find_plan_of(seed)
+    summary, plan = summary_of(seed), find_seed_plan(seed.facts)
     unfit = why_unfit(seed)
     return {
         "name": seed.name or None,
@@ -98,14 +98,6 @@ def inspect_seed(seed: Seed) -> dict[str, Any]:
         "own_bytes": summary.own_bytes,
         "files": [{"name": name, **mark} for name, mark in seed.facts["files"].items()],
     }
-
-
-def find_plan_of(seed: Seed) -> AnyPlan | None:
-    """Return the plan of the machine that became a seed; None for one of another version."""
-    try:
-        return plan_from_json(seed.facts.get("plan") or {})
-    except PlanOutdated:
-        return None
 
 
 def _machine(plan: AnyPlan, seed: Seed) -> dict[str, Any]:

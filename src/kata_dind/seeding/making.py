@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Wish, load_backend, require_snapshots
-from kata_dind.backend.plan import earlier_plan, find_plan, plan_to_json, require_plan, write_plan
+from kata_dind.backend.plan import earlier_plan, find_plan, find_seed_plan, plan_to_json, require_plan, write_plan
 from kata_dind.errors import NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
-from kata_dind.progress import Event, Report, silent
+from kata_dind.progress import Event, Report, silent, without
 from kata_dind.seeding.contents import give_archive, give_image, images_of
 from kata_dind.store.marks import mark_files
 from kata_dind.store.sandboxes import Record, list_records, new_workshop, require_record
@@ -36,6 +36,7 @@ from kata_dind.store.seeds import (
     require_intact,
     require_seed,
 )
+from kata_dind.vocabulary import Accelerator
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -156,8 +157,10 @@ def _disks_of(record: Record) -> Disks:
     return copy
 
 
-def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource | None, *, report: Report) -> Seed:
-    """Return the internal seed with a key, made when absent or damaged.
+def require_internal_seed(
+    key: str, spec: SandboxSpec, source: PackageSource | None, *, accelerator: str, report: Report
+) -> Seed:
+    """Return the internal seed with a key, made when absent or damaged; its guest will run on `accelerator`.
 
     Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
     else what `build_seed` raises.
@@ -170,10 +173,26 @@ def require_internal_seed(key: str, spec: SandboxSpec, source: PackageSource | N
             _discard(seed)
             seed = None
         if seed is None:
-            report(Event("seed", "making a seed of such a machine, from which later ones start in a moment (once)"))
+            first = "the first start of such a machine makes a seed, from which later ones start in about a second"
+            report(Event("seed", f"{first}; that takes {_build_duration(accelerator)}, once"))
             seed = build_seed(seed_id, spec, source, report=report)
             prune_internal_seeds(keep=seed_id)
     return seed
+
+
+def _build_duration(accelerator: str) -> str:
+    """Say how long it takes to make an internal seed: as long as it last did here, else as far as we know."""
+    internal = {seed.seed_id: seed.facts for seed in list_seeds() if seed.is_internal}
+    plans = {seed_id: find_seed_plan(facts) for seed_id, facts in internal.items()}
+    made = [internal[seed_id] for seed_id, plan in plans.items() if plan and plan.accelerator == accelerator]
+    took = {float(facts["created"]): float(facts["build_seconds"]) for facts in made}
+    if took:
+        return f"about {_rounded(took[max(took)])} s here"
+    return "some seconds" if accelerator == Accelerator.KVM else "about half a minute without KVM"
+
+
+def _rounded(seconds: float) -> int:
+    return max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)
 
 
 def _is_intact(seed: Seed) -> bool:
@@ -218,7 +237,8 @@ def build_seed(
         write_plan(record.directory, plan)
         if disks:
             disks(record.directory)
-        with own_in_thread(record, plan, backend, report=_but_ready(report)) as owner:
+        # Of a start's events this one means its end, to whatever follows one.
+        with own_in_thread(record, plan, backend, report=without(report, "ready")) as owner:
             filled = fill(record) if fill else {}
             report(Event("save", "saving the machine"))
             owner.snapshot()
@@ -271,13 +291,3 @@ def prune_internal_seeds(*, keep: str) -> None:
         if not sandboxes_on_seed(seed.seed_id) and not seed.is_in_use:
             with contextlib.suppress(Exception):  # somebody has begun to use it
                 remove_seed(seed, references=[])
-
-
-def _but_ready(report: Report) -> Report:
-    """Pass on all events but the one that means the end of a start to who follows one."""
-
-    def heard(event: Event) -> None:
-        if event.name != "ready":
-            report(event)
-
-    return heard

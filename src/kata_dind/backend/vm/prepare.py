@@ -43,7 +43,7 @@ from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
 from kata_dind.image.source import default_source
 from kata_dind.image.store import DindImage, require_image
-from kata_dind.machine.accelerator import choose_accelerator
+from kata_dind.machine.accelerator import ProbeSettings, choose_accelerator
 from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.progress import Report
@@ -103,7 +103,12 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
     guest_os = require_guest_os(packages, report=report)
     kernel = require_guest_kernel(spec.kernel, packages, report=report)
     accelerator, accelerator_reason = choose_accelerator(
-        spec.accelerator, kernel=kernel.vmlinuz, initramfs=kernel.initramfs, cache=cache_directory(), report=report
+        spec.accelerator,
+        kernel=kernel.vmlinuz,
+        initramfs=kernel.initramfs,
+        settings=ProbeSettings(cache_directory()),
+        timeout_seconds=spec.timeout_seconds,
+        report=report,
     )
     return make_plan(
         spec,

@@ -1,0 +1,174 @@
+"""What trials have shown of KVM on this host: how sure that is, until when it holds, and where it is kept.
+
+A finding is one host kernel's, one host boot's, one QEMU build's and one guest kernel's. That a guest booted holds for
+all of that time. That none did is preliminary when it was found once, since a host may have had a busy moment: the
+next command looks again. Found twice, it is firm, and forgotten after FIRM_SECONDS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_dind.host.disks import file_mark
+from kata_dind.host.json_files import read_json, write_passing_json
+from kata_dind.host.process import require_tool
+from kata_dind.machine.argv import qemu_binary
+from kata_dind.machine.probe import Outcome, Trial
+
+FIRM_SECONDS = 24 * 3600.0
+"""After so long a KVM that did not work is tried again; docs/troubleshooting.md says so."""
+
+PRELIMINARY_SECONDS = 600.0
+"""A process that lives long, and starts many sandboxes, looks again after so long."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial takes place, which is all that its result depends on."""
+
+    host_kernel: str
+    host_boot: str
+    qemu: str
+    qemu_mark: str
+    """What changes when the program is replaced."""
+    guest_kernel: str
+    guest_kernel_mark: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the place in a file's name."""
+        return hashlib.sha256("\n".join(asdict(self).values()).encode()).hexdigest()[:16]
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether a trial with the same files would take place here now."""
+        try:
+            return _place(Path(self.qemu), Path(self.guest_kernel)) == self
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class KvmFinding:
+    """Whether a guest boots on KVM at a place, and if not, why."""
+
+    outcome: Outcome
+    reason: str
+    place: Place
+    qemu_version: str
+    trial_seconds: float
+    """How long the last trial took."""
+    tried_at: float
+    """When it ended, in seconds since the epoch."""
+    agreeing: int
+    """How many trials in a row, each by a command of its own, have found that KVM works, or that it doesn't."""
+
+    @property
+    def works(self) -> bool:
+        """Whether a guest has booted."""
+        return self.outcome is Outcome.WORKS
+
+    @property
+    def is_firm(self) -> bool:
+        """Whether it holds for a while."""
+        return self.works or self.agreeing > 1
+
+    @property
+    def forgotten_at(self) -> float | None:
+        """When it ceases to count, in seconds since the epoch; None for one that holds until the host boots again."""
+        return None if self.works else self.tried_at + FIRM_SECONDS
+
+    def is_forgotten(self, *, now: float) -> bool:
+        """Tell whether it is too old, or from a time that has not come yet, as after the clock was set."""
+        return not self.works and not 0 <= now - self.tried_at < FIRM_SECONDS
+
+    def holds(self, *, began: float, now: float) -> bool:
+        """Tell whether a command that began at `began` lives with it, or is to look again."""
+        if self.is_forgotten(now=now):
+            return False
+        # A finding that is younger than the command is the command's own, or that of another one at the same moment.
+        return self.is_firm or (self.tried_at >= began and now - self.tried_at < PRELIMINARY_SECONDS)
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return it as `kata-dind accel --json` has it."""
+        return {
+            "outcome": str(self.outcome),
+            "reason": self.reason,
+            "firm": self.is_firm,
+            "tried_at": self.tried_at,
+            "trial_seconds": self.trial_seconds,
+            "forgotten_at": self.forgotten_at,
+            "host_kernel": self.place.host_kernel,
+            "qemu": self.place.qemu,
+            "qemu_version": self.qemu_version,
+            "guest_kernel": self.place.guest_kernel,
+        }
+
+
+def new_finding(trial: Trial, place: Place, *, before: KvmFinding | None, began: float, now: float) -> KvmFinding:
+    """Make a finding of a trial; one of before counts unless it is forgotten, says otherwise, or is of this moment."""
+    agreeing = 1
+    works = trial.outcome is Outcome.WORKS
+    if before and before.works is works and not before.is_forgotten(now=now):
+        agreeing = before.agreeing + (before.tried_at < began)
+    return KvmFinding(trial.outcome, trial.reason, place, trial.qemu_version, trial.seconds, now, agreeing)
+
+
+def this_place(kernel: Path) -> Place:
+    """Return where a trial with a guest kernel would take place now. Raises ToolMissing without QEMU."""
+    # To ask QEMU for its version takes longer than all else that a restore needs of us.
+    return _place(require_tool(qemu_binary(), package="qemu-system-x86").resolve(), kernel)
+
+
+def load_finding(place: Place, *, cache: Path) -> KvmFinding | None:
+    """Return what is known of a place; None for nothing, or nothing that can be read."""
+    return _read(_file(place, cache))
+
+
+def keep_finding(finding: KvmFinding, *, cache: Path) -> None:
+    """Write a finding down, and throw away those of a host or of files that are not as they were."""
+    for file in _files(cache):
+        other = _read(file)
+        if other is None or not other.place.is_as_it_was:
+            file.unlink(missing_ok=True)
+    write_passing_json(_file(finding.place, cache), asdict(finding))
+
+
+def list_findings(*, cache: Path, now: float) -> list[KvmFinding]:
+    """Return what still counts on this host, the latest first."""
+    known = [finding for finding in map(_read, _files(cache)) if finding and not finding.is_forgotten(now=now)]
+    here = [finding for finding in known if finding.place.is_as_it_was]
+    return sorted(here, key=lambda finding: finding.tried_at, reverse=True)
+
+
+def forget_findings(*, cache: Path) -> None:
+    """Throw away all that is known."""
+    for file in _files(cache):
+        file.unlink(missing_ok=True)
+
+
+def _files(cache: Path) -> list[Path]:
+    return sorted(cache.glob("kvm-*.json"))
+
+
+def _file(place: Place, cache: Path) -> Path:
+    return cache / f"kvm-{place.fingerprint}.json"
+
+
+def _read(file: Path) -> KvmFinding | None:
+    try:
+        fields = read_json(file)
+        return KvmFinding(
+            **{**fields, "outcome": Outcome(fields["outcome"]), "place": Place(**fields["place"])},
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _place(qemu: Path, kernel: Path) -> Place:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Place(os.uname().release, boot, str(qemu), file_mark(qemu), str(kernel), file_mark(kernel))
