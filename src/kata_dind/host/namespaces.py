@@ -58,7 +58,7 @@ def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> 
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",
             details=error.details,
-            hint="kata-dind setup, which on Ubuntu 24.04 allows it for one program",
+            hint="kata-dind setup, which on Ubuntu 24.04 allows one program to make them",
         ) from error
     with contextlib.suppress(OSError):
         write_passing_json(cache / _WORKED, tried)

@@ -55,7 +55,7 @@ class Command:
     def as_shell(self, *, as_root: bool) -> str:
         """Return the command as the user would type it."""
         line = shlex.join(self.argv if as_root else ("sudo", *self.argv))
-        return f"{line} <<'END'\n{self.stdin}END" if self.stdin else line
+        return f"printf %s {shlex.quote(self.stdin)} | {line} >/dev/null" if self.stdin else line
 
 
 @dataclass(frozen=True)

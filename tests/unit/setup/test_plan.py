@@ -61,14 +61,13 @@ def test_all_that_an_ordinary_user_of_ubuntu_may_need() -> None:
         "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 alice\n"
         "sudo install -m 0755 /usr/bin/unshare"
         " /home/alice/.local/share/pipx/venvs/kata-dind/bin/kata-dind-unshare\n"
-        "sudo tee /etc/apparmor.d/kata-dind-unshare-64b10a7f <<'END'\n"
-        "abi <abi/4.0>,\n"
+        "printf %s 'abi <abi/4.0>,\n"
         "include <tunables/global>\n"
         "profile kata-dind-unshare-64b10a7f"
         ' "/home/alice/.local/share/pipx/venvs/kata-dind/bin/kata-dind-unshare" flags=(unconfined) {\n'
         "  userns,\n"
         "}\n"
-        "END\n"
+        "' | sudo tee /etc/apparmor.d/kata-dind-unshare-64b10a7f >/dev/null\n"
         "sudo apparmor_parser -r /etc/apparmor.d/kata-dind-unshare-64b10a7f"
     )
 
