@@ -7,8 +7,9 @@ import os
 import platform
 import pty
 import sys
+import time
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
 
@@ -19,7 +20,6 @@ from tests.unit.setup.conftest import Stubs, stubs
 __all__ = ["stubs"]
 
 _ALL = apt_packages("debian", "12", machine=platform.machine())
-_ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user needs more, which unit tests of it show")
 
 
 @pytest.fixture
@@ -48,18 +48,29 @@ user-namespaces: nothing to do: root may make them
 _NOT_READY = "kata-dind: this host is not ready for kata-dind, which needs: packages\nhint: kata-dind setup --yes\n"
 
 
+_SETUP = """
+import sys
+from pathlib import Path
+from kata_dind.entry import main
+from kata_dind.setup import facts
+facts._ETC = Path(sys.argv[1])
+sys.argv[1:] = ["setup", *sys.argv[2:]]
+main()
+"""
+
+
 def changes(stubs: Stubs) -> list[str]:
     return [call for call in stubs.calls if not call.startswith("dpkg-query")]
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_without_a_terminal_it_shows_the_plan_and_does_nothing(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
     outcome = cli("setup")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (3, _PLAN + _REST, _NOT_READY)
     assert changes(stubs) == []
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_with_yes_it_shows_the_plan_and_does_it_once(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
     outcome = cli("setup", "--yes")
     assert (outcome.exit_code, outcome.stdout) == (0, _PLAN + _REST + "This host is ready.\n")
@@ -72,7 +83,7 @@ def test_with_yes_it_shows_the_plan_and_does_it_once(cli: CommandLine, debian: P
     assert changes(stubs) == done
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_quiet_says_what_is_changed_and_else_nothing(cli: CommandLine, debian: Path) -> None:
     outcome = cli("setup", "--yes", "--quiet")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, _PLAN, "")
@@ -80,13 +91,13 @@ def test_quiet_says_what_is_changed_and_else_nothing(cli: CommandLine, debian: P
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, "", "")
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_verbose_shows_each_program(cli: CommandLine, debian: Path, caplog: pytest.LogCaptureFixture) -> None:
     cli("setup", "--yes", "--verbose")
     assert "run: apt-get update -qq" in caplog.messages
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_json_lists_the_steps(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
     outcome = cli("setup", "--json")
     assert outcome.exit_code == json.loads(outcome.stderr)["exit_code"] == 3
@@ -102,7 +113,7 @@ def test_json_lists_the_steps(cli: CommandLine, debian: Path, stubs: Stubs) -> N
     assert [step["done"] for step in json.loads(outcome.stdout)] == [True, False, False]
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_a_failure_is_one_line_and_the_evidence(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
     stubs.add("apt-get", "echo 'E: no network' >&2; exit 100")
     outcome = cli("setup", "--yes", "--quiet")
@@ -113,7 +124,7 @@ def test_a_failure_is_one_line_and_the_evidence(cli: CommandLine, debian: Path, 
     )
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 def test_what_is_missing_afterwards_is_said(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
     stubs.add("apt-get")
     outcome = cli("setup", "--yes", "--quiet")
@@ -121,17 +132,13 @@ def test_what_is_missing_afterwards_is_said(cli: CommandLine, debian: Path, stub
     assert outcome.stderr == "kata-dind: this host is not ready for kata-dind, which needs: packages\n"
 
 
-@_ROOT_ALONE
+@pytest.mark.requires("root")
 @pytest.mark.parametrize(("answer", "exit_code"), [("y", 0), ("n", 3), ("", 3), ("yes", 0)])
 def test_on_a_terminal_it_asks(debian: Path, stubs: Stubs, answer: str, exit_code: int) -> None:
-    code = (
-        "import sys; from pathlib import Path; from kata_dind.entry import main; from kata_dind.setup import facts;"
-        "facts._ETC = Path(sys.argv[1]); sys.argv[1:] = ['setup']; main()"
-    )
     ours, theirs = pty.openpty()
     try:
         with Popen(
-            [sys.executable, "-c", code, str(debian.parent)], stdin=theirs, stdout=PIPE, stderr=theirs
+            [sys.executable, "-c", _SETUP, str(debian.parent)], stdin=theirs, stdout=PIPE, stderr=theirs
         ) as process:
             os.write(ours, f"{answer}\n".encode())
             assert process.stdout
@@ -158,3 +165,20 @@ def test_another_distribution_is_told_the_programs(
     assert "mkfs.erofs (in Debian's package erofs-utils)" in outcome.stdout
     assert "kata-dind: this host is not ready for kata-dind, which needs: packages" in outcome.stderr
     assert stubs.calls == []
+
+
+@pytest.mark.requires("root")
+def test_a_signal_ends_what_is_being_done(debian: Path, stubs: Stubs) -> None:
+    stubs.add("apt-get", "exec sleep 60")
+    with Popen(
+        [sys.executable, "-c", _SETUP, str(debian.parent), "--yes"], stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+    ) as it:
+        deadline = time.monotonic() + 20
+        while not changes(stubs):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        it.terminate()
+        assert it.stderr
+        assert it.stderr.read().decode().endswith("kata-dind: ended by SIGTERM\n")
+    assert it.returncode == 143
+    assert len(changes(stubs)) == 1
