@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import time
@@ -40,6 +42,14 @@ script = 'mkdir -m 0700 "$0" && touch "$0/file" && chown -R 5:5 "$0"'
 run_rootlike(["sh", "-c", script, sys.argv[1]], timeout_seconds=20)
 """
 
+_SETUP = """
+from kata_dind.__main__ import execute
+from kata_dind.cli.session import Session
+execute(["setup", "--json"], session=Session())
+"""
+
+_SBIN = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
 _SWEEP = """
 from kata_dind.host.directories import cache_directory
 from kata_dind.image.workspace import sweep_workspaces
@@ -74,6 +84,51 @@ def test_a_killed_build_leaves_no_process_and_nothing_that_is_used_and_is_swept(
     assert (workspace / "private").stat().st_uid not in (ordinary_user.uid, 0, 5)
     ordinary_user.run(_SWEEP)
     assert _leftovers(ordinary_user.cache) == []
+
+
+@pytest.mark.requires("root")
+def test_setup_has_the_commands_that_make_a_user_fit(ordinary_user: OrdinaryUser) -> None:
+    assert _commands(ordinary_user) == []
+    with _without_subordinate_ids(ordinary_user):
+        commands = _commands(ordinary_user)
+        assert [command.split()[:2] for command in commands] == [["sudo", "touch"], ["sudo", "usermod"]]
+        for command in commands:
+            subprocess.run(["sh", "-c", command.removeprefix("sudo ")], check=True, env=_SBIN)
+        assert _commands(ordinary_user) == []
+
+
+@contextlib.contextmanager
+def _without_subordinate_ids(user: OrdinaryUser) -> Iterator[None]:
+    """Take a user's ids away for the length of the block; what it has got meanwhile goes again."""
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    lines = [[line for line in file.read_text().splitlines() if line.startswith(f"{user.name}:")] for file in files]
+    assert all(lines)
+    try:
+        _take_ids(user)
+        yield
+        _take_ids(user)
+    finally:
+        for kind, owned in zip(("uids", "gids"), lines, strict=True):
+            _usermod("add", kind, owned, user)
+
+
+def _take_ids(user: OrdinaryUser) -> None:
+    for kind, file in (("uids", "/etc/subuid"), ("gids", "/etc/subgid")):
+        owned = [line for line in Path(file).read_text().splitlines() if line.startswith(f"{user.name}:")]
+        _usermod("del", kind, owned, user)
+
+
+def _usermod(how: str, kind: str, lines: list[str], user: OrdinaryUser) -> None:
+    for _, first, count in (line.split(":") for line in lines):
+        ids = f"{first}-{int(first) + int(count) - 1}"
+        subprocess.run(["usermod", f"--{how}-sub{kind}", ids, user.name], check=True, env=_SBIN)
+
+
+def _commands(user: OrdinaryUser) -> list[str]:
+    """Return what setup would run to give the user subordinate ids."""
+    [step] = [step for step in json.loads(user.run(_SETUP)) if step["step"] == "subordinate-ids"]
+    assert step["needed"] == bool(step["commands"])
+    return list(step["commands"])
 
 
 def _leftovers(cache: Path) -> list[str]:

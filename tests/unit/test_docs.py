@@ -26,6 +26,12 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert len(re.findall(r"\.(?: |$)", introduction)) == 2, "two sentences of what it is, then the commands"
 
 
+def test_the_readme_leads_with_the_way_without_a_checkout_as_well() -> None:
+    introduction = (_REPOSITORY / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    commands = re.findall(r"^\$ (?!make)([\w/ -]*\w)", introduction, flags=re.MULTILINE)
+    assert commands == ["pipx install kata-dind", "kata-dind setup", "kata-dind run kata-dind/hello"]
+
+
 def test_every_dependency_has_its_reason() -> None:
     page = (_REPOSITORY / "docs" / "decisions" / "dependencies.md").read_text(encoding="utf-8")
     names = [re.split(r"[><=~ ]", wanted, maxsplit=1)[0] for wanted in _PYPROJECT["project"]["dependencies"]]

@@ -23,7 +23,22 @@ _EPILOG = (
 _PASSES_ON = {"allow_interspersed_args": False}
 
 
-_VERBS = ("run", "up", "ls", "inspect", "env", "docker", "exec", "shell", "logs", "stop", "start", "rm", "accel")
+_VERBS = (
+    "run",
+    "up",
+    "ls",
+    "inspect",
+    "env",
+    "docker",
+    "exec",
+    "shell",
+    "logs",
+    "stop",
+    "start",
+    "rm",
+    "accel",
+    "setup",
+)
 _GROUPS = {
     "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),

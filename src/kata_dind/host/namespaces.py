@@ -29,9 +29,14 @@ def private_mounts_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) ->
     return [str(unshare), *user, "--mount", "--propagation", "private", "--", *argv]
 
 
+def allowed_unshare() -> Path:
+    """Return where the copy of `unshare` belongs that AppArmor lets make namespaces: beside our interpreter."""
+    return Path(sys.executable).with_name("kata-dind-unshare")
+
+
 def find_unshare() -> Path:
-    """Return the `unshare` to use: a copy beside our interpreter where AppArmor lets only that one make namespaces."""
-    beside = Path(sys.executable).with_name("kata-dind-unshare")
+    """Return the `unshare` to use: our copy, where there is one."""
+    beside = allowed_unshare()
     return beside if beside.exists() else require_tool("unshare", package="util-linux")
 
 
@@ -53,7 +58,7 @@ def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> 
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",
             details=error.details,
-            hint="on Ubuntu 24.04 run `make setup`, which allows it for one program",
+            hint="kata-dind setup, which on Ubuntu 24.04 allows one program to make them",
         ) from error
     with contextlib.suppress(OSError):
         write_passing_json(cache / _WORKED, tried)

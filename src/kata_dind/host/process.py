@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TERM", "LANG", "SSL_CERT_FILE", "XDG_RUNTIME_DIR")
 _KEPT_SUFFIXES = ("_proxy", "_PROXY")
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 P = TypeVar("P", bound="Process")
 
@@ -53,7 +54,7 @@ def scrubbed_environment(extra: Mapping[str, str] | None = None) -> dict[str, st
         name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.endswith(_KEPT_SUFFIXES)
     }
     # mkfs and losetup live in sbin, which an ordinary user's PATH lacks on Debian.
-    kept["PATH"] = kept.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    kept["PATH"] = f"{kept.get('PATH', '/usr/bin:/bin')}:{_SBIN}"
     return {**kept, "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
@@ -210,6 +211,43 @@ def run(
         evidence = _evidence(words, describe_status(code), tail(log) if log else err or out)
         raise CommandFailed(f"{name} failed ({describe_status(code)})", details=evidence)
     return Completed(tuple(words), out, err, code)
+
+
+def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds: float) -> Completed:
+    """Run a command that may ask for a password on the terminal, and may have more rights than we: sudo.
+
+    It stays in our process group, for the terminal stops a reader of another one. Raises as `run` does, but a command
+    that we may not end goes on after CommandTimedOut.
+    """
+    words = list(argv)
+    logger.debug("run: %s", shlex.join(words))
+    if find_tool(words[0]) is None:
+        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+    environment = scrubbed_environment()
+    with subprocess.Popen(
+        words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as popen:
+        try:
+            output = popen.communicate(timeout=timeout_seconds)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired as error:
+            _end_if_allowed(popen)
+            evidence = _evidence(words, "not waited for any longer", (error.stdout or b"").decode(errors="replace"))
+            raise CommandTimedOut(f"{words[0]} did not end within {timeout_seconds:g} s", details=evidence) from error
+        except BaseException:  # Ctrl-C, which the command has met as well
+            _end_if_allowed(popen)
+            raise
+    if popen.returncode:
+        status = describe_status(popen.returncode)
+        raise CommandFailed(f"{words[0]} failed ({status})", details=_evidence(words, status, output))
+    return Completed(tuple(words), output, "")
+
+
+def _end_if_allowed(popen: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
+        popen.terminate()
+        popen.wait(timeout=_RUN_RUNG_SECONDS)
+        return
+    popen.returncode = popen.returncode or -signal.SIGTERM  # it goes on, and leaving the block must not wait for it
 
 
 @contextlib.contextmanager

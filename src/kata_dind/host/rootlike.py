@@ -83,13 +83,13 @@ def _hint(evidence: str) -> str:
     if os.geteuid() == 0:
         return "give this root CAP_SYS_ADMIN, or build as an ordinary user with subordinate ids"
     if re.search("subordinate|sub[ug]id|newuidmap|newgidmap", evidence):
-        ids = 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "$USER"'
-        return f"sudo apt-get install uidmap && sudo {ids}"
-    closed = [change for name, value, change in _SETTINGS if _read_setting(name) == value]
+        return "kata-dind setup, which installs uidmap and gives this user subordinate ids"
+    closed = [change for name, value, change in _SETTINGS if read_setting(name) == value]
     return f"sudo sysctl {' '.join(closed)}" if closed else ""
 
 
-def _read_setting(name: str) -> str:
+def read_setting(name: str) -> str:
+    """Return a setting of the kernel by its path under /proc/sys, and nothing where there is none."""
     try:
         return Path("/proc/sys", name).read_text().strip()
     except OSError:

@@ -132,4 +132,8 @@ def _wait_for_byte(fd: int, process: Daemon, what: str, *, timeout_seconds: floa
     if fd in ready and os.read(fd, 1):
         return
     cause = ProcessExited(process.describe_end())
-    raise HostError(f"cannot {what}", details=str(cause), hint="see docs/troubleshooting.md, network") from cause
+    raise HostError(
+        f"cannot {what}",
+        details=str(cause),
+        hint="--network none, or see Troubleshooting, https://kata-dind.io/docs/troubleshooting",
+    ) from cause

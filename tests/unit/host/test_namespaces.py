@@ -93,7 +93,7 @@ def test_network_namespaces_that_cannot_be_made_are_told_with_the_way_out(tmp_pa
         with pytest.raises(PermissionMissing) as caught:
             require_network_namespaces(refuses, as_root=False, cache=tmp_path)
     assert "Operation not permitted" in caught.value.details
-    assert "make setup" in caught.value.hint
+    assert "kata-dind setup" in caught.value.hint
 
 
 @pytest.mark.requires("netns")
