@@ -40,6 +40,7 @@ def test_block_gives_space_back_to_the_host(sandbox: SandboxDriver) -> None:
     assert disk.stat().st_blocks * 512 - before < 8 << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1200)
 def test_block_gives_a_pruned_image_back_to_the_host(sandbox: SandboxDriver) -> None:
     assert_pruned_bytes_return(sandbox, sandbox.sandbox.directory / "data.qcow2")
@@ -69,6 +70,7 @@ class TestLoop:
         device, _, _ = mount_of(loop_sandbox, "/var/lib/docker")
         assert loop_sandbox.succeed(f"losetup --noheadings --output DIO {device}").strip() == "1"
 
+    @pytest.mark.thorough
     @pytest.mark.timeout(1200)
     def test_it_gives_a_pruned_image_back_to_the_host(self, loop_sandbox: SandboxDriver) -> None:
         (disk,) = loop_sandbox.sandbox.directory.rglob("kata-dind.img")
@@ -144,6 +146,7 @@ class TestMemory:
         assert not (memory_sandbox.sandbox.directory / "network.log").exists()
 
 
+@pytest.mark.thorough
 def test_file_system_driver_and_flags_are_what_was_asked_for(private_directories: Path) -> None:
     """All in one start: xfs below a driver that only a fallback makes acceptable, named by a flag of dockerd's."""
     flags = ("--dockerd-arg=--storage-driver=vfs", "--dockerd-arg=--label=of=ours")
