@@ -53,6 +53,7 @@ def loop_sandbox(private_directories: Path) -> Iterator[SandboxDriver]:
     succeed("rm", "--force", "on-a-loop")
 
 
+@pytest.mark.thorough  # test_volumes.py shows the kind in short
 class TestLoop:
     def test_it_is_a_file_on_the_share(self, loop_sandbox: SandboxDriver) -> None:
         data_root = loop_sandbox.sandbox.inspect()["data_root"]
@@ -70,7 +71,6 @@ class TestLoop:
         device, _, _ = mount_of(loop_sandbox, "/var/lib/docker")
         assert loop_sandbox.succeed(f"losetup --noheadings --output DIO {device}").strip() == "1"
 
-    @pytest.mark.thorough
     @pytest.mark.timeout(1200)
     def test_it_gives_a_pruned_image_back_to_the_host(self, loop_sandbox: SandboxDriver) -> None:
         (disk,) = loop_sandbox.sandbox.directory.rglob("kata-dind.img")
@@ -121,6 +121,7 @@ def memory_sandbox(private_directories: Path) -> Iterator[SandboxDriver]:
     assert not directory.exists()
 
 
+@pytest.mark.thorough  # test_run.py shows the kind in short
 class TestMemory:
     def test_it_is_a_tmpfs_of_its_size(self, memory_sandbox: SandboxDriver) -> None:
         data_root = memory_sandbox.sandbox.inspect()["data_root"]

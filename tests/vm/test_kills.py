@@ -17,7 +17,7 @@ import pytest
 from kata_dind.store.sandboxes import LOGS, record_of
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
 
-pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+pytestmark = [pytest.mark.requires("qemu", "virtiofsd"), pytest.mark.thorough]
 
 NAME = "hurt"
 
@@ -64,7 +64,6 @@ def test_of_two_ups_of_one_name_one_wins(two_ups: list[tuple[int, str]]) -> None
     assert f"name: '{NAME}' is used by a sandbox already" in complaint
 
 
-@pytest.mark.thorough
 def test_a_stopped_sandbox_takes_no_commands(two_ups: object) -> None:
     assert states()[NAME] == "stopped"
     for words in (["docker", NAME, "--", "ps"], ["exec", NAME, "--", "true"], ["env", NAME], ["shell", NAME]):
@@ -75,7 +74,6 @@ def test_a_stopped_sandbox_takes_no_commands(two_ups: object) -> None:
     assert not (record_of(NAME).directory / "unclean").exists()
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_start_that_is_broken_off_keeps_the_sandbox(two_ups: object, tmp_path: Path, number: signal.Signals) -> None:
     directory = record_of(NAME).directory
@@ -90,7 +88,6 @@ def test_a_start_that_is_broken_off_keeps_the_sandbox(two_ups: object, tmp_path:
     assert (directory / "data.qcow2").exists()
 
 
-@pytest.mark.thorough
 def test_a_dockerd_that_does_not_stop_is_forced(hurt: SandboxDriver) -> None:
     hurt.succeed("kill -STOP $(pidof dockerd)", where="guest")
     began = time.monotonic()
@@ -109,7 +106,6 @@ def test_the_supervisor(hurt: SandboxDriver) -> None:
     assert [path for path in hurt.sandbox.directory.iterdir() if path.is_socket()] == []
 
 
-@pytest.mark.thorough
 def test_qemu(hurt: SandboxDriver) -> None:
     os.kill(hurt.process_of("qemu-system"), signal.SIGKILL)
     wait_for_the_end(hurt)
@@ -119,7 +115,6 @@ def test_qemu(hurt: SandboxDriver) -> None:
     assert "SIGKILL" in error["details"]
 
 
-@pytest.mark.thorough
 def test_a_power_cut_while_the_guest_writes(hurt: SandboxDriver) -> None:
     """What was fsynced before is there after the next start, which has checked the file system."""
     data = "/var/lib/docker/volumes/fsynced/_data"
@@ -144,7 +139,6 @@ def test_a_power_cut_while_the_guest_writes(hurt: SandboxDriver) -> None:
     hurt.fail("dmesg | grep -E 'EXT4-fs (error|warning)'", where="guest")
 
 
-@pytest.mark.thorough
 def test_dockerd(hurt: SandboxDriver) -> None:
     hurt.succeed("kill -9 $(pidof dockerd)", where="guest")
     wait_for_the_end(hurt)
@@ -154,7 +148,6 @@ def test_dockerd(hurt: SandboxDriver) -> None:
     assert "137" in error["summary"]
 
 
-@pytest.mark.thorough
 def test_slirp4netns_and_virtiofsd(hurt: SandboxDriver) -> None:
     os.kill(hurt.process_of("slirp4netns"), signal.SIGKILL)
     # The way out is gone; all that does not need it works.

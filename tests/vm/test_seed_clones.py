@@ -135,6 +135,7 @@ def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_other
     assert [states()[name] for name in ("clone-0", "clone-1")] == ["running", "running"]
 
 
+@pytest.mark.thorough
 def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed, tmp_path: Path) -> None:
     for name in ("state", "layer.img"):
         file, kept = seed.directory / name, tmp_path / name

@@ -51,6 +51,7 @@ def test_its_shares_are_written_from_both_sides(clone: SandboxDriver, shared_pat
     (shared_paths.writable / "copy").unlink()
 
 
+@pytest.mark.thorough
 def test_a_container_gets_a_share_as_a_volume(clone: SandboxDriver, shared_paths: SharedPaths) -> None:
     volume = f"{shared_paths.guest_writable}:/volume"
     succeed("docker", NAME, "--", "run", "--rm", "-v", volume, "kata-dind/hello", "sh", "-c", "echo c >/volume/file")
