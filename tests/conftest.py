@@ -1,5 +1,7 @@
 """What every test gets: directories of its session's own, `requires`, `--require`, the leak check, logs on failure.
 
+At the end a session tells what ran, what did not, and why (tests/account.py).
+
 A fixture whose value has `kata_dind_logs: list[Path]` gets their ends attached to each failure of a test that uses it.
 What a session- or module-scoped fixture starts is shared and no leak of the test that happens to start it first.
 """
@@ -19,7 +21,7 @@ import pytest
 
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.process import tail
-from tests import requirements, users
+from tests import account, requirements, users
 from tests.leaks import Resource, Surroundings, adopt_orphans, end_processes
 
 _LOG_LINES = 80
@@ -48,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail, instead of skipping, where a test requires one of these and it is missing",
     )
     parser.addoption("--matrix-page", metavar="FILE", help="write the table of tests/vm/test_matrix.py to this page")
+    account.add_options(parser)
     parser.addini("leak_grace_seconds", "how long what a test started may take to end after it", default="3")
 
 
@@ -59,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("kata-dind", deadline=None)
     hypothesis.settings.load_profile("kata-dind")
     config.stash[_WATCH] = Watch(grace_seconds=float(config.getini("leak_grace_seconds")))
+    config.pluginmanager.register(account.Account(config), "kata-dind-account")
     unknown = _required(config) - requirements.PROBES.keys()
     if unknown:
         known = ", ".join(sorted(requirements.PROBES))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough  # they are about the tests, and each is a session of its own
+
 _REPOSITORY = Path(__file__).parent.parent
 
 _PRELUDE = """
@@ -143,7 +145,7 @@ def test_require_turns_that_skip_into_a_failure(tmp_path: Path) -> None:
     output = run_pytest(tmp_path, *_WITHOUT_QEMU, "--require=root,qemu")
     assert "--require=qemu: qemu is away" in output
     assert "1 error" in output
-    assert "skipped" not in output
+    assert "SKIPPED" not in output
 
 
 def test_require_of_something_else_does_not(tmp_path: Path) -> None:
@@ -175,6 +177,119 @@ def test_fails(machine):
     )
     assert f"the end of {log}" in output
     assert "Kernel panic" in output
+
+
+# --- the account of a session
+
+
+_OF_ALL_KINDS = """
+from tests import requirements
+
+requirements.PROBES["qemu"] = lambda: "qemu is away"
+
+@pytest.mark.slow(minutes=5)
+def test_slow():
+    pass
+
+@pytest.mark.thorough
+def test_thorough():
+    pass
+
+def test_short():
+    pass
+
+@pytest.mark.requires("qemu")
+@pytest.mark.parametrize("number", range(3))
+def test_of_a_machine(number):
+    pass
+
+@pytest.mark.requires("qemu")
+@pytest.mark.thorough
+def test_of_a_machine_too():
+    pass
+
+def test_of_another_kind():
+    pytest.skip("nobody is here")
+"""
+
+
+def account_of(output: str) -> list[str]:
+    """Return what a session told at its end, without pytest's closing line, which is the last."""
+    lines = output.splitlines()
+    (begin,) = [number for number, line in enumerate(lines) if line.strip("= ") == "what ran"]
+    assert " in " in lines[-1]
+    return lines[begin + 1 : -1]
+
+
+def test_a_session_tells_what_ran_and_what_was_skipped_by_reason(tmp_path: Path) -> None:
+    assert account_of(run_pytest(tmp_path, _OF_ALL_KINDS)) == [
+        "3 tests ran: 3 passed",
+        "5 tests skipped on this machine:",
+        "      4  requires qemu: qemu is away",
+        "      1  nobody is here",
+    ]
+
+
+def test_a_quick_session_tells_what_it_has_left_to_another(tmp_path: Path) -> None:
+    output = run_pytest(tmp_path, _OF_ALL_KINDS, "--quick")
+    assert account_of(output) == [
+        "1 test ran: 1 passed",
+        "4 tests skipped on this machine:",
+        "      3  requires qemu: qemu is away",
+        "      1  nobody is here",
+        "3 tests left to `make test-all`",
+    ]
+    assert output.splitlines()[-1].startswith("1 passed, 4 skipped, 3 deselected in ")
+
+
+def test_what_others_have_chosen_is_not_what_a_quick_session_has_left(tmp_path: Path) -> None:
+    assert account_of(run_pytest(tmp_path, _OF_ALL_KINDS, "--quick", "-k", "short or slow")) == [
+        "1 test ran: 1 passed",
+        "0 tests skipped on this machine",
+        "1 test left to `make test-all`",
+        "6 tests left out by what was chosen (-m, -k, --rest)",
+    ]
+
+
+def test_the_rest_is_what_a_quick_session_leaves(tmp_path: Path) -> None:
+    output = run_pytest(tmp_path, _OF_ALL_KINDS, "--rest", "-vv")
+    assert "test_inner.py::test_thorough PASSED" in output
+    assert "test_inner.py::test_slow PASSED" in output
+    assert "2 passed, 1 skipped, 5 deselected" in output
+    assert "--quick and --rest leave nothing together" in run_pytest(tmp_path, _OF_ALL_KINDS, "--rest", "--quick")
+
+
+def test_a_session_that_has_to_end_in_time_begins_with_the_short_and_tells_what_it_did_not_begin(
+    tmp_path: Path,
+) -> None:
+    output = run_pytest(tmp_path, _OF_ALL_KINDS, "--minutes=3.5", "-vv")
+    assert account_of(output)[0] == "2 tests ran: 2 passed"
+    assert output.index("test_short PASSED") < output.index("test_slow SKIPPED")
+    assert [line for line in account_of(output)[5:] if "NOT RUN" not in line] == [
+        "1 test not begun, since the 3.5 minutes of this session were used up:",
+        "      1  test_inner.py",
+        "`make test-all` runs them",
+    ]
+    assert "!! NOT RUN, for want of time !!" in output
+    assert "NOT RUN" not in run_pytest(tmp_path, _OF_ALL_KINDS, "--minutes=9")
+
+
+def test_failures_and_errors_are_counted_by_the_test(tmp_path: Path) -> None:
+    body = """
+@pytest.fixture
+def broken():
+    raise OSError
+
+def test_fails():
+    raise AssertionError
+
+def test_has_a_broken_fixture(broken):
+    pass
+
+def test_passes_and_leaks():
+    tempfile.mkdtemp()
+"""
+    assert account_of(run_pytest(tmp_path, body))[0] == "3 tests ran: 1 passed, 1 failed, 2 with an error"
 
 
 _WITHOUT_QEMU = (

@@ -573,7 +573,7 @@ def test_a_device_that_is_in_use_is_refused(shell: Shell, data_root: Path, files
 
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
-@pytest.mark.parametrize("size_mib", [400, 1024])
+@pytest.mark.parametrize("size_mib", [400, pytest.param(1024, marks=pytest.mark.thorough)])
 def test_the_claim_to_a_device_ends_with_its_formatting(
     shell: Shell, data_root: Path, filesystem: str, size_mib: int
 ) -> None:

@@ -16,6 +16,7 @@ from tests.guest.conftest import ENTRYPOINT, GROWING, Ended, Shell, attach_loop
 pytestmark = [
     pytest.mark.requires("root", "loop"),
     pytest.mark.parametrize("shell", ["dash"], indirect=True),
+    pytest.mark.thorough,
 ]
 
 # What the entrypoint runs; the number of the call at which to kill it is in a file, and pipes run several at a time.

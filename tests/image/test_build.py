@@ -182,6 +182,7 @@ def test_the_hello_image_inside_is_one(dind: Path, tmp_path: Path) -> None:
     remove_tree(root)
 
 
+@pytest.mark.thorough
 def test_a_release_that_does_not_exist_is_said_so() -> None:
     from kata_dind.image.dind import build_dind_image
 

@@ -57,18 +57,20 @@ sweep_workspaces(cache_directory())
 """
 
 
+@pytest.mark.thorough
 def test_an_ordinary_user_builds_the_guest_os_and_gets_a_kernel(ordinary_user: OrdinaryUser) -> None:
     for path in ordinary_user.run(_BUILD_GUEST).split():
         assert Path(path).stat().st_uid == ordinary_user.uid
     assert _leftovers(ordinary_user.cache) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 def test_an_ordinary_user_builds_the_dind_image_that_root_builds(ordinary_user: OrdinaryUser) -> None:
     ours = build_dind_image(default_source(), report=silent)
     assert ordinary_user.run(_BUILD_DIND).strip() == ours.image_id
 
 
+@pytest.mark.thorough
 def test_a_killed_build_leaves_no_process_and_nothing_that_is_used_and_is_swept(ordinary_user: OrdinaryUser) -> None:
     before = _published(ordinary_user.cache)
     argv = ordinary_user.argv(_BUILD_DIND)

@@ -143,6 +143,7 @@ def test_a_registry_that_does_not_answer_is_an_error() -> None:
     assert "connection refused" in caught.value.details
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("ordinary-user")
 def test_an_ordinary_user_pulls_with_the_owners_of_the_image(registry: str, ordinary_user: OrdinaryUser) -> None:
     disk = Path(ordinary_user.run(_PULL, f"{registry}/team/dind:1").strip())

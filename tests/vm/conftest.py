@@ -73,6 +73,14 @@ def hello(sandbox: SandboxDriver) -> str:
     return "kata-dind/hello"
 
 
+@pytest.fixture(scope="session")
+def small_seed(private_directories: Path) -> Iterator[str]:
+    """A small seed with a name, which holds an image."""
+    succeed("seed", "build", "small", "kata-dind/hello", "--memory", "768M")
+    yield "small"
+    succeed("seed", "rm", "small")
+
+
 @pytest.fixture
 def client(sandbox: SandboxDriver, hello: str) -> Iterator[docker.DockerClient]:
     """An unmodified Docker client, connected to the shared sandbox."""

@@ -40,6 +40,7 @@ def test_block_gives_space_back_to_the_host(sandbox: SandboxDriver) -> None:
     assert disk.stat().st_blocks * 512 - before < 8 << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1200)
 def test_block_gives_a_pruned_image_back_to_the_host(sandbox: SandboxDriver) -> None:
     assert_pruned_bytes_return(sandbox, sandbox.sandbox.directory / "data.qcow2")
@@ -52,6 +53,7 @@ def loop_sandbox(private_directories: Path) -> Iterator[SandboxDriver]:
     succeed("rm", "--force", "on-a-loop")
 
 
+@pytest.mark.thorough  # test_volumes.py shows the kind in short
 class TestLoop:
     def test_it_is_a_file_on_the_share(self, loop_sandbox: SandboxDriver) -> None:
         data_root = loop_sandbox.sandbox.inspect()["data_root"]
@@ -119,6 +121,7 @@ def memory_sandbox(private_directories: Path) -> Iterator[SandboxDriver]:
     assert not directory.exists()
 
 
+@pytest.mark.thorough  # test_run.py shows the kind in short
 class TestMemory:
     def test_it_is_a_tmpfs_of_its_size(self, memory_sandbox: SandboxDriver) -> None:
         data_root = memory_sandbox.sandbox.inspect()["data_root"]
@@ -144,6 +147,7 @@ class TestMemory:
         assert not (memory_sandbox.sandbox.directory / "network.log").exists()
 
 
+@pytest.mark.thorough
 def test_file_system_driver_and_flags_are_what_was_asked_for(private_directories: Path) -> None:
     """All in one start: xfs below a driver that only a fallback makes acceptable, named by a flag of dockerd's."""
     flags = ("--dockerd-arg=--storage-driver=vfs", "--dockerd-arg=--label=of=ours")

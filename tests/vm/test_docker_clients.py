@@ -54,6 +54,7 @@ class TestCli:
             timeout=COMMAND_SECONDS,
         )
 
+    @pytest.mark.thorough
     def test_it_builds_an_image_and_runs_it(self, sandbox: SandboxDriver, hello: str, tmp_path: Path) -> None:
         (tmp_path / "Dockerfile").write_text(_DOCKERFILE)
         (tmp_path / "greeting").write_text("hello, build\n")
@@ -63,6 +64,7 @@ class TestCli:
         assert (done.returncode, done.stdout) == (0, "hello, build\n" * 2), done.stderr
         assert self.run(sandbox, "image", "rm", "built-by-cli").returncode == 0
 
+    @pytest.mark.thorough
     def test_it_half_closes_what_it_runs(self, sandbox: SandboxDriver, hello: str) -> None:
         done = self.run(sandbox, "run", "--rm", "-i", hello, "sh", "-c", "wc -l; echo late; exit 5", input="a\nb\n")
         assert (done.returncode, done.stdout.split()) == (5, ["2", "late"]), done.stderr
@@ -114,6 +116,7 @@ def test_attach_half_closes_stdin_and_hears_what_comes_after(client: docker.Dock
         container.remove(force=True)
 
 
+@pytest.mark.thorough
 def test_logs_follow_a_container_to_its_end(client: docker.DockerClient, hello: str) -> None:
     script = "for word in one two three; do echo $word; sleep 0.3; done"
     container = client.containers.run(hello, ["sh", "-c", script], detach=True)
@@ -123,6 +126,7 @@ def test_logs_follow_a_container_to_its_end(client: docker.DockerClient, hello: 
         container.remove(force=True)
 
 
+@pytest.mark.thorough
 def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hello: str) -> None:
     events = client.events(decode=True, filters={"type": "container", "event": ["create", "die", "destroy"]})
     seen: list[str] = []

@@ -18,7 +18,7 @@ import pytest
 
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, mounted_tmpfs, succeed, wait_until
 
-pytestmark = pytest.mark.requires("qemu", "virtiofsd", "root")
+pytestmark = [pytest.mark.requires("qemu", "virtiofsd", "root"), pytest.mark.thorough]
 
 NAME = "cramped"
 MIB = 1 << 20

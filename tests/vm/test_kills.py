@@ -17,7 +17,7 @@ import pytest
 from kata_dind.store.sandboxes import record_of
 from tests.vm.driver import STOP_SECONDS, SandboxDriver, kata_dind, start_kata_dind, states, succeed, wait_until
 
-pytestmark = pytest.mark.requires("qemu", "virtiofsd")
+pytestmark = [pytest.mark.requires("qemu", "virtiofsd"), pytest.mark.thorough]
 
 NAME = "hurt"
 

@@ -40,10 +40,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "virtiofs without xattr": {"data_root": "virtiofs", "virtiofs_xattr": False},
 }
 SMOKE = {("28.5, containerd store", "loop")}
-"""What runs in `make test`; other files there have Docker 20.10 on every kind."""
+"""What runs before the others; other files have Docker 20.10 on every kind."""
 
 CELLS = [
-    pytest.param(docker, kind, marks=[] if (docker, kind) in SMOKE else [pytest.mark.slow], id=f"{docker}-{kind}")
+    pytest.param(
+        docker,
+        kind,
+        marks=pytest.mark.thorough if (docker, kind) in SMOKE else pytest.mark.slow(minutes=5),
+        id=f"{docker}-{kind}",
+    )
     for docker in DOCKERS
     for kind in KINDS
 ]

@@ -14,7 +14,7 @@ from kata_dind.errors import PermissionMissing
 from tests import users
 from tests.vm.driver import START_SECONDS, wait_until
 
-pytestmark = pytest.mark.requires("qemu", "virtiofsd", "mmdebstrap", "ordinary-user")
+pytestmark = [pytest.mark.requires("qemu", "virtiofsd", "mmdebstrap", "ordinary-user"), pytest.mark.thorough]
 
 # Where there is no udev, only root may open the device; this user gets a node with the mode that udev gives it.
 _WITH_TUN = """

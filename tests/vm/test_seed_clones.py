@@ -21,7 +21,7 @@ from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_unti
 
 pytestmark = pytest.mark.requires("qemu")
 
-SEED = "many"
+SEED = "small"
 
 # All of it in one program, so that the clones do it in the same instant.
 RANDOM = "head -c 32 /dev/urandom | base64; cat /proc/sys/kernel/random/uuid; docker create kata-dind/hello"
@@ -35,12 +35,9 @@ def removed_at_the_end(private_directories: object) -> Iterator[None]:
         succeed("rm", "--force", *names)
 
 
-@pytest.fixture(scope="module")
-def seed(private_directories: object) -> Iterator[Seed]:
-    """A small seed that holds an image."""
-    succeed("seed", "build", SEED, "kata-dind/hello", "--memory", "768M")
-    yield require_seed(SEED)
-    succeed("seed", "rm", SEED)
+@pytest.fixture
+def seed(small_seed: str) -> Seed:
+    return require_seed(small_seed)
 
 
 def inspect(name: str) -> dict[str, Any]:
@@ -52,7 +49,9 @@ def up(name: str, *options: str) -> SandboxDriver:
     return SandboxDriver(name)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "count", [6, pytest.param(50, marks=[pytest.mark.slow(minutes=10), pytest.mark.timeout(1800)])]
+)
 def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count: int) -> None:
     clones = [up(f"clone-{number}") for number in range(count)]
     # Their clocks are the host's, so they begin together, however slowly they are told.
@@ -68,6 +67,7 @@ def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count
     assert [clone.succeed("hostname").strip() for clone in clones[:2]] == ["clone-0", "clone-1"]
 
 
+@pytest.mark.thorough
 def test_a_clone_has_the_hosts_clock_and_keeps_it(seed: Seed) -> None:
     clone = up("clone-0")
     for _ in range(2):
@@ -88,6 +88,7 @@ def test_a_clone_says_what_it_came_from_and_what_was_proven(seed: Seed) -> None:
     assert facts["disk_bytes"] < 2 << 20
 
 
+@pytest.mark.thorough
 def test_nothing_that_clones_write_reaches_the_seed(seed: Seed) -> None:
     clone = up("clone-0")
     clone.succeed("head -c 8000000 /dev/urandom >/var/lib/docker/noise && sync && echo 3 >/proc/sys/vm/drop_caches")
@@ -95,6 +96,7 @@ def test_nothing_that_clones_write_reaches_the_seed(seed: Seed) -> None:
     succeed("seed", "verify", SEED)
 
 
+@pytest.mark.thorough
 def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
     clone = up("clone-0")
     clone.succeed("docker tag kata-dind/hello mine:1 && echo kept >/var/lib/docker/kept && echo kept >/root/kept")
@@ -108,7 +110,8 @@ def test_a_stopped_clone_starts_again_with_its_disk(seed: Seed) -> None:
     assert 512 << 10 < int(clone.succeed("awk '/^MemTotal/ {print $2}' /proc/meminfo", where="guest")) <= 768 << 10
 
 
-@pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("victim", ["supervisor", "qemu"])
 def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, victim: str) -> None:
     clone = up("clone-0")
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
@@ -118,6 +121,7 @@ def test_a_clone_that_was_killed_starts_again_with_what_was_synced(seed: Seed, v
     assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("root", "memory-limit")
 def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_others_live(seed: Seed) -> None:
     clone, other = up("clone-0"), up("clone-1")
@@ -131,6 +135,7 @@ def test_a_clone_that_the_host_has_no_memory_for_ends_with_that_reason_and_other
     assert [states()[name] for name in ("clone-0", "clone-1")] == ["running", "running"]
 
 
+@pytest.mark.thorough
 def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed, tmp_path: Path) -> None:
     for name in ("state", "layer.img"):
         file, kept = seed.directory / name, tmp_path / name
@@ -145,7 +150,7 @@ def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed
     assert states()["clone-0"] == "running"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_internal_seed_is_made_anew_when_it_is_damaged(private_directories: object) -> None:
     succeed("up", "clone-0", "--memory", "640M")
     (made,) = {inspect("clone-0")["start"]["seed"]} & {seed.seed_id for seed in list_seeds()}
@@ -158,6 +163,7 @@ def test_the_internal_seed_is_made_anew_when_it_is_damaged(private_directories: 
     succeed("seed", "rm", made)
 
 
+@pytest.mark.thorough
 def test_who_asks_for_a_boot_gets_one(private_directories: object) -> None:
     succeed("up", "clone-0", "--cold")
     facts = inspect("clone-0")["start"]

@@ -51,6 +51,7 @@ def test_its_shares_are_written_from_both_sides(clone: SandboxDriver, shared_pat
     (shared_paths.writable / "copy").unlink()
 
 
+@pytest.mark.thorough
 def test_a_container_gets_a_share_as_a_volume(clone: SandboxDriver, shared_paths: SharedPaths) -> None:
     volume = f"{shared_paths.guest_writable}:/volume"
     succeed("docker", NAME, "--", "run", "--rm", "-v", volume, "kata-dind/hello", "sh", "-c", "echo c >/volume/file")
@@ -66,6 +67,7 @@ def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDri
     assert "Read-only file system" in clone.fail(f"echo more >'{shared_paths.guest_file}'")
 
 
+@pytest.mark.thorough
 def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
     few, many = 2000, 5000
     # Root's virtiofsd would raise its limit again.
@@ -106,6 +108,7 @@ def test_docker_and_containers_have_the_processors_and_the_memory_that_were_aske
         assert 2800 < int(memory.split()[1]) <= 3072
 
 
+@pytest.mark.thorough
 def test_the_same_seed_serves_the_default_shape(clone: SandboxDriver) -> None:
     seed = facts_of(NAME)["start"]["seed"]
     succeed("up", "plain")
@@ -118,6 +121,7 @@ def test_the_same_seed_serves_the_default_shape(clone: SandboxDriver) -> None:
         succeed("rm", "--force", "plain")
 
 
+@pytest.mark.thorough
 def test_a_share_that_the_container_has_no_place_for_ends_the_start(shared_paths: SharedPaths) -> None:
     done = kata_dind("up", "misplaced", "--share", f"{shared_paths.writable}:/etc/hostname/below")
     assert done.returncode == 4
@@ -125,6 +129,7 @@ def test_a_share_that_the_container_has_no_place_for_ends_the_start(shared_paths
     assert "misplaced" not in states()
 
 
+@pytest.mark.thorough
 def test_a_later_boot_keeps_all_of_it_and_nothing_stays_after_it(
     clone: SandboxDriver, shared_paths: SharedPaths
 ) -> None:

@@ -27,7 +27,7 @@ from tests.vm.driver import (
 
 pytestmark = pytest.mark.requires("qemu")
 
-SEED = "saves"
+SEED = "small"
 
 COUNTER = (
     "docker run --detach --name counter --entrypoint /bin/busybox kata-dind/hello sh -c "
@@ -44,16 +44,8 @@ def removed_at_the_end(private_directories: object) -> Iterator[None]:
         succeed("rm", "--force", *names)
 
 
-@pytest.fixture(scope="module")
-def seed(private_directories: object) -> Iterator[str]:
-    """A small seed that holds an image."""
-    succeed("seed", "build", SEED, "kata-dind/hello", "--memory", "768M")
-    yield SEED
-    succeed("seed", "rm", SEED)
-
-
 @pytest.fixture
-def clone(seed: str) -> SandboxDriver:
+def clone(small_seed: str) -> SandboxDriver:
     return up("save-0")
 
 
@@ -129,6 +121,7 @@ def test_containers_go_on_where_they_were_as_often_as_one_likes(clone: SandboxDr
     assert clone.sandbox.log_path("dockerd").read_text().count("API listen on /var/run/docker.sock") == 1
 
 
+@pytest.mark.thorough
 def test_a_saved_state_is_used_once(clone: SandboxDriver) -> None:
     succeed("stop", "--save", clone.name)
     succeed("start", clone.name)
@@ -140,12 +133,13 @@ def test_a_saved_state_is_used_once(clone: SandboxDriver) -> None:
     assert clone.succeed("cat /var/lib/docker/kept") == "kept\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
         ("cut", "it is damaged"),
-        pytest.param("zeroed", "QEMU could not read the saved state", marks=pytest.mark.slow),
-        pytest.param("moved-on", "the sandbox's disks were written to since", marks=pytest.mark.slow),
+        ("zeroed", "QEMU could not read the saved state"),
+        ("moved-on", "the sandbox's disks were written to since"),
     ],
 )
 def test_a_saved_state_that_is_no_use_is_told_of_and_the_sandbox_boots(
@@ -170,7 +164,8 @@ def test_a_saved_state_that_is_no_use_is_told_of_and_the_sandbox_boots(
     assert saved_files(clone) == []
 
 
-def test_what_cannot_be_saved_is_told_at_once_and_goes_on(seed: str, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_what_cannot_be_saved_is_told_at_once_and_goes_on(small_seed: str, tmp_path: Path) -> None:
     clone = up("save-0", "--share", f"{tmp_path}:/srv")
     before = clone.succeed(IDENTITY)
     refused = kata_dind("stop", "--save", clone.name)
@@ -184,7 +179,8 @@ def test_what_cannot_be_saved_is_told_at_once_and_goes_on(seed: str, tmp_path: P
     assert "the sandbox 'save-0' is not running" in refused.stderr
 
 
-@pytest.mark.parametrize("victim", ["supervisor", pytest.param("qemu", marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("victim", ["supervisor", "qemu"])
 def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
     pid = clone.process_of("qemu-system") if victim == "qemu" else clone.supervisor_pid
@@ -200,6 +196,7 @@ def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path:
     assert saved_files(clone) == []
 
 
+@pytest.mark.thorough
 def test_a_save_goes_on_when_whoever_asked_is_gone_or_somebody_asks_for_a_stop(
     clone: SandboxDriver, tmp_path: Path
 ) -> None:
@@ -213,6 +210,7 @@ def test_a_save_goes_on_when_whoever_asked_is_gone_or_somebody_asks_for_a_stop(
     assert how(clone) == "resume"
 
 
+@pytest.mark.thorough
 def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
     with start_kata_dind(tmp_path, "exec", clone.name, "--", "sh", "-c", "echo begun; sleep 600") as command:
         command.wait_until_it_says("begun")
@@ -224,9 +222,10 @@ def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
     clone.wait_until_succeeds("! cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep 'sleep 60[0]'")
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("root")
 def test_a_guest_whose_state_has_no_room_goes_on(
-    seed: str, private_directories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_seed: str, private_directories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mounted_tmpfs(tmp_path / "small", size="1000m") as small:
         (small / "seeds").symlink_to(private_directories / "state" / "seeds")
@@ -259,6 +258,7 @@ def test_a_guest_whose_state_has_no_room_goes_on(
         succeed("rm", "--force", clone.name)
 
 
+@pytest.mark.thorough
 def test_a_seed_with_a_saved_sandbox_stays(clone: SandboxDriver) -> None:
     succeed("stop", "--save", clone.name)
     assert kata_dind("seed", "rm", SEED).returncode == 2

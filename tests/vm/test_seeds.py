@@ -15,7 +15,7 @@ from kata_dind.sandbox.api import list_sandboxes
 from kata_dind.store.seeds import list_seeds, require_seed
 from tests.vm.driver import SandboxDriver, kata_dind, succeed
 
-pytestmark = pytest.mark.requires("qemu")
+pytestmark = [pytest.mark.requires("qemu"), pytest.mark.thorough]
 
 
 @pytest.fixture(autouse=True)

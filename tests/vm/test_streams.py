@@ -62,7 +62,7 @@ def test_fifty_streams_carry_data_both_ways(
         assert [*answers] == [{STDOUT: payload, STDERR: b"end\n"} for payload in payloads]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_fifty_commands_run_in_a_container_at_once(
     sandbox: SandboxDriver, client: docker.DockerClient, cat: Container
 ) -> None:
@@ -97,7 +97,10 @@ def test_a_stream_that_nobody_reads_holds_up_no_other(sandbox: SandboxDriver, cl
 
 @pytest.mark.parametrize(
     "size_mib",
-    [128, pytest.param(1024, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    [
+        pytest.param(128, marks=pytest.mark.thorough),
+        pytest.param(1024, marks=[pytest.mark.slow(minutes=10), pytest.mark.timeout(1800)]),
+    ],
 )
 def test_an_image_passes_through_with_flat_memory(
     sandbox: SandboxDriver, client: docker.DockerClient, size_mib: int

@@ -52,6 +52,7 @@ def checks(sandbox: SandboxDriver) -> int:
     return sandbox.sandbox.log_path("dockerd").read_text().count("checking the file system")
 
 
+@pytest.mark.thorough
 def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
     succeed("up", "one", "--volume", "db", "--size", "2G")
     keep_an_image(SandboxDriver("one"))

@@ -162,21 +162,27 @@ def process_began() -> float:
 class Daemon(Process):
     """A program that should run as long as its `with` block."""
 
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path, command: Sequence[str]) -> None:
         super().__init__(popen)
         self.name = name
         self.log = log
+        self.command = f"command: {shlex.join(command)}"
+        """A line of evidence: what was run."""
         self._out_of_memory_before = _times_out_of_memory()
 
-    def describe_end(self) -> str:
-        """Say how the program ended, with its log's last lines."""
+    def describe_state(self) -> str:
+        """Say in a line how the program ended, or that it still runs."""
         code = self.returncode()
         if code is None:
             return f"{self.name} still runs"
         how = describe_status(code)
         if code == -signal.SIGKILL and _times_out_of_memory() > self._out_of_memory_before:
             how = f"{how}: this host, or the control group that it is in, has run out of memory"
-        return f"{self.name} ended ({how})\n{tail(self.log)}".rstrip()
+        return f"{self.name} ended ({how})"
+
+    def describe_end(self) -> str:
+        """Say how the program ended, what command it was, and its log's last lines."""
+        return f"{self.describe_state()}\n{self.command}\n{tail(self.log)}".rstrip()
 
 
 def run(
@@ -258,14 +264,21 @@ def daemon(
     log: Path,
     pass_fds: Sequence[int] = (),
     rung_seconds: float = 5.0,
+    command: Sequence[str] = (),
 ) -> Iterator[Daemon]:
-    """Run a program for the length of a `with` block; neither it nor its process group outlives the block."""
+    """Run a program for the length of a `with` block; neither it nor its process group outlives the block.
+
+    `command` is what is told as evidence, where `argv` begins with wrappers that explain nothing.
+    """
     words = [os.fspath(word) for word in argv]
     logger.debug("daemon %s: %s", name, shlex.join(words))
     with log.open("ab") as sink:
         # Own group: Ctrl-C must reach us alone, so that the guest goes down before its disk does.
         popen = _popen(words, stdin=subprocess.DEVNULL, sink=sink, pass_fds=pass_fds)
-    with _reaped(popen, name=name), _stopped(Daemon(name, popen, log), rung_seconds=rung_seconds) as process:
+    with (
+        _reaped(popen, name=name),
+        _stopped(Daemon(name, popen, log, command or words), rung_seconds=rung_seconds) as process,
+    ):
         yield process
 
 

@@ -12,9 +12,9 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from kata_dind.errors import AbnormalShutdown, BootFailed, HostError, NoSpace, SandboxError
+from kata_dind.errors import AbnormalShutdown, BootFailed, GuestNotReady, HostError, NoSpace, SandboxError
 from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
 from kata_dind.machine.argv import SHARE_TAG, node_name
@@ -30,6 +30,22 @@ logger = logging.getLogger(__name__)
 
 _NO_LIMIT = {"max-bandwidth": 1 << 40}
 """QEMU would be considerate of a network: 128 MiB a second."""
+
+_MEET_SECONDS = 30.0
+"""For QEMU to take commands."""
+
+_ANSWER_SECONDS = 60.0
+"""For QEMU to answer a command, some of which wait for a disk that may be slow."""
+
+_LAST_MOMENT_SECONDS = 2.0
+"""From the moment at which a program closes its sockets, or leaves its network, to the one at which it has ended."""
+
+_STATE_SECONDS = 60.0
+_STATE_BYTES_PER_SECOND = 8 << 20
+"""For a state to be written: less than any disk takes, a memory card and a share over a network included."""
+
+_SAVED_END_SECONDS = 30.0
+"""For a QEMU that has saved its machine to end; it has nothing left to write."""
 
 _HOLD_SECONDS = 300.0
 """For the guest to write everything out, which may be a fifth of its memory, on a slow disk."""
@@ -62,6 +78,8 @@ class Machine:
         """Set when the machine has ended with its state on file, from which it goes on."""
         self.paused = asyncio.Event()
         """Set while the guest stands still because the host's disk is full."""
+        self._loads = False
+        """Set when QEMU was told to read a state that has the memory in it."""
         self._migrated = asyncio.Event()
         """Set when a state has been written or read, or could not be."""
         self._migration = ""
@@ -84,7 +102,48 @@ class Machine:
                 f"the guest did not answer within {timeout_seconds:g} s", details=self.evidence()
             ) from error
         if not self.channel.agreed.is_set():
-            raise BootFailed("QEMU ended before the guest answered", details=self.evidence())
+            raise self._ended_early()
+
+    def _ended_early(self) -> BootFailed:
+        """Return the one sentence for a QEMU that ends before its guest answers, whichever wait sees it first."""
+        if self._loads and self._migration != "completed":
+            return BootFailed("QEMU could not read the saved state", details=self.evidence())
+        return BootFailed("QEMU ended before the guest answered", details=self.evidence())
+
+    async def load(self, state_fd: int) -> None:
+        """Let QEMU read a state that has the memory in it, for which `wait_until_loaded` waits.
+
+        Raises BootFailed when QEMU refuses, or has ended before it was told.
+        """
+        from qemu.qmp import ExecuteError
+
+        try:
+            await self._ask("migrate-set-capabilities", saved_parts(memory=True))
+            self._loads = True
+            await self._ask("migrate-incoming", {"uri": f"fd:{state_fd}"})
+        except ExecuteError as error:
+            raise BootFailed(f"QEMU could not read the saved state: {error}", details=self.evidence()) from error
+        except SandboxError as error:
+            if not self.ended.is_set():
+                raise
+            if not self._loads:
+                raise self._ended_early() from error
+
+    async def require_running(self) -> None:
+        """Raise BootFailed when QEMU has ended. Its sockets close a moment before that, for which this waits."""
+        await self._last_moment()
+        if self.ended.is_set():
+            raise self._ended_early()
+
+    async def _last_moment(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_MOMENT_SECONDS):
+                await self.ended.wait()
+
+    async def _gone(self) -> SandboxError:
+        """Return the one sentence for a QEMU that ends at its work, whichever wait sees it first."""
+        await self._last_moment()
+        return SandboxError(f"the guest is gone: {self.process.describe_state()}", details=self.evidence())
 
     def heard_block_error(self, event: Any) -> bool:
         """Take note of a BLOCK_IO_ERROR that has paused the guest. Source: qapi/block-core.json."""
@@ -157,35 +216,68 @@ class Machine:
         except TimeoutError as error:
             raise SandboxError(f"the guest did not hold still within {_HOLD_SECONDS:g} s") from error
         except ChannelClosed as error:
-            raise SandboxError("the guest is gone", details=self.evidence()) from error
+            raise await self._gone() from error
         finally:
             answer.cancel()
 
     async def _write_state(self, state: Path, *, memory: bool) -> None:
-        from qemu.qmp import QMPError
+        from qemu.qmp import ExecuteError
 
         try:
             with state.open("xb") as file:
-                self._qmp.send_fd_scm(file.fileno())
-                await self._qmp.execute("getfd", {"fdname": "state"})
-                await self._qmp.execute("migrate-set-capabilities", saved_parts(memory=memory))
-                await self._qmp.execute("migrate-set-parameters", _NO_LIMIT)
+                await self._give(file.fileno(), "state")
+                await self._ask("migrate-set-capabilities", saved_parts(memory=memory))
+                await self._ask("migrate-set-parameters", _NO_LIMIT)
+                seconds = state_seconds(await self._memory_bytes() if memory else 0)
                 self._migrated.clear()
-                await self._qmp.execute("migrate", {"uri": "fd:state"})
-                await first_of(self._migrated.wait(), self.ended.wait())
-                if not self._migrated.is_set():
-                    raise SandboxError("QEMU ended while it saved the machine", details=self.evidence())
+                await self._ask("migrate", {"uri": "fd:state"})
+                await self._wait_until_written(timeout_seconds=seconds)
                 if self._migration == "failed":
-                    info = cast(dict[str, Any], await self._qmp.execute("query-migrate"))
+                    info = await self._ask("query-migrate")
                     why = f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}"
-                    raise NoSpace(why) if is_full(state.parent) else SandboxError(why)
-        except (QMPError, OSError) as error:
+                    raise NoSpace(why) if is_full(state.parent) else SandboxError(why, details=self.evidence())
+        except (ExecuteError, OSError) as error:
             raise SandboxError(f"QEMU could not save the machine: {error}", details=self.evidence()) from error
+
+    async def _wait_until_written(self, *, timeout_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await first_of(self._migrated.wait(), self.ended.wait())
+        except TimeoutError as error:
+            how_far = await self._how_far()
+            raise SandboxError(
+                f"QEMU did not save the machine within {timeout_seconds:g} s{how_far}", details=self.evidence()
+            ) from error
+        if not self._migrated.is_set():
+            raise await self._gone()
+
+    async def _how_far(self) -> str:
+        """Return how far a state that takes too long has come, as a part of a sentence; empty where QEMU is silent."""
+        from qemu.qmp import ExecuteError
+
+        with contextlib.suppress(TimeoutError, SandboxError, ExecuteError):
+            async with asyncio.timeout(_LAST_MOMENT_SECONDS):
+                info = await self._ask("query-migrate")
+                ram = info.get("ram", {})
+                done, all_of_it = (ram.get(key, 0) >> 20 for key in ("transferred", "total"))
+                return f": {done} of {all_of_it} MiB are done, and its state is '{info.get('status', 'unknown')}'"
+        return ""
+
+    async def _memory_bytes(self) -> int:
+        sizes = await self._ask("query-memory-size-summary")
+        return int(sizes["base-memory"]) + int(sizes.get("plugged-memory", 0))
 
     async def _end_saved(self) -> None:
         self.saved = True
         await self._execute("quit")
-        await self.ended.wait()
+        await self._wait_for_the_saved_end()
+
+    async def _wait_for_the_saved_end(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SAVED_END_SECONDS):
+                await self.ended.wait()
+        if not self.ended.is_set():
+            logger.warning("QEMU has saved the machine and does not end, so it is forced to: %s", self.evidence())
 
     async def _go_on(self, why: BaseException) -> None:
         """Let a guest that was to be saved go on. Raises AbnormalShutdown when it can't."""
@@ -198,7 +290,10 @@ class Machine:
                 await first_of(self.channel.agreed.wait(), self.ended.wait(), self.paused.wait())
         except (TimeoutError, SandboxError) as error:
             self.cut_off = True
-            raise AbnormalShutdown(f"the sandbox could neither be saved nor go on: {why}", details=str(error)) from why
+            if not self.ended.is_set():
+                raise AbnormalShutdown(
+                    f"the sandbox could neither be saved nor go on: {why}", details=f"{error}\n{self.evidence()}"
+                ) from why
         if self.ended.is_set():
             raise AbnormalShutdown(f"QEMU ended while it was saved: {why}", details=self.evidence()) from why
 
@@ -208,53 +303,56 @@ class Machine:
             async with asyncio.timeout(timeout_seconds):
                 await first_of(self._migrated.wait(), self.ended.wait())
         except TimeoutError as error:
-            raise BootFailed(f"QEMU did not read the saved state within {timeout_seconds:g} s") from error
+            how_far = await self._how_far()
+            raise BootFailed(
+                f"QEMU did not read the saved state within {timeout_seconds:g} s{how_far}", details=self.evidence()
+            ) from error
         if self._migration != "completed":
-            raise BootFailed("QEMU could not read the saved state", details=self.evidence())
+            raise self._ended_early()
 
     async def plug_share(self, virtiofsd_socket: Path) -> None:
         """Give a running machine, whose memory is a shared file, its shared directory. Raises HostError."""
-        from qemu.qmp import QMPError
+        from qemu.qmp import ExecuteError
 
         backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(virtiofsd_socket)}},
                                               "server": False}}  # fmt: skip
         try:
-            await self._qmp.execute("chardev-add", {"id": "share", "backend": backend})
-            await self._qmp.execute("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
+            await self._ask("chardev-add", {"id": "share", "backend": backend})
+            await self._ask("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
                                                    "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
-        except QMPError as error:
+        except ExecuteError as error:
             raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
 
     async def plug_cpus(self, count: int) -> None:
         """Give a running machine further processors, of those that its shape has room for. Raises HostError."""
-        from qemu.qmp import QMPError
+        from qemu.qmp import ExecuteError
 
         try:
-            places = cast(list[dict[str, Any]], await self._qmp.execute("query-hotpluggable-cpus"))
+            places = await self._ask("query-hotpluggable-cpus")
             free = sorted((place for place in places if "qom-path" not in place), key=_place_of_cpu)
             for place in free[:count]:
-                await self._qmp.execute("device_add", {"driver": place["type"], **place["props"]})
-        except QMPError as error:
+                await self._ask("device_add", {"driver": place["type"], **place["props"]})
+        except ExecuteError as error:
             raise HostError(f"the machine takes no further processor: {error}", details=self.evidence()) from error
 
     async def plug_memory(self, size_mib: int, *, shared: bool) -> None:
         """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
-        from qemu.qmp import QMPError
+        from qemu.qmp import ExecuteError
 
         memory = {"qom-type": "memory-backend-memfd", "id": "further", "size": size_mib << 20, "share": shared}
         try:
-            await self._qmp.execute("object-add", memory)
-            await self._qmp.execute("device_add", {"driver": "pc-dimm", "memdev": "further"})
-        except QMPError as error:
+            await self._ask("object-add", memory)
+            await self._ask("device_add", {"driver": "pc-dimm", "memdev": "further"})
+        except ExecuteError as error:
             raise HostError(f"the machine takes no further memory: {error}", details=self.evidence()) from error
 
     async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
         """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
-        from qemu.qmp import QMPError
+        from qemu.qmp import ExecuteError
 
         try:
-            await self._qmp.execute("block_resize", {"node-name": node_name(serial), "size": size_bytes})
-        except QMPError as error:
+            await self._ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
+        except ExecuteError as error:
             raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
                           hint="use a smaller --size") from error  # fmt: skip
 
@@ -265,18 +363,58 @@ class Machine:
             logger.warning("qmp: %s: %s", command, error.summary)
 
     async def _command(self, command: str) -> None:
+        from qemu.qmp import ExecuteError
+
+        try:
+            await self._ask(command)
+        except ExecuteError as error:
+            raise SandboxError(f"QEMU refused '{command}': {error}", details=self.evidence()) from error
+
+    async def _ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Return QEMU's answer to a command.
+
+        Raises qemu.qmp's ExecuteError when QEMU refuses, SandboxError when it has ended or does not answer.
+        """
+        from qemu.qmp import ExecuteError, QMPError
+
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._qmp.execute(command, arguments)
+        except ExecuteError:
+            raise
+        except TimeoutError as error:
+            raise SandboxError(
+                f"QEMU did not answer '{command}' within {_ANSWER_SECONDS:g} s", details=self.evidence()
+            ) from error
+        except QMPError as error:
+            raise await self._gone() from error
+
+    async def _give(self, fd: int, name: str) -> None:
+        """Hand a descriptor to QEMU, under a name. Raises what `_ask` raises."""
         from qemu.qmp import QMPError
 
         try:
-            await self._qmp.execute(command)
-        except QMPError as error:
-            raise SandboxError(f"QEMU refused '{command}': {error}") from error
+            self._qmp.send_fd_scm(fd)
+        except (QMPError, OSError) as error:
+            raise await self._gone() from error
+        await self._ask("getfd", {"fdname": name})
+
+    async def ask_guest(self, request: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+        """Return the agent's answer to a request. Raises GuestNotReady without one, SandboxError without QEMU."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self.channel.open(request).wait_closed()
+        except TimeoutError as error:
+            raise GuestNotReady(
+                f"the guest did not answer '{request['kind']}' within {timeout_seconds:g} s", details=self.evidence()
+            ) from error
+        except ChannelClosed as error:
+            raise await self._gone() from error
 
     def evidence(self) -> str:
-        """Return how QEMU ended, if it did, and the last lines of the machine's logs."""
-        parts = [self.process.describe_end()] if self.ended.is_set() else []
-        parts += [f"--- {log.name}\n{text}" for log in self.logs if (text := tail(log))]
-        return "\n".join(parts)
+        """Return how QEMU ended, or that it runs; its command; and the last lines of the machine's logs."""
+        logs = [f"--- {log.name}\n{text}" for log in self.logs if (text := tail(log))]
+        return "\n".join([self.process.describe_state(), self.process.command, *logs])
 
     async def stop(self) -> None:
         """Take the guest down: dockerd, its file systems, the power; then QEMU.
@@ -286,12 +424,14 @@ class Machine:
         async with self._still:  # what is being saved is saved, or goes on, before it goes down
             pass
         if self.saved:
-            await self.ended.wait()
+            await self._wait_for_the_saved_end()
             return
         if self.ended.is_set():
             raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
         deadlines = self.deadlines
         if not self.discarded and await self._guest_powers_off(deadlines):
+            if self.process.returncode() != 0:
+                raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
                     f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
@@ -391,23 +531,38 @@ async def open_machine(
         # No event comes before the next await.
         machine = Machine(qemu.process, qmp, channel, list(qemu.logs), deadlines)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(_MEET_SECONDS):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 if qemu.answers:
                     await _require_restore(qemu.answers)  # first, so that QEMU has one control socket at a time to mind
                 await _negotiate(qemu.control)
                 await qmp.connect(qemu.control)
-                if qemu.state_fd is not None and not qemu.answers:
-                    await qmp.execute("migrate-set-capabilities", saved_parts(memory=True))
-                    await qmp.execute("migrate-incoming", {"uri": f"fd:{qemu.state_fd}"})
-        except (QMPError, TimeoutError, OSError) as error:
-            qemu.process.ended(within_seconds=1.0)
-            raise BootFailed("QEMU did not start", details=qemu.process.describe_end()) from error
+        except BootFailed as error:
+            error.details = f"{error.details}\n{machine.evidence()}"
+            raise
+        except TimeoutError as error:
+            raise BootFailed(
+                f"QEMU did not take commands within {_MEET_SECONDS:g} s", details=machine.evidence()
+            ) from error
+        except (QMPError, OSError) as error:
+            await machine.require_running()
+            raise BootFailed(f"QEMU does not take commands: {error}", details=machine.evidence()) from error
         stack.push_async_callback(_disconnect, qmp)
-        qemu.way_out.wait_until_open()  # which took less time than QEMU
+        if qemu.state_fd is not None and not qemu.answers:
+            await machine.load(qemu.state_fd)
+        try:
+            qemu.way_out.wait_until_open()  # which took less time than QEMU
+        except HostError:
+            await machine.require_running()  # there is no way out of the network of a QEMU that has ended
+            raise
         qmp.register_listener(EventListener("BLOCK_IO_ERROR", machine.heard_block_error))
         stack.push_async_exit(_stop_unless_hidden(machine))
         yield machine
+
+
+def state_seconds(memory_bytes: int) -> float:
+    """Compute how long it may take to write a machine's state, with so much memory in it."""
+    return _STATE_SECONDS + memory_bytes / _STATE_BYTES_PER_SECOND
 
 
 def _remove(state: Path) -> None:
@@ -434,6 +589,7 @@ def _stop_unless_hidden(machine: Machine) -> Callable[..., Any]:
 
 async def _disconnect(qmp: QMPClient) -> None:
     try:
-        await qmp.disconnect()
+        async with asyncio.timeout(_LAST_MOMENT_SECONDS):
+            await qmp.disconnect()
     except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
         logger.debug("qmp: %s", error)

@@ -101,7 +101,7 @@ def isolated_daemon(
         closing = ["sh", "-c", _CLOSE_AND_EXEC, str(made_write), "\n".join(rules), *argv]
         wrapped = private_network_argv(closing, unshare=isolation.unshare, as_root=isolation.as_root)
         process = stack.enter_context(
-            daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], rung_seconds=5.0)
+            daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], command=argv)
         )
         _wait_for_byte(made_read, process, "make a network namespace")
         way_out = WayOut(None, -1)

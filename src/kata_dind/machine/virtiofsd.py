@@ -142,6 +142,6 @@ def start_virtiofsd(
         argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno(), xattr=xattr)
         wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)
         descriptors = [listener.fileno(), *pass_fds]
-        process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=descriptors))
+        process = stack.enter_context(daemon(wrapped, name="virtiofsd", log=log, pass_fds=descriptors, command=argv))
         listener.close()  # ours; QEMU's connect waits in the queue, or fails at once when virtiofsd is gone
         yield process

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 
@@ -156,6 +156,20 @@ def test_a_bug_without_a_state_directory_prints_its_traceback(
     assert "Traceback" in cli("up", "--quiet").stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """No signal is ignored, as from a terminal; these tests may run under nohup, or in the background of a shell."""
+    previous = [
+        (signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)),
+        (signal.SIGTERM, signal.signal(signal.SIGTERM, signal.SIG_DFL)),
+        (signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL)),
+    ]
+    yield
+    for number, handler in previous:
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_the_first_signal_raises_and_further_ones_are_ignored(
     cli: CommandLine, sandboxes: FakeSandboxes, name: str, exit_code: int
@@ -178,6 +192,7 @@ def test_the_first_signal_raises_and_further_ones_are_ignored(
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_error_of_the_teardown_does_not_hide_the_signal(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
     def interrupted() -> None:
         try:

@@ -151,7 +151,7 @@ def test_a_daemon_lives_as_long_as_its_block(tmp_path: Path) -> None:
     with daemon(["sh", "-c", "echo up; sleep 60"], name="sleeper", log=tmp_path / "log") as process:
         assert not process.ended()
         assert process.returncode() is None
-        assert process.describe_end() == "sleeper still runs"
+        assert process.describe_state() == "sleeper still runs"
         pid = process.pid
     assert not Path(f"/proc/{pid}").exists()
 
@@ -175,14 +175,21 @@ def test_a_daemon_that_ended_by_itself_tells_how(tmp_path: Path) -> None:
     with daemon(["sh", "-c", "echo no disk >&2; exit 4"], name="qemu", log=tmp_path / "log") as process:
         assert process.ended(within_seconds=5)
         assert process.returncode() == 4
-        assert process.describe_end() == "qemu ended (exit 4)\nno disk"
+        assert process.describe_end() == ("qemu ended (exit 4)\ncommand: sh -c 'echo no disk >&2; exit 4'\nno disk")
+
+
+def test_a_daemon_in_wrappers_tells_the_command_that_explains_something(tmp_path: Path) -> None:
+    wrapped = ["sh", "-c", 'exec "$@"', "sh", "false"]
+    with daemon(wrapped, name="qemu", log=tmp_path / "log", command=["false"]) as process:
+        assert process.ended(within_seconds=5)
+        assert process.describe_end() == "qemu ended (exit 1)\ncommand: false"
 
 
 def test_a_daemon_may_be_stopped_before_its_block_ends(tmp_path: Path) -> None:
     with daemon(["sleep", "60"], name="sleeper", log=tmp_path / "log") as process:
         process.stop(rung_seconds=5)
         assert process.returncode() == -signal.SIGTERM
-        assert process.describe_end() == "sleeper ended (SIGTERM)"
+        assert process.describe_state() == "sleeper ended (SIGTERM)"
         process.stop(rung_seconds=5)
 
 
@@ -229,7 +236,7 @@ def test_a_daemon_that_was_killed_for_want_of_memory_is_told_so(tmp_path: Path) 
         argv = ["sh", "-c", f'echo $$ >{members}; exec "$0" -c "$1"', sys.executable, hungry]
         with daemon(argv, name="hungry", log=tmp_path / "log") as process:
             assert process.ended(within_seconds=20)
-            assert process.describe_end() == (
+            assert process.describe_state() == (
                 "hungry ended (SIGKILL: this host, or the control group that it is in, has run out of memory)"
             )
 
@@ -238,7 +245,7 @@ def test_one_that_was_killed_otherwise_is_not(tmp_path: Path) -> None:
     with daemon(["sleep", "60"], name="sleeper", log=tmp_path / "log") as process:
         os.kill(process.pid, signal.SIGKILL)
         assert process.ended(within_seconds=20)
-        assert process.describe_end() == "sleeper ended (SIGKILL)"
+        assert process.describe_state() == "sleeper ended (SIGKILL)"
 
 
 def test_statuses_are_said_in_words() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kata_dind.errors import BootFailed
-from kata_dind.machine.machine import _negotiate, _require_restore
+from kata_dind.machine.machine import _negotiate, _require_restore, state_seconds
 from kata_dind.machine.qemu import restore_commands
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
@@ -72,3 +72,9 @@ def test_the_commands_are_a_line_each() -> None:
     commands = restore_commands(11)
     assert [line[:12] for line in commands.splitlines()] == [b'{"execute": '] * 3
     assert b'"fd:11"' in commands
+
+
+def test_a_state_may_take_the_longer_the_more_memory_is_in_it() -> None:
+    assert state_seconds(0) == 60
+    assert state_seconds(2 << 30) == 60 + 256
+    assert state_seconds(64 << 30) == 60 + 8192

@@ -193,6 +193,7 @@ def test_the_refusal_names_the_sandbox(holder: subprocess.Popen[str]) -> None:
     assert caught.value.hint == "kata-dind stop demo, or use another volume"
 
 
+@pytest.mark.thorough
 def test_of_many_who_make_a_volume_at_once_one_has_it(state: Path) -> None:
     together = threading.Barrier(4)
     ended = threading.Event()

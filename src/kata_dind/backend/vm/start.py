@@ -174,7 +174,7 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
             await _go_on(machine, directory, timeout_seconds=plan.timeout_seconds)
         await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
         if plan.start is StartKind.RESUME:
-            await machine.channel.open(_ROOMY).wait_closed()
+            await machine.ask_guest(_ROOMY, timeout_seconds=plan.timeout_seconds)
         if lacks and plan.memory_mib > lacks.memory_mib:
             await machine.plug_memory(plan.memory_mib - lacks.memory_mib, shared=bool(plan.own.shares))
         if begun.late_share:
