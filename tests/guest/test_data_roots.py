@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import run
-from tests.guest.conftest import ENTRYPOINT, GROWING, Shell, attach_loop
+from tests.guest.conftest import GROWING, Shell, attach_loop
 
 pytestmark = [pytest.mark.requires("root")]
 
@@ -216,7 +216,7 @@ def test_a_disk_in_use_by_another_container_is_refused(shell: Shell, data_root: 
     unshare -m sh -c 'umount {data_root} && KATA_DIND_STATUS_DIR={shell.directory}/second "$@"' sh "$@"
     echo "second: $?"
     """
-    inner = [*shell.argv, str(ENTRYPOINT), "echo", "went on"]
+    inner = [*shell.argv, str(shell.script), "echo", "went on"]
     ended = shell.entrypoint("sh", "-c", second, "sh", *inner, **asked)
     assert (ended.code, ended.stdout) == (0, "second: 78\n"), ended.stderr
     assert ended.error["message"] == f"{share}/kata-dind.img is in use by another container"

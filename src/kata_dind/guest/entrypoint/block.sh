@@ -1,0 +1,117 @@
+# --- prepare: a device
+
+prepare_block() {
+	find_device
+	[ -b "$device" ] || stop 78 prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
+	bytes=$(blockdev --getsize64 "$device") || stop 78 prepare "cannot tell how large $device is" 'is it there still?'
+	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
+		stop 78 prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
+	find_content "$device"
+	require_unmounted
+	read_claim
+	if [ -z "$on_disk" ]; then
+		format_device
+		[ -z "$reason" ] || return 0
+	elif [ -n "$claim" ]; then
+		erase_claim
+	fi
+	measure_file_system "$device"
+	[ "$label" = kata-dind ] || require_data_root "$device"
+	check_file_system "$device"
+	choose_mount_options
+	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
+		stop 78 prepare "cannot mount $device on $path: $text" 'dmesg tells more'
+	mounted=1
+	grow_file_system
+}
+
+find_device() { # a serial number in `device` becomes the path of the disk that has it
+	case $device in /*) return 0 ;; esac
+	for file in /sys/block/*/serial /sys/block/*/device/vpd_pg80; do
+		[ -r "$file" ] || continue
+		serial=
+		read -r serial <"$file" || :
+		case $serial in
+		"$device" | *[![:print:]]"$device")
+			name=${file#/sys/block/}
+			name=${name%%/*}
+			read -r numbers <"/sys/block/$name/dev"
+			device=/dev/$name
+			[ -b "$device" ] || mknod -m 0600 "$device" b "${numbers%:*}" "${numbers#*:}" || :
+			return 0
+			;;
+		esac
+	done
+	stop 78 prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
+}
+
+# The kernel would let two containers mount it, and two dockerds would then write one data root.
+require_unmounted() {
+	numbers=$(stat -L -c '%t %T' "$device") || return 0
+	here=$PWD
+	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
+	name=${PWD##*/}
+	cd -- "$here" || cd /
+	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] ||
+		stop 78 prepare "$device is in use by another container" 'stop it, or use another disk'
+}
+
+# Where every file system, partition table and volume manager has its mark: in the first or the last megabyte.
+require_blank() { # DEVICE of $bytes
+	for megabyte in 0 $((bytes / 1048576 - 1)); do
+		content_of "$1" $megabyte
+		[ "$content" = 0 ] || stop 78 prepare "$1 is not blank, and holds no file system we know; it was not touched" \
+			"if nobody misses it, wipe it with: wipefs -a $1"
+	done
+}
+
+# In `content`: 0 for nothing but zeros, an x in it for anything else, empty when it can't be read.
+content_of() { # FILE MEGABYTE, and the one after it
+	content=$(dd "if=$1" bs=1048576 "skip=$2" count=2 2>/dev/null |
+		tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2) || content=
+}
+
+# A half-made file system looks like somebody's data. So that the start after a kill knows it for ours, a claim stands
+# where mkfs writes nothing: behind the tables of the last block group, before what it wipes at the end.
+format_device() { # $device of $bytes
+	if [ -z "$claim" ]; then
+		require_blank "$device"
+		printf '%s' "$our_claim" | write_sector
+	fi
+	speak info prepare "formatting $device with $format"
+	make_file_system "$device"
+	erase_claim
+	on_disk=$format label=kata-dind
+}
+
+read_claim() { # what stands there, if it is ours, in `claim`
+	our_claim='kata-dind is formatting'
+	claim_sector=$(((bytes - 1048576) / 512))
+	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
+	[ "$claim" = "$our_claim" ] || claim=
+}
+
+erase_claim() {
+	dd if=/dev/zero bs=512 count=1 2>/dev/null | write_sector
+}
+
+write_sector() { # what it reads, filled up with zeros
+	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
+		stop 78 prepare "cannot write to $device" 'is it read-only?'
+}
+
+# A file system that we did not make may be used when it is empty, or when Docker has used it before.
+require_data_root() { # DEVICE
+	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
+		stop 78 prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
+	theirs=
+	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
+		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
+	done
+	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json; do
+		[ ! -e "$mark" ] || theirs=
+	done
+	umount "$path"
+	[ -z "$theirs" ] ||
+		stop 78 prepare "$1 holds $theirs and no Docker data root; it was not touched" 'use a blank device'
+}

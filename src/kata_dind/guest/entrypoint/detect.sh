@@ -1,0 +1,46 @@
+# --- detect: what lies under the data root
+
+detect() {
+	[ -d "$path" ] || mkdir -p -- "$path" ||
+		stop 78 detect "cannot make $path" 'give the container a writable root or a volume there'
+	# mountinfo knows no symbolic links; and an automount, as virtiofsd announces them, comes with the first access.
+	here=$PWD
+	! cd -P -- "$path" 2>/dev/null || path=$PWD
+	cd -- "$here" 2>/dev/null || cd /
+	filesystem_of "$path"
+	speak info detect "$path lies on $filesystem"
+}
+
+# The mount with the longest mount point that is a prefix wins, and the last of equals. Only the type after the dash
+# tells the truth: under Kata the source is `none` or `kataShared`.
+filesystem_of() { # PATH: its type in `filesystem`, the mount's place in `mount_point`, its device in `mount_source`
+	wanted=$1 filesystem=unknown mount_point='' mount_source=''
+	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
+	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
+	esac
+	while read -r _ _ _ _ point rest; do
+		case $wanted/ in
+		"${point%/}"/*)
+			if [ ${#point} -ge ${#mount_point} ]; then
+				mount_point=$point
+				rest=${rest#*" - "}
+				filesystem=${rest%% *}
+				rest=${rest#* }
+				mount_source=${rest%% *}
+			fi
+			;;
+		esac
+	done </proc/self/mountinfo
+	if [ "$mount_point" = "$wanted" ]; then
+		is_mount_point=1
+	else
+		is_mount_point=
+	fi
+}
+
+memory_mib_of_guest() { # in `memory_mib`
+	memory_mib=0
+	while read -r key value _; do
+		[ "$key" != MemTotal: ] || memory_mib=$((value / 1024))
+	done </proc/meminfo
+}

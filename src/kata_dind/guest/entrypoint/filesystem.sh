@@ -1,0 +1,50 @@
+# --- prepare: the file system of a device or of a disk in a file
+
+find_content() { # FILE: its file system in `on_disk`, empty for a blank one, and in `label`; stops for anything else
+	on_disk='' label=''
+	# Probed anew: libblkid's cache tells what another disk held under the same name. busybox knows no -p, and ignores it.
+	found=$(blkid -p "$1" 2>/dev/null) || found=
+	case $found in
+	*TYPE=\"ext4\"*) on_disk=ext4 ;;
+	*TYPE=\"xfs\"*) on_disk=xfs ;;
+	'') ;;
+	*) stop 78 prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
+	esac
+	case $found in *LABEL=\"kata-dind\"*) label=kata-dind ;; esac
+}
+
+# Many small files: an inode per 16 KiB, where Kata's block-plain has one per 160. 4 KiB blocks suit direct I/O.
+make_file_system() { # FILE: a blank device, or the file of a loop disk
+	command -v "mkfs.$format" >/dev/null || {
+		unfit prepare "mkfs.$format is not in the image" 'install e2fsprogs (mkfs.ext4) or xfsprogs (mkfs.xfs) there'
+		return 0
+	}
+	if [ "$format" = xfs ]; then
+		text=$(mkfs.xfs -q -f -K -L kata-dind "$1" 2>&1)
+	else
+		mib=$size_mib
+		[ ! -b "$1" ] || mib=$((bytes / 1048576))
+		journal_mib=$((mib / 4)) # a small disk has no room for more
+		[ $journal_mib -le 64 ] || journal_mib=64
+		text=$(mkfs.ext4 -q -F -b 4096 -m 0 -i 16384 -L kata-dind -J "size=$journal_mib" \
+			-E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1" 2>&1)
+	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs 300M'
+}
+
+choose_mount_options() { # for `on_disk`
+	mount_options=noatime,discard
+	# Beyond the end of a growing file xfs sets aside as much again, which a host that runs full does not have.
+	[ "$on_disk" != xfs ] || mount_options=$mount_options,allocsize=1m
+}
+
+# Also after a start that was killed before it did that, so we compare. The kernel does it in transactions, where a
+# resize2fs that is killed before the mount leaves a file system that e2fsck does not mend by itself.
+grow_file_system() { # $device of $bytes, mounted on the data root
+	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may be no room for a block group
+	speak info prepare "growing the file system on $path"
+	case $on_disk in
+	xfs) xfs_growfs "$path" >/dev/null ;;
+	*) resize2fs "$device" >/dev/null ;;
+	esac || speak warning prepare "the file system on $path can't grow" \
+		'give the container CAP_SYS_RESOURCE, and the image resize2fs or xfs_growfs'
+}

@@ -1,0 +1,82 @@
+# --- hand over: the command takes our place
+
+hand_over() { # COMMAND...
+	settle_driver
+	find_dockerd "$@"
+	if [ -n "$dockerd" ]; then
+		left=$# behind=''
+		while [ "$left" -gt 0 ]; do
+			word=$1
+			shift
+			left=$((left - 1))
+			value=
+			case $behind$word in
+			.--storage-driver=* | .-s=*) value=${word#*=} ;;
+			.--storage-driver | .-s) value=${1:-} ;;
+			.-s*) value=${word#-s} ;;
+			*dockerd | *dockerd-entrypoint.sh) behind=. ;;
+			esac
+			compare_driver "$value"
+			if [ -z "$contradicts" ]; then
+				set -- "$@" "$word"
+				continue
+			fi
+			say_stripped "the storage driver $value"
+			case $word in --storage-driver | -s) shift && left=$((left - 1)) ;; esac
+		done
+		[ -z "$slow_listener" ] || set -- "$@" --tls=false
+	fi
+	trap - EXIT
+	exec "$@"
+}
+
+# Without TLS dockerd waits 16 s for somebody to read its warning, and 1 s when it is told that TLS is not wanted.
+find_dockerd() { # COMMAND...: it is dockerd's in `dockerd`; it would wait at its listener, in `slow_listener`
+	dockerd='' slow_listener='' tls='' before=''
+	for word in "$@"; do
+		case $before,$word in
+		*,dockerd | *,*/dockerd) dockerd=dockerd ;;
+		*,dockerd-entrypoint.sh | *,*/dockerd-entrypoint.sh) dockerd=entrypoint ;;
+		*dockerd-entrypoint.sh,[!-]*) dockerd='' ;; # which then runs another program
+		*,--tls | *,--tls=* | *,--tlsverify | *,--tlsverify=*) tls=1 ;;
+		*,tcp://* | *,--host=tcp://* | *,-H=tcp://* | *,-Htcp://*) slow_listener=1 ;;
+		esac
+		before=$word
+	done
+	# Unless it is given dockerd's name, the official entrypoint adds a listener; with TLS where it has a directory.
+	[ "$dockerd" != entrypoint ] || [ -n "${DOCKER_TLS_CERTDIR:-}" ] || slow_listener=1
+	case $tls$config in 1* | *'"tls"'* | *'"tlsverify"'*) slow_listener= ;; esac
+}
+
+settle_driver() { # what environment and daemon.json say of it
+	compare_driver "${DOCKER_DRIVER:-}"
+	if [ -n "$contradicts" ]; then
+		say_stripped "DOCKER_DRIVER=$DOCKER_DRIVER"
+		unset DOCKER_DRIVER
+	fi
+	# The file is the user's, but dockerd takes the variable first.
+	compare_driver "$config_driver"
+	if [ -z "${DOCKER_DRIVER:-}" ] && [ -n "$contradicts" ]; then
+		say_stripped "the storage driver $config_driver of $config_file"
+		DOCKER_DRIVER=overlay2
+		[ -z "$containerd_store" ] || DOCKER_DRIVER=overlayfs
+		export DOCKER_DRIVER
+	fi
+	[ -z "$driver" ] || export "DOCKER_DRIVER=$driver"
+}
+
+compare_driver() { # STORAGE_DRIVER: that it is not what was proven, in `contradicts`
+	contradicts=1
+	case $1 in
+	'' | "$driver" | "$fallback") contradicts= ;; # with KATA_DIND_FALLBACK it was called good enough
+	vfs | native | fuse-overlayfs | aufs | overlay | devicemapper) ;;
+	btrfs | zfs) [ "$filesystem" != "$1" ] || contradicts= ;;
+	*) [ -n "$driver" ] || contradicts= ;;
+	esac
+	# Images that another driver made would be out of sight.
+	[ ! -d "$path/image/$1" ] || contradicts=
+}
+
+say_stripped() { # WHAT
+	speak warning exec "left out $1, for ${driver:-overlay} is what works on this data root" 'leave it out yourself'
+}

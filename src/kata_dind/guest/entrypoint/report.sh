@@ -1,0 +1,21 @@
+# --- report: what others may read
+
+report() {
+	count_bytes
+	[ "$kind" = loop ] || [ "$kind" = block ] || device=
+	escape "$path"
+	path_text=$escaped
+	escape "$device"
+	facts="\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
+	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
+	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
+	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
+	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||
+		speak warning report "cannot write $status_dir/status.json" 'give the container a writable /run'
+}
+
+count_bytes() { # the size of the data root's file system, in `size_bytes`
+	size_bytes=0
+	blocks=$(stat -f -c '%b %S' "$path" 2>/dev/null) || return 0
+	size_bytes=$((${blocks% *} * ${blocks#* }))
+}

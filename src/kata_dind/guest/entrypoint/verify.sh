@@ -1,0 +1,113 @@
+# --- verify: a real overlay mount, and what dockerd will do with it
+
+verify() { # each step's outcome in `proof`; what failed, in `reason`
+	proof='' step='' probe=$path/.kata-dind-probe
+	if [ "$user" != 0 ]; then
+		verify_without_root
+		return 0
+	fi
+	prove
+	if [ -z "$step" ]; then
+		done='mount, copy-up, whiteout, d_type, rename, opaque directory'
+		[ "$capability" != passed ] || done="$done, file capability"
+		speak info verify "overlay works on $filesystem: $done"
+		return 0
+	fi
+	hint='set KATA_DIND_DATA_ROOT to loop, block or memory'
+	[ "$step" != write ] || hint='is it writable, with space and inodes left?'
+	evidence=$(dmesg 2>/dev/null | grep -i overlay | tail -n 3) || evidence=
+	unfit verify "overlay does not work on $filesystem at $path: $step failed${evidence:+; dmesg: $evidence}" "$hint"
+	begin '' failed
+}
+
+# dockerd in a user namespace of its own mounts overlays as well, but we are not in it yet.
+verify_without_root() {
+	step=mount
+	begin '' untested
+	case $filesystem in
+	ext4 | xfs | btrfs | tmpfs)
+		speak warning verify "the data root is not proven, for only root can mount an overlay on $path" \
+			'run the container as root (runAsUser: 0)'
+		;;
+	*)
+		unfit verify "only root can prove a data root, and $filesystem rarely takes an overlay" \
+			'run the container as root (runAsUser: 0), or mount a disk there'
+		;;
+	esac
+}
+
+begin() { # STEP [OUTCOME]: the step before has come to its outcome
+	[ -z "$step" ] || proof="${proof:+$proof,}\"$step\":\"${2:-passed}\""
+	step=$1
+}
+
+prove() { # leaves the step that failed in `step`
+	begin write
+	[ ! -e "$probe" ] || rm -rf -- "$probe" || return 0
+	set -- "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"
+	# The status directory is made along with them, to save a process; it may lie on a root that can't be written.
+	if mkdir -p -- "$@" "$status_dir" 2>/dev/null || mkdir -p -- "$@"; then
+		make_lower
+	fi
+	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
+	if [ "$step" = mount ] && mount -t overlay -o "$options" kata-dind "$probe/merged"; then
+		prove_operations
+		umount "$probe/merged"
+	fi
+	rm -rf -- "$probe" || :
+}
+
+make_lower() {
+	for file in kept removed renamed dir/hidden; do
+		printf 'old\n' >"$probe/lower/$file" || return 0
+	done
+	begin mount
+	give_capability "$probe/lower/renamed"
+}
+
+# What goes without saying in C takes a program here, which not every image has: then only the step is left out.
+give_capability() { # FILE; how it went in `capability`
+	capability=passed
+	if command -v setfattr >/dev/null; then
+		# cap_net_raw=ep in its second version, capabilities(7)
+		setfattr -n security.capability -v 0sAQAAAgAgAAAAAAAAAAAAAAAAAAA= "$1" || capability=failed
+	elif command -v setcap >/dev/null; then
+		setcap cap_net_raw=ep "$1" || capability=failed
+	else
+		capability=untested
+	fi
+}
+
+# Few processes: one `rm` and one `mv` do what four would. A rename copies up a lower file with all its attributes.
+prove_operations() {
+	merged=$probe/merged
+	begin copy-up
+	printf 'new\n' >>"$merged/kept" || return 0
+	lines_of "$merged/kept"
+	[ "$lines" = old,new, ] || return 0
+	lines_of "$probe/lower/kept"
+	[ "$lines" = old, ] || return 0
+	begin whiteout
+	rm -r "$merged/removed" "$merged/dir" || return 0
+	[ -c "$probe/upper/removed" ] && [ ! -e "$merged/removed" ] || return 0
+	begin d_type # without it whiteouts show up in listings
+	for file in "$merged"/*; do
+		case ${file##*/} in kept | renamed) ;; *) return 0 ;; esac
+	done
+	begin 'file capability'
+	[ "$capability" != failed ] || return 0
+	begin rename "$capability"
+	mv "$merged/renamed" "$merged/moved" && [ ! -e "$merged/renamed" ] || return 0
+	lines_of "$merged/moved"
+	[ "$lines" = old, ] || return 0
+	begin 'opaque directory'
+	mkdir "$merged/dir" && [ ! -e "$merged/dir/hidden" ] || return 0
+	begin ''
+}
+
+lines_of() { # FILE: with a comma after each, in `lines`
+	lines=
+	while read -r line; do
+		lines=$lines$line,
+	done <"$1" || :
+}
