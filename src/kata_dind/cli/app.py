@@ -22,7 +22,7 @@ _EPILOG = (
 _PASSES_ON = {"allow_interspersed_args": False}
 
 
-_VERBS = ("run", "up", "ls", "inspect", "env", "docker", "exec", "shell", "logs", "stop", "start", "rm")
+_VERBS = ("run", "up", "ls", "inspect", "env", "docker", "exec", "shell", "logs", "stop", "start", "rm", "entrypoint")
 _GROUPS = {
     "volume": ("List, grow, check and remove data roots that outlive their sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),
