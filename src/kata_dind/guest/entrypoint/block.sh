@@ -1,6 +1,7 @@
 # --- prepare: a device
 
 prepare_block() {
+	local text mount_options claim our_claim claim_sector
 	find_device
 	[ -b "$device" ] || stop 78 prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
 	bytes=$(blockdev --getsize64 "$device") || stop 78 prepare "cannot tell how large $device is" 'is it there still?'
@@ -26,6 +27,7 @@ prepare_block() {
 }
 
 find_device() { # a serial number in `device` becomes the path of the disk that has it
+	local file serial name numbers
 	case $device in /*) return 0 ;; esac
 	for file in /sys/block/*/serial /sys/block/*/device/vpd_pg80; do
 		[ -r "$file" ] || continue
@@ -47,6 +49,7 @@ find_device() { # a serial number in `device` becomes the path of the disk that 
 
 # The kernel would let two containers mount it, and two dockerds would then write one data root.
 require_unmounted() {
+	local numbers here name
 	numbers=$(stat -L -c '%t %T' "$device") || return 0
 	here=$PWD
 	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
@@ -58,6 +61,7 @@ require_unmounted() {
 
 # Where every file system, partition table and volume manager has its mark: in the first or the last megabyte.
 require_blank() { # DEVICE of $bytes
+	local megabyte content
 	for megabyte in 0 $((bytes / 1048576 - 1)); do
 		content_of "$1" $megabyte
 		[ "$content" = 0 ] || stop 78 prepare "$1 is not blank, and holds no file system we know; it was not touched" \
@@ -102,6 +106,7 @@ write_sector() { # what it reads, filled up with zeros
 
 # A file system that we did not make may be used when it is empty, or when Docker has used it before.
 require_data_root() { # DEVICE
+	local text theirs entry mark
 	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
 		stop 78 prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
 	theirs=

@@ -17,6 +17,7 @@ check_file_system() { # FILE
 # One program where dumpe2fs would be followed by others. Offsets are those of ext4's disk layout in the kernel's
 # documentation; the 32-bit words are in the order of little-endian machines, and another order is found by the magic.
 read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
+	local number word blocks block_bytes magic state incompatible
 	file_system_bytes=$bytes
 	number=0
 	for word in $(od -An -v -tu4 -j1024 -N340 "$1" 2>/dev/null); do
@@ -34,6 +35,7 @@ read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it w
 
 # Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks.
 read_xfs_superblock() { # FILE: sets `file_system_bytes`
+	local block_bytes blocks number byte
 	block_bytes=0 blocks=0 number=0
 	for byte in $(od -An -v -tu1 -N16 "$1" 2>/dev/null); do
 		case $number in
@@ -47,6 +49,7 @@ read_xfs_superblock() { # FILE: sets `file_system_bytes`
 }
 
 run_e2fsck() { # FILE
+	local code text
 	if ! command -v e2fsck >/dev/null; then
 		speak warning prepare "the file system on $1 was not checked" 'install e2fsck (e2fsprogs) in the image'
 		return 0

@@ -34,6 +34,7 @@ choose_loop() { # not where its disk would lie in memory
 }
 
 choose_memory() { # only where it was given a size that leaves the guest half of its memory
+	local memory_mib
 	memory_mib_of_guest
 	if [ -z "${KATA_DIND_SIZE:-}" ]; then
 		because memory 'it is not taken unasked without a KATA_DIND_SIZE'

@@ -2,6 +2,7 @@
 
 # The user's number in `user`; what dockerd takes for this user in `default_data_root` and `config_file`; `status_dir`.
 find_user() {
+	local key value run
 	user=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
 	while read -r key _ value _; do
 		[ "$key" != Uid: ] || user=$value
@@ -17,6 +18,7 @@ find_user() {
 # What --data-root or -g says, in `command_data_root`; --config-file, in `config_file`; and in `containerd_store` that
 # images are containerd's, whose names for storage are others.
 read_command() { # COMMAND...
+	local behind
 	command_data_root='' containerd_store='' behind=''
 	while [ $# -gt 0 ]; do
 		case $behind$1 in
@@ -38,6 +40,7 @@ read_command() { # COMMAND...
 }
 
 read_config() { # daemon.json in `config`; of it, `config_data_root`, `config_driver` and `containerd_store`
+	local line value
 	config=
 	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
 		while read -r line || [ -n "$line" ]; do
@@ -52,6 +55,7 @@ read_config() { # daemon.json in `config`; of it, `config_data_root`, `config_dr
 }
 
 string_in_config() { # KEY: its string, in `value`; empty when there is none
+	local rest mark
 	value=
 	case $config in *"\"$1\""*) ;; *) return 0 ;; esac
 	rest=${config#*"\"$1\""}

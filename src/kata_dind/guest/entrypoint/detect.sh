@@ -1,6 +1,7 @@
 # --- detect: what lies under the data root
 
 detect() {
+	local here
 	[ -d "$path" ] || mkdir -p -- "$path" ||
 		stop 78 detect "cannot make $path" 'give the container a writable root or a volume there'
 	# mountinfo knows no symbolic links; and an automount, as virtiofsd announces them, comes with the first access.
@@ -14,6 +15,7 @@ detect() {
 # The mount with the longest mount point that is a prefix wins, and the last of equals. Only the type after the dash
 # tells the truth: under Kata the source is `none` or `kataShared`.
 filesystem_of() { # PATH: its type in `filesystem`, the mount's place in `mount_point`, its device in `mount_source`
+	local wanted point rest
 	wanted=$1 filesystem=unknown mount_point='' mount_source=''
 	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
 	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
@@ -39,6 +41,7 @@ filesystem_of() { # PATH: its type in `filesystem`, the mount's place in `mount_
 }
 
 memory_mib_of_guest() { # in `memory_mib`
+	local key value
 	memory_mib=0
 	while read -r key value _; do
 		[ "$key" != MemTotal: ] || memory_mib=$((value / 1024))

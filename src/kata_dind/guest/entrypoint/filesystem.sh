@@ -1,6 +1,7 @@
 # --- prepare: the file system of a device or of a disk in a file
 
 find_content() { # FILE: its file system in `on_disk`, empty for a blank one, and in `label`; stops for anything else
+	local found
 	on_disk='' label=''
 	# Probed anew: libblkid's cache tells what another disk held under the same name. busybox knows no -p, and ignores it.
 	found=$(blkid -p "$1" 2>/dev/null) || found=
@@ -15,6 +16,7 @@ find_content() { # FILE: its file system in `on_disk`, empty for a blank one, an
 
 # Many small files: an inode per 16 KiB, where Kata's block-plain has one per 160. 4 KiB blocks suit direct I/O.
 make_file_system() { # FILE: a blank device, or the file of a loop disk
+	local text mib journal_mib
 	command -v "mkfs.$format" >/dev/null || {
 		unfit prepare "mkfs.$format is not in the image" 'install e2fsprogs (mkfs.ext4) or xfsprogs (mkfs.xfs) there'
 		return 0

@@ -1,6 +1,7 @@
 # --- hand over: the command takes our place
 
 hand_over() { # COMMAND...
+	local dockerd slow_listener contradicts left behind word value
 	settle_driver
 	find_dockerd "$@"
 	if [ -n "$dockerd" ]; then
@@ -32,6 +33,7 @@ hand_over() { # COMMAND...
 
 # Without TLS dockerd waits 16 s for somebody to read its warning, and 1 s when it is told that TLS is not wanted.
 find_dockerd() { # COMMAND...: it is dockerd's in `dockerd`; it would wait at its listener, in `slow_listener`
+	local tls before word
 	dockerd='' slow_listener='' tls='' before=''
 	for word in "$@"; do
 		case $before,$word in
@@ -49,6 +51,7 @@ find_dockerd() { # COMMAND...: it is dockerd's in `dockerd`; it would wait at it
 }
 
 settle_driver() { # what environment and daemon.json say of it
+	local contradicts
 	compare_driver "${DOCKER_DRIVER:-}"
 	if [ -n "$contradicts" ]; then
 		say_stripped "DOCKER_DRIVER=$DOCKER_DRIVER"

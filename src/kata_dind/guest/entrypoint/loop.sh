@@ -35,6 +35,7 @@ lock_directory() {
 
 # Named only when it has a file system, so whatever has the name is somebody's, and what has not is nobody's.
 make_image() {
+	local free free_mib
 	if free=$(stat -f -c '%a %S' "$directory"); then
 		free_mib=$((${free% *} * ${free#* } / 1048576))
 		if [ "$free_mib" -lt $least_mib ]; then
@@ -71,6 +72,7 @@ grow_image() { # leaves its size in `bytes`
 
 # By mount itself, which lets the kernel detach the loop device with the last user, however that ends.
 mount_image() {
+	local text mount_options
 	make_loop_nodes
 	choose_mount_options
 	text=$(mount -o "loop,$mount_options" "$image" "$path" 2>&1) || {
@@ -85,6 +87,7 @@ mount_image() {
 
 # Privileged Kata containers have no loop nodes: https://github.com/kata-containers/kata-containers/issues/8118
 make_loop_nodes() {
+	local number free
 	[ -c /dev/loop-control ] || mknod -m 0600 /dev/loop-control c 10 237 2>/dev/null || return 0
 	number=0
 	while [ $number -lt 8 ]; do
@@ -97,6 +100,7 @@ make_loop_nodes() {
 
 # Buffered loop writes go through the share page by page: 9 MB/s against 159 MB/s with direct I/O.
 use_direct_io() { # in `direct_io`
+	local dio
 	dio=1
 	losetup --direct-io=on "$device" 2>/dev/null || dio=0
 	{ read -r dio <"/sys/block/${device#/dev/}/loop/dio"; } 2>/dev/null || :

@@ -1,6 +1,7 @@
 # --- parse: what was asked, refused where it is wrong
 
 parse() {
+	local dockerds mib
 	find_user
 	read_command "$@"
 	read_config
@@ -55,6 +56,7 @@ parse() {
 }
 
 size_in_mib() { # SIZE: a number and K, M, G or T, in `mib`; empty for anything else
+	local number
 	mib=
 	number=${1%[KMGT]}
 	case $number in '' | 0* | *[!0-9]* | ??????????*) return 0 ;; esac

@@ -28,6 +28,7 @@ prepare_kept() {
 }
 
 prepare_memory() {
+	local text memory_mib
 	if [ "$filesystem$is_mount_point" = tmpfs1 ]; then
 		mount -o "remount,size=${size_mib}m" "$path" ||
 			speak warning prepare "the tmpfs on $path does not take the size $size" 'is more than that in it?'
@@ -46,6 +47,7 @@ prepare_memory() {
 
 # Whatever lies in the directory would be out of sight below a mount.
 require_room_for_a_mount() {
+	local theirs entry
 	theirs=
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ "$entry" != "$directory" ] || continue

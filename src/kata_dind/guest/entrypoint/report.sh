@@ -1,6 +1,7 @@
 # --- report: what others may read
 
 report() {
+	local escaped path_text size_bytes
 	count_bytes
 	[ "$kind" = loop ] || [ "$kind" = block ] || device=
 	escape "$path"
@@ -15,6 +16,7 @@ report() {
 }
 
 count_bytes() { # the size of the data root's file system, in `size_bytes`
+	local blocks
 	size_bytes=0
 	blocks=$(stat -f -c '%b %S' "$path" 2>/dev/null) || return 0
 	size_bytes=$((${blocks% *} * ${blocks#* }))

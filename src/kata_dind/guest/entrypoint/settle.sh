@@ -23,6 +23,7 @@ settle() {
 
 # A kind that no other may take the place of: it is used without its proof, or not at all.
 settle_for_less() {
+	local free full
 	[ -n "$mounted" ] || refuse "$reason" "$reason_hint"
 	free=$(stat -f -c '%a %d' "$path") || free='1000 1000'
 	full=
@@ -45,6 +46,7 @@ undo() {
 }
 
 fall_back() {
+	local message
 	message=$reason
 	[ "$asked" != auto ] || { message=$reasons_text && failed_step=choose; }
 	[ "$fallback" != none ] || refuse "$message" "$reason_hint"

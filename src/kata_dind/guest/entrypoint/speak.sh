@@ -8,6 +8,7 @@ escape() { # TEXT: as the inside of a JSON string, in `escaped`
 }
 
 speak() { # LEVEL STEP MESSAGE [HINT]
+	local escaped hint_text
 	if [ "$1" = info ] && [ "${KATA_DIND_LOG:-info}" = error ]; then
 		return 0
 	fi
@@ -27,6 +28,7 @@ unfit() { # STEP MESSAGE HINT: this kind can't be had, though another may; whoev
 }
 
 because() { # KIND REASON: collects them as JSON in `reasons`, as a sentence in `reasons_text`
+	local escaped
 	escape "$2"
 	reasons="${reasons:+$reasons,}\"$1\":\"$escaped\""
 	reasons_text="${reasons_text:-no kind of data root works here}${reasons_text:+;} $1: $2"

@@ -1,6 +1,7 @@
 # --- tune: what dockerd would otherwise stumble on
 
 tune() {
+	local parameter file
 	# With these on, Docker reports `Native Overlay Diff: false` and compares layers file by file.
 	for parameter in redirect_dir metacopy; do
 		file=/sys/module/overlay/parameters/$parameter
@@ -16,6 +17,7 @@ tune() {
 
 # A cgroup with processes in it can't have children with controllers, so all processes move one level down.
 nest_cgroups() {
+	local cgroup pid controllers controller
 	cgroup=/sys/fs/cgroup
 	[ -w $cgroup/cgroup.subtree_control ] || return 0
 	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null || return 0 # busybox holds a read-only file for writable
@@ -29,6 +31,7 @@ nest_cgroups() {
 }
 
 raise() { # FILE LEAST
+	local now
 	[ -w "$1" ] || return 0
 	now=$2
 	read -r now <"$1" || :

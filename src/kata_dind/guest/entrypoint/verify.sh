@@ -1,6 +1,7 @@
 # --- verify: a real overlay mount, and what dockerd will do with it
 
 verify() { # each step's outcome in `proof`; what failed, in `reason`
+	local step probe capability proven hint evidence
 	proof='' step='' probe=$path/.kata-dind-probe
 	if [ "$user" != 0 ]; then
 		verify_without_root
@@ -8,9 +9,9 @@ verify() { # each step's outcome in `proof`; what failed, in `reason`
 	fi
 	prove
 	if [ -z "$step" ]; then
-		done='mount, copy-up, whiteout, d_type, rename, opaque directory'
-		[ "$capability" != passed ] || done="$done, file capability"
-		speak info verify "overlay works on $filesystem: $done"
+		proven='mount, copy-up, whiteout, d_type, rename, opaque directory'
+		[ "$capability" != passed ] || proven="$proven, file capability"
+		speak info verify "overlay works on $filesystem: $proven"
 		return 0
 	fi
 	hint='set KATA_DIND_DATA_ROOT to loop, block or memory'
@@ -42,6 +43,7 @@ begin() { # STEP [OUTCOME]: the step before has come to its outcome
 }
 
 prove() { # leaves the step that failed in `step`
+	local options
 	begin write
 	[ ! -e "$probe" ] || rm -rf -- "$probe" || return 0
 	set -- "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"
@@ -58,6 +60,7 @@ prove() { # leaves the step that failed in `step`
 }
 
 make_lower() {
+	local file
 	for file in kept removed renamed dir/hidden; do
 		printf 'old\n' >"$probe/lower/$file" || return 0
 	done
@@ -80,6 +83,7 @@ give_capability() { # FILE; how it went in `capability`
 
 # Few processes: one `rm` and one `mv` do what four would. A rename copies up a lower file with all its attributes.
 prove_operations() {
+	local merged file lines
 	merged=$probe/merged
 	begin copy-up
 	printf 'new\n' >>"$merged/kept" || return 0
@@ -106,6 +110,7 @@ prove_operations() {
 }
 
 lines_of() { # FILE: with a comma after each, in `lines`
+	local line
 	lines=
 	while read -r line; do
 		lines=$lines$line,
