@@ -8,13 +8,12 @@ import sys
 import tempfile
 
 from kata_dind.host.process import run
-from kata_dind.image.entrypoint import assemble, read_parts
+from kata_dind.image.entrypoint import entrypoint_script, read_parts
 
 
 def main() -> int:
-    parts = read_parts()
-    places = places_of(parts)
-    findings = [finding for shell in ("dash", "busybox") for finding in findings_in(assemble(parts), shell=shell)]
+    script, places = entrypoint_script(), places_of(read_parts())
+    findings = [finding for shell in ("dash", "busybox") for finding in findings_in(script, shell=shell)]
     for line, text in findings:
         print(f"{places[line - 1]}: {text}")
     return 1 if findings else 0

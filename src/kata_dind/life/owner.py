@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import Guest, Launch
-from kata_dind.dataroot.status import parse_status
+from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT, parse_status
 from kata_dind.errors import (
     AbnormalShutdown,
     DataRootError,
@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 LOG_LIMIT_BYTES = 16 << 20
 """dockerd.log is set aside as dockerd.log.1 beyond this."""
 
-_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT = 64, 78
 _PING = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _MOST_WARNINGS = 20
 _DAY_SECONDS = 86400.0
@@ -289,7 +288,7 @@ class Owner:
     def _container_failure(self, evidence: str) -> KataDindError:
         details = f"{self._dockerd_tail()}\n{evidence}".strip()
         complaint = self._complaint
-        if complaint is not None and self._container_code in (_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT):
+        if complaint is not None and self._container_code in (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT):
             kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
             return kind(complaint["message"], details=details, hint=complaint["hint"])
         if complaint is not None and self._container_code is None:

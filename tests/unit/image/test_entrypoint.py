@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
+from kata_dind.guest.agent import container
 from kata_dind.image import guestos
-from kata_dind.image.entrypoint import PARTS, assemble, entrypoint_script, read_parts
+from kata_dind.image.entrypoint import PARTS, WORDS, assemble, entrypoint_script, read_parts
 
 _REPOSITORY = Path(__file__).parents[3]
 _PRINT = "import sys; from kata_dind.image.entrypoint import entrypoint_script; sys.stdout.write(entrypoint_script())"
@@ -20,7 +23,31 @@ def test_every_part_is_in_the_script_once() -> None:
 
 
 def test_parts_are_joined_in_their_order_with_a_blank_line_between_two() -> None:
-    assert assemble({"b": "#!/bin/sh\n", "a": "first\nsecond\n"}) == "#!/bin/sh\n\nfirst\nsecond\n"
+    assert assemble({"b": "#!/bin/sh\n", "a": "first\nsecond\n"}, {}) == "#!/bin/sh\n\nfirst\nsecond\n"
+
+
+def test_words_take_the_place_of_their_names() -> None:
+    assert assemble({"a": 'exit @CODE@ "$@" @here@\n'}, {"CODE": "64"}) == 'exit 64 "$@" @here@\n'
+    with pytest.raises(KeyError, match="UNKNOWN"):
+        assemble({"a": "exit @UNKNOWN@\n"}, {"CODE": "64"})
+
+
+def test_each_word_is_used_and_each_placeholder_filled() -> None:
+    named = {name for text in read_parts().values() for name in re.findall("@([A-Z0-9_]+)@", text)}
+    assert named == set(WORDS)
+    assert not re.search("@[A-Z0-9_]+@", entrypoint_script())
+
+
+def test_each_line_of_the_script_has_its_place_in_a_part() -> None:
+    lines, parts = entrypoint_script().splitlines(), read_parts()
+    assert len(lines) == sum(len(text.splitlines()) + 1 for text in parts.values()) - 1
+    assert all(text.endswith("\n") and not text.endswith("\n\n") for text in parts.values())
+
+
+def test_the_script_ends_with_the_exit_codes_that_the_host_reads() -> None:
+    assert (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT, container.NO_CONTAINER) == (64, 78, 78)
+    script = entrypoint_script()
+    assert [line.strip() for line in script.splitlines() if re.match(r"\s*exit [0-9]", line)] == ["exit 78", "exit 64"]
 
 
 def test_the_script_begins_as_a_program_and_ends_as_the_command() -> None:

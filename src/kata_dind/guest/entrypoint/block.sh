@@ -3,10 +3,10 @@
 prepare_block() {
 	local text mount_options claim our_claim claim_sector
 	find_device
-	[ -b "$device" ] || stop 78 prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
-	bytes=$(blockdev --getsize64 "$device") || stop 78 prepare "cannot tell how large $device is" 'is it there still?'
+	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
+	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it there still?'
 	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
-		stop 78 prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
+		stop prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
 	find_content "$device"
 	require_unmounted
 	read_claim
@@ -17,11 +17,11 @@ prepare_block() {
 		erase_claim
 	fi
 	measure_file_system "$device"
-	[ "$label" = kata-dind ] || require_data_root "$device"
+	[ "$label" = @LABEL@ ] || require_data_root "$device"
 	check_file_system "$device"
 	choose_mount_options
 	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
-		stop 78 prepare "cannot mount $device on $path: $text" 'dmesg tells more'
+		stop prepare "cannot mount $device on $path: $text" 'dmesg tells more'
 	mounted=1
 	grow_file_system
 }
@@ -44,7 +44,7 @@ find_device() { # a serial number in `device` becomes the path of the disk that 
 			;;
 		esac
 	done
-	stop 78 prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
+	stop prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
 }
 
 # The kernel would let two containers mount it, and two dockerds would then write one data root.
@@ -56,7 +56,7 @@ require_unmounted() {
 	name=${PWD##*/}
 	cd -- "$here" || cd /
 	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] ||
-		stop 78 prepare "$device is in use by another container" 'stop it, or use another disk'
+		stop prepare "$device is in use by another container" 'stop it, or use another disk'
 }
 
 # Where every file system, partition table and volume manager has its mark: in the first or the last megabyte.
@@ -64,7 +64,7 @@ require_blank() { # DEVICE of $bytes
 	local megabyte content
 	for megabyte in 0 $((bytes / 1048576 - 1)); do
 		content_of "$1" $megabyte
-		[ "$content" = 0 ] || stop 78 prepare "$1 is not blank, and holds no file system we know; it was not touched" \
+		[ "$content" = 0 ] || stop prepare "$1 is not blank, and holds no file system we know; it was not touched" \
 			"if nobody misses it, wipe it with: wipefs -a $1"
 	done
 }
@@ -85,7 +85,7 @@ format_device() { # $device of $bytes
 	speak info prepare "formatting $device with $format"
 	make_file_system "$device"
 	erase_claim
-	on_disk=$format label=kata-dind
+	on_disk=$format label=@LABEL@
 }
 
 read_claim() { # what stands there, if it is ours, in `claim`
@@ -101,14 +101,14 @@ erase_claim() {
 
 write_sector() { # what it reads, filled up with zeros
 	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
-		stop 78 prepare "cannot write to $device" 'is it read-only?'
+		stop prepare "cannot write to $device" 'is it read-only?'
 }
 
 # A file system that we did not make may be used when it is empty, or when Docker has used it before.
 require_data_root() { # DEVICE
 	local text theirs entry mark
 	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
-		stop 78 prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
+		stop prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
 	theirs=
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
@@ -118,5 +118,5 @@ require_data_root() { # DEVICE
 	done
 	umount "$path"
 	[ -z "$theirs" ] ||
-		stop 78 prepare "$1 holds $theirs and no Docker data root; it was not touched" 'use a blank device'
+		stop prepare "$1 holds $theirs and no Docker data root; it was not touched" 'use a blank device'
 }

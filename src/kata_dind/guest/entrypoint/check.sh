@@ -2,7 +2,7 @@
 
 measure_file_system() { # FILE of $bytes: in `file_system_bytes`; whether to `check` it
 	"read_${on_disk}_superblock" "$1"
-	[ "$file_system_bytes" -le "$bytes" ] || stop 78 prepare \
+	[ "$file_system_bytes" -le "$bytes" ] || stop prepare \
 		"$1 is smaller than the file system on it; it was not touched" 'give it back its size'
 }
 
@@ -59,8 +59,8 @@ run_e2fsck() { # FILE
 	[ $code -ge 4 ] || return 0
 	case $text in
 	*'is mounted'* | *'is in use'* | *'resource busy'*)
-		stop 78 prepare "$1 is in use by another container" 'stop it, or use another disk'
+		stop prepare "$1 is in use by another container" 'stop it, or use another disk'
 		;;
-	*) stop 78 prepare "the file system on $1 is damaged" "repair it with: e2fsck -f $1" ;;
+	*) stop prepare "the file system on $1 is damaged" "repair it with: e2fsck -f $1" ;;
 	esac
 }

@@ -65,6 +65,6 @@ string_in_config() { # KEY: its string, in `value`; empty when there is none
 	done
 	value=${rest%%\"*}
 	case $value in
-	*\\*) stop 64 parse "cannot read $1 in $config_file, for it has a backslash in it" 'set KATA_DIND_PATH' ;;
+	*\\*) bad_input "cannot read $1 in $config_file, for it has a backslash in it" 'set KATA_DIND_PATH' ;;
 	esac
 }

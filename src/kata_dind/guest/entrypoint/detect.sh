@@ -3,7 +3,7 @@
 detect() {
 	local here
 	[ -d "$path" ] || mkdir -p -- "$path" ||
-		stop 78 detect "cannot make $path" 'give the container a writable root or a volume there'
+		stop detect "cannot make $path" 'give the container a writable root or a volume there'
 	# mountinfo knows no symbolic links; and an automount, as virtiofsd announces them, comes with the first access.
 	here=$PWD
 	! cd -P -- "$path" 2>/dev/null || path=$PWD

@@ -9,12 +9,11 @@ find_content() { # FILE: its file system in `on_disk`, empty for a blank one, an
 	*TYPE=\"ext4\"*) on_disk=ext4 ;;
 	*TYPE=\"xfs\"*) on_disk=xfs ;;
 	'') ;;
-	*) stop 78 prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
+	*) stop prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
 	esac
-	case $found in *LABEL=\"kata-dind\"*) label=kata-dind ;; esac
+	case $found in *LABEL=\"@LABEL@\"*) label=@LABEL@ ;; esac
 }
 
-# Many small files: an inode per 16 KiB, where Kata's block-plain has one per 160. 4 KiB blocks suit direct I/O.
 make_file_system() { # FILE: a blank device, or the file of a loop disk
 	local text mib journal_mib
 	command -v "mkfs.$format" >/dev/null || {
@@ -22,15 +21,15 @@ make_file_system() { # FILE: a blank device, or the file of a loop disk
 		return 0
 	}
 	if [ "$format" = xfs ]; then
-		text=$(mkfs.xfs -q -f -K -L kata-dind "$1" 2>&1)
+		text=$(mkfs.xfs @XFS_OPTIONS@ "$1" 2>&1)
 	else
 		mib=$size_mib
 		[ ! -b "$1" ] || mib=$((bytes / 1048576))
 		journal_mib=$((mib / 4)) # a small disk has no room for more
-		[ $journal_mib -le 64 ] || journal_mib=64
-		text=$(mkfs.ext4 -q -F -b 4096 -m 0 -i 16384 -L kata-dind -J "size=$journal_mib" \
-			-E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1" 2>&1)
-	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs 300M'
+		[ $journal_mib -le @LARGEST_JOURNAL_MIB@ ] || journal_mib=@LARGEST_JOURNAL_MIB@
+		text=$(mkfs.ext4 @EXT4_OPTIONS@ -J "size=$journal_mib" \
+			-E @EXT4_EXTENDED@ "$1" 2>&1)
+	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
 }
 
 choose_mount_options() { # for `on_disk`

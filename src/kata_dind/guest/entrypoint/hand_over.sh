@@ -72,8 +72,8 @@ compare_driver() { # STORAGE_DRIVER: that it is not what was proven, in `contrad
 	contradicts=1
 	case $1 in
 	'' | "$driver" | "$fallback") contradicts= ;; # with KATA_DIND_FALLBACK it was called good enough
-	vfs | native | fuse-overlayfs | aufs | overlay | devicemapper) ;;
-	btrfs | zfs) [ "$filesystem" != "$1" ] || contradicts= ;;
+	@UNPROVEN_DRIVERS@) ;;
+	@FILESYSTEM_DRIVERS@) [ "$filesystem" != "$1" ] || contradicts= ;;
 	*) [ -n "$driver" ] || contradicts= ;;
 	esac
 	# Images that another driver made would be out of sight.

@@ -13,7 +13,7 @@
 #   KATA_DIND_CHECK       1: check the file system in full before it is used
 #   KATA_DIND_LOG         info (default), or error: what to say on standard error
 #
-# Exit status: 64 for bad input, 78 when no working data root can be had, else the command's own.
+# Exit status: @EXIT_BAD_INPUT@ for bad input, @EXIT_NO_DATA_ROOT@ when no working data root can be had, else the command's own.
 # What it found and did is in /run/kata-dind/status.json; without root, in $XDG_RUNTIME_DIR or /tmp.
 #
 # Runs in dash and busybox ash, with what the official dind images hold. A process costs an emulated guest 20 ms, so

@@ -2,19 +2,19 @@
 
 prepare_loop() {
 	directory=${directory:-$path}
-	image=$directory/kata-dind.img
+	image=$directory/@LOOP_FILE@
 	[ -d "$directory" ] || mkdir -p -- "$directory" || {
 		unfit prepare "cannot make $directory" 'set KATA_DIND_DIR to a directory that can be written'
 		return 0
 	}
 	lock_directory
 	if [ -h "$image" ] || { [ -e "$image" ] && [ ! -f "$image" ]; }; then
-		stop 78 prepare "$image is not a plain file" 'move it away, or set KATA_DIND_DIR to another directory'
+		stop prepare "$image is not a plain file" 'move it away, or set KATA_DIND_DIR to another directory'
 	fi
 	if [ -e "$image" ]; then precious=1; else make_image; fi
 	[ -z "$reason" ] || return 0
 	find_content "$image"
-	[ -n "$on_disk" ] || stop 78 prepare "$image holds no file system; it was not touched" 'move it away'
+	[ -n "$on_disk" ] || stop prepare "$image holds no file system; it was not touched" 'move it away'
 	grow_image
 	measure_file_system "$image"
 	check_file_system "$image"
@@ -30,7 +30,7 @@ lock_directory() {
 	command -v flock >/dev/null && [ -r "$directory" ] || return 0
 	exec 9<"$directory"
 	flock -n 9 ||
-		stop 78 prepare "$image is in use by another container" 'stop it, or set KATA_DIND_DIR to another directory'
+		stop prepare "$image is in use by another container" 'stop it, or set KATA_DIND_DIR to another directory'
 }
 
 # Named only when it has a file system, so whatever has the name is somebody's, and what has not is nobody's.
@@ -59,7 +59,7 @@ make_image() {
 }
 
 grow_image() { # leaves its size in `bytes`
-	bytes=$(stat -c %s "$image") || stop 78 prepare "cannot tell how large $image is" 'is it there still?'
+	bytes=$(stat -c %s "$image") || stop prepare "cannot tell how large $image is" 'is it there still?'
 	if [ -n "${KATA_DIND_SIZE:-}" ] && [ "$bytes" -lt $((size_mib * 1048576)) ]; then
 		speak info prepare "growing $image from $((bytes / 1048576))M to $size"
 		if truncate -s "${size_mib}M" "$image"; then

@@ -4,7 +4,7 @@
 trap 'exit 143' TERM INT
 trap 'unexpected $?' EXIT
 [ "${1:-}" != -- ] || shift
-[ $# -gt 0 ] || stop 64 parse 'no command was given' 'usage: entrypoint.sh [--] COMMAND [ARGS...]'
+[ $# -gt 0 ] || bad_input 'no command was given' 'usage: entrypoint.sh [--] COMMAND [ARGS...]'
 parse "$@"
 detect
 choose

@@ -8,50 +8,50 @@ parse() {
 	kind=${KATA_DIND_DATA_ROOT:-auto}
 	case $kind in
 	auto | memory | loop | block | virtiofs) ;;
-	*) stop 64 parse "KATA_DIND_DATA_ROOT is '$kind'" 'use auto, memory, loop, block or virtiofs' ;;
+	*) bad_input "KATA_DIND_DATA_ROOT is '$kind'" 'use auto, memory, loop, block or virtiofs' ;;
 	esac
 	fallback=${KATA_DIND_FALLBACK:-none}
 	case $fallback in
 	none | vfs | fuse-overlayfs) ;;
-	*) stop 64 parse "KATA_DIND_FALLBACK is '$fallback'" 'use none, vfs or fuse-overlayfs' ;;
+	*) bad_input "KATA_DIND_FALLBACK is '$fallback'" 'use none, vfs or fuse-overlayfs' ;;
 	esac
 	format=${KATA_DIND_FILESYSTEM:-ext4}
 	case $format in
 	ext4 | xfs) ;;
-	*) stop 64 parse "KATA_DIND_FILESYSTEM is '$format'" 'use ext4 or xfs' ;;
+	*) bad_input "KATA_DIND_FILESYSTEM is '$format'" 'use ext4 or xfs' ;;
 	esac
 	dockerds=${command_data_root:-$config_data_root}
 	path=${KATA_DIND_PATH:-${dockerds:-$default_data_root}}
 	[ -z "$dockerds" ] || [ "${dockerds%/}" = "${path%/}" ] ||
-		stop 64 parse "KATA_DIND_PATH is '$path', but dockerd is told '$dockerds'" 'leave KATA_DIND_PATH out'
+		bad_input "KATA_DIND_PATH is '$path', but dockerd is told '$dockerds'" 'leave KATA_DIND_PATH out'
 	case $path in
-	*[[:cntrl:]]*) stop 64 parse "the data root '$path' has a control character in it" 'use another path' ;;
+	*[[:cntrl:]]*) bad_input "the data root '$path' has a control character in it" 'use another path' ;;
 	/*) ;;
-	*) stop 64 parse "the data root '$path' is not an absolute path" 'set KATA_DIND_PATH=/var/lib/docker' ;;
+	*) bad_input "the data root '$path' is not an absolute path" 'set KATA_DIND_PATH=/var/lib/docker' ;;
 	esac
 	size=${KATA_DIND_SIZE:-20G}
 	size_in_mib "$size"
-	[ -n "$mib" ] || stop 64 parse "KATA_DIND_SIZE is '$size'" 'use a number and K, M, G or T, like 20G'
+	[ -n "$mib" ] || bad_input "KATA_DIND_SIZE is '$size'" 'use a number and K, M, G or T, like 20G'
 	size_mib=$mib
-	[ "$size_mib" -le 16777216 ] || stop 64 parse "KATA_DIND_SIZE is '$size', which is too large" 'use at most 16T'
+	[ "$size_mib" -le 16777216 ] || bad_input "KATA_DIND_SIZE is '$size', which is too large" 'use at most 16T'
 	[ "$size_mib" -ge $least_mib ] ||
-		stop 64 parse "KATA_DIND_SIZE is '$size', which is too small" "use at least ${least_mib}M"
+		bad_input "KATA_DIND_SIZE is '$size', which is too small" "use at least ${least_mib}M"
 	device=${KATA_DIND_DEVICE:-}
 	[ "$kind" != block ] || [ -n "$device" ] ||
-		stop 64 parse 'the block kind needs KATA_DIND_DEVICE' 'set it to the device, like /dev/vdb'
+		bad_input 'the block kind needs KATA_DIND_DEVICE' 'set it to the device, like /dev/vdb'
 	directory=${KATA_DIND_DIR:-}
 	case $directory in
 	'' | /*) directory=${directory%/} ;;
-	*) stop 64 parse "KATA_DIND_DIR is '$directory', which is not an absolute path" 'use an absolute path' ;;
+	*) bad_input "KATA_DIND_DIR is '$directory', which is not an absolute path" 'use an absolute path' ;;
 	esac
 	check=${KATA_DIND_CHECK:-}
 	case $check in
 	'' | 0 | 1) ;;
-	*) stop 64 parse "KATA_DIND_CHECK is '$check'" 'use 1, or leave it out' ;;
+	*) bad_input "KATA_DIND_CHECK is '$check'" 'use 1, or leave it out' ;;
 	esac
 	case ${KATA_DIND_LOG:-info} in
 	info | error) ;;
-	*) stop 64 parse "KATA_DIND_LOG is '$KATA_DIND_LOG'" 'use info or error' ;;
+	*) bad_input "KATA_DIND_LOG is '$KATA_DIND_LOG'" 'use info or error' ;;
 	esac
 }
 

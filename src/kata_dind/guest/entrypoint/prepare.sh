@@ -52,7 +52,7 @@ require_room_for_a_mount() {
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ "$entry" != "$directory" ] || continue
 		case ${entry#"$path"/} in
-		kata-dind.img | kata-dind.img.new | .kata-dind-probe | lost+found) ;;
+		@LOOP_FILE@ | @LOOP_FILE@.new | .kata-dind-probe | lost+found) ;;
 		*) [ ! -e "$entry" ] || theirs=${entry#"$path"/} ;; # a pattern without a match stands for itself
 		esac
 	done

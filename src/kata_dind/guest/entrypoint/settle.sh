@@ -66,5 +66,5 @@ fall_back_to() { # MESSAGE
 
 refuse() { # MESSAGE HINT
 	report
-	stop 78 "$failed_step" "$1" "$2"
+	stop "$failed_step" "$1" "$2"
 }

@@ -18,9 +18,14 @@ speak() { # LEVEL STEP MESSAGE [HINT]
 	printf '{"kata_dind":"%s","step":"%s","message":"%s","hint":"%s"}\n' "$1" "$2" "$escaped" "$hint_text" >&2
 }
 
-stop() { # STATUS STEP MESSAGE [HINT]
-	speak error "$2" "$3" "${4:-}"
-	exit "$1"
+stop() { # STEP MESSAGE HINT: no working data root can be had
+	speak error "$1" "$2" "$3"
+	exit @EXIT_NO_DATA_ROOT@
+}
+
+bad_input() { # MESSAGE HINT
+	speak error parse "$1" "$2"
+	exit @EXIT_BAD_INPUT@
 }
 
 unfit() { # STEP MESSAGE HINT: this kind can't be had, though another may; whoever sees a `reason` returns
@@ -36,6 +41,6 @@ because() { # KIND REASON: collects them as JSON in `reasons`, as a sentence in 
 
 # What we did not think of must not look like the command's own end.
 unexpected() { # STATUS
-	case $1 in 64 | 78 | 143) return 0 ;; esac
-	stop 78 unexpected "the entrypoint failed with status $1" 'see the lines above'
+	case $1 in @EXIT_BAD_INPUT@ | @EXIT_NO_DATA_ROOT@ | 143) return 0 ;; esac
+	stop unexpected "the entrypoint failed with status $1" 'see the lines above'
 }
