@@ -75,7 +75,7 @@ def test_vfs_is_fallen_back_to_only_when_that_is_asked_for(shell: Shell, data_ro
     )
     assert (ended.code, ended.stdout) == (0, "vfs\n"), ended.stderr
     (warning,) = ended.said("warning")
-    assert warning.endswith("going on with vfs, as KATA_DIND_FALLBACK says")
+    assert warning.endswith("continuing with vfs, as KATA_DIND_FALLBACK says")
 
 
 @pytest.mark.requires("fuse", "loop")

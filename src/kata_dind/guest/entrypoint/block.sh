@@ -4,7 +4,7 @@ prepare_block() {
 	local text mount_options claim our_claim claim_sector
 	find_device
 	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
-	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it there still?'
+	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it still there?'
 	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
 		stop prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
 	find_content "$device"
@@ -21,7 +21,7 @@ prepare_block() {
 	check_file_system "$device"
 	choose_mount_options
 	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
-		stop prepare "cannot mount $device on $path: $text" 'dmesg tells more'
+		stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
 	mounted=1
 	grow_file_system
 }
@@ -47,7 +47,7 @@ find_device() { # a serial number in `device` becomes the path of the disk that 
 	stop prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
 }
 
-# The kernel would let two containers mount it, and two dockerds would then write one data root.
+# The kernel would let two containers mount the device, and two dockerds would then write to one data root.
 require_unmounted() {
 	local numbers here name
 	numbers=$(stat -L -c '%t %T' "$device") || return 0
@@ -59,24 +59,25 @@ require_unmounted() {
 		stop prepare "$device is in use by another container" 'stop it, or use another disk'
 }
 
-# Where every file system, partition table and volume manager has its mark: in the first or the last megabyte.
+# Every file system, partition table and volume manager has its mark in the first or the last megabyte.
 require_blank() { # DEVICE of $bytes
 	local megabyte content
 	for megabyte in 0 $((bytes / 1048576 - 1)); do
 		content_of "$1" $megabyte
-		[ "$content" = 0 ] || stop prepare "$1 is not blank, and holds no file system we know; it was not touched" \
-			"if nobody misses it, wipe it with: wipefs -a $1"
+		[ "$content" = 0 ] || stop prepare "$1 is not blank, but holds no known file system; it was not touched" \
+			"if nothing on it is needed, wipe it with: wipefs -a $1"
 	done
 }
 
-# In `content`: 0 for nothing but zeros, an x in it for anything else, empty when it can't be read.
-content_of() { # FILE MEGABYTE, and the one after it
+# FILE MEGABYTE: sets `content` to 0 when this megabyte and the next hold nothing but zeros, to something with an x for
+# anything else, and empties it when they can't be read.
+content_of() {
 	content=$(dd "if=$1" bs=1048576 "skip=$2" count=2 2>/dev/null |
 		tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2) || content=
 }
 
-# A half-made file system looks like somebody's data. So that the start after a kill knows it for ours, a claim stands
-# where mkfs writes nothing: behind the tables of the last block group, before what it wipes at the end.
+# A half-made file system looks like a user's data. By a claim, the start after a kill recognizes it as ours. The claim
+# lies where mkfs writes nothing: behind the tables of the last block group, and before the end, which mkfs wipes.
 format_device() { # $device of $bytes
 	if [ -z "$claim" ]; then
 		require_blank "$device"
@@ -88,7 +89,7 @@ format_device() { # $device of $bytes
 	on_disk=$format label=@LABEL@
 }
 
-read_claim() { # what stands there, if it is ours, in `claim`
+read_claim() { # sets `claim` if the device has ours
 	our_claim='kata-dind is formatting'
 	claim_sector=$(((bytes - 1048576) / 512))
 	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
@@ -99,7 +100,7 @@ erase_claim() {
 	dd if=/dev/zero bs=512 count=1 2>/dev/null | write_sector
 }
 
-write_sector() { # what it reads, filled up with zeros
+write_sector() { # standard input, padded with zeros, becomes the claim's sector
 	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
 		stop prepare "cannot write to $device" 'is it read-only?'
 }
@@ -108,7 +109,7 @@ write_sector() { # what it reads, filled up with zeros
 require_data_root() { # DEVICE
 	local text theirs entry mark
 	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
-		stop prepare "cannot mount $1 on $path: $text" 'dmesg tells more'
+		stop prepare "cannot mount $1 on $path: $text" 'dmesg may say why'
 	theirs=
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
@@ -118,5 +119,5 @@ require_data_root() { # DEVICE
 	done
 	umount "$path"
 	[ -z "$theirs" ] ||
-		stop prepare "$1 holds $theirs and no Docker data root; it was not touched" 'use a blank device'
+		stop prepare "$1 holds $theirs but no Docker data root; it was not touched" 'use a blank device'
 }

@@ -1,21 +1,21 @@
 # --- prepare: is a file system whole, and how large
 
-measure_file_system() { # FILE of $bytes: in `file_system_bytes`; whether to `check` it
+measure_file_system() { # FILE of $bytes: sets `file_system_bytes`, and `check` when it needs one
 	"read_${on_disk}_superblock" "$1"
 	[ "$file_system_bytes" -le "$bytes" ] || stop prepare \
-		"$1 is smaller than the file system on it; it was not touched" 'give it back its size'
+		"$1 is smaller than the file system on it; it was not touched" 'make it as large as it was'
 }
 
-# Mends what was in flight at a power cut, and looks at all of it then. XFS replays its log when it is mounted.
+# After a power cut ext4 is repaired and checked in full; xfs replays its log when it is mounted.
 check_file_system() { # FILE
 	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
-		speak info prepare "checking the file system on $1, which saw a power cut"
+		speak info prepare "checking the file system on $1 in full"
 		run_e2fsck "$1"
 	fi
 }
 
-# One program where dumpe2fs would be followed by others. Offsets are those of ext4's disk layout in the kernel's
-# documentation; the 32-bit words are in the order of little-endian machines, and another order is found by the magic.
+# od is one process, where dumpe2fs would need others to read what it prints. The offsets are those of ext4's disk
+# layout in the kernel's documentation. The 32-bit words are little-endian; in another order the magic differs.
 read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
 	local number word blocks block_bytes magic state incompatible
 	file_system_bytes=$bytes

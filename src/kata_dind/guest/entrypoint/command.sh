@@ -1,6 +1,7 @@
 # --- parse: what the user, the command and daemon.json say
 
-# The user's number in `user`; what dockerd takes for this user in `default_data_root` and `config_file`; `status_dir`.
+# Sets `user` to the user's number, `default_data_root` and `config_file` to dockerd's defaults for that user, and
+# `status_dir`.
 find_user() {
 	local key value run
 	user=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
@@ -15,8 +16,8 @@ find_user() {
 	status_dir=${KATA_DIND_STATUS_DIR:-$run/kata-dind}
 }
 
-# What --data-root or -g says, in `command_data_root`; --config-file, in `config_file`; and in `containerd_store` that
-# images are containerd's, whose names for storage are others.
+# Sets `command_data_root` from --data-root or -g, `config_file` from --config-file, and `containerd_store` when images
+# are to be stored by containerd, which has other names for storage drivers.
 read_command() { # COMMAND...
 	local behind
 	command_data_root='' containerd_store='' behind=''
@@ -39,7 +40,8 @@ read_command() { # COMMAND...
 	done
 }
 
-read_config() { # daemon.json in `config`; of it, `config_data_root`, `config_driver` and `containerd_store`
+# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`.
+read_config() {
 	local line value
 	config=
 	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
@@ -54,7 +56,7 @@ read_config() { # daemon.json in `config`; of it, `config_data_root`, `config_dr
 	config_driver=$value
 }
 
-string_in_config() { # KEY: its string, in `value`; empty when there is none
+string_in_config() { # KEY: sets `value` to its string, and empties it when there is none
 	local rest mark
 	value=
 	case $config in *"\"$1\""*) ;; *) return 0 ;; esac
@@ -65,6 +67,6 @@ string_in_config() { # KEY: its string, in `value`; empty when there is none
 	done
 	value=${rest%%\"*}
 	case $value in
-	*\\*) bad_input "cannot read $1 in $config_file, for it has a backslash in it" 'set KATA_DIND_PATH' ;;
+	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'set KATA_DIND_PATH' ;;
 	esac
 }

@@ -4,7 +4,7 @@ detect() {
 	local here
 	[ -d "$path" ] || mkdir -p -- "$path" ||
 		stop detect "cannot make $path" 'give the container a writable root or a volume there'
-	# mountinfo knows no symbolic links; and an automount, as virtiofsd announces them, comes with the first access.
+	# Paths in mountinfo have no symbolic links; and an automount, which virtiofsd announces, is made at the first access.
 	here=$PWD
 	! cd -P -- "$path" 2>/dev/null || path=$PWD
 	cd -- "$here" 2>/dev/null || cd /
@@ -12,9 +12,10 @@ detect() {
 	speak info detect "$path lies on $filesystem"
 }
 
-# The mount with the longest mount point that is a prefix wins, and the last of equals. Only the type after the dash
-# tells the truth: under Kata the source is `none` or `kataShared`.
-filesystem_of() { # PATH: its type in `filesystem`, the mount's place in `mount_point`, its device in `mount_source`
+# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, and `is_mount_point`. Of the mounts
+# that the path lies below, the one with the longest mount point counts, and the last of several there. Only the type
+# after the dash tells the truth: under Kata the source is `none` or `kataShared`.
+filesystem_of() {
 	local wanted point rest
 	wanted=$1 filesystem=unknown mount_point='' mount_source=''
 	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
@@ -40,7 +41,7 @@ filesystem_of() { # PATH: its type in `filesystem`, the mount's place in `mount_
 	fi
 }
 
-memory_mib_of_guest() { # in `memory_mib`
+memory_mib_of_guest() { # sets `memory_mib`
 	local key value
 	memory_mib=0
 	while read -r key value _; do

@@ -1,9 +1,10 @@
 # --- prepare: the file system of a device or of a disk in a file
 
-find_content() { # FILE: its file system in `on_disk`, empty for a blank one, and in `label`; stops for anything else
+# FILE: sets `on_disk` to its file system, and empties it when there is none; sets `label`; stops for anything else.
+find_content() {
 	local found
 	on_disk='' label=''
-	# Probed anew: libblkid's cache tells what another disk held under the same name. busybox knows no -p, and ignores it.
+	# -p, for libblkid's cache may know another disk under the same name. busybox has no -p, and ignores it.
 	found=$(blkid -p "$1" 2>/dev/null) || found=
 	case $found in
 	*TYPE=\"ext4\"*) on_disk=ext4 ;;
@@ -25,23 +26,24 @@ make_file_system() { # FILE: a blank device, or the file of a loop disk
 	else
 		mib=$size_mib
 		[ ! -b "$1" ] || mib=$((bytes / 1048576))
-		journal_mib=$((mib / 4)) # a small disk has no room for more
+		journal_mib=$((mib / 4))
 		[ $journal_mib -le @LARGEST_JOURNAL_MIB@ ] || journal_mib=@LARGEST_JOURNAL_MIB@
 		text=$(mkfs.ext4 @EXT4_OPTIONS@ -J "size=$journal_mib" \
 			-E @EXT4_EXTENDED@ "$1" 2>&1)
 	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
 }
 
-choose_mount_options() { # for `on_disk`
+choose_mount_options() { # sets `mount_options`
 	mount_options=noatime,discard
-	# Beyond the end of a growing file xfs sets aside as much again, which a host that runs full does not have.
+	# xfs reserves as much as a growing file holds once more, for which the host's disk may have no room.
 	[ "$on_disk" != xfs ] || mount_options=$mount_options,allocsize=1m
 }
 
-# Also after a start that was killed before it did that, so we compare. The kernel does it in transactions, where a
-# resize2fs that is killed before the mount leaves a file system that e2fsck does not mend by itself.
+# The sizes are compared, for a start that grew the disk may have been killed before it came to this. A mounted file
+# system is grown by the kernel, in transactions; a resize2fs that is killed at an unmounted one leaves damage that
+# e2fsck does not repair by itself.
 grow_file_system() { # $device of $bytes, mounted on the data root
-	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may be no room for a block group
+	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may have no room for a block group
 	speak info prepare "growing the file system on $path"
 	case $on_disk in
 	xfs) xfs_growfs "$path" >/dev/null ;;

@@ -31,8 +31,9 @@ hand_over() { # COMMAND...
 	exec "$@"
 }
 
-# Without TLS dockerd waits 16 s for somebody to read its warning, and 1 s when it is told that TLS is not wanted.
-find_dockerd() { # COMMAND...: it is dockerd's in `dockerd`; it would wait at its listener, in `slow_listener`
+# COMMAND...: sets `dockerd` when the command is dockerd's, and `slow_listener` when it would wait before it listens.
+# Without TLS dockerd waits 16 s, so that its warning may be read; and 1 s when it is told that TLS is not wanted.
+find_dockerd() {
 	local tls before word
 	dockerd='' slow_listener='' tls='' before=''
 	for word in "$@"; do
@@ -45,12 +46,12 @@ find_dockerd() { # COMMAND...: it is dockerd's in `dockerd`; it would wait at it
 		esac
 		before=$word
 	done
-	# Unless it is given dockerd's name, the official entrypoint adds a listener; with TLS where it has a directory.
+	# The official entrypoint adds a listener unless its command names dockerd; with TLS if it has a directory for that.
 	[ "$dockerd" != entrypoint ] || [ -n "${DOCKER_TLS_CERTDIR:-}" ] || slow_listener=1
 	case $tls$config in 1* | *'"tls"'* | *'"tlsverify"'*) slow_listener= ;; esac
 }
 
-settle_driver() { # what environment and daemon.json say of it
+settle_driver() { # the storage driver that the environment or daemon.json names
 	local contradicts
 	compare_driver "${DOCKER_DRIVER:-}"
 	if [ -n "$contradicts" ]; then
@@ -68,18 +69,18 @@ settle_driver() { # what environment and daemon.json say of it
 	[ -z "$driver" ] || export "DOCKER_DRIVER=$driver"
 }
 
-compare_driver() { # STORAGE_DRIVER: that it is not what was proven, in `contradicts`
+compare_driver() { # STORAGE_DRIVER: sets `contradicts` when it is not what was proven
 	contradicts=1
 	case $1 in
-	'' | "$driver" | "$fallback") contradicts= ;; # with KATA_DIND_FALLBACK it was called good enough
+	'' | "$driver" | "$fallback") contradicts= ;; # KATA_DIND_FALLBACK calls it good enough
 	@UNPROVEN_DRIVERS@) ;;
 	@FILESYSTEM_DRIVERS@) [ "$filesystem" != "$1" ] || contradicts= ;;
 	*) [ -n "$driver" ] || contradicts= ;;
 	esac
-	# Images that another driver made would be out of sight.
+	# Without the driver, the images that it has made would be out of sight.
 	[ ! -d "$path/image/$1" ] || contradicts=
 }
 
 say_stripped() { # WHAT
-	speak warning exec "left out $1, for ${driver:-overlay} is what works on this data root" 'leave it out yourself'
+	speak warning exec "left out $1, because ${driver:-overlay} is what works on this data root" 'remove it'
 }

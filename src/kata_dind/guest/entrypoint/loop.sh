@@ -24,8 +24,8 @@ prepare_loop() {
 	grow_file_system
 }
 
-# The descriptor stays open in the command, so the lock lasts as long as the container. It is known to one kernel:
-# virtiofsd keeps the locks of each guest apart.
+# The descriptor stays open in the command, so the lock lasts as long as the container. Only containers of one kernel
+# see it, for virtiofsd keeps the locks of different guests apart.
 lock_directory() {
 	command -v flock >/dev/null && [ -r "$directory" ] || return 0
 	exec 9<"$directory"
@@ -33,7 +33,7 @@ lock_directory() {
 		stop prepare "$image is in use by another container" 'stop it, or set KATA_DIND_DIR to another directory'
 }
 
-# Named only when it has a file system, so whatever has the name is somebody's, and what has not is nobody's.
+# The disk gets its name only when it has a file system. So a file of that name may hold data, and one named .new can't.
 make_image() {
 	local free free_mib
 	if free=$(stat -f -c '%a %S' "$directory"); then
@@ -58,8 +58,8 @@ make_image() {
 	fi
 }
 
-grow_image() { # leaves its size in `bytes`
-	bytes=$(stat -c %s "$image") || stop prepare "cannot tell how large $image is" 'is it there still?'
+grow_image() { # sets `bytes` to its size
+	bytes=$(stat -c %s "$image") || stop prepare "cannot tell how large $image is" 'is it still there?'
 	if [ -n "${KATA_DIND_SIZE:-}" ] && [ "$bytes" -lt $((size_mib * 1048576)) ]; then
 		speak info prepare "growing $image from $((bytes / 1048576))M to $size"
 		if truncate -s "${size_mib}M" "$image"; then
@@ -70,7 +70,7 @@ grow_image() { # leaves its size in `bytes`
 	fi
 }
 
-# By mount itself, which lets the kernel detach the loop device with the last user, however that ends.
+# mount itself makes the loop device, so that the kernel detaches it when its last user has ended, in whatever way.
 mount_image() {
 	local text mount_options
 	make_loop_nodes
@@ -99,7 +99,7 @@ make_loop_nodes() {
 }
 
 # Buffered loop writes go through the share page by page: 9 MB/s against 159 MB/s with direct I/O.
-use_direct_io() { # in `direct_io`
+use_direct_io() { # sets `direct_io` to whether it is used
 	local dio
 	dio=1
 	losetup --direct-io=on "$device" 2>/dev/null || dio=0
@@ -108,5 +108,5 @@ use_direct_io() { # in `direct_io`
 	[ "$dio" = 1 ] || direct_io=false
 	[ $direct_io = true ] ||
 		speak warning prepare "the loop device of $image has no direct I/O, so writes are slow" \
-			"put util-linux's losetup into the image (Alpine: apk add losetup), on a share that takes O_DIRECT"
+			"install util-linux's losetup in the image (Alpine: apk add losetup), and use a share with O_DIRECT"
 }

@@ -1,6 +1,6 @@
 # --- main: the steps
 
-# A process 1 takes no TERM without a handler; dockerd brings its own.
+# Process 1 gets no TERM unless it has a handler; dockerd sets its own.
 trap 'exit 143' TERM INT
 trap 'unexpected $?' EXIT
 [ "${1:-}" != -- ] || shift
@@ -11,5 +11,5 @@ choose
 settle
 tune
 report
-[ "${KATA_DIND_LOG:-info}" = error ] || printf '{"kata_dind":"info","step":"ready",%s}\n' "$facts" >&2
+say_ready
 hand_over "$@"

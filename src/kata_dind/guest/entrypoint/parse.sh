@@ -1,4 +1,4 @@
-# --- parse: what was asked, refused where it is wrong
+# --- parse: check what was asked, and refuse what is wrong
 
 parse() {
 	local dockerds mib
@@ -23,7 +23,7 @@ parse() {
 	dockerds=${command_data_root:-$config_data_root}
 	path=${KATA_DIND_PATH:-${dockerds:-$default_data_root}}
 	[ -z "$dockerds" ] || [ "${dockerds%/}" = "${path%/}" ] ||
-		bad_input "KATA_DIND_PATH is '$path', but dockerd is told '$dockerds'" 'leave KATA_DIND_PATH out'
+		bad_input "KATA_DIND_PATH is '$path', but dockerd is told to use '$dockerds'" 'leave KATA_DIND_PATH out'
 	case $path in
 	*[[:cntrl:]]*) bad_input "the data root '$path' has a control character in it" 'use another path' ;;
 	/*) ;;
@@ -55,7 +55,7 @@ parse() {
 	esac
 }
 
-size_in_mib() { # SIZE: a number and K, M, G or T, in `mib`; empty for anything else
+size_in_mib() { # SIZE: sets `mib` from a number and K, M, G or T, and empties it for anything else
 	local number
 	mib=
 	number=${1%[KMGT]}

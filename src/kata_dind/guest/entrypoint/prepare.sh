@@ -1,7 +1,7 @@
-# --- prepare: make the data root; here what needs no disk, the others follow
+# --- prepare: make the data root; the kinds without a disk are here, block and loop follow
 
-# Why that is not possible, in `reason`; that no other kind may take its place, in `precious`: a device was given, or
-# what is on the disk would be missed.
+# Sets `reason` when the kind is not possible, and `precious` when no other may take its place, because a device was
+# given or the disk may hold data.
 prepare() {
 	mounted='' made='' precious=''
 	case $kind,$filesystem$is_mount_point in
@@ -31,7 +31,7 @@ prepare_memory() {
 	local text memory_mib
 	if [ "$filesystem$is_mount_point" = tmpfs1 ]; then
 		mount -o "remount,size=${size_mib}m" "$path" ||
-			speak warning prepare "the tmpfs on $path does not take the size $size" 'is more than that in it?'
+			speak warning prepare "the tmpfs on $path cannot be resized to $size" 'does it hold more than that?'
 	else
 		text=$(mount -t tmpfs -o "size=${size_mib}m,mode=0710" kata-dind "$path" 2>&1) || {
 			unfit prepare "cannot mount a tmpfs of $size on $path: $text" 'make the container privileged'
@@ -45,7 +45,7 @@ prepare_memory() {
 			'give the sandbox more memory, or the data root another kind'
 }
 
-# Whatever lies in the directory would be out of sight below a mount.
+# A mount would hide whatever is in the directory.
 require_room_for_a_mount() {
 	local theirs entry
 	theirs=

@@ -1,6 +1,6 @@
 # --- report: what others may read
 
-report() {
+report() { # sets `facts`, the fields of a JSON object, and writes them to status.json
 	local escaped path_text size_bytes
 	count_bytes
 	[ "$kind" = loop ] || [ "$kind" = block ] || device=
@@ -15,7 +15,11 @@ report() {
 		speak warning report "cannot write $status_dir/status.json" 'give the container a writable /run'
 }
 
-count_bytes() { # the size of the data root's file system, in `size_bytes`
+say_ready() { # the facts, on standard error
+	[ "${KATA_DIND_LOG:-info}" = error ] || printf '{"kata_dind":"info","step":"ready",%s}\n' "$facts" >&2
+}
+
+count_bytes() { # sets `size_bytes` to the size of the data root's file system
 	local blocks
 	size_bytes=0
 	blocks=$(stat -f -c '%b %S' "$path" 2>/dev/null) || return 0

@@ -21,7 +21,7 @@ settle() {
 	fall_back
 }
 
-# A kind that no other may take the place of: it is used without its proof, or not at all.
+# No other kind may take the place of a precious one: it is used without its proof, or not at all.
 settle_for_less() {
 	local free full
 	[ -n "$mounted" ] || refuse "$reason" "$reason_hint"
@@ -56,10 +56,10 @@ fall_back() {
 
 fall_back_to() { # MESSAGE
 	if [ "$fallback" = fuse-overlayfs ]; then
-		command -v fuse-overlayfs >/dev/null || refuse "$1; and there is no fuse-overlayfs" "$reason_hint"
+		command -v fuse-overlayfs >/dev/null || refuse "$1; and fuse-overlayfs is not in the image" "$reason_hint"
 		[ -c /dev/fuse ] || mknod -m 0666 /dev/fuse c 10 229 || refuse "$1; and there is no /dev/fuse" "$reason_hint"
 	fi
-	speak warning verify "$1; going on with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
+	speak warning verify "$1; continuing with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
 	driver=$fallback
 	[ "$driver$containerd_store" != vfs1 ] || driver=native
 }

@@ -1,6 +1,6 @@
 # --- speak: JSON lines on standard error
 
-escape() { # TEXT: as the inside of a JSON string, in `escaped`
+escape() { # TEXT: sets `escaped` to the inside of a JSON string
 	escaped=$1
 	case $1 in
 	*[\\\"[:cntrl:]]*) escaped=$(printf '%s' "$1" | tr '[:cntrl:]' ' ' | sed 's/[\\"]/\\&/g') ;;
@@ -28,18 +28,18 @@ bad_input() { # MESSAGE HINT
 	exit @EXIT_BAD_INPUT@
 }
 
-unfit() { # STEP MESSAGE HINT: this kind can't be had, though another may; whoever sees a `reason` returns
+unfit() { # STEP MESSAGE HINT: this kind is not possible, though another may be; a caller that finds a `reason` returns
 	failed_step=$1 reason=$2 reason_hint=$3
 }
 
-because() { # KIND REASON: collects them as JSON in `reasons`, as a sentence in `reasons_text`
+because() { # KIND REASON: adds them to `reasons`, which is JSON, and to `reasons_text`, a sentence
 	local escaped
 	escape "$2"
 	reasons="${reasons:+$reasons,}\"$1\":\"$escaped\""
 	reasons_text="${reasons_text:-no kind of data root works here}${reasons_text:+;} $1: $2"
 }
 
-# What we did not think of must not look like the command's own end.
+# A failure that was not foreseen must not look like the command's own end.
 unexpected() { # STATUS
 	case $1 in @EXIT_BAD_INPUT@ | @EXIT_NO_DATA_ROOT@ | 143) return 0 ;; esac
 	stop unexpected "the entrypoint failed with status $1" 'see the lines above'

@@ -8,7 +8,7 @@ tune() {
 		[ ! -w "$file" ] || { printf N >"$file"; } 2>/dev/null || :
 	done
 	nest_cgroups
-	# Each container's runtime and most of what people run in them watch files; each container has a keyring.
+	# The runtime of each container, and most programs in containers, watch files; each container has a keyring.
 	raise /proc/sys/fs/inotify/max_user_instances 1024
 	raise /proc/sys/fs/inotify/max_user_watches 524288
 	raise /proc/sys/kernel/keys/root_maxkeys 1000000
@@ -20,7 +20,7 @@ nest_cgroups() {
 	local cgroup pid controllers controller
 	cgroup=/sys/fs/cgroup
 	[ -w $cgroup/cgroup.subtree_control ] || return 0
-	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null || return 0 # busybox holds a read-only file for writable
+	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null || return 0 # busybox takes a read-only file for writable
 	while read -r pid; do
 		printf '%s\n' "$pid" >$cgroup/init/cgroup.procs || :
 	done <$cgroup/cgroup.procs

@@ -1,6 +1,6 @@
 # --- verify: a real overlay mount, and what dockerd will do with it
 
-verify() { # each step's outcome in `proof`; what failed, in `reason`
+verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	local step probe capability proven hint evidence
 	proof='' step='' probe=$path/.kata-dind-probe
 	if [ "$user" != 0 ]; then
@@ -21,33 +21,33 @@ verify() { # each step's outcome in `proof`; what failed, in `reason`
 	begin '' failed
 }
 
-# dockerd in a user namespace of its own mounts overlays as well, but we are not in it yet.
+# dockerd can mount overlays in a user namespace of its own, but that comes later.
 verify_without_root() {
 	step=mount
 	begin '' untested
 	case $filesystem in
 	ext4 | xfs | btrfs | tmpfs)
-		speak warning verify "the data root is not proven, for only root can mount an overlay on $path" \
+		speak warning verify "the data root is not proven, because only root can mount an overlay on $path" \
 			'run the container as root (runAsUser: 0)'
 		;;
 	*)
-		unfit verify "only root can prove a data root, and $filesystem rarely takes an overlay" \
+		unfit verify "only root can prove a data root, and $filesystem rarely supports an overlay" \
 			'run the container as root (runAsUser: 0), or mount a disk there'
 		;;
 	esac
 }
 
-begin() { # STEP [OUTCOME]: the step before has come to its outcome
+begin() { # STEP [OUTCOME]: notes the outcome of the step before
 	[ -z "$step" ] || proof="${proof:+$proof,}\"$step\":\"${2:-passed}\""
 	step=$1
 }
 
-prove() { # leaves the step that failed in `step`
+prove() { # sets `step` to the step that failed
 	local options
 	begin write
 	[ ! -e "$probe" ] || rm -rf -- "$probe" || return 0
 	set -- "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged"
-	# The status directory is made along with them, to save a process; it may lie on a root that can't be written.
+	# The status directory is made along with them, to save a process; it may lie on a read-only root.
 	if mkdir -p -- "$@" "$status_dir" 2>/dev/null || mkdir -p -- "$@"; then
 		make_lower
 	fi
@@ -68,8 +68,8 @@ make_lower() {
 	give_capability "$probe/lower/renamed"
 }
 
-# What goes without saying in C takes a program here, which not every image has: then only the step is left out.
-give_capability() { # FILE; how it went in `capability`
+# Giving a capability takes a program that not every image has; without one, only this step is left out.
+give_capability() { # FILE: sets `capability` to the outcome
 	capability=passed
 	if command -v setfattr >/dev/null; then
 		# cap_net_raw=ep in its second version, capabilities(7)
@@ -109,7 +109,7 @@ prove_operations() {
 	begin ''
 }
 
-lines_of() { # FILE: with a comma after each, in `lines`
+lines_of() { # FILE: sets `lines` to its lines, with a comma after each
 	local line
 	lines=
 	while read -r line; do
