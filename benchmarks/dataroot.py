@@ -50,9 +50,8 @@ from kata_dind.errors import KataDindError
 from kata_dind.host.directories import cache_directory
 from kata_dind.image.archive import Layer, docker_archive
 from kata_dind.image.busybox import require_busybox
+from kata_dind.image.entrypoint import entrypoint_script
 from kata_dind.image.source import default_source
-
-ENTRYPOINT = Path(__file__).parents[1] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "memory": {"data_root": "memory", "size": "1G"},
@@ -174,7 +173,10 @@ def _allocated_mib(sandbox: Sandbox) -> float:
 
 def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
     """Return the entrypoint's median milliseconds on a tmpfs, beyond those of a bare shell, and its processes."""
-    with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as directory:
+    temporary = tempfile.TemporaryDirectory(prefix="kata-dind-bench-")
+    with temporary as directory, tempfile.NamedTemporaryFile("w", prefix="kata-dind-bench-") as entrypoint:
+        entrypoint.write(entrypoint_script())
+        entrypoint.flush()
         script = f"""
         mount -t tmpfs good {directory}
         for path in /sys/fs/cgroup /sys/module/overlay/parameters /proc/sys/fs/inotify /proc/sys/kernel/keys; do
@@ -186,7 +188,7 @@ def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
         """
         milliseconds = []
         for _ in range(rounds):
-            with_it, last = _in_namespaces(script, "dash", str(ENTRYPOINT), directory=directory)
+            with_it, last = _in_namespaces(script, "dash", entrypoint.name, directory=directory)
             without, first = _in_namespaces(script, "env", directory=directory)
             milliseconds.append((with_it - without) * 1000)
         return {"milliseconds": statistics.median(milliseconds), "processes": last - first}

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import require_tool, run, scrubbed_environment
+from kata_dind.image.entrypoint import entrypoint_script
 
 GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xfs"]
 """File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
-
-ENTRYPOINT = Path(__file__).parents[2] / "src" / "kata_dind" / "guest" / "entrypoint.sh"
 
 # The official images have these beside busybox.
 _BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
@@ -87,11 +86,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Shell:
-    """A shell, and the tools that it finds; what it makes lies in `directory`."""
+    """A shell, the tools that it finds, and the script that it runs; what it makes lies in `directory`."""
 
     name: str
     argv: tuple[str, ...]
     tools: str
+    script: Path
     directory: Path
 
     def entrypoint(
@@ -111,7 +111,7 @@ class Shell:
         outer = {"TOOLS": f"{tools}:{self.tools}" if tools else self.tools, "BEFORE": before, "AFTER": after}
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
         done = subprocess.run(
-            [*namespaces, "sh", "-c", _AROUND, "sh", *self.argv, str(ENTRYPOINT), *command],
+            [*namespaces, "sh", "-c", _AROUND, "sh", *self.argv, str(self.script), *command],
             env={**scrubbed_environment(), **outer, **told},
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -125,7 +125,7 @@ class Shell:
         self, script: str, *arguments: str, files: dict[str, Path] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a script that has the entrypoint's functions; none of its steps is run. `files` stand in for others."""
-        functions, main, _ = ENTRYPOINT.read_text().partition("\ntrap ")
+        functions, main, _ = self.script.read_text().partition("\ntrap ")
         assert main
         for theirs, ours in (files or {}).items():
             assert theirs in functions
@@ -155,6 +155,14 @@ def _busybox_tools(directory: Path) -> str:
     return str(directory)
 
 
+@pytest.fixture(scope="session")
+def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The entrypoint, as it is shipped."""
+    path = tmp_path_factory.mktemp("entrypoint") / "entrypoint.sh"
+    path.write_text(entrypoint_script())
+    return path
+
+
 # What the sandboxes of tests/vm run is dash, so the quick tests do the same once more in the other shell alone.
 @pytest.fixture(
     params=[
@@ -162,14 +170,14 @@ def _busybox_tools(directory: Path) -> str:
         pytest.param("busybox", marks=pytest.mark.requires("busybox")),
     ]
 )
-def shell(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(request: pytest.FixtureRequest, entrypoint_file: Path, tmp_path: Path) -> Iterator[Shell]:
     """Each shell in turn; loop devices on files of the test's are detached at its end."""
     directory = tmp_path / "work"
     directory.mkdir()
     if request.param == "dash":
-        yield Shell("dash", ("dash",), scrubbed_environment()["PATH"], directory)
+        yield Shell("dash", ("dash",), scrubbed_environment()["PATH"], entrypoint_file, directory)
     else:
-        yield Shell("busybox", ("busybox", "ash"), _busybox_tools(tmp_path / "bin"), directory)
+        yield Shell("busybox", ("busybox", "ash"), _busybox_tools(tmp_path / "bin"), entrypoint_file, directory)
     detach_loops(tmp_path)
 
 

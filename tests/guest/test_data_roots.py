@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import run
-from tests.guest.conftest import ENTRYPOINT, GROWING, Shell, attach_loop
+from tests.guest.conftest import GROWING, Shell, attach_loop
 
 pytestmark = [pytest.mark.requires("root")]
 
@@ -216,7 +216,7 @@ def test_a_disk_in_use_by_another_container_is_refused(shell: Shell, data_root: 
     unshare -m sh -c 'umount {data_root} && KATA_DIND_STATUS_DIR={shell.directory}/second "$@"' sh "$@"
     echo "second: $?"
     """
-    inner = [*shell.argv, str(ENTRYPOINT), "echo", "went on"]
+    inner = [*shell.argv, str(shell.script), "echo", "went on"]
     ended = shell.entrypoint("sh", "-c", second, "sh", *inner, **asked)
     assert (ended.code, ended.stdout) == (0, "second: 78\n"), ended.stderr
     assert ended.error["message"] == f"{share}/kata-dind.img is in use by another container"
@@ -548,7 +548,7 @@ def test_a_file_system_of_somebody_elses_is_used_when_it_is_a_data_root(
     assert ended.code == (0 if accepted else 78), ended.stderr
     if not accepted:
         assert f"{device} holds " in ended.error["message"]
-        assert ended.error["message"].endswith(" and no Docker data root; it was not touched")
+        assert ended.error["message"].endswith(" but no Docker data root; it was not touched")
         run(["sync", image], timeout_seconds=30)
         assert digest(image) == before
 
@@ -677,7 +677,7 @@ def test_a_file_system_that_saw_a_power_cut_is_mended_and_checked(shell: Shell, 
     device = attach_loop(Path(f"{image}.cut"))
     ended = shell.entrypoint("cat", f"{data_root}/file", PATH=data_root, DATA_ROOT="block", DEVICE=device, CHECK=check)
     assert (ended.code, ended.stdout) == (0, "kept\n"), ended.stderr
-    assert f"checking the file system on {device}, which saw a power cut" in ended.said("info")
+    assert f"checking the file system on {device} in full" in ended.said("info")
 
 
 @pytest.mark.requires("loop")

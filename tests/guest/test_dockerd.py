@@ -18,9 +18,9 @@ import pytest
 
 from kata_dind.errors import KataDindError, VerdictFailed
 from kata_dind.host.process import require_tool, scrubbed_environment
+from kata_dind.image.entrypoint import entrypoint_script
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.proof.round_trip import prove
-from tests.guest.conftest import ENTRYPOINT
 
 pytestmark = pytest.mark.requires("root", "docker", "fuse", "loop", "netns")
 
@@ -104,6 +104,8 @@ def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dock
         "--bridge=none", f"--host=unix://{directory}/docker.sock", "--exec-root=/run/docker",
         "--pidfile=/run/docker.pid", *arguments,
     ]  # fmt: skip
+    script = directory / "entrypoint.sh"
+    script.write_text(entrypoint_script())
     told = {f"KATA_DIND_{name}": value for name, value in {"STATUS_DIR": f"{directory}/status", **variables}.items()}
     namespaces = [
         "unshare",
@@ -119,7 +121,7 @@ def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dock
     with share_without_xattr(directory) as sharing, (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *namespaces, "sh", "-c", _AROUND, "sh",
-             "sh", str(ENTRYPOINT), *dockerd],
+             "sh", str(script), *dockerd],
             env={**scrubbed_environment(), **told},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -53,7 +53,7 @@ def test_a_storage_driver_that_is_not_what_was_proven_is_left_out(
     assert ran(ended) == ("none", left)
     assert len(ended.said("warning")) == (arguments != left)
     if arguments != left:
-        assert "for overlay is what works on this data root" in ended.said("warning")[0]
+        assert "because overlay is what works on this data root" in ended.said("warning")[0]
 
 
 def test_a_driver_that_would_do_as_a_fallback_may_be_named(shell: Shell, data_root: Path, dockerd: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import run
-from tests.guest.conftest import ENTRYPOINT, GROWING, Ended, Shell, attach_loop
+from tests.guest.conftest import GROWING, Ended, Shell, attach_loop
 
 # busybox's shell runs its own applets, so that no other program can stand in their place.
 pytestmark = [
@@ -59,8 +59,8 @@ class Killer:
     def start(self, call: int, **variables: Any) -> Ended:
         (self._directory / "left").write_text(f"{call}\n")
         # The pid of the shell that becomes the entrypoint, in the namespace that both are in.
-        script = f'echo $$ >{self._directory}/pid; exec {" ".join(self._shell.argv)} {ENTRYPOINT} "$@"'
-        wrapped = Shell("dash", ("sh", "-c", script), self._shell.tools, self._shell.directory)
+        script = f'echo $$ >{self._directory}/pid; exec {" ".join(self._shell.argv)} {self._shell.script} "$@"'
+        wrapped = Shell("dash", ("sh", "-c", script), self._shell.tools, self._shell.script, self._shell.directory)
         return wrapped.entrypoint("true", tools=str(self._directory), **variables)
 
 

@@ -201,7 +201,7 @@ def test_what_dockerd_uses_must_be_what_is_proven(shell: Shell) -> None:
     assert shell.entrypoint("echo", f"--data-root={path}/", **asked).code == 0
     ended = shell.entrypoint("echo", "--data-root=/elsewhere", **asked)
     assert ended.code == 64
-    assert ended.error["message"] == f"KATA_DIND_PATH is '{path}', but dockerd is told '/elsewhere'"
+    assert ended.error["message"] == f"KATA_DIND_PATH is '{path}', but dockerd is told to use '/elsewhere'"
 
 
 def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(shell: Shell) -> None:
@@ -209,7 +209,7 @@ def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(shell: Shell
     config.write_text(r'{"data-root": "/a\u0020b"}')
     ended = shell.entrypoint("dockerd", f"--config-file={config}")
     assert ended.code == 64
-    assert ended.error["message"] == f"cannot read data-root in {config}, for it has a backslash in it"
+    assert ended.error["message"] == f"cannot read data-root in {config}, because its value has a backslash in it"
 
 
 def test_a_configuration_that_is_none_is_dockerds_business(shell: Shell, tmp_path: Path) -> None:

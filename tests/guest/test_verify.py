@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.guest.conftest import ENTRYPOINT, Shell
+from tests.guest.conftest import Shell
 
 pytestmark = pytest.mark.requires("root")
 
@@ -75,7 +75,7 @@ def test_vfs_is_fallen_back_to_only_when_that_is_asked_for(shell: Shell, data_ro
     )
     assert (ended.code, ended.stdout) == (0, "vfs\n"), ended.stderr
     (warning,) = ended.said("warning")
-    assert warning.endswith("going on with vfs, as KATA_DIND_FALLBACK says")
+    assert warning.endswith("continuing with vfs, as KATA_DIND_FALLBACK says")
 
 
 @pytest.mark.requires("fuse", "loop")
@@ -177,7 +177,7 @@ def test_without_root_a_disk_is_kept_unproven_and_a_share_is_refused(shell: Shel
     before = f"""
     mount -t tmpfs -o mode=0755 t /mnt
     mkdir -m 0777 /mnt/docker /mnt/source /mnt/run
-    cp {ENTRYPOINT} /mnt/entrypoint.sh
+    cp {shell.script} /mnt/entrypoint.sh
     {mounts[filesystem]}
     """
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups env -u KATA_DIND_STATUS_DIR XDG_RUNTIME_DIR=/mnt/run"

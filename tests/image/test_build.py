@@ -16,6 +16,7 @@ from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.rootlike import remove_tree, run_rootlike
 from kata_dind.image import guestos
 from kata_dind.image.dind import require_dind_image
+from kata_dind.image.entrypoint import entrypoint_script
 from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
 from kata_dind.image.source import PackageSource, default_source
@@ -44,8 +45,9 @@ def dind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_guest_os_has_our_code_with_its_bytecode(guest_os: Path) -> None:
     code = guest_os / "usr/lib/kata-dind"
-    for name in guestos.guest_files():
-        assert (code / name).read_bytes() == (guestos.GUEST_CODE / name).read_bytes()
+    for name, content in guestos.guest_code().items():
+        assert (code / name).read_bytes() == content
+    assert (code / "entrypoint.sh").read_text() == entrypoint_script()
     modules = {path.stem for path in (code / "agent").glob("*.py")}
     assert {path.name.partition(".")[0] for path in (code / "agent/__pycache__").glob("*.pyc")} == modules
     # The flags after the magic number say: take the bytecode, never look at the source. Source: PEP 552.

@@ -37,6 +37,7 @@ _VERBS = (
     "start",
     "rm",
     "accel",
+    "entrypoint",
     "setup",
 )
 _GROUPS = {

@@ -9,19 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kata_dind.dataroot.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS
 from kata_dind.vocabulary import Fallback
 
-_STORAGE_DRIVERS = frozenset({"overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "aufs", "overlay", "devicemapper"})
-"""dockerd's own; any other name is a snapshotter of containerd's."""
-
-FALLBACK_DRIVERS: dict[Fallback, frozenset[str]] = {
-    Fallback.NONE: frozenset(),
-    Fallback.VFS: frozenset({"vfs", "native"}),  # the same for graph drivers and for the containerd store
-    Fallback.FUSE_OVERLAYFS: frozenset({"fuse-overlayfs"}),
-}
-"""What each fallback means to dockerd. No Docker takes one of these by itself, also where there is data of it."""
-
-_FIRST_WITHOUT = {"aufs": 24, "overlay": 24, "devicemapper": 25}
 _CONTAINERD_ON_DEMAND = 24
 _CONTAINERD_BY_DEFAULT = 29
 
@@ -45,7 +35,7 @@ def why_incompatible(
     name = storage.partition(" on ")[0]
     if writer is None or opener is None or not name:
         return ""
-    if name not in _STORAGE_DRIVERS:
+    if name not in STORAGE_DRIVERS:
         if _opens_containerd_store(writer, opener, containerd_store):
             return _why_not_named(name, written_by, docker_version, storage_driver, fallback)
         hidden = f"the images and containers that Docker {written_by} wrote with containerd's snapshotter {name}"
@@ -53,10 +43,10 @@ def why_incompatible(
             f"Docker {docker_version} would not see {hidden}, "
             f"and would hide them from Docker {_CONTAINERD_BY_DEFAULT} as well; {_way_to_containerd_store(opener)}"
         )
-    if opener >= _FIRST_WITHOUT.get(name, opener + 1):
+    if opener >= FIRST_WITHOUT.get(name, opener + 1):
         return (
             f"Docker {docker_version} no longer has the storage driver {name}, with which Docker {written_by} wrote "
-            f"this data root; open it with a Docker before {_FIRST_WITHOUT[name]}"
+            f"this data root; open it with a Docker before {FIRST_WITHOUT[name]}"
         )
     if containerd_store and opener >= _CONTAINERD_ON_DEMAND:
         return (
@@ -83,7 +73,7 @@ def asked_store(dockerd_args: Sequence[str]) -> bool | None:
         feature, _, state = value.partition("=")
         if flag == "--feature" and feature == "containerd-snapshotter":
             return state in ("", "true", "1")
-        if flag == "--storage-driver" and value in _STORAGE_DRIVERS:
+        if flag == "--storage-driver" and value in STORAGE_DRIVERS:
             return False
     return None
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+EXIT_BAD_INPUT = 64
+"""The entrypoint's exit code when it was told something wrong."""
+
+EXIT_NO_DATA_ROOT = 78
+"""Its exit code when no working data root can be had; every other one is that of the command behind it."""
+
 _LONGEST = 4096
 _MOST_STEPS = 32
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kata_dind.host.directories import make_private
@@ -52,7 +52,6 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def files_key(directory: Path, names: list[str]) -> str:
-    """Return a short key of some files' names and contents."""
-    digests = [(name, hashlib.sha256((directory / name).read_bytes()).hexdigest()) for name in sorted(names)]
-    return content_key(digests)
+def files_key(contents: Mapping[str, bytes]) -> str:
+    """Return a short key of some files' names and contents, in whatever order."""
+    return content_key({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})

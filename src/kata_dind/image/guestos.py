@@ -12,6 +12,7 @@ from pathlib import Path
 from kata_dind.host.directories import cache_directory
 from kata_dind.image import rootfs
 from kata_dind.image.cache import content_key, files_key, require_built
+from kata_dind.image.entrypoint import entrypoint_script
 from kata_dind.image.rootfs import Recipe
 from kata_dind.image.source import PackageSource
 from kata_dind.image.workspace import Goal, Workspace
@@ -21,7 +22,6 @@ GUEST_CODE = Path(__file__).parents[1] / "guest"
 """What runs in the guest, as data."""
 
 CODE_DIRECTORY = "usr/lib/kata-dind"
-_ELSEWHERE = ("initramfs.sh", "hello.sh", "containerd.sh")  # part of the initramfs, and of the dind image
 
 _PACKAGES = ("python3", "kmod", "util-linux", "mount", "e2fsprogs", "iproute2")
 
@@ -43,7 +43,7 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
     """Return the guest OS's read-only disk with our agent in it, built when absent."""
     cache = cache_directory()
     base = _require_base(source, cache=cache, report=report)
-    key = content_key(base.stem, base.stat().st_mtime_ns, files_key(GUEST_CODE, guest_files()), _MOUNT_POINTS)
+    key = content_key(base.stem, base.stat().st_mtime_ns, files_key(guest_code()), _MOUNT_POINTS)
     disk = cache / "guest-os" / f"{key}.erofs"
     if disk.exists():
         return disk
@@ -72,10 +72,10 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
     return disk
 
 
-def guest_files() -> list[str]:
-    """Name the files of our code that go into the guest OS, relative to GUEST_CODE."""
-    scripts = [path.name for path in GUEST_CODE.glob("*.sh") if path.name not in _ELSEWHERE]
-    return sorted([*scripts, *(f"agent/{path.name}" for path in (GUEST_CODE / "agent").glob("*.py"))])
+def guest_code() -> dict[str, bytes]:
+    """Return the files of our code that go into the guest OS, by their names below CODE_DIRECTORY."""
+    agent = {f"agent/{path.name}": path.read_bytes() for path in sorted((GUEST_CODE / "agent").glob("*.py"))}
+    return {**agent, "entrypoint.sh": entrypoint_script().encode()}
 
 
 def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path:
@@ -92,9 +92,9 @@ def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path
 
 
 def _install_code(tree: Path) -> None:
-    for name in guest_files():
+    for name, content in guest_code().items():
         mode = 0o755 if name.endswith(".sh") else 0o644
-        rootfs.write_file(tree / CODE_DIRECTORY / name, (GUEST_CODE / name).read_bytes(), mode=mode)
+        rootfs.write_file(tree / CODE_DIRECTORY / name, content, mode=mode)
 
 
 def _fill_in(tree: Path) -> None:

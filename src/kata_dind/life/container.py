@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import Guest
-from kata_dind.dataroot.status import parse_status
+from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT, parse_status
 from kata_dind.errors import DataRootError, DockerdFailed, KataDindError, OverlayRefused, SandboxError
 from kata_dind.host.process import tail
 from kata_dind.life.status import Status
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 LOG_LIMIT_BYTES = 16 << 20
 """dockerd.log is set aside as dockerd.log.1 beyond this."""
 
-_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT = 64, 78
 _MOST_WARNINGS = 20
 
 
@@ -61,7 +60,7 @@ class FollowedContainer:
     def failure(self, evidence: str) -> KataDindError:
         """Return why a container that has ended did not become a dockerd that answers."""
         details, complaint = f"{self.tail()}\n{evidence}".strip(), self._complaint
-        if complaint is not None and self._exit_code in (_EXIT_BAD_INPUT, _EXIT_NO_DATA_ROOT):
+        if complaint is not None and self._exit_code in (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT):
             kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
             return kind(complaint["message"], details=details, hint=complaint["hint"])
         if complaint is not None and self._exit_code is None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kata_dind.dataroot.compatibility import FALLBACK_DRIVERS
+from kata_dind.dataroot.drivers import FALLBACK_DRIVERS, UNFIT_DRIVERS
 from kata_dind.errors import DockerdFailed, VerdictFailed
 from kata_dind.image.archive import CAPABILITY_RECORD, Layer, docker_archive
 from kata_dind.proof.docker_api import DockerApi
@@ -43,12 +43,6 @@ _OURS = frozenset(name.partition("/")[0] for name in _EXPECTED)
 _LARGEST_BYTES = 4096
 """The proof's files are smaller; the guest's word for a size is not memory of ours."""
 
-_UNFIT_DRIVERS = {
-    "vfs": "copies every layer",
-    "native": "copies every layer",
-    "fuse-overlayfs": "serves every file by a program of its own",
-}
-
 
 def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallback.NONE) -> Verdict:
     """Make the round trip through a daemon and return the verdict.
@@ -60,15 +54,15 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     with _step("info"):
         info = api.info()
     driver = str(info.get("Driver"))
-    if driver in _UNFIT_DRIVERS and driver not in FALLBACK_DRIVERS[fallback]:
+    if driver in UNFIT_DRIVERS and driver not in FALLBACK_DRIVERS[fallback]:
         raise VerdictFailed(
-            f"dockerd fell back to the storage driver {driver}, which {_UNFIT_DRIVERS[driver]}", hint=_HINT
+            f"dockerd fell back to the storage driver {driver}, which {UNFIT_DRIVERS[driver]}", hint=_HINT
         )
     file_capabilities = True
     try:
         _round_trip(api, _UPPER)
     except VerdictFailed as error:
-        if driver not in _UNFIT_DRIVERS:
+        if driver not in UNFIT_DRIVERS:
             raise
         # Where overlay does not work there are no extended attributes, mostly; all else must still be right.
         logger.warning("%s; trying %s without a file capability", error.summary, driver)

@@ -134,12 +134,8 @@ def test_a_workspace_is_locked_while_it_lives(tmp_path: Path) -> None:
     assert not workspace.directory.exists()
 
 
-def test_keys_follow_names_and_contents(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    (tmp_path / "b").write_text("1")
-    keys = {files_key(tmp_path, ["a"]), files_key(tmp_path, ["b"]), files_key(tmp_path, ["a", "b"])}
-    (tmp_path / "a").write_text("2")
-    keys.add(files_key(tmp_path, ["a"]))
+def test_keys_follow_names_and_contents() -> None:
+    keys = {files_key({"a": b"1"}), files_key({"b": b"1"}), files_key({"a": b"1", "b": b"1"}), files_key({"a": b"2"})}
     assert len(keys) == 4
-    assert files_key(tmp_path, ["b", "a"]) == files_key(tmp_path, ["a", "b"])
+    assert files_key({"b": b"2", "a": b"1"}) == files_key({"a": b"1", "b": b"2"})
     assert content_key("a", ("b",)) != content_key("a", "b")

@@ -27,7 +27,9 @@ _CODE = "/usr/lib/kata-dind"
 _SHARED = "/run/kata-containers/shared/containers"
 """Where Kata's guests mount the shared directory, whose tag is kataShared."""
 
-_NO_CONTAINER = 78
+NO_CONTAINER = 78
+"""The guest entrypoint's code for a start without a data root, which the host reads alike: EXIT_NO_DATA_ROOT."""
+
 _EXT4_IOC_RESIZE_FS = 0x40086610
 """Takes the new number of blocks. Source: linux/ext4.h, _IOW('f', 16, __u64)."""
 
@@ -74,7 +76,7 @@ def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> s
         except OSError as error:
             line = {"kata_dind": "error", "step": "container", "message": str(error), "hint": ""}
             os.write(2, json.dumps(line).encode() + b"\n")
-            os._exit(_NO_CONTAINER)
+            os._exit(NO_CONTAINER)
         os.execve("/bin/sh", ["/bin/sh", _ENTRYPOINT, "--", *argv], environment)
 
     return spawn.spawn(become, size=None, change=make_namespaces)

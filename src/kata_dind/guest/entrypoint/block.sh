@@ -1,0 +1,123 @@
+# --- prepare: a device
+
+prepare_block() {
+	local text mount_options claim our_claim claim_sector
+	find_device
+	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
+	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it still there?'
+	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
+		stop prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
+	find_content "$device"
+	require_unmounted
+	read_claim
+	if [ -z "$on_disk" ]; then
+		format_device
+		[ -z "$reason" ] || return 0
+	elif [ -n "$claim" ]; then
+		erase_claim
+	fi
+	measure_file_system "$device"
+	[ "$label" = @LABEL@ ] || require_data_root "$device"
+	check_file_system "$device"
+	choose_mount_options
+	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
+		stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
+	mounted=1
+	grow_file_system
+}
+
+find_device() { # a serial number in `device` becomes the path of the disk that has it
+	local file serial name numbers
+	case $device in /*) return 0 ;; esac
+	for file in /sys/block/*/serial /sys/block/*/device/vpd_pg80; do
+		[ -r "$file" ] || continue
+		serial=
+		read -r serial <"$file" || :
+		case $serial in
+		"$device" | *[![:print:]]"$device")
+			name=${file#/sys/block/}
+			name=${name%%/*}
+			read -r numbers <"/sys/block/$name/dev"
+			device=/dev/$name
+			[ -b "$device" ] || mknod -m 0600 "$device" b "${numbers%:*}" "${numbers#*:}" || :
+			return 0
+			;;
+		esac
+	done
+	stop prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
+}
+
+# The kernel would let two containers mount the device, and two dockerds would then write to one data root.
+require_unmounted() {
+	local numbers here name
+	numbers=$(stat -L -c '%t %T' "$device") || return 0
+	here=$PWD
+	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
+	name=${PWD##*/}
+	cd -- "$here" || cd /
+	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] ||
+		stop prepare "$device is in use by another container" 'stop it, or use another disk'
+}
+
+# Every file system, partition table and volume manager has its mark in the first or the last megabyte.
+require_blank() { # DEVICE of $bytes
+	local megabyte content
+	for megabyte in 0 $((bytes / 1048576 - 1)); do
+		content_of "$1" $megabyte
+		[ "$content" = 0 ] || stop prepare "$1 is not blank, but holds no known file system; it was not touched" \
+			"if nothing on it is needed, wipe it with: wipefs -a $1"
+	done
+}
+
+# FILE MEGABYTE: sets `content` to 0 when this megabyte and the next hold nothing but zeros, to something with an x for
+# anything else, and empties it when they can't be read.
+content_of() {
+	content=$(dd "if=$1" bs=1048576 "skip=$2" count=2 2>/dev/null |
+		tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2) || content=
+}
+
+# A half-made file system looks like a user's data. By a claim, the start after a kill recognizes it as ours. The claim
+# lies where mkfs writes nothing: behind the tables of the last block group, and before the end, which mkfs wipes.
+format_device() { # $device of $bytes
+	if [ -z "$claim" ]; then
+		require_blank "$device"
+		printf '%s' "$our_claim" | write_sector
+	fi
+	speak info prepare "formatting $device with $format"
+	make_file_system "$device"
+	erase_claim
+	on_disk=$format label=@LABEL@
+}
+
+read_claim() { # sets `claim` if the device has ours
+	our_claim='kata-dind is formatting'
+	claim_sector=$(((bytes - 1048576) / 512))
+	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
+	[ "$claim" = "$our_claim" ] || claim=
+}
+
+erase_claim() {
+	dd if=/dev/zero bs=512 count=1 2>/dev/null | write_sector
+}
+
+write_sector() { # standard input, padded with zeros, becomes the claim's sector
+	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
+		stop prepare "cannot write to $device" 'is it read-only?'
+}
+
+# A file system that we did not make may be used when it is empty, or when Docker has used it before.
+require_data_root() { # DEVICE
+	local text theirs entry mark
+	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
+		stop prepare "cannot mount $1 on $path: $text" 'dmesg may say why'
+	theirs=
+	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
+		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
+	done
+	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json; do
+		[ ! -e "$mark" ] || theirs=
+	done
+	umount "$path"
+	[ -z "$theirs" ] ||
+		stop prepare "$1 holds $theirs but no Docker data root; it was not touched" 'use a blank device'
+}

@@ -1,0 +1,66 @@
+# --- prepare: is a file system whole, and how large
+
+measure_file_system() { # FILE of $bytes: sets `file_system_bytes`, and `check` when it needs one
+	"read_${on_disk}_superblock" "$1"
+	[ "$file_system_bytes" -le "$bytes" ] || stop prepare \
+		"$1 is smaller than the file system on it; it was not touched" 'make it as large as it was'
+}
+
+# After a power cut ext4 is repaired and checked in full; xfs replays its log when it is mounted.
+check_file_system() { # FILE
+	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
+		speak info prepare "checking the file system on $1 in full"
+		run_e2fsck "$1"
+	fi
+}
+
+# od is one process, where dumpe2fs would need others to read what it prints. The offsets are those of ext4's disk
+# layout in the kernel's documentation. The 32-bit words are little-endian; in another order the magic differs.
+read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
+	local number word blocks block_bytes magic state incompatible
+	file_system_bytes=$bytes
+	number=0
+	for word in $(od -An -v -tu4 -j1024 -N340 "$1" 2>/dev/null); do
+		case $number in
+		1) blocks=$word ;;
+		6) block_bytes=$((1024 << word)) ;;
+		14) magic=$((word & 65535)) state=$((word >> 16)) ;;
+		24) incompatible=$word ;;
+		84) [ "$magic" != 61267 ] || file_system_bytes=$(((word << 32 | blocks) * block_bytes)) ;;
+		esac
+		number=$((number + 1))
+	done
+	[ $number = 85 ] && [ "$magic" = 61267 ] && [ "$state" = 1 ] && [ $((incompatible & 4)) = 0 ] || check=1
+}
+
+# Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks.
+read_xfs_superblock() { # FILE: sets `file_system_bytes`
+	local block_bytes blocks number byte
+	block_bytes=0 blocks=0 number=0
+	for byte in $(od -An -v -tu1 -N16 "$1" 2>/dev/null); do
+		case $number in
+		[4-7]) block_bytes=$((block_bytes << 8 | byte)) ;;
+		[89] | 1?) blocks=$((blocks << 8 | byte)) ;;
+		esac
+		number=$((number + 1))
+	done
+	file_system_bytes=$((blocks * block_bytes))
+	[ $number = 16 ] || file_system_bytes=$bytes
+}
+
+run_e2fsck() { # FILE
+	local code text
+	if ! command -v e2fsck >/dev/null; then
+		speak warning prepare "the file system on $1 was not checked" 'install e2fsck (e2fsprogs) in the image'
+		return 0
+	fi
+	code=0
+	text=$(LC_ALL=C e2fsck -fp "$1" 2>&1) || code=$?
+	[ $code -ge 4 ] || return 0
+	case $text in
+	*'is mounted'* | *'is in use'* | *'resource busy'*)
+		stop prepare "$1 is in use by another container" 'stop it, or use another disk'
+		;;
+	*) stop prepare "the file system on $1 is damaged" "repair it with: e2fsck -f $1" ;;
+	esac
+}

@@ -1,0 +1,46 @@
+# --- choose: the kinds to try, best first
+
+choose() { # sets `kinds`, and `reasons` to why the others are not tried
+	reasons='' reasons_text=''
+	if [ "$kind" != auto ]; then
+		kinds=$kind
+		return 0
+	fi
+	kinds=
+	case $filesystem in
+	virtiofs | fuse* | 9p | overlay) ;;
+	*) kinds=kept ;;
+	esac
+	if [ -n "$device" ]; then
+		# A file system that is mounted here was meant to be used; the container's own root was not.
+		if [ -n "$is_mount_point" ]; then kinds="$kinds block"; else kinds="block $kinds"; fi
+	fi
+	choose_loop
+	choose_memory
+	case $filesystem in
+	virtiofs | fuse* | 9p) kinds="$kinds virtiofs" ;;
+	overlay) because kept 'overlayfs does not accept an overlay as its upper layer' ;;
+	esac
+	speak info choose "the kinds to try: ${kinds# }"
+}
+
+choose_loop() { # unless its disk would lie in memory
+	[ -z "$directory" ] || filesystem_of "$directory"
+	case $filesystem in
+	tmpfs | ramfs) because loop "${directory:-$path} lies in memory" ;;
+	*) kinds="$kinds loop" ;;
+	esac
+	[ -z "$directory" ] || filesystem_of "$path"
+}
+
+choose_memory() { # only with a size that was given, and that leaves the guest half of its memory
+	local memory_mib
+	memory_mib_of_guest
+	if [ -z "${KATA_DIND_SIZE:-}" ]; then
+		because memory 'it is chosen only when KATA_DIND_SIZE is set'
+	elif [ "$size_mib" -gt $((memory_mib / 2)) ]; then
+		because memory "$size is more than half of the guest's memory"
+	else
+		kinds="$kinds memory"
+	fi
+}

@@ -1,0 +1,50 @@
+# --- detect: what lies under the data root
+
+detect() {
+	local here
+	[ -d "$path" ] || mkdir -p -- "$path" ||
+		stop detect "cannot make $path" 'give the container a writable root or a volume there'
+	# Paths in mountinfo have no symbolic links; and an automount, which virtiofsd announces, is made at the first access.
+	here=$PWD
+	! cd -P -- "$path" 2>/dev/null || path=$PWD
+	cd -- "$here" 2>/dev/null || cd /
+	filesystem_of "$path"
+	speak info detect "$path lies on $filesystem"
+}
+
+# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, and `is_mount_point`. Of the mounts
+# that the path lies below, the one with the longest mount point counts, and the last of several there. Only the type
+# after the dash tells the truth: under Kata the source is `none` or `kataShared`.
+filesystem_of() {
+	local wanted point rest
+	wanted=$1 filesystem=unknown mount_point='' mount_source=''
+	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
+	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
+	esac
+	while read -r _ _ _ _ point rest; do
+		case $wanted/ in
+		"${point%/}"/*)
+			if [ ${#point} -ge ${#mount_point} ]; then
+				mount_point=$point
+				rest=${rest#*" - "}
+				filesystem=${rest%% *}
+				rest=${rest#* }
+				mount_source=${rest%% *}
+			fi
+			;;
+		esac
+	done </proc/self/mountinfo
+	if [ "$mount_point" = "$wanted" ]; then
+		is_mount_point=1
+	else
+		is_mount_point=
+	fi
+}
+
+memory_mib_of_guest() { # sets `memory_mib`
+	local key value
+	memory_mib=0
+	while read -r key value _; do
+		[ "$key" != MemTotal: ] || memory_mib=$((value / 1024))
+	done </proc/meminfo
+}

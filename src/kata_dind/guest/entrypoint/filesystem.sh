@@ -1,0 +1,53 @@
+# --- prepare: the file system of a device or of a disk in a file
+
+# FILE: sets `on_disk` to its file system, and empties it when there is none; sets `label`; stops for anything else.
+find_content() {
+	local found
+	on_disk='' label=''
+	# -p, for libblkid's cache may know another disk under the same name. busybox has no -p, and ignores it.
+	found=$(blkid -p "$1" 2>/dev/null) || found=
+	case $found in
+	*TYPE=\"ext4\"*) on_disk=ext4 ;;
+	*TYPE=\"xfs\"*) on_disk=xfs ;;
+	'') ;;
+	*) stop prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
+	esac
+	case $found in *LABEL=\"@LABEL@\"*) label=@LABEL@ ;; esac
+}
+
+make_file_system() { # FILE: a blank device, or the file of a loop disk
+	local text mib journal_mib
+	command -v "mkfs.$format" >/dev/null || {
+		unfit prepare "mkfs.$format is not in the image" 'install e2fsprogs (mkfs.ext4) or xfsprogs (mkfs.xfs) there'
+		return 0
+	}
+	if [ "$format" = xfs ]; then
+		text=$(mkfs.xfs @XFS_OPTIONS@ "$1" 2>&1)
+	else
+		mib=$size_mib
+		[ ! -b "$1" ] || mib=$((bytes / 1048576))
+		journal_mib=$((mib / 4))
+		[ $journal_mib -le @LARGEST_JOURNAL_MIB@ ] || journal_mib=@LARGEST_JOURNAL_MIB@
+		text=$(mkfs.ext4 @EXT4_OPTIONS@ -J "size=$journal_mib" \
+			-E @EXT4_EXTENDED@ "$1" 2>&1)
+	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
+}
+
+choose_mount_options() { # sets `mount_options`
+	mount_options=noatime,discard
+	# xfs reserves as much as a growing file holds once more, for which the host's disk may have no room.
+	[ "$on_disk" != xfs ] || mount_options=$mount_options,allocsize=1m
+}
+
+# The sizes are compared, for a start that grew the disk may have been killed before it came to this. A mounted file
+# system is grown by the kernel, in transactions; a resize2fs that is killed at an unmounted one leaves damage that
+# e2fsck does not repair by itself.
+grow_file_system() { # $device of $bytes, mounted on the data root
+	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may have no room for a block group
+	speak info prepare "growing the file system on $path"
+	case $on_disk in
+	xfs) xfs_growfs "$path" >/dev/null ;;
+	*) resize2fs "$device" >/dev/null ;;
+	esac || speak warning prepare "the file system on $path can't grow" \
+		'give the container CAP_SYS_RESOURCE, and the image resize2fs or xfs_growfs'
+}

@@ -1,0 +1,15 @@
+# --- main: the steps
+
+# Process 1 gets no TERM unless it has a handler; dockerd sets its own.
+trap 'exit 143' TERM INT
+trap 'unexpected $?' EXIT
+[ "${1:-}" != -- ] || shift
+[ $# -gt 0 ] || bad_input 'no command was given' 'usage: entrypoint.sh [--] COMMAND [ARGS...]'
+parse "$@"
+detect
+choose
+settle
+tune
+report
+say_ready
+hand_over "$@"

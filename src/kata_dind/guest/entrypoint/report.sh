@@ -1,0 +1,27 @@
+# --- report: what others may read
+
+report() { # sets `facts`, the fields of a JSON object, and writes them to status.json
+	local escaped path_text size_bytes
+	count_bytes
+	[ "$kind" = loop ] || [ "$kind" = block ] || device=
+	escape "$path"
+	path_text=$escaped
+	escape "$device"
+	facts="\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
+	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
+	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
+	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
+	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||
+		speak warning report "cannot write $status_dir/status.json" 'give the container a writable /run'
+}
+
+say_ready() { # the facts, on standard error
+	[ "${KATA_DIND_LOG:-info}" = error ] || printf '{"kata_dind":"info","step":"ready",%s}\n' "$facts" >&2
+}
+
+count_bytes() { # sets `size_bytes` to the size of the data root's file system
+	local blocks
+	size_bytes=0
+	blocks=$(stat -f -c '%b %S' "$path" 2>/dev/null) || return 0
+	size_bytes=$((${blocks% *} * ${blocks#* }))
+}

@@ -1,0 +1,74 @@
+"""The guest entrypoint: one POSIX sh script, joined from its parts, always the same bytes.
+
+Everything that hands the script out or reads it (the guest OS, `kata-dind entrypoint`, the tests) gets it here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from kata_dind.dataroot.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
+from kata_dind.dataroot.kinds import LOOP_FILE
+from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
+from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
+
+_DIRECTORY = Path(__file__).parents[1] / "guest" / "entrypoint"
+
+PARTS = (
+    "head",
+    "speak",
+    "parse",
+    "command",
+    "detect",
+    "choose",
+    "prepare",
+    "block",
+    "loop",
+    "filesystem",
+    "check",
+    "verify",
+    "settle",
+    "tune",
+    "report",
+    "hand_over",
+    "main",
+)
+"""In the order of the script: what it is, the functions of each step in the order of the steps, and the steps."""
+
+_PLACEHOLDER = re.compile(r"@([A-Z][A-Z0-9_]*)@")
+
+WORDS = {
+    "EXIT_BAD_INPUT": str(EXIT_BAD_INPUT),
+    "EXIT_NO_DATA_ROOT": str(EXIT_NO_DATA_ROOT),
+    "EXT4_EXTENDED": EXT4_EXTENDED,
+    "EXT4_OPTIONS": shlex.join(EXT4_OPTIONS),
+    "FILESYSTEM_DRIVERS": " | ".join(FILESYSTEM_DRIVERS),
+    "LABEL": LABEL,
+    "LARGEST_JOURNAL_MIB": str(LARGEST_JOURNAL_MIB),
+    "LOOP_FILE": LOOP_FILE,
+    "UNPROVEN_DRIVERS": " | ".join(UNPROVEN_DRIVERS),
+    "XFS_LEAST_MIB": str(XFS_LEAST_MIB),
+    "XFS_OPTIONS": shlex.join(XFS_OPTIONS),
+}
+"""What the host knows as well: `@NAME@` in a part stands for the constant NAME; lists are shell patterns."""
+
+
+def entrypoint_script() -> str:
+    """Return the script that is shipped."""
+    return assemble(read_parts(), WORDS)
+
+
+def read_parts() -> dict[str, str]:
+    """Return the text of each part by its name, in the script's order."""
+    return {name: (_DIRECTORY / f"{name}.sh").read_text(encoding="utf-8") for name in PARTS}
+
+
+def assemble(parts: Mapping[str, str], words: Mapping[str, str]) -> str:
+    """Join parts in the order that they have, with a blank line between two, and put words in for their `@NAME@`.
+
+    Each line stays a line. Raises KeyError for a name without a word.
+    """
+    return _PLACEHOLDER.sub(lambda match: words[match[1]], "\n".join(parts.values()))

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from kata_dind.image.entrypoint import entrypoint_script
+from tests.unit.cli.conftest import CommandLine
+
+
+def test_the_script_is_printed_as_it_is_shipped(cli: CommandLine) -> None:
+    outcome = cli("entrypoint")
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, entrypoint_script(), "")
+
+
+def test_an_argument_is_refused_and_nothing_is_printed(cli: CommandLine) -> None:
+    outcome = cli("entrypoint", "loop")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert "unexpected extra argument" in outcome.stderr
+
+
+def test_what_is_written_to_a_file_can_be_run(home: Path) -> None:
+    """In any locale: the file has the script's bytes, and without a command it says how it is used."""
+    program = "import sys; from kata_dind.__main__ import main; sys.argv[0] = 'kata-dind'; sys.exit(main())"
+    file = home / "entrypoint.sh"
+    with file.open("wb") as stdout:
+        subprocess.run([sys.executable, "-c", program, "entrypoint"], stdout=stdout, env={"LC_ALL": "C"}, check=True)
+    assert file.read_bytes() == entrypoint_script().encode("ascii")
+    done = subprocess.run(["sh", file], capture_output=True, text=True, check=False)
+    assert (done.returncode, "usage: entrypoint.sh [--] COMMAND [ARGS...]" in done.stderr) == (64, True)
