@@ -152,6 +152,15 @@ def process_status(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
 
+def processor_seconds(pid: int) -> float:
+    """Return how long a process has run on a processor, guests of its own included; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def process_began() -> float:
     """Return when our own process began, in seconds since the epoch. Source: proc_pid_stat(5), starttime."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

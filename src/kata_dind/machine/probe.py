@@ -1,8 +1,9 @@
 """Trying an accelerator: a small guest boots on it and is watched, so that a slow guest is told from one that hangs.
 
 A guest's processor that executes has registers that it did not have before, and a guest that boots writes to its
-console. Where neither happens, the guest hangs. A guest that does make progress is waited for, but not for longer than
-an emulated one would take, when emulation may be used instead.
+console. Where neither happens though QEMU is busy, the guest hangs. Where QEMU is idle, the guest may be waiting, or a
+busy host may not let it run, so it is given more time. A guest that makes progress is waited for, but not for longer
+than an emulated one would take, when emulation may be used instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kata_dind.host.process import Daemon, daemon, describe_status, tail
+from kata_dind.host.process import Daemon, daemon, describe_status, processor_seconds, tail
 from kata_dind.machine.argv import TCG_CPU, qemu_binary
 from kata_dind.progress import Event, Report
 from kata_dind.vocabulary import Accelerator
@@ -30,8 +31,10 @@ BOOT_MARK = "kata-dind: booted"
 _TURN_SECONDS = 0.05
 _LOOK_SECONDS = 0.25
 """Between two looks at the registers, for each of which the guest's processor stands still for a moment."""
-_MOVING_SECONDS = 1.0
-"""Where nothing moved for so long, it is waited for what comes of that."""
+_SPUN_SECONDS = 1.0
+"""Of processor time without progress, after which a guest seems to spin."""
+_STILL_SECONDS = 3.0
+"""Without progress, after which a guest that has lost seems to hang, and not just to be slow."""
 
 _QUESTION = {"execute": "human-monitor-command", "arguments": {"command-line": "info registers"}}
 
@@ -54,7 +57,10 @@ class Patience:
     limit_seconds: float = 90.0
     """In all, while it makes progress."""
     still_seconds: float = 5.0
-    """Without any progress. A guest under a working KVM, nested or emulated, was never seen to pause for even one."""
+    """Of processor time without any progress: a guest that spins."""
+    idle_seconds: float = 20.0
+    """Without any progress, however little processor time that is. On a busy host with an emulated KVM, a guest that
+    then booted was seen to be still for 5 s."""
     start_seconds: float = 20.0
     """Until QEMU itself answers, which may have to be read from a slow disk first."""
     rival_seconds: float | None = 5.0
@@ -85,8 +91,7 @@ def try_accelerator(
             if guest.seconds >= patience.limit_seconds:
                 return guest.trial(Outcome.SLOW, f"a guest on it had not booted after {guest.seconds:.0f} s")
             if rival and (rivals := rival.look()) and rivals.outcome is Outcome.WORKS:
-                slow = f"a guest on it had not booted after {guest.seconds:.0f} s, an emulated one needs"
-                return guest.trial(Outcome.SLOW, f"{slow} {rivals.seconds:.0f} s")
+                return guest.beaten_by(rivals)
             if rival is None and guest.is_due_for_a_rival:
                 report(Event("accelerator", "the guest on KVM is slow; an emulated one is started to compare it with"))
                 rival = stack.enter_context(_started(Accelerator.TCG, kernel, initramfs, patience))
@@ -132,6 +137,7 @@ class _WatchedGuest:
         self._began = self._last_turn = time.monotonic()
         self._console_bytes = 0
         self._still_seconds = 0.0
+        self._spun_before = 0.0
 
     @property
     def seconds(self) -> float:
@@ -140,13 +146,22 @@ class _WatchedGuest:
 
     @property
     def is_due_for_a_rival(self) -> bool:
-        """Whether it has been slow for a while, and does not just seem to hang."""
+        """Whether it has been slow for a while, and does not seem to spin, which we shall soon know for sure."""
         after_seconds = self._patience.rival_seconds
-        return after_seconds is not None and self.seconds >= after_seconds and self._still_seconds < _MOVING_SECONDS
+        if after_seconds is None or self.seconds < after_seconds:
+            return False
+        return self._spun_seconds() < _SPUN_SECONDS
 
     def trial(self, outcome: Outcome, reason: str) -> Trial:
         """Make a trial's result of what was seen."""
         return Trial(outcome, reason, round(self.seconds, 3), self._monitor.qemu_version)
+
+    def beaten_by(self, rivals: Trial) -> Trial:
+        """Return how it went when an emulated guest has booted before it."""
+        if self._still_seconds >= _STILL_SECONDS:
+            return self._hung()
+        slow = f"a guest on it had not booted after {self.seconds:.0f} s, an emulated one needs {rivals.seconds:.0f} s"
+        return self.trial(Outcome.SLOW, slow)
 
     def look(self) -> Trial | None:
         """Return how it went when that is clear, and None while the guest is to be waited for."""
@@ -178,12 +193,20 @@ class _WatchedGuest:
         # A turn counts for little: where we did not get to look, as on a host that was busy or stopped, we saw nothing.
         turn_seconds = min(now - self._last_turn, 4 * _TURN_SECONDS)
         self._last_turn, self._still_seconds = now, 0.0 if moved else self._still_seconds + turn_seconds
-        answers = self._monitor.qemu_version
-        if self._still_seconds < (self._patience.still_seconds if answers else self._patience.start_seconds):
-            return None
-        silence = f"{self._still_seconds:.0f} s"
-        what = f"a guest hung on it: no progress for {silence}" if answers else f"QEMU hung on it for {silence}"
-        return self.trial(Outcome.HUNG, f"/dev/kvm opens, but {what}")
+        if moved:
+            self._spun_before = processor_seconds(self._process.pid)
+        patience = self._patience
+        if not self._monitor.qemu_version:
+            return self._hung("QEMU hung on it for") if self._still_seconds >= patience.start_seconds else None
+        # Both: processor time may be that of several threads, and that of a turn that counts for little.
+        spins = min(self._still_seconds, self._spun_seconds()) >= patience.still_seconds
+        return self._hung() if spins or self._still_seconds >= patience.idle_seconds else None
+
+    def _spun_seconds(self) -> float:
+        return processor_seconds(self._process.pid) - self._spun_before
+
+    def _hung(self, what: str = "a guest hung on it: no progress for") -> Trial:
+        return self.trial(Outcome.HUNG, f"/dev/kvm opens, but {what} {self._still_seconds:.0f} s")
 
 
 class _Monitor:

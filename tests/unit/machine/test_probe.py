@@ -16,7 +16,7 @@ from kata_dind.machine.probe import BOOT_MARK, Outcome, Patience, Trial, probe_a
 from kata_dind.progress import Event, silent
 from kata_dind.vocabulary import Accelerator
 
-PATIENCE = Patience(limit_seconds=60.0, still_seconds=1.0, start_seconds=20.0, rival_seconds=None)
+PATIENCE = Patience(limit_seconds=60.0, still_seconds=1.0, idle_seconds=1.2, start_seconds=20.0, rival_seconds=None)
 
 SPIN = b"\xeb\xfe"  # jmp to itself
 HALT = b"\xfa\xf4"  # cli, hlt
@@ -188,11 +188,25 @@ def test_a_slow_guest_that_is_faster_than_an_emulated_one_has_proven_kvm(program
     assert len(events) == 1  # the other one did run
 
 
-def test_a_guest_that_seems_to_hang_has_no_rival(program: Program) -> None:
-    program("sleep 0.3; say Linux; exec sleep 60")
-    events: list[Event] = []
-    trial = try_kvm(Patience(still_seconds=3.5, start_seconds=3.5, rival_seconds=2.5), events)
-    assert (trial.outcome, events) == (Outcome.HUNG, [])
+@pytest.mark.requires("qemu")
+def test_a_guest_that_halts_has_a_rival_as_well(kernel: Callable[[bytes], Path]) -> None:
+    patience, events = Patience(still_seconds=1.0, idle_seconds=2.0, rival_seconds=1.0), list[Event]()
+    file = kernel(HALT)
+    trial = try_accelerator(Accelerator.TCG, kernel=file, initramfs=file, patience=patience, report=events.append)
+    assert (trial.outcome, len(events)) == (Outcome.HUNG, 1)
+
+
+@pytest.mark.requires("qemu")
+def test_a_guest_that_halts_may_be_waiting(kernel: Callable[[bytes], Path]) -> None:
+    trial = try_tcg(kernel(HALT), Patience(still_seconds=0.5, idle_seconds=2.0, rival_seconds=None))
+    assert (trial.outcome, trial.seconds > 2.0) == (Outcome.HUNG, True)
+
+
+def test_a_guest_that_stands_still_when_an_emulated_one_has_booted_hangs(program: Program) -> None:
+    program("case $* in *accel=tcg*) sleep 1; say 'kata-dind: booted';; *) say Linux;; esac; exec sleep 60")
+    trial = try_kvm(Patience(start_seconds=30.0, rival_seconds=3.0), [])
+    assert trial.outcome is Outcome.HUNG
+    assert re.fullmatch("/dev/kvm opens, but a guest hung on it: no progress for \\d+ s", trial.reason)
 
 
 def test_a_rival_that_fails_decides_nothing(program: Program) -> None:
