@@ -63,19 +63,21 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
         return 128 + signal.SIGINT
     except typer.TyperException as error:
         # The parser may have stopped before it came to --json.
-        return _report(usage_error(error, session), as_json=session.json or "--json" in argv)
+        return _report(session, usage_error(error, session), as_json=session.json or "--json" in argv)
     except SpecError as error:
-        return _report(named_as_given(error, session), as_json=session.json)
+        return _report(session, named_as_given(error, session), as_json=session.json)
     except KataDindError as error:
-        return _report(error, as_json=session.json)
+        return _report(session, error, as_json=session.json)
     except Exception as bug:  # noqa: BLE001 - the outermost border, which must leave a trace
         if isinstance(bug, BrokenPipeError) and _stdout_is_broken():
             _discard_stdout()
             return 128 + signal.SIGPIPE
         if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT):
             _discard_stdout()
-            return _report(HostError(f"no space is left{_place(bug)}"), as_json=session.json)
-        return _report(_bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json)
+            return _report(session, HostError(f"no space is left{_place(bug)}"), as_json=session.json)
+        return _report(
+            session, _bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json
+        )
 
 
 def _invoke(argv: Sequence[str], *, session: Session) -> None:
@@ -90,8 +92,8 @@ def _invoke(argv: Sequence[str], *, session: Session) -> None:
         sys.stdout.flush()
 
 
-def _report(error: KataDindError, *, as_json: bool) -> int:
-    print_error(error, as_json=as_json)
+def _report(session: Session, error: KataDindError, *, as_json: bool) -> int:
+    print_error(error, session, as_json=as_json)
     return error.exit_code
 
 

@@ -10,29 +10,39 @@
     ├─ ImageError            7  an image or guest OS that could not be built, pulled or read
     └─ ProcessError          1  CommandFailed, CommandTimedOut, ProcessExited
 
-`details` is evidence (argv, status, last log lines), `hint` a command to run or a line to change.
+`id` is stable and names the cause, `details` is evidence (argv, status, last log lines), `hint` a command to run or a
+line to change.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+UNKNOWN = "kata-dind.unknown"
+"""The id of an error that came without one."""
+
 
 class KataDindError(Exception):
-    """Something could not be done; `summary` is one sentence in the user's words."""
+    """Something could not be done; `summary` is one sentence in the user's words.
+
+    `id` names the cause for programs and for the documentation, as `subject.what` (`vm.boot-failed`). It stays as it is
+    when the sentence is mended, and is public.
+    """
 
     exit_code = 1
 
-    def __init__(self, summary: str, *, details: str = "", hint: str = "") -> None:
+    def __init__(self, summary: str, *, id: str = UNKNOWN, details: str = "", hint: str = "") -> None:
         super().__init__(summary)
         self.summary = summary
+        self.id = id
         self.details = details
         self.hint = hint
 
     def as_fields(self) -> dict[str, Any]:
-        """Return the error as it crosses a process border or `--json`: error, summary, details, hint, exit_code."""
+        """Return the error as it crosses a process border or `--json`: error, id, summary, details, hint, exit_code."""
         return {
             "error": type(self).__name__,
+            "id": self.id,
             "summary": self.summary,
             "details": "\n".join(filter(None, [self.details, *getattr(self, "__notes__", [])])),
             "hint": self.hint,
@@ -45,6 +55,7 @@ def error_from_fields(fields: dict[str, Any]) -> KataDindError:
     classes = {cls.__name__: cls for cls in _descendants(KataDindError)}
     error = classes.get(str(fields.get("error")), KataDindError)(
         str(fields.get("summary", "unknown error")),
+        id=str(fields.get("id", UNKNOWN)),
         details=str(fields.get("details", "")),
         hint=str(fields.get("hint", "")),
     )

@@ -45,18 +45,24 @@ def test_the_module_draws_every_class(cls: type[KataDindError]) -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 def test_an_error_crosses_a_process_border_as_fields(cls: type[KataDindError]) -> None:
-    error = cls("the disk is away", details="status: exit 1", hint="kata-dind rm ci")
+    error = cls("the disk is away", id="test.away", details="status: exit 1", hint="kata-dind rm ci")
     rebuilt = error_from_fields(error.as_fields())
     assert type(rebuilt) is cls
-    assert (rebuilt.summary, rebuilt.details, rebuilt.hint) == (error.summary, error.details, error.hint)
+    assert (rebuilt.id, rebuilt.summary, rebuilt.details, rebuilt.hint) == (
+        "test.away",
+        error.summary,
+        error.details,
+        error.hint,
+    )
     assert str(rebuilt) == "the disk is away"
 
 
 def test_fields_name_class_exit_code_and_later_evidence() -> None:
-    error = BootFailed("no guest", details="qemu: exit 1")
+    error = BootFailed("no guest", id="vm.boot-failed", details="qemu: exit 1")
     error.add_note("console: Kernel panic")
     assert error.as_fields() == {
         "error": "BootFailed",
+        "id": "vm.boot-failed",
         "summary": "no guest",
         "details": "qemu: exit 1\nconsole: Kernel panic",
         "hint": "",

@@ -36,16 +36,17 @@ def named_as_given(error: SpecError, session: Session) -> SpecError:
         return error
     for parameter in context.command.params:
         if option in parameter.opts and isinstance(parameter, TyperOption):
-            return SpecError(
-                f"{_given_name(parameter, context, session)}: {complaint}", details=error.details, hint=error.hint
-            )
+            summary = f"{_given_name(parameter, context, session)}: {complaint}"
+            return SpecError(summary, id=error.id, details=error.details, hint=error.hint)
     return error
 
 
-def print_error(error: KataDindError, *, as_json: bool) -> None:
-    """Print an error on stderr: as fields, or as summary, evidence and hint."""
+def print_error(error: KataDindError, session: Session, *, as_json: bool) -> None:
+    """Print an error on stderr: as fields, or as summary, evidence and hint, and with --verbose its id."""
     fields = error.as_fields()
     lines = [f"kata-dind: {fields['summary']}", fields["details"], fields["hint"] and f"hint: {fields['hint']}"]
+    if session.verbose:
+        lines.append(f"error id: {error.id}")
     say(json.dumps(fields) if as_json else printable("\n".join(filter(None, lines))))
 
 

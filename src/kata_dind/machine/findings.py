@@ -20,7 +20,7 @@ from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.probe import Outcome, Trial
 
 FIRM_SECONDS = 24 * 3600.0
-"""After so long a KVM that did not work is tried again; docs/troubleshooting.md says so."""
+"""After so long KVM is tried again where it did not work; the page Troubleshooting tells users of it."""
 
 PRELIMINARY_SECONDS = 600.0
 """A process that lives long, and starts many sandboxes, looks again after so long."""

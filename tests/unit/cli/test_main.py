@@ -118,6 +118,11 @@ def test_an_error_exits_as_its_class_says(
     assert (outcome.exit_code, outcome.stderr.splitlines()) == (exit_code, expected)
 
 
+def test_verbose_tells_the_id_of_an_error(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
+    sandboxes.on_start = raising(HostError("no", id="host.no"))
+    assert cli("up", "--verbose").stderr.splitlines()[-2:] == ["kata-dind: no", "error id: host.no"]
+
+
 @pytest.mark.parametrize(
     "argv", [["up", "--json", "--size", "3"], ["up", "--size", "3", "--json"], ["up", "--cpus", "x", "--json"]]
 )
@@ -125,7 +130,7 @@ def test_errors_as_json(cli: CommandLine, argv: list[str]) -> None:
     outcome = cli(*argv)
     fields = json.loads(outcome.stderr)
     assert (outcome.exit_code, outcome.stdout) == (2, "")
-    assert fields.keys() == {"error", "summary", "details", "hint", "exit_code"}
+    assert fields.keys() == {"error", "id", "summary", "details", "hint", "exit_code"}
     assert (fields["error"], fields["exit_code"]) == ("SpecError", 2)
 
 
