@@ -24,6 +24,7 @@ from kata_dind.backend import Backend, Begun, Guest, OnEvent, PackedSeed, Proble
 from kata_dind.backend.plan import AnyPlan, PlannedImage, StartKind
 from kata_dind.backend.vm.events import guest_events
 from kata_dind.backend.vm.streams import AgentStream
+from kata_dind.backend.vm.volumes import HostVolumes
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
@@ -172,6 +173,7 @@ class FakeBackend:
 
     def __init__(self, snapshots: FakeSnapshots | None) -> None:
         self.snapshots = snapshots
+        self.volumes = HostVolumes()
 
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a guest that behaves as the image says."""
@@ -188,6 +190,7 @@ class FakeBackend:
             name=spec.name,
             data_root=DataRootKind.BLOCK if spec.data_root is DataRootKind.AUTO else spec.data_root,
             data_root_mib=spec.size_bytes >> 20,
+            volume=wish.stored.volume if wish.stored else "",
             own={"data_directory": str(where), "filesystem": str(spec.filesystem)},
         )
 

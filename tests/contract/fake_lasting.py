@@ -55,6 +55,7 @@ class LastingBackend:
 
     logs: Mapping[str, str] = {"dockerd": "dockerd.log", "pod": "pod.log"}
     snapshots = None
+    volumes = None
 
     def __init__(self) -> None:
         self.lasting = FakeCluster()

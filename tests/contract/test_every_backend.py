@@ -22,6 +22,7 @@ from kata_dind.errors import DockerdFailed, GuestNotReady, SandboxError, SpecErr
 from kata_dind.progress import Event
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.sandbox.volumes import list_volumes
 from kata_dind.spec import SandboxSpec, parse_spec
 from kata_dind.store.sandboxes import sandboxes_directory
 from tests.contract.conftest import UseFake
@@ -222,6 +223,12 @@ def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_remo
     wait_until(lambda: sandbox.summary().problem is not None)
     sandbox.remove(force=True)
     assert list_sandboxes() == []
+
+
+def test_a_volume_is_refused_where_the_backend_has_none(lasting: Subject) -> None:
+    with pytest.raises(SpecError, match="--volume: the backend vm has no named volumes"):
+        up(parse_spec(name="demo", image="healthy", volume="work"))
+    assert list_volumes() == []
 
 
 def test_a_guest_that_dies_without_an_owner_is_a_crash(lasting: Subject) -> None:

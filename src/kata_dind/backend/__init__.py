@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     import asyncio
 
     from kata_dind.backend.plan import AnyPlan
+    from kata_dind.host.filesystems import Outcome
     from kata_dind.image.source import PackageSource
     from kata_dind.progress import Report
     from kata_dind.spec import SandboxSpec
     from kata_dind.store.seeds import Seed
+    from kata_dind.store.volume_view import VolumeSummary
     from kata_dind.wire.requests import Request, Stream
 
 
@@ -142,8 +144,79 @@ class Proven(NamedTuple):
     """What dockerd said until then, where the sandbox's own log does not have it."""
 
 
+class KnownVolume(Protocol):
+    """A named volume, whether a sandbox uses it or not."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def unclean(self) -> Path:
+        """A mark that is there while a guest uses the volume; found at a start, it demands a check."""
+
+    def note_verdict(self, *, sandbox: str, docker_version: str, storage: str) -> None:
+        """Remember what a passing verdict said; from the first on, the volume stays. Raises OSError on a full host."""
+
+    def summary(self) -> VolumeSummary:
+        """Return the volume's row of `volume ls`."""
+
+    def inspect(self) -> dict[str, Any]:
+        """Return all that is known of the volume."""
+
+    def resize(self, size_bytes: int) -> None:
+        """Grow a volume that no sandbox uses now. Raises SpecError, DataRootError."""
+
+    def fsck(self) -> Outcome:
+        """Check the file system of a volume that no sandbox uses now, and repair what needs no decision."""
+
+    def require_unused(self) -> None:
+        """Raise SpecError when a sandbox, running or not, refers to the volume."""
+
+    def remove(self) -> None:
+        """Delete the volume and all in it. Raises SpecError, DataRootBusy, HostError."""
+
+
+class UsedVolume(Protocol):
+    """The volume of one start, which no other sandbox uses meanwhile."""
+
+    @property
+    def stored(self) -> StoredRoot:
+        """Where the data root lies, and what is known of it."""
+
+    @property
+    def locks(self) -> Sequence[int]:
+        """The descriptors that keep others from it; whoever inherits them uses it as well."""
+
+    def fitted(self, spec: SandboxSpec, *, report: Report) -> SandboxSpec:
+        """Return a spec with the kind, the size and the file system that the volume has; a wish for others is told."""
+
+    def grow(self, size_bytes: int) -> None:
+        """Let the volume have at least a size. Raises DataRootError, NoSpace."""
+
+
+class Volumes(Protocol):
+    """The named volumes of a backend: data roots that outlive their sandboxes."""
+
+    def all(self) -> Sequence[KnownVolume]:
+        """Return this user's volumes by name."""
+
+    def named(self, name: str) -> KnownVolume:
+        """Return the volume that a name has or would have."""
+
+    def use(self, spec: SandboxSpec) -> AbstractContextManager[UsedVolume]:
+        """Use the volume that a spec names for the length of the block; it is made when there is none.
+
+        Raises SpecError when it is of another kind than asked, DataRootBusy, HostError.
+        """
+
+
 class Backend(Protocol):
     """One way to run sandboxes."""
+
+    @property
+    def volumes(self) -> Volumes | None:
+        """Its named volumes; None where a data root always goes with its sandbox."""
 
     @property
     def logs(self) -> Mapping[str, str]:

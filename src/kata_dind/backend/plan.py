@@ -92,6 +92,8 @@ class Plan(Generic[OwnT]):
     seed: str = ""
     """The id of the seed over whose disks the sandbox's own disks lie; empty for none."""
     wanted_seed: WantedSeed | None = None
+    volume: str = ""
+    """The volume that holds the data root; empty for a data root of the sandbox's own."""
     warnings: tuple[str, ...] = ()
     """What the user should know before the start."""
     outlives_owner: bool = False

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import signal
 
-from kata_dind.backend import Lasting, load_backend
+from kata_dind.backend import Backend, KnownVolume, Lasting, load_backend
 from kata_dind.backend.plan import AnyPlan, find_plan
 from kata_dind.host.process import signal_process
 from kata_dind.store.sandboxes import Record, list_records
-from kata_dind.store.volumes import find_volume_of
 
 
 def guest_runs(record: Record) -> bool:
@@ -32,7 +31,7 @@ def stop_lasting_guest(record: Record, *, timeout_seconds: float) -> None:
         return
     lasting, plan = found
     lasting.stop(plan, record.directory, timeout_seconds=timeout_seconds)
-    (find_volume_of(record) or record).unclean.unlink(missing_ok=True)
+    (volume_of(plan, load_backend(plan.backend)) or record).unclean.unlink(missing_ok=True)
     record.lasting.unlink(missing_ok=True)
     record.write_status({**record.read("status.json"), "state": "stopped"})
 
@@ -58,6 +57,11 @@ def signal_supervisor(record: Record, number: signal.Signals) -> None:
     pid = int(record.read("status.json").get("pid") or 0)
     if record.is_owned():
         signal_process(pid, number, word="kata_dind.life.supervisor", has_open=record.directory / "lock")
+
+
+def volume_of(plan: AnyPlan, backend: Backend) -> KnownVolume | None:
+    """Return the volume that holds the data root of a plan; None when that is the sandbox's own."""
+    return backend.volumes.named(plan.volume) if plan.volume and backend.volumes else None
 
 
 def _find_lasting(record: Record) -> tuple[Lasting, AnyPlan] | None:

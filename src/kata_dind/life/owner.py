@@ -21,13 +21,13 @@ from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import AbnormalShutdown, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.host.disks import is_full
 from kata_dind.life.container import FollowedContainer
+from kata_dind.life.guests import volume_of
 from kata_dind.life.readiness import Readiness, asking_first, gone
 from kata_dind.life.sockets import Sockets
 from kata_dind.life.status import Status
 from kata_dind.progress import Report
 from kata_dind.proof.verdict import Verdict
 from kata_dind.store.sandboxes import Record
-from kata_dind.store.volumes import find_volume_of
 from kata_dind.wire.channel import first_of
 from kata_dind.wire.requests import StreamLost
 
@@ -49,7 +49,7 @@ class Owner:
         self._plan = plan
         self._backend = backend
         self._begin = begin or functools.partial(backend.begin, plan)
-        self._volume = find_volume_of(record)
+        self._volume = volume_of(plan, backend)
         self._proven = backend.proven(plan, record.directory)
         self._status = Status(record, report=report)
         self._container = FollowedContainer(record.directory / backend.logs["dockerd"], self._status)

@@ -159,10 +159,9 @@ def require_volume(name: str) -> Volume:
     return _shelf().require(name, {volume.name: volume for volume in list_volumes()})
 
 
-def find_volume_of(record: Record) -> Volume | None:
-    """Return the volume that holds a sandbox's data root; None when that is the sandbox's own."""
-    name = record.read("spec.json").get("volume")
-    return Volume(name, _shelf().path(name)) if name else None
+def volume_named(name: str) -> Volume:
+    """Return the volume that a name has or would have."""
+    return Volume(name, _shelf().path(name))
 
 
 def _shelf() -> Shelf:

@@ -15,7 +15,7 @@ from kata_dind.errors import DataRootBusy, DataRootError, ForeignData, HostError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.filesystems import find_filesystem
 from kata_dind.store.sandboxes import create_record
-from kata_dind.store.volumes import Volume, find_volume_of, list_volumes, require_volume, use_volume
+from kata_dind.store.volumes import Volume, list_volumes, require_volume, use_volume, volume_named
 from kata_dind.vocabulary import DataRootKind
 
 GIB = 1 << 30
@@ -323,12 +323,8 @@ def test_a_guest_may_make_its_share_deep() -> None:
     assert list_volumes() == []
 
 
-def test_a_sandbox_knows_its_volume() -> None:
-    volume = make_volume()
-    record = create_record("demo")
-    assert find_volume_of(record) is None
-    record.write("spec.json", {"volume": "db"})
-    assert find_volume_of(record) == volume
+def test_a_volume_lies_where_its_name_says() -> None:
+    assert volume_named("db") == make_volume()
 
 
 # --- resize and fsck

@@ -21,6 +21,7 @@ from kata_dind.vocabulary import DataRootKind
 if TYPE_CHECKING:
     from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
+    from kata_dind.backend.vm.volumes import HostVolumes
     from kata_dind.progress import Report
 
 
@@ -32,6 +33,13 @@ class VmBackend:
 
     def __init__(self) -> None:
         self.snapshots = VmSnapshots()
+
+    @property
+    def volumes(self) -> HostVolumes:
+        """Directories of this host."""
+        from kata_dind.backend.vm.volumes import HostVolumes  # most starts have none
+
+        return HostVolumes()
 
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""

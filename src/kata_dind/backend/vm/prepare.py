@@ -110,12 +110,13 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
         timeout_seconds=spec.timeout_seconds,
         report=report,
     )
-    return make_plan(
+    plan = make_plan(
         spec,
         DataRootChoice(needs, reason, directory),
         _shares(spec, needs, directory),
         Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
     )
+    return replace(plan, volume=stored.volume) if stored else plan
 
 
 def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
