@@ -50,6 +50,11 @@ def cluster_directory(name: str) -> Path:
     return state_directory() / "cluster" / name
 
 
+def unreachable() -> Path:
+    """Return a mark; while it is there the cluster does not answer."""
+    return state_directory() / "cluster-is-unreachable"
+
+
 class LastingBackend:
     """The backend."""
 
@@ -99,6 +104,8 @@ class FakeCluster:
     """What can be asked of guests without their owner."""
 
     def runs(self, plan: AnyPlan, directory: Path) -> bool:
+        if unreachable().exists():
+            raise BackendError("the fake cluster does not answer", id="test.unreachable")
         try:
             _connect(cluster_directory(plan.name)).close()
         except OSError:

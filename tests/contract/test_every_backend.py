@@ -18,7 +18,7 @@ from typing import Protocol
 
 import pytest
 
-from kata_dind.errors import DockerdFailed, GuestNotReady, SandboxError, SpecError
+from kata_dind.errors import BackendError, DockerdFailed, GuestNotReady, SandboxError, SpecError
 from kata_dind.progress import Event
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
@@ -26,6 +26,7 @@ from kata_dind.sandbox.volumes import list_volumes
 from kata_dind.spec import SandboxSpec, parse_spec
 from kata_dind.store.sandboxes import sandboxes_directory
 from tests.contract.conftest import UseFake
+from tests.contract.fake_lasting import unreachable
 
 
 class Subject(Protocol):
@@ -223,6 +224,24 @@ def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_remo
     wait_until(lambda: sandbox.summary().problem is not None)
     sandbox.remove(force=True)
     assert list_sandboxes() == []
+
+
+def test_a_backend_that_does_not_answer_keeps_nobody_from_looking(lasting: Subject) -> None:
+    sandbox = up(lasting.spec())
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.summary().problem is not None)
+    unreachable().touch()
+    try:
+        (row,) = list_sandboxes()
+        assert (row.state, row.problem) == (
+            "unknown", "its backend does not answer, so that nobody can tell whether its guest runs"
+        )  # fmt: skip
+        for change in (sandbox.stop, sandbox.remove, lambda: start("demo")):
+            with pytest.raises(BackendError, match="the fake cluster does not answer"):
+                change()
+    finally:
+        unreachable().unlink()
+    assert sandbox.state == "running"
 
 
 def test_a_volume_is_refused_where_the_backend_has_none(lasting: Subject) -> None:

@@ -5,12 +5,16 @@ Where a guest ends with its owner, the sandbox's lock tells. Where it outlives i
 
 from __future__ import annotations
 
+import logging
 import signal
 
 from kata_dind.backend import Backend, KnownVolume, Lasting, load_backend
 from kata_dind.backend.plan import AnyPlan, find_plan
+from kata_dind.errors import BackendError, SandboxError
 from kata_dind.host.process import signal_process
 from kata_dind.store.sandboxes import Record, list_records
+
+logger = logging.getLogger(__name__)
 
 
 def guest_runs(record: Record) -> bool:
@@ -22,6 +26,15 @@ def guest_outlives_owner(record: Record) -> bool:
     """Tell whether a guest runs that no process of this host owns. Raises BackendError."""
     found = _find_lasting(record)
     return found is not None and not record.is_owned() and found[0].runs(found[1], record.directory)
+
+
+def find_guest_without_owner(record: Record) -> bool | None:
+    """Tell the same; None where the backend does not answer, which must not keep others from being listed."""
+    try:
+        return guest_outlives_owner(record)
+    except BackendError as error:
+        logger.warning("it is not known whether the guest of '%s' runs: %s", record.name, error.summary)
+        return None
 
 
 def stop_lasting_guest(record: Record, *, timeout_seconds: float) -> None:
@@ -47,9 +60,17 @@ def swept_records() -> list[Record]:
     records = list_records()
     for record in records:
         if record.ephemeral.exists() and record.lasting.exists() and not record.is_owned():
-            with record.owned():
-                remove_sandbox(record)
+            _sweep_guest(record)
     return [record for record in records if record.directory.exists()]
+
+
+def _sweep_guest(record: Record) -> None:
+    """Remove a sandbox whose start was killed, with its guest; what can't be done now is done at another look."""
+    try:
+        with record.owned(timeout_seconds=0):
+            remove_sandbox(record)
+    except (BackendError, SandboxError) as error:
+        logger.warning("the guest of '%s', whose start was killed, is not removed yet: %s", record.name, error.summary)
 
 
 def signal_supervisor(record: Record, number: signal.Signals) -> None:

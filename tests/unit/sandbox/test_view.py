@@ -35,10 +35,12 @@ FACTS = Facts(
         ("running", False, False, "crashed"),
         ("stopped", False, False, "stopped"),
         (None, False, False, "crashed"),
+        ("running", False, None, "unknown"),
+        ("running", True, None, "running"),
     ],
 )
 def test_owner_and_guest_are_believed_before_the_status(
-    written: str | None, is_owned: bool, guest_runs: bool, state: str
+    written: str | None, is_owned: bool, guest_runs: bool | None, state: str
 ) -> None:
     status = {} if written is None else {"state": written}
     assert state_of(status, is_owned=is_owned, guest_runs=guest_runs) == state
