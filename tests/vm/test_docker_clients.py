@@ -145,6 +145,7 @@ def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hell
     assert seen == ["create", "die", "destroy"]
 
 
+@pytest.mark.thorough
 def test_a_container_reaches_another_by_name(client: docker.DockerClient, hello: str) -> None:
     network = client.networks.create("inside")
     # Containers that share a network's own resolver and bridge: netfilter and bridge modules work in the guest.
