@@ -33,7 +33,7 @@ def nothing_is_created(private_directories: Path) -> Iterator[None]:
 
 _BAD_INPUT = {
     "data root kind": (["--data-root", "floppy"], "--data-root: 'floppy' is unknown; use auto, memory, "),
-    "backend": (["--backend", "docker"], "--backend: 'docker' is unknown; use vm, "),
+    "backend": (["--backend", "docker"], "--backend: 'docker' is unknown; use vm"),
     "accelerator": (["--accel", "hax"], "--accel: 'hax' is unknown; use auto, kvm or tcg"),
     "network": (["--network", "bridge"], "--network: 'bridge' is unknown; use none or nat"),
     "negative size": (["--size=-1"], "--size: '-1' is not a size; use a number and a unit, like "),
