@@ -186,12 +186,13 @@ def _dockerd(name: str, data: Path, directory: Path) -> Iterator[docker.DockerCl
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while not _answers(sockets / "docker.sock"):
             if process.ended(within_seconds=0.1) or time.monotonic() > deadline:
-                raise KataDindError("dockerd does not start", details=process.describe_end())
+                raise KataDindError("dockerd does not start", id="dockerd.not-started", details=process.describe_end())
         with _client(sockets / "docker.sock") as client:
             yield client
         process.stop(rung_seconds=_DEADLINE_SECONDS)
         if process.returncode() != 0:
-            raise KataDindError("dockerd does not stop cleanly", details=process.describe_end())
+            evidence = process.describe_end()
+            raise KataDindError("dockerd does not stop cleanly", id="dockerd.stop-failed", details=evidence)
 
 
 def _answers(socket: Path) -> bool:

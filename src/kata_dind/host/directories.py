@@ -26,7 +26,9 @@ def make_private(directory: Path, *, hint: str = "") -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"the directory {directory} cannot be made: {error.strerror}", hint=hint) from error
+        raise HostError(
+            f"the directory {directory} cannot be made: {error.strerror}", id="host.directory-not-made", hint=hint
+        ) from error
     return directory
 
 

@@ -77,11 +77,14 @@ def create_disk(disk: Path, *, size_mib: int, filesystem: Filesystem = Filesyste
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise NoSpace(
-                f"the file system of {disk.parent} takes no file of {size_mib} MiB", hint="use a smaller --size"
+                f"the file system of {disk.parent} takes no file of {size_mib} MiB",
+                id="host.file-too-large",
+                hint="use a smaller --size",
             ) from error
         if isinstance(error, CommandFailed) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
                 f"cannot make a disk in {disk.parent}",
+                id="host.no-space",
                 details=getattr(error, "details", str(error)),
                 hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
             ) from error

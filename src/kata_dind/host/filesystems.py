@@ -155,7 +155,9 @@ def _resize_ext4(disk: Path, file: IO[bytes], undo: Path) -> None:
         _run_on(file, [_e2fsprogs("resize2fs"), "-z", undo])
     except CommandFailed as error:
         _mend(disk, file, undo)
-        raise DataRootError(f"the file system in {disk} could not grow", details=error.details) from error
+        raise DataRootError(
+            f"the file system in {disk} could not grow", id="dataroot.growth-failed", details=error.details
+        ) from error
     undo.unlink(missing_ok=True)
 
 
@@ -163,7 +165,9 @@ def _truncate(disk: Path, file: IO[bytes], size_bytes: int) -> None:
     try:
         os.truncate(file.fileno(), size_bytes)
     except OSError as error:
-        raise NoSpace(f"the file system of {disk.parent} takes no file of {size_bytes >> 20} MiB") from error
+        raise NoSpace(
+            f"the file system of {disk.parent} takes no file of {size_bytes >> 20} MiB", id="host.file-too-large"
+        ) from error
 
 
 def _run_on(
@@ -185,6 +189,7 @@ def _e2fsprogs(tool: str) -> Path:
 def _damaged(disk: Path, command: str, error: CommandFailed) -> DataRootError:
     return DataRootError(
         f"the file system in {disk} is damaged",
+        id="dataroot.damaged",
         details=error.details,
         hint=f"{command}, which may drop files; copy the disk before",
     )
@@ -198,7 +203,8 @@ def _read_superblock(file: IO[bytes]) -> FileSystem | None:
 def _opened(disk: Path, flags: int) -> Iterator[IO[bytes]]:
     """Open a disk that is a plain file. A loop disk's directory is the guest's, which may put anything there."""
     foreign = ForeignData(
-        f"{disk} is no plain file, so it is not touched",
+        f"{disk} is not a plain file, so it is not touched",
+        id="dataroot.not-a-file",
         hint=f"ls -l {disk.parent}, and put the disk back under that name",
     )
     if not stat.S_ISREG(disk.lstat().st_mode):
@@ -229,7 +235,9 @@ def _unused(disk: Path) -> Iterator[IO[bytes]]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    raise DataRootBusy(f"{disk} is in use by another process", hint="try again in a moment") from error
+                    raise DataRootBusy(
+                        f"{disk} is in use by another process", id="dataroot.in-use", hint="try again in a moment"
+                    ) from error
                 time.sleep(_POLL_SECONDS)
             else:
                 break

@@ -54,7 +54,7 @@ def _is_refused(path: Path, operation: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise HostError(f"the lock {path} cannot be read: {error.strerror}") from error
+        raise HostError(f"the lock {path} cannot be read: {error.strerror}", id="host.lock-unusable") from error
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HostError(f"the lock {path} cannot be opened: {error.strerror}") from error
+        raise HostError(f"the lock {path} cannot be opened: {error.strerror}", id="host.lock-unusable") from error
     try:
         yield descriptor
     finally:
@@ -87,7 +87,7 @@ def _acquire(descriptor: int, operation: int, *, path: Path, timeout_seconds: fl
             fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise LockBusy(f"{path} is in use by another process") from error
+                raise LockBusy(f"{path} is in use by another process", id="host.lock-busy") from error
             time.sleep(_POLL_SECONDS)
         else:
             return

@@ -57,6 +57,7 @@ def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> 
     except CommandFailed as error:
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",
+            id="network.namespaces-forbidden",
             details=error.details,
             hint="kata-dind setup, which on Ubuntu 24.04 allows one program to make them",
         ) from error

@@ -68,8 +68,13 @@ def require_tool(name: str, *, package: str) -> Path:
     """Return a program's path, or raise ToolMissing with the Debian package that has it."""
     found = find_tool(name)
     if found is None:
-        raise ToolMissing(f"{name} is not installed", hint=f"sudo apt-get install {package}")
+        raise ToolMissing(f"{name} is not installed", id="host.tool-missing", hint=f"sudo apt-get install {package}")
     return found
+
+
+def _without_package(name: str) -> ToolMissing:
+    hint = f"install the package that has {name}"
+    return ToolMissing(f"{name} is not installed", id="host.tool-missing", hint=hint)
 
 
 def use_small_pages() -> None:
@@ -221,10 +226,12 @@ def run(
     name = Path(words[0]).name
     if code is None:
         evidence = _evidence(words, "killed", tail(log) if log else err or out)
-        raise CommandTimedOut(f"{name} did not end within {timeout_seconds:g} s", details=evidence)
+        raise CommandTimedOut(
+            f"{name} did not end within {timeout_seconds:g} s", id="process.timed-out", details=evidence
+        )
     if code not in allowed_codes:
         evidence = _evidence(words, describe_status(code), tail(log) if log else err or out)
-        raise CommandFailed(f"{name} failed ({describe_status(code)})", details=evidence)
+        raise CommandFailed(f"{name} failed ({describe_status(code)})", id="process.failed", details=evidence)
     return Completed(tuple(words), out, err, code)
 
 
@@ -237,7 +244,7 @@ def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds:
     words = list(argv)
     logger.debug("run: %s", shlex.join(words))
     if find_tool(words[0]) is None:
-        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+        raise _without_package(words[0])
     environment = scrubbed_environment()
     with subprocess.Popen(
         words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
@@ -247,13 +254,16 @@ def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds:
         except subprocess.TimeoutExpired as error:
             _end_if_allowed(popen)
             evidence = _evidence(words, "not waited for any longer", (error.stdout or b"").decode(errors="replace"))
-            raise CommandTimedOut(f"{words[0]} did not end within {timeout_seconds:g} s", details=evidence) from error
+            raise CommandTimedOut(
+                f"{words[0]} did not end within {timeout_seconds:g} s", id="process.timed-out", details=evidence
+            ) from error
         except BaseException:  # Ctrl-C, which the command has met as well
             _end_if_allowed(popen)
             raise
     if popen.returncode:
         status = describe_status(popen.returncode)
-        raise CommandFailed(f"{words[0]} failed ({status})", details=_evidence(words, status, output))
+        evidence = _evidence(words, status, output)
+        raise CommandFailed(f"{words[0]} failed ({status})", id="process.failed", details=evidence)
     return Completed(tuple(words), output, "")
 
 
@@ -325,7 +335,7 @@ def _popen(
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     if find_tool(words[0]) is None:
-        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+        raise _without_package(words[0])
     die_with_parent = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _DIE_WITH_PARENT, str(os.getpid())]
     return subprocess.Popen(
         [*die_with_parent, *words],

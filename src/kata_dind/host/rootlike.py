@@ -51,7 +51,7 @@ def run_rootlike(
     except (CommandFailed, CommandTimedOut) as error:
         program = Path(os.fspath(argv[0])).name
         summary = error.summary.replace(wrapped[0], program, 1)
-        raise type(error)(summary, details=error.details, hint=error.hint) from error
+        raise type(error)(summary, id=error.id, details=error.details, hint=error.hint) from error
 
 
 def require_rootlike() -> None:
@@ -61,6 +61,7 @@ def require_rootlike() -> None:
     except CommandFailed as error:
         raise PermissionMissing(
             "this user cannot own the files of a root file system, which building an image needs",
+            id="host.user-namespaces-forbidden",
             details=error.details,
             hint=_hint(error.details),
         ) from error
@@ -76,7 +77,9 @@ def remove_tree(path: Path) -> None:
         try:
             run_rootlike(["rm", "-rf", "--one-file-system", "--", path], timeout_seconds=600)
         except CommandFailed as failure:
-            raise HostError(f"{path} cannot be removed: {error}", details=failure.details) from error
+            raise HostError(
+                f"{path} cannot be removed: {error}", id="host.directory-not-removed", details=failure.details
+            ) from error
 
 
 def _hint(evidence: str) -> str:

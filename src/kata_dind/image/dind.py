@@ -140,7 +140,7 @@ def docker_version(status: str) -> str:
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
         if fields.get("Package") == "docker.io":
             return fields["Version"].rpartition(":")[2].partition("+")[0].partition("-")[0]
-    raise ImageError("the packages hold no docker.io")
+    raise ImageError("docker.io is not among the packages", id="image.docker-missing")
 
 
 def _hello(busybox: bytes) -> bytes:

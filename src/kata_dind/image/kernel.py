@@ -124,7 +124,9 @@ def find_packaged_kernel(tree: Path) -> tuple[str, Path]:
     kernels = {path.name.removeprefix("vmlinuz-"): path for path in (tree / "boot").glob("vmlinuz-*")}
     kernels |= {path.parent.name: path for path in (tree / "usr/lib/modules").glob("*/vmlinuz")}
     if len(kernels) != 1:
-        raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
+        raise ImageError(
+            f"the kernel package has {len(kernels)} kernels; 1 was expected", id="kernel.package-unexpected"
+        )
     ((version, vmlinuz),) = kernels.items()
     return version, vmlinuz
 

@@ -106,13 +106,14 @@ def _pull(parsed: Reference, *, insecure: bool, workspace: Workspace, cache: Pat
     workspace.run_rootlike("umoci", "raw", "unpack", "--image", f"{layout}:image", tree)
     if find_program(tree, "dockerd", search_path=config.variable("PATH") or _DEFAULT_PATH) is None:
         raise ImageError(
-            f"{parsed.text} has no dockerd, so it is no Docker-in-Docker image",
+            f"{parsed.text} has no dockerd, so it is not a Docker-in-Docker image",
+            id="image.without-dockerd",
             hint="pull one that has it, such as docker:dind",
         )
     finished = workspace.directory / "image"
     finished.mkdir(mode=0o700)
     rootfs.pack_foreign_disk(tree, finished / "disk.erofs", workspace=workspace)
-    record = DindImage(
+    image = DindImage(
         reference=parsed.text,
         image_id="",
         disk=finished,
@@ -124,7 +125,7 @@ def _pull(parsed: Reference, *, insecure: bool, workspace: Workspace, cache: Pat
         size_bytes=0,
         origin=parsed.source,
     )
-    return store.add_image(finished, record, cache=cache)
+    return store.add_image(finished, image, cache=cache)
 
 
 def _copy(parsed: Reference, layout: Path, *, insecure: bool, workspace: Workspace) -> None:
@@ -135,6 +136,7 @@ def _copy(parsed: Reference, layout: Path, *, insecure: bool, workspace: Workspa
         if "server gave HTTP response to HTTPS client" in error.details or "x509:" in error.details:
             raise ImageError(
                 f"could not pull {parsed.text}: the registry {parsed.host} has no TLS that this host trusts",
+                id="image.registry-untrusted",
                 details=error.details,
                 hint=f"kata-dind image pull --insecure {parsed.text}",
             ) from error

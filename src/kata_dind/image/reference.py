@@ -48,7 +48,7 @@ def parse_reference(text: str, *, relative_to: Path) -> Reference:
         return _parse_file(kind, rest, relative_to=relative_to)
     match = _REGISTRY_REFERENCE.fullmatch(text.removeprefix("docker://"))
     if match is None or not _is_possible_host(match["host"]):
-        raise SpecError(f"REFERENCE: {text!r} is not an image reference; {_ALLOWED}")
+        raise SpecError(f"REFERENCE: {text!r} is not an image reference; {_ALLOWED}", id="image.reference-invalid")
     bare = text.removeprefix("docker://")
     plain = bare if match["tag"] or match["digest"] else f"{bare}:latest"
     # A digest says all there is to say, and skopeo takes no tag beside it.
@@ -64,10 +64,10 @@ def _is_possible_host(host: str | None) -> bool:
 def _parse_file(kind: str, rest: str, *, relative_to: Path) -> Reference:
     name, _, tag = rest.partition(":")
     if not name:
-        raise SpecError(f"REFERENCE: {kind}: names no path; {_ALLOWED}")
+        raise SpecError(f"REFERENCE: {kind}: names no path; {_ALLOWED}", id="image.reference-invalid")
     path = relative_to / Path(name).expanduser()
     if not (path.is_dir() if kind == "oci" else path.is_file()):
         what = "an OCI layout's directory" if kind == "oci" else "an archive"
-        raise SpecError(f"REFERENCE: {kind}:{rest}: {path} is not {what}")
+        raise SpecError(f"REFERENCE: {kind}:{rest}: {path} is not {what}", id="image.file-missing")
     text = f"{kind}:{path}{':' if tag else ''}{tag}"
     return Reference(text, text, path=path)

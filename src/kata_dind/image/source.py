@@ -45,6 +45,7 @@ def host_suite(release: Mapping[str, str]) -> str:
     # Debian's testing and unstable have a code name only from some release on.
     raise HostError(
         f"this host ({release.get('PRETTY_NAME', 'unknown')}) is not a Debian or Ubuntu release with a code name",
+        id="host.release-unknown",
         hint="name a release: --suite trixie",
     )
 
@@ -54,4 +55,6 @@ def debian_architecture(machine: str) -> str:
     try:
         return {"x86_64": "amd64", "aarch64": "arm64"}[machine]
     except KeyError:
-        raise HostError(f"machines of type {machine} are not supported; x86_64 and aarch64 are") from None
+        raise HostError(
+            f"machines of type {machine} are not supported; x86_64 and aarch64 are", id="host.processor-unsupported"
+        ) from None

@@ -22,7 +22,7 @@ from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory, make_private
 from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import is_locked
-from kata_dind.store.shelf import Shelf, delete, set_aside
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside
 
 _DISK = "disk.erofs"
 _FACTS = "image.json"
@@ -83,6 +83,7 @@ def require_image(name: str) -> DindImage:
         known = sorted({image.reference or image.image_id for image in list_images()})
         raise ImageError(
             f"there is no image {name}; known are: {', '.join(known) or 'none'}",
+            id="image.unknown",
             hint=_way_to(name),
         )
     return image
@@ -102,7 +103,8 @@ def remove_image(name: str) -> None:
         home = shelf.path(image.image_id)
         if removed == references and is_locked(home / _IN_USE):
             raise ImageError(
-                f"image {name} is in use by a running sandbox",
+                f"the image {name} is in use by a running sandbox",
+                id="image.in-use",
                 hint="stop the sandbox that uses it: kata-dind ls names it",
             )
         for reference in removed:
@@ -117,7 +119,8 @@ def remove_image(name: str) -> None:
 def use_image(image: DindImage) -> Iterator[DindImage]:
     """Keep an image from being removed for the length of the block. Raises ImageError when it is gone already."""
     home = image.disk.parent
-    gone = ImageError(f"image {image.reference or image.image_id} has been removed", hint=_way_to(image.reference))
+    name = image.reference or image.image_id
+    gone = ImageError(f"the image {name} has been removed", id="image.removed", hint=_way_to(image.reference))
     with _shelf(home.parents[1]).shared(home.name, gone=gone):
         yield image
 
@@ -163,7 +166,7 @@ def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
     cache = cache_directory()
     image = image_from_fields(fields, disk=disk)
     if _identify(disk, image) != image.image_id:
-        raise SpecError(f"the disk of the image {image.image_id} holds something else")
+        raise SpecError(f"the content of the disk is not that of the image {image.image_id}", id="image.disk-differs")
     if found := find_image(image.image_id):
         disk.unlink()
         link_or_copy(found.disk, disk)
@@ -196,7 +199,8 @@ def _way_to(reference: str) -> str:
 
 
 def _shelf(cache: Path) -> Shelf:
-    return Shelf(cache / "images", "image", lock=_IN_USE)
+    ids = ErrorIds(name_taken="image.name-taken", unknown="image.unknown", in_use="image.in-use")
+    return Shelf(cache / "images", "image", ids=ids, lock=_IN_USE)
 
 
 def _references(cache: Path) -> dict[str, str]:

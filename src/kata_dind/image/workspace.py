@@ -129,11 +129,13 @@ def _translated_errors(workspace: Workspace, goal: Goal) -> Iterator[None]:
     except (CommandFailed, CommandTimedOut) as error:
         if _NO_SPACE.search(error.details + workspace.output()) or _free_mib(workspace.directory) == 0:
             raise _no_space(workspace.directory.parent, goal, "is full") from error
-        raise ImageError(f"could not {goal.what}: {error.summary}", details=error.details, hint=error.hint) from error
+        raise ImageError(
+            f"could not {goal.what}: {error.summary}", id="image.command-failed", details=error.details, hint=error.hint
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(workspace.directory.parent, goal, "is full") from error
-        raise ImageError(f"could not {goal.what}: {error}") from error
+        raise ImageError(f"could not {goal.what}: {error}", id="image.file-failed") from error
 
 
 def _require_room(parent: Path, goal: Goal) -> None:
@@ -149,5 +151,6 @@ def _free_mib(directory: Path) -> int:
 def _no_space(parent: Path, goal: Goal, why: str) -> NoSpace:
     return NoSpace(
         f"could not {goal.what}: the disk under {parent.parent} {why}",
+        id="host.no-space",
         hint="free 2 GiB there, or point KATA_DIND_CACHE_DIR at a directory on a larger disk",
     )

@@ -40,7 +40,7 @@ class DockerApi:
         messages = [_parse_object(line, call="POST /images/load") for line in lines if line.strip()]
         for message in messages:
             if "error" in message:
-                raise DockerdFailed(f"dockerd cannot load an image: {message['error']}")
+                raise DockerdFailed(f"dockerd cannot load an image: {message['error']}", id="dockerd.load-failed")
         return "".join(str(message.get("stream", "")) for message in messages).strip()
 
     def create_container(self, image: str, command: list[str]) -> str:
@@ -67,6 +67,7 @@ class DockerApi:
     def _call(
         self, method: str, path: str, body: bytes | BinaryIO | None = None, *, content_type: str = "application/json"
     ) -> bytes:
+        call = f"{method} {path.partition('?')[0]}"
         connection = _UnixConnection(self._endpoint, timeout_seconds=self._timeout_seconds)
         headers = {"Content-Type": content_type} if body else {}
         if body is not None and not isinstance(body, bytes):
@@ -78,11 +79,11 @@ class DockerApi:
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise DockerdFailed(f"dockerd does not answer {method} {path.partition('?')[0]}: {error}") from error
+            raise DockerdFailed(f"dockerd does not answer {call}: {error}", id="dockerd.no-answer") from error
         finally:
             connection.close()
         if response.status >= 400:
-            raise DockerdFailed(f"dockerd refused {method} {path.partition('?')[0]}: {_message(content)}")
+            raise DockerdFailed(f"dockerd refused {call}: {_message(content)}", id="dockerd.refused")
         return content
 
 
@@ -103,7 +104,9 @@ def _parse_object(content: bytes, *, call: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise DockerdFailed(f"dockerd answers {call} with something else than an object: {content[:200]!r}")
+        raise DockerdFailed(
+            f"dockerd's answer to {call} is not a JSON object: {content[:200]!r}", id="dockerd.answer-unreadable"
+        )
     return value
 
 

@@ -56,7 +56,9 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     driver = str(info.get("Driver"))
     if driver in UNFIT_DRIVERS and driver not in FALLBACK_DRIVERS[fallback]:
         raise VerdictFailed(
-            f"dockerd fell back to the storage driver {driver}, which {UNFIT_DRIVERS[driver]}", hint=_HINT
+            f"dockerd fell back to the storage driver {driver}, which {UNFIT_DRIVERS[driver]}",
+            id="proof.unfit-driver",
+            hint=_HINT,
         )
     file_capabilities = True
     try:
@@ -104,13 +106,15 @@ def _round_trip(api: DockerApi, upper: Layer) -> None:
             api.remove_image(PROOF_IMAGE)
     if files != _EXPECTED:
         raise VerdictFailed(
-            "the proof failed: a container does not hold what its image's layers say",
+            "the proof failed: the files of a container are not those of its image's layers",
+            id="proof.files-differ",
             details=f"expected {_EXPECTED}\nfound    {files}",
             hint=_HINT,
         )
     if capabilities != upper.capabilities:
         raise VerdictFailed(
-            "the proof failed at file capability: a container's files do not have those of its image's layers",
+            "the proof failed: the file capabilities in a container are not those of its image's layers",
+            id="proof.capabilities-differ",
             details=f"expected {upper.capabilities}\nfound    {capabilities}",
             hint=_HINT,
         )
@@ -122,7 +126,10 @@ def _step(name: str) -> Iterator[None]:
         yield
     except DockerdFailed as error:
         raise VerdictFailed(
-            f"the proof failed at {name}: {error.summary}", details=error.details, hint=_HINT
+            f"the proof failed at {name}: {error.summary}",
+            id="proof.docker-failed",
+            details=error.details,
+            hint=_HINT,
         ) from error
 
 
@@ -139,7 +146,9 @@ def _export(api: DockerApi) -> _Content:
     try:
         return _proof_content(archive)
     except tarfile.TarError as error:
-        raise DockerdFailed(f"dockerd exports what is no archive: {error}") from error
+        raise DockerdFailed(
+            f"what dockerd exports is not a tar archive: {error}", id="dockerd.answer-unreadable"
+        ) from error
 
 
 def _proof_content(archive: bytes) -> _Content:

@@ -22,7 +22,7 @@ from kata_dind.errors import HostError, SandboxError
 from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.json_files import read_json, write_json, write_passing_json
 from kata_dind.host.locks import is_locked_exclusively
-from kata_dind.store.shelf import Shelf, delete, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside, used_alone
 
 SOCKET_PATH_LIMIT = 107
 """What fits into sockaddr_un beside its closing zero, unix(7)."""
@@ -66,7 +66,7 @@ class Record:
         Yields the lock's descriptor: a process that inherits it owns the sandbox as well, and after us. The default
         waits a moment, for a look at the lock by `ls` holds it, too.
         """
-        busy = SandboxError(f"the sandbox '{self.name}' is running or starting already")
+        busy = SandboxError(f"the sandbox '{self.name}' is running or starting already", id="sandbox.already-running")
         return used_alone(self.directory / "lock", timeout_seconds=timeout_seconds, busy=lambda: busy)
 
     def read(self, file: str) -> dict[str, Any]:
@@ -119,6 +119,7 @@ def _shelf() -> Shelf:
     return Shelf(
         sandboxes_directory(),
         "sandbox",
+        ids=ErrorIds(name_taken="sandbox.name-taken", unknown="sandbox.unknown", in_use="sandbox.in-use"),
         unmissed="ephemeral",
         kept_by="lasting",
         make_hint="kata-dind up {}",
@@ -136,6 +137,7 @@ def record_of(name: str) -> Record:
     if len(os.fsencode(record.directory)) > limit:
         raise HostError(
             f"the path {record.directory} is too long for a socket in it (at most {limit} bytes)",
+            id="host.state-path-too-long",
             hint="set KATA_DIND_STATE_DIR to a shorter path",
         )
     return record

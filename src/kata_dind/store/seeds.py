@@ -26,7 +26,7 @@ from kata_dind.host.disks import make_durable
 from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import is_locked, locked
 from kata_dind.store.marks import changed_file, damaged_file, remarked_files
-from kata_dind.store.shelf import Shelf
+from kata_dind.store.shelf import ErrorIds, Shelf
 
 FORMAT = 2
 """Of the directory, and of what is said to the agent of a restored guest."""
@@ -77,6 +77,7 @@ class Seed:
         if name is not None:
             raise SeedUnfit(
                 f"the seed '{self.seed_id}' is damaged: its file {name} was changed since it was made",
+                id="seed.damaged",
                 hint=f"kata-dind seed rm {self.seed_id}, then build it again",
             )
 
@@ -118,7 +119,7 @@ def use_seed(seed_id: str) -> Iterator[Seed]:
 
     Raises SeedUnfit when it is gone, or when a file holds something else than it did.
     """
-    gone = SeedUnfit(f"the seed '{seed_id}' has been removed", hint="start a new sandbox")
+    gone = SeedUnfit(f"the seed '{seed_id}' has been removed", id="seed.removed", hint="start a new sandbox")
     with _shelf().shared(seed_id, gone=gone):
         seed = load_seed(seed_id)
         if seed is None:
@@ -135,7 +136,7 @@ def require_intact(seed: Seed) -> None:
     One that was only copied, as by a backup, is remembered by its new time and inode.
     """
     if seed.facts.get("format") != FORMAT:
-        raise SeedUnfit(f"the seed '{seed.seed_id}' was made by another version of kata-dind")
+        raise SeedUnfit(f"the seed '{seed.seed_id}' was made by another version of kata-dind", id="seed.other-version")
     if changed_file(seed.directory, seed.facts["files"]) is None:
         return
     seed.verify()
@@ -173,7 +174,7 @@ def require_unused(seed: Seed, *, references: list[str]) -> None:
     """Raise SpecError when a clone runs on a seed, or when sandboxes' disks lie over its own."""
     _shelf().require_unused(seed.seed_id, references)
     if seed.is_in_use:
-        raise SpecError(f"the seed '{seed.seed_id}' is used by a sandbox that is being made")
+        raise SpecError(f"the seed '{seed.seed_id}' is used by a sandbox that is being made", id="seed.used-by-start")
 
 
 def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:
@@ -182,5 +183,11 @@ def build_lock(seed_id: str) -> contextlib.AbstractContextManager[int]:
 
 
 def _shelf() -> Shelf:
-    make_hint, free_hint = "kata-dind seed build {}", "kata-dind seed rm {}"
-    return Shelf(seeds_directory(), "seed", lock=_IN_USE, make_hint=make_hint, free_hint=free_hint)
+    return Shelf(
+        seeds_directory(),
+        "seed",
+        ids=ErrorIds(name_taken="seed.name-taken", unknown="seed.unknown", in_use="seed.in-use"),
+        lock=_IN_USE,
+        make_hint="kata-dind seed build {}",
+        free_hint="kata-dind seed rm {}",
+    )

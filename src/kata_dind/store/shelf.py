@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kata_dind.errors import HostError, KataDindError, LockBusy, ProcessError, SpecError
 from kata_dind.host.locks import is_locked, is_locked_exclusively, locked, locked_shared
@@ -35,12 +35,22 @@ _NAMELESS = (_WORKSHOP, _REMOVED, ".new-")
 """The last one is what earlier versions called the workshop of a seed."""
 
 
+class ErrorIds(NamedTuple):
+    """The ids of a shelf's errors."""
+
+    name_taken: str
+    unknown: str
+    in_use: str
+    """Of the error that says which sandboxes, running or not, need a thing."""
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Where things of one kind lie, how they are locked, and the words of its messages."""
 
     directory: Path
     noun: str
+    ids: ErrorIds
     lock: str = "lock"
     """The lock's file in each of them."""
     unmissed: str = ""
@@ -99,7 +109,9 @@ class Shelf:
     def require_free(self, name: str) -> None:
         """Raise SpecError when a name is taken."""
         if self.path(name).exists():
-            raise SpecError(f"there is a {self.noun} '{name}' already", hint=self.free_hint.format(name))
+            raise SpecError(
+                f"there is a {self.noun} '{name}' already", id=self.ids.name_taken, hint=self.free_hint.format(name)
+            )
 
     # --- use
 
@@ -120,7 +132,11 @@ class Shelf:
         """Return the thing with a name. Raises SpecError for an unknown name, with those there are."""
         if name not in things:
             known = ", ".join(things) or "none"
-            raise SpecError(f"there is no {self.noun} '{name}' (there are: {known})", hint=self.make_hint.format(name))
+            raise SpecError(
+                f"there is no {self.noun} '{name}' (there are: {known})",
+                id=self.ids.unknown,
+                hint=self.make_hint.format(name),
+            )
         return things[name]
 
     def require_unused(self, name: str, users: Sequence[str]) -> None:
@@ -128,7 +144,7 @@ class Shelf:
         if users:
             sandboxes = "the sandbox" if len(users) == 1 else "the sandboxes"
             message = f"the {self.noun} '{name}' is used by {sandboxes} {', '.join(users)}"
-            raise SpecError(message, hint=f"kata-dind rm {' '.join(users)}")
+            raise SpecError(message, id=self.ids.in_use, hint=f"kata-dind rm {' '.join(users)}")
 
     # --- going
 

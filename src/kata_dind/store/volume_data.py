@@ -57,7 +57,8 @@ class VolumeData:
         kind = self.find_kind()
         if kind is None:
             raise HostError(
-                f"the volume '{self.name}' cannot be used: {self.directory} holds no volume.json that says its kind",
+                f"the volume '{self.name}' cannot be used: {self.directory} has no volume.json that says its kind",
+                id="volume.kind-unknown",
                 hint=f"touch {self.directory}/volume.json, if it is a volume with a data root in it",
             )
         return kind
@@ -139,7 +140,8 @@ class VolumeData:
         if size_bytes < present:
             raise SpecError(
                 f"SIZE: {size_bytes >> 20}M is less than the volume '{self.name}' has ({present >> 20}M); "
-                "a volume only grows"
+                "a volume only grows",
+                id="volume.shrinking",
             )
         self.grow(size_bytes)
 
@@ -150,6 +152,7 @@ class VolumeData:
         if found is not None and found.kind == "xfs" and self.unclean.exists():
             raise SpecError(
                 f"the volume '{self.name}' was not unmounted, and only a mount replays the log of its xfs",
+                id="volume.not-unmounted",
                 hint=f"start and stop a sandbox with --volume {self.name}, then fsck",
             )
         outcome = check_filesystem(disk)
@@ -159,7 +162,10 @@ class VolumeData:
     def require_place_of_disk(self) -> Path:
         """Return where the disk lies. Raises SpecError for a kind that has none of its own."""
         if self.disk is None:
-            raise SpecError(f"the volume '{self.name}' is of the kind {self.kind}, which has no disk of its own")
+            raise SpecError(
+                f"the volume '{self.name}' is of the kind {self.kind}, which has no disk of its own",
+                id="volume.without-disk",
+            )
         return self.disk
 
     def require_disk(self) -> Path:
@@ -168,6 +174,7 @@ class VolumeData:
         if not os.path.lexists(disk):
             raise HostError(
                 f"the disk of the volume '{self.name}' is gone: there is no {disk}",
+                id="volume.disk-gone",
                 hint=f"put it back, or kata-dind volume rm {self.name}",
             )
         return disk

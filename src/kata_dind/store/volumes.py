@@ -15,7 +15,7 @@ from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.filesystems import Outcome
 from kata_dind.host.locks import is_locked_exclusively
 from kata_dind.store.sandboxes import Record, list_records
-from kata_dind.store.shelf import Shelf, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, set_aside, used_alone
 from kata_dind.store.volume_data import FACTS, UNPROVEN, VolumeData, write_new
 from kata_dind.store.volume_view import VolumeSummary, inspect_volume, summary_of
 from kata_dind.vocabulary import DataRootKind
@@ -95,10 +95,13 @@ class Volume(VolumeData):
         if owner := self._owned_by():
             return DataRootBusy(
                 f"the volume '{self.name}' is in use by the sandbox '{owner}'",
+                id="volume.used-by-running-sandbox",
                 hint=f"kata-dind stop {owner}, or use another volume",
             )
         return DataRootBusy(
-            f"the volume '{self.name}' is in use by another command", hint="try again when that has ended"
+            f"the volume '{self.name}' is in use by another command",
+            id="volume.used-by-command",
+            hint="try again when that command has ended",
         )
 
     def _owned_by(self) -> str:
@@ -127,7 +130,8 @@ def use_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int]
             elif asked not in (DataRootKind.AUTO, volume.kind):
                 raise SpecError(
                     f"--data-root: '{asked}' is not the kind of the volume '{name}', which is {volume.kind}; "
-                    "leave --data-root out"
+                    "leave --data-root out",
+                    id="volume.other-kind",
                 )
             descriptor = stack.enter_context(volume._locked())
         volume.mend()
@@ -166,5 +170,10 @@ def find_volume_of(record: Record) -> Volume | None:
 
 
 def _shelf() -> Shelf:
-    directory = make_private(state_directory() / "volumes")
-    return Shelf(directory, "volume", unmissed=UNPROVEN, make_hint="kata-dind up --volume {}")
+    return Shelf(
+        make_private(state_directory() / "volumes"),
+        "volume",
+        ids=ErrorIds(name_taken="volume.name-taken", unknown="volume.unknown", in_use="volume.in-use"),
+        unmissed=UNPROVEN,
+        make_hint="kata-dind up --volume {}",
+    )
