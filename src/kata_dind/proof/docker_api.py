@@ -35,7 +35,7 @@ class DockerApi:
         return self._json("GET", "/info")
 
     def load_image(self, archive: bytes | BinaryIO) -> str:
-        """Load a `docker save` archive, an open file a piece at a time; return what the daemon said about it."""
+        """Load a `docker save` archive, an open file a piece at a time; return the daemon's words about it."""
         lines = self._call("POST", "/images/load?quiet=1", archive, content_type="application/x-tar").splitlines()
         messages = [_parse_object(line, call="POST /images/load") for line in lines if line.strip()]
         for message in messages:
@@ -58,7 +58,7 @@ class DockerApi:
         self._call("DELETE", f"/containers/{quote(container_id)}?" + urlencode({"force": 1}))
 
     def remove_image(self, reference: str) -> None:
-        """Remove an image's tag, and the image when it was the last."""
+        """Remove an image's tag, and with the last tag the image."""
         self._call("DELETE", f"/images/{quote(reference)}")
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class DockerApi:
         if body is not None and not isinstance(body, bytes):
             headers["Content-Length"] = str(os.fstat(body.fileno()).st_size)
         try:
-            # One that refuses what it has not read to the end hangs up, and has said why.
+            # A daemon that refuses a body before it has read all of it hangs up, after it has said why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()

@@ -41,13 +41,14 @@ _EXPECTED = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper", "progr
 _OURS = frozenset(name.partition("/")[0] for name in _EXPECTED)
 
 _LARGEST_BYTES = 4096
-"""The proof's files are smaller; the guest's word for a size is not memory of ours."""
+"""The proof's files are smaller; a size that the guest claims must not cost us memory."""
 
 
 def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallback.NONE) -> Verdict:
     """Make the round trip through a daemon and return the verdict.
 
-    Raises VerdictFailed with the step that failed. `fallback` accepts its storage driver, for who has asked for it.
+    Raises VerdictFailed with the step that failed. `fallback` is the one that the user has asked for; a driver that
+    belongs to it is accepted.
     """
     started = time.monotonic()
     api = DockerApi(endpoint, timeout_seconds=timeout_seconds)
@@ -66,7 +67,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     except VerdictFailed as error:
         if driver not in UNFIT_DRIVERS:
             raise
-        # Where overlay does not work there are no extended attributes, mostly; all else must still be right.
+        # Where overlay does not work, extended attributes mostly don't either; everything else must still be right.
         logger.warning("%s; trying %s without a file capability", error.summary, driver)
         _round_trip(api, dataclasses.replace(_UPPER, capabilities={}))
         file_capabilities = False
@@ -75,7 +76,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
 
 
 def describe_storage(info: dict[str, Any]) -> str:
-    """Say what GET /info tells of the storage: `overlay2 on extfs`, or a snapshotter's name alone."""
+    """Put what GET /info says about the storage into words: `overlay2 on extfs`, or a snapshotter's name alone."""
     backing = _driver_status(info).get("Backing Filesystem")
     driver = str(info.get("Driver", "unknown"))
     return f"{driver} on {backing}" if backing else driver
@@ -95,7 +96,7 @@ def _driver_status(info: dict[str, Any]) -> dict[str, str]:
 
 
 def _round_trip(api: DockerApi, upper: Layer) -> None:
-    """Load, create and export; raises VerdictFailed for what failed or came back otherwise."""
+    """Load, create and export; raises VerdictFailed when a step fails or the content comes back changed."""
     try:
         with _step("load"):
             api.load_image(docker_archive(PROOF_IMAGE, [_LOWER, upper]))
@@ -134,7 +135,7 @@ def _step(name: str) -> Iterator[None]:
 
 
 _Content = tuple[dict[str, bytes], dict[str, bytes]]
-"""What files hold, and their capabilities."""
+"""The content of files by name, and their capabilities."""
 
 
 def _export(api: DockerApi) -> _Content:

@@ -1,4 +1,4 @@
-"""Doing what a plan says, as root or through sudo, which may ask for a password on the terminal."""
+"""Doing the steps of a plan, as root or through sudo, which may ask for a password on the terminal."""
 
 from __future__ import annotations
 

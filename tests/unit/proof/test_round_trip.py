@@ -56,8 +56,8 @@ def test_the_proof_loads_a_whiteout_and_an_opaque_directory_over_files(tmp_path:
     [
         ("vfs", Fallback.NONE, "copies every layer"),
         ("native", Fallback.NONE, "copies every layer"),
-        ("fuse-overlayfs", Fallback.NONE, "serves every file by a program of its own"),
-        ("fuse-overlayfs", Fallback.VFS, "serves every file by a program of its own"),
+        ("fuse-overlayfs", Fallback.NONE, "serves every file through a program in user space"),
+        ("fuse-overlayfs", Fallback.VFS, "serves every file through a program in user space"),
         ("vfs", Fallback.FUSE_OVERLAYFS, "copies every layer"),
     ],
 )
