@@ -1,4 +1,4 @@
-"""What a kernel's file says of itself; a file that is no kernel is told apart, whatever is in it."""
+"""The version in a kernel's file; any other file is refused, whatever is in it."""
 
 from __future__ import annotations
 

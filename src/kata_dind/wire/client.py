@@ -1,6 +1,6 @@
 """A client of a sandbox's control socket: run a command in the guest, attached or captured; ask it to stop.
 
-Plain blocking sockets and `selectors`, since a command-line program carries one stream and must start quickly.
+It uses plain blocking sockets and `selectors`, since a command-line program has one stream and must start quickly.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Connection:
         return number
 
     def send(self, number: int, data: bytes) -> None:
-        """Send bytes; at most `credit` of them."""
+        """Send bytes, at most `credit` of them."""
         self._mux.send(number, data)
         self._flush()
 
@@ -114,7 +114,7 @@ class Connection:
 def exec_request(
     argv: Sequence[str], where: str = "container", environment: dict[str, str] | None = None, cwd: str = ""
 ) -> dict[str, Any]:
-    """Return what is asked of the guest to run a command, beside dockerd or in the guest OS (`where` is `guest`)."""
+    """Return the request to run a command, beside dockerd or, where `where` is `guest`, in the guest OS."""
     return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
 
 
@@ -151,9 +151,9 @@ def ask(path: Path, request: dict[str, Any], *, timeout_seconds: float, late: st
 
 
 def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_seconds: float) -> ExecResult:
-    """Run a command with given input and return what it printed.
+    """Run a command with given input and return its exit code and output.
 
-    Raises GuestNotReady when the sandbox ends before the command does, or the time is over.
+    Raises GuestNotReady when the sandbox ends before the command does, or when the time is over.
     """
     outputs = {protocol.MAIN: bytearray(), protocol.ERROR: bytearray()}
     deadline = time.monotonic() + timeout_seconds
@@ -308,7 +308,7 @@ def _terminal_size() -> tuple[int, int]:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0, termios.TCSADRAIN)  # the default would drop what is typed ahead
+    tty.setraw(0, termios.TCSADRAIN)  # the default would drop keys that were typed ahead
     try:
         yield
     finally:
