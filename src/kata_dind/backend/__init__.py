@@ -204,6 +204,9 @@ class Volumes(Protocol):
     def named(self, name: str) -> KnownVolume:
         """Return the volume that a name has or would have."""
 
+    def require(self, name: str) -> KnownVolume:
+        """Return the volume with a name. Raises SpecError for an unknown name, with the known ones."""
+
     def use(self, spec: SandboxSpec) -> AbstractContextManager[UsedVolume]:
         """Use the volume that a spec names for the length of the block; it is made when there is none.
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kata_dind.backend import installed_backends, load_backend
-from kata_dind.errors import SpecError
 
 if TYPE_CHECKING:
-    from kata_dind.backend import KnownVolume
+    from kata_dind.backend import KnownVolume, Volumes
 
 
 def list_volumes() -> list[KnownVolume]:
     """Return this user's volumes, by backend and name."""
-    shelves = [load_backend(name).volumes for name in installed_backends()]
-    return [volume for volumes in shelves if volumes for volume in volumes.all()]
+    return [volume for volumes in _all_volumes() for volume in volumes.all()]
 
 
 def require_volume(name: str) -> KnownVolume:
-    """Return a volume by its name. Raises SpecError for an unknown one, naming those that exist."""
-    volumes = {volume.name: volume for volume in list_volumes()}
-    if name not in volumes:
-        known = ", ".join(volumes) or "none"
-        raise SpecError(f"there is no volume '{name}' (there are: {known})", id="volume.unknown",
-                        hint=f"kata-dind up --volume {name}")  # fmt: skip
-    return volumes[name]
+    """Return a volume by its name. Raises SpecError for an unknown name, with the known ones."""
+    *others, last = _all_volumes()
+    found = (volume for volumes in others for volume in volumes.all() if volume.name == name)
+    return next(found, None) or last.require(name)
+
+
+def _all_volumes() -> list[Volumes]:
+    backends = (load_backend(name) for name in installed_backends())
+    return [backend.volumes for backend in backends if backend.volumes]

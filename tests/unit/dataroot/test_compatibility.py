@@ -145,7 +145,7 @@ def test_a_driver_that_must_be_named_is_refused_with_the_way_out() -> None:
         written_by="20.10.24", storage="overlay2 on extfs", docker_version="28.5.2", storage_driver="vfs"
     ) == (
         "Docker 28.5.2 would not see the images and containers that Docker 20.10.24 wrote with overlay2, "
-        "for it is told to use vfs; leave --storage-driver out"
+        "because it is told to use vfs; leave --storage-driver out"
     )
 
 

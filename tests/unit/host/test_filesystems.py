@@ -166,7 +166,7 @@ def test_a_disk_that_a_machine_has_open_is_left_alone(disk: Path, monkeypatch: p
 
 
 def foreign(directory: Path, kind: str) -> tuple[Path, Path]:
-    """A disk's name that is no plain file, and a disk elsewhere, which a link leads to."""
+    """A disk's name that is not a plain file, and a disk elsewhere, which a link leads to."""
     elsewhere, name = directory / "elsewhere.img", directory / "kata-dind.img"
     create_disk(elsewhere, size_mib=1024)
     if kind == "link":
@@ -190,7 +190,7 @@ def test_what_is_no_plain_file_is_not_touched(tmp_path: Path, kind: str) -> None
     before = elsewhere.stat()
     assert find_size(disk) is None
     for use in (find_filesystem, check_filesystem, mend, lambda disk: grow(disk, 2048 * MIB)):
-        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+        with pytest.raises(ForeignData, match=f"{disk} is not a plain file"):
             use(disk)
     assert elsewhere.stat() == before
     assert undo_of(disk).exists()

@@ -119,7 +119,7 @@ def test_an_image_in_use_is_not_removed(cache: Path) -> None:
             store.remove_image("a:1")
         assert store.find_image("a:1") == image
     store.remove_image("a:1")
-    with pytest.raises(ImageError, match="a:1 has been removed"), store.use_image(image):
+    with pytest.raises(ImageError, match="the image a:1 has been removed"), store.use_image(image):
         raise AssertionError
 
 

@@ -91,8 +91,9 @@ def test_an_answer_that_makes_no_sense_is_the_daemons_failure(
     tmp_path: Path, called: str, call: Call, body: bytes
 ) -> None:
     dockerd = FakeDockerd(Faults(answers={called: (200, body)}))
-    with serve(tmp_path, dockerd) as api, pytest.raises(DockerdFailed, match=f"^dockerd .*{called}"):
+    with serve(tmp_path, dockerd) as api, pytest.raises(DockerdFailed, match=f"^dockerd's answer .*{called}") as caught:
         call(api)
+    assert caught.value.id == "dockerd.answer-unreadable"
 
 
 def test_nobody_listening_is_the_daemons_failure(tmp_path: Path) -> None:

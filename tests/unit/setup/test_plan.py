@@ -101,8 +101,8 @@ def test_another_distribution_is_told_the_programs_that_are_missing() -> None:
     step = step_of(dataclasses.replace(READY, distribution="fedora", missing_programs=missing), "packages")
     assert (step.needed, step.commands) == (True, ())
     assert step.what == (
-        "please install what has mkfs.erofs (in Debian's package erofs-utils);"
-        " missing is umoci, only for kata-dind image pull"
+        "please install mkfs.erofs (in Debian's package erofs-utils);"
+        " umoci, needed only for kata-dind image pull, is missing"
     )
 
 
@@ -110,7 +110,7 @@ def test_a_program_that_few_need_does_not_make_a_host_unfit() -> None:
     missing = (Program("umoci", "umoci", only_for="kata-dind image pull"),)
     step = step_of(dataclasses.replace(READY, distribution="fedora", missing_programs=missing), "packages")
     assert not step.needed
-    assert "umoci, only for kata-dind image pull" in step.what
+    assert "umoci, needed only for kata-dind image pull, is missing" in step.what
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_fields_of_a_step() -> None:
         "step": "subordinate-ids",
         "needed": True,
         "what": "give alice the ids 165536-231071",
-        "why": "An image has files of many users; to an ordinary user, they belong to subordinate ids, see subuid(5).",
+        "why": "An image has files of many users; an ordinary user owns them through subordinate ids, see subuid(5).",
         "needs_root": True,
         "commands": [
             "sudo touch /etc/subuid /etc/subgid",

@@ -12,24 +12,26 @@ import pytest
 
 from kata_dind.errors import ImageError, SandboxError, SpecError
 from kata_dind.host.locks import is_locked, locked
-from kata_dind.store.shelf import Shelf, delete, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside, used_alone
 
 _WORK = """
 import sys
 from pathlib import Path
-from kata_dind.store.shelf import Shelf
-with Shelf(Path(sys.argv[1]), "thing", lock="in-use").workshop() as directory:
+from kata_dind.store.shelf import ErrorIds, Shelf
+with Shelf(Path(sys.argv[1]), "thing", ids=ErrorIds("", "", ""), lock="in-use").workshop() as directory:
     (directory / "half").touch()
     print(directory, flush=True)
     sys.stdin.read()
 """
+
+IDS = ErrorIds(name_taken="thing.name-taken", unknown="thing.unknown", in_use="thing.in-use")
 
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     (tmp_path / "things").mkdir()
     hints = {"make_hint": "make {}", "free_hint": "free {0} or {0}"}
-    return Shelf(tmp_path / "things", "thing", lock="in-use", unmissed="new", **hints)
+    return Shelf(tmp_path / "things", "thing", ids=IDS, lock="in-use", unmissed="new", **hints)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_a_taken_name_is_refused_and_its_thing_stays(shelf: Shelf) -> None:
     make(shelf, "a", file="first")
     with pytest.raises(SpecError, match=r"^there is a thing 'a' already$") as caught:
         make(shelf, "a", file="second")
-    assert caught.value.hint == "free a or a"
+    assert (caught.value.id, caught.value.hint) == ("thing.name-taken", "free a or a")
     assert (shelf.path("a") / "first").exists()
     assert left(shelf) == ["a"]
 
@@ -129,7 +131,7 @@ def test_names_are_ordered_and_neither_files_nor_what_has_none_count(shelf: Shel
 
 
 def test_a_shelf_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "none", "thing")
+    shelf = Shelf(tmp_path / "none", "thing", ids=IDS)
     shelf.sweep()
     assert shelf.paths() == []
     assert [*tmp_path.iterdir()] == []
@@ -140,7 +142,7 @@ def test_a_shelf_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
 
 def test_those_who_share_a_thing_do_not_wait_for_each_other(shelf: Shelf) -> None:
     home = make(shelf, "a")
-    gone = ImageError("it is gone")
+    gone = ImageError("it is gone", id="thing.gone")
     with shelf.shared("a", gone=gone), shelf.shared("a", gone=gone) as descriptor:
         assert os.path.samestat(os.fstat(descriptor), (home / "in-use").stat())
         assert is_locked(home / "in-use")
@@ -151,14 +153,17 @@ def test_what_has_been_removed_is_not_used_and_not_made_again(shelf: Shelf) -> N
     make(shelf, "a")
     with shelf.removing("a"):
         pass
-    with pytest.raises(ImageError, match="it is gone"), shelf.shared("a", gone=ImageError("it is gone")):
+    with (
+        pytest.raises(ImageError, match="it is gone"),
+        shelf.shared("a", gone=ImageError("it is gone", id="thing.gone")),
+    ):
         pytest.fail("the block is entered")
     assert left(shelf) == []
 
 
 def test_a_thing_is_used_alone_by_one_and_the_next_hears_why(tmp_path: Path) -> None:
     def busy() -> SandboxError:
-        return SandboxError("another has it")
+        return SandboxError("another has it", id="thing.busy")
 
     lock = tmp_path / "lock"
     with used_alone(lock, timeout_seconds=0, busy=busy) as descriptor:
@@ -173,7 +178,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(shelf: Shelf) -> None:
     assert shelf.require("a", {"a": 1}) == 1
     with pytest.raises(SpecError, match=r"^there is no thing 'b' \(there are: a, c\)$") as caught:
         shelf.require("b", {"a": 1, "c": 2})
-    assert caught.value.hint == "make b"
+    assert (caught.value.id, caught.value.hint) == ("thing.unknown", "make b")
     with pytest.raises(SpecError, match=r"\(there are: none\)$"):
         shelf.require("b", {})
 
@@ -183,7 +188,7 @@ def test_what_sandboxes_need_names_them(shelf: Shelf, users: list[str], said: st
     shelf.require_unused("a", [])
     with pytest.raises(SpecError, match=f"^the thing 'a' is used by {said}$") as caught:
         shelf.require_unused("a", users)
-    assert caught.value.hint == f"kata-dind rm {' '.join(users)}"
+    assert (caught.value.id, caught.value.hint) == ("thing.in-use", f"kata-dind rm {' '.join(users)}")
 
 
 # --- going
@@ -212,7 +217,7 @@ def test_nobody_begins_to_use_what_is_about_to_go(shelf: Shelf) -> None:
 
     def use() -> None:
         try:
-            with shelf.shared("a", gone=ImageError("it is gone")):
+            with shelf.shared("a", gone=ImageError("it is gone", id="thing.gone")):
                 used.append(True)
         except ImageError:
             used.append(False)

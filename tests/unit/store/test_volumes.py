@@ -154,7 +154,7 @@ def test_a_directory_that_is_no_volume_is_not_touched(state: Path) -> None:
     (state / "volumes" / "db").mkdir(parents=True)
     (state / "volumes" / "db" / "data.img").write_bytes(b"somebody's data")
     assert list_volumes() == []
-    with pytest.raises(HostError, match=r"holds no volume\.json"), use_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"has no volume\.json"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     assert (state / "volumes" / "db" / "data.img").read_bytes() == b"somebody's data"
 
@@ -293,7 +293,7 @@ def test_a_volume_whose_kind_nothing_tells_is_listed_and_can_go(state: Path) -> 
     (volume.directory / "volume.json").write_bytes(b"")
     assert [volume.summary().kind for volume in list_volumes()] == ["", "block"]
     assert volume.inspect()["kind"] == ""
-    with pytest.raises(HostError, match=r"holds no volume\.json that says its kind"), use_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"has no volume\.json that says its kind"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     volume.remove()
     assert left(state) == ["other"]
@@ -392,7 +392,7 @@ def test_what_the_guest_has_put_in_the_place_of_its_disk_is_not_followed(tmp_pat
     summary = volume.summary()
     assert (summary.kind, summary.filesystem, summary.size_bytes) == ("loop", "", None)
     for use in (lambda: volume.resize(2 * GIB), volume.fsck, lambda: make_volume(kind=LOOP)):
-        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+        with pytest.raises(ForeignData, match=f"{disk} is not a plain file"):
             use()
     assert elsewhere.stat().st_size == GIB
 

@@ -26,7 +26,7 @@ from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR
 from kata_dind.wire import client
 from kata_dind.wire.channel import Channel, ChannelStream
-from kata_dind.wire.client import ExecResult, capture, connect
+from kata_dind.wire.client import ExecResult, capture
 
 ATTACH = """
 import json, sys
@@ -223,11 +223,6 @@ def test_a_socket_that_is_silent_is_given_up(tmp_path: Path, monkeypatch: pytest
 def test_a_socket_that_speaks_something_else_is_told(tmp_path: Path) -> None:
     with listening(tmp_path, b"HTTP/1.1 400 Bad Request\r\n\r\n") as path, pytest.raises(GuestNotReady, match="no"):
         run(path, "say")
-
-
-def test_the_owner_is_whom_the_kernel_names(path: Path) -> None:
-    with connect(path) as connected:
-        assert connected.owner_pid == os.getpid()
 
 
 # --- attached

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import StoredRoot
 from kata_dind.progress import Event, Report
-from kata_dind.store.volumes import Volume, list_volumes, use_volume, volume_named
+from kata_dind.store.volumes import Volume, list_volumes, require_volume, use_volume, volume_named
 from kata_dind.vocabulary import Filesystem
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ class HostVolumes:
     def named(self, name: str) -> Volume:
         """Return the volume that a name has or would have."""
         return volume_named(name)
+
+    def require(self, name: str) -> Volume:
+        """Return the volume with a name. Raises SpecError for an unknown name, with the known ones."""
+        return require_volume(name)
 
     @contextlib.contextmanager
     def use(self, spec: SandboxSpec) -> Iterator[UsedHostVolume]:
