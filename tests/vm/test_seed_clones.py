@@ -143,7 +143,7 @@ def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed
         os.truncate(file, file.stat().st_size // 2)
         refused = kata_dind("up", "clone-0", "--seed", SEED)
         assert refused.returncode == 3, refused.stderr
-        assert f"the seed '{SEED}' is damaged: its file {name} was changed since it was made" in refused.stderr
+        assert f"the seed '{SEED}' is damaged: the file {name} has changed since the seed was made" in refused.stderr
         assert "clone-0" not in states()
         shutil.copy2(kept, file)
     succeed("up", "clone-0", "--seed", SEED)  # what holds the same again is fit again

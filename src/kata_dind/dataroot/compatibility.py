@@ -87,7 +87,8 @@ def asked_driver(dockerd_args: Sequence[str]) -> str:
 
 def _opens_containerd_store(writer: int, opener: int, containerd_store: bool | None) -> bool:
     if containerd_store is None:
-        # Before 29 something told the writer, maybe the daemon.json of its image, which tells the same release again.
+        # Before 29, something has set this for the writer: maybe the daemon.json of its image, which the same release
+        # reads again.
         return opener >= _CONTAINERD_BY_DEFAULT or opener == writer
     return containerd_store and opener >= _CONTAINERD_ON_DEMAND
 
@@ -100,6 +101,6 @@ def _way_to_containerd_store(opener: int) -> str:
 
 
 def _major(version: str) -> int | None:
-    # A Debian epoch may stand in front: docker-ce's version is 5:28.5.2-1~debian.13~trixie.
+    # A Debian version may begin with an epoch: docker-ce's version is 5:28.5.2-1~debian.13~trixie.
     match = re.match(r"(?:[0-9]+:)?([0-9]+)\b", version, re.ASCII)
     return int(match[1]) if match else None

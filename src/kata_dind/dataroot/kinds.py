@@ -20,7 +20,7 @@ class DataRootNeeds:
     sized: bool = True
     """Whether KATA_DIND_SIZE limits it; without that, it may fill the host's file system."""
     environment: dict[str, str] = field(default_factory=dict)
-    """For the guest entrypoint, beside KATA_DIND_DATA_ROOT and KATA_DIND_SIZE."""
+    """Variables for the guest entrypoint, in addition to KATA_DIND_DATA_ROOT and KATA_DIND_SIZE."""
 
 
 GUEST_PATH = "/var/lib/docker"
@@ -30,7 +30,7 @@ DATA_DISK = "data.img"
 """The block kind's disk, in the sandbox's directory or in the volume's."""
 
 DATA_ROOT_SHARE = "data-root"
-"""The directory of the loop and virtiofs kinds, beside which other kinds have `DATA_DISK`; also its name in a share."""
+"""The directory that the loop and virtiofs kinds have in place of `DATA_DISK`; also its name below the shared one."""
 
 LOOP_FILE = "kata-dind.img"
 """The disk file in the directory of the loop kind; the guest entrypoint makes it."""

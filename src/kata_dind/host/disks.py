@@ -128,7 +128,7 @@ def _copy_data(source: Path, write: int) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that never changes a second name; a copy of it where that lies on another file system."""
+    """Give a file that never changes a second name; if that lies on another file system, copy the file."""
     try:
         os.link(source, target)
     except OSError:

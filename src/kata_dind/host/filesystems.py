@@ -24,7 +24,7 @@ _CHECK_SECONDS = 3600.0
 """For e2fsck and its kin on a large and slow disk; a user who waits for them may interrupt them."""
 
 _LETS_GO_SECONDS = 5.0
-"""For a machine whose owner was killed: it is told at once, and ends within milliseconds on an idle host."""
+"""For a machine with a killed owner: it gets a signal at once, and ends within milliseconds on an idle host."""
 
 _POLL_SECONDS = 0.05
 _SUPERBLOCK_BYTES = 4096
@@ -37,7 +37,7 @@ Outcome = Literal["clean", "repaired"]
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What lies in a disk file."""
+    """The file system in a disk file."""
 
     kind: Literal["ext4", "xfs"]
     size_bytes: int

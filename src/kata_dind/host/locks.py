@@ -32,7 +32,7 @@ def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked_shared(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
-    """Lock a file as `locked` does, but beside others that share the lock; only an exclusive lock keeps it out."""
+    """Lock a file as `locked` does, but share the lock with others; only an exclusive lock keeps it waiting."""
     with _opened(path) as descriptor:
         _acquire(descriptor, fcntl.LOCK_SH, path=path, timeout_seconds=timeout_seconds)
         yield descriptor

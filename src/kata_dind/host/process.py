@@ -259,7 +259,7 @@ def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds:
             raise CommandTimedOut(
                 f"{words[0]} did not end within {timeout_seconds:g} s", id="process.timed-out", details=evidence
             ) from error
-        except BaseException:  # Ctrl-C, which the command has met as well
+        except BaseException:  # Ctrl-C, which the command has received as well
             _end_if_allowed(popen)
             raise
     if popen.returncode:

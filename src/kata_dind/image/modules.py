@@ -72,7 +72,7 @@ KEPT_MODULES = (
     "net/vmw_vsock",
     "net/xfrm",
 )
-"""Beginnings of paths below `kernel/`; what these modules depend on is kept as well."""
+"""Beginnings of paths below `kernel/`; the modules on which these depend are kept as well."""
 
 
 def parse_dependencies(text: str) -> dict[str, tuple[str, ...]]:

@@ -113,7 +113,7 @@ def _discard(directory: Path) -> None:
         remove_tree(directory)
     except HostError as error:
         # The tools of a killed builder may not have ended yet. The lock file stays, so that the next build tries again.
-        logger.warning("%s; the next build tries again", error.summary)
+        logger.warning("%s; the next build will try again", error.summary)
     else:
         _lock_of(directory).unlink(missing_ok=True)
 

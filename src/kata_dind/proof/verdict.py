@@ -14,6 +14,6 @@ class Verdict:
     """Driver or snapshotter, with the backing file system where Docker names it: `overlay2 on extfs`."""
     native_diff: bool | None
     seconds: float
-    """How long it took; 0 for that of an earlier start, which stands when there is no space to make the proof again."""
+    """How long the proof took; 0 when there was no space for it, and the verdict is that of an earlier start."""
     file_capabilities: bool = True
     """Whether layers keep file capabilities; False only on a driver that was accepted as a fallback."""

@@ -76,7 +76,7 @@ class Seed:
         name = damaged_file(self.directory, self.facts["files"])
         if name is not None:
             raise SeedUnfit(
-                f"the seed '{self.seed_id}' is damaged: its file {name} was changed since it was made",
+                f"the seed '{self.seed_id}' is damaged: the file {name} has changed since the seed was made",
                 id="seed.damaged",
                 hint=f"kata-dind seed rm {self.seed_id}, then build it again",
             )

@@ -43,7 +43,7 @@ class ErrorIds(NamedTuple):
     name_taken: str
     unknown: str
     in_use: str
-    """Of the error that says which sandboxes, running or not, need a thing."""
+    """For the error that says which sandboxes, running or not, need a thing."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _LOCK_SECONDS = 1.0
 """A process that only looks at a lock, as `volume ls` does, has it for a moment."""
 
 _LETS_GO_SECONDS = 5.0
-"""For the processes of a killed owner: they learn of its end at once, and end within milliseconds on an idle host."""
+"""For the processes of a killed owner: they get a signal at once, and end within milliseconds on an idle host."""
 
 
 class Volume(VolumeData):

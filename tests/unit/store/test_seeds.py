@@ -100,7 +100,7 @@ def test_a_changed_file_is_found_before_a_clone_is_made(make_seed: MakeSeed, har
         case "remove":
             memory.unlink()
     with (
-        pytest.raises(SeedUnfit, match="the seed 'web' is damaged: its file memory was changed") as caught,
+        pytest.raises(SeedUnfit, match="the seed 'web' is damaged: the file memory has changed") as caught,
         use_seed("web"),
     ):
         pytest.fail("it is used")
