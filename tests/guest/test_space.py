@@ -1,4 +1,4 @@
-"""The agent holds a real ext4 or xfs on this host's kernel: it takes no new data, loses none, and is as before then."""
+"""The agent reserves all free space of a real ext4 or xfs, which then takes no new data, loses none, and recovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RATIOS = {"dirty_background_bytes": 0, "dirty_background_ratio": 10, "dirty_byt
 
 @dataclass(frozen=True)
 class Mounted:
-    """A mounted file system, and places where nobody can find another: its kernel attributes, and who sees it."""
+    """A mounted file system, its directory of attributes in the kernel, and a process that sees the mount."""
 
     root: Path
     device: str

@@ -57,7 +57,7 @@ def find_filesystem(disk: Path) -> FileSystem | None:
 
 
 def find_size(disk: Path) -> int | None:
-    """Return a disk file's size in bytes; None when there is no plain file."""
+    """Return a disk file's size in bytes; None when it is absent or not a plain file."""
     try:
         status = disk.lstat()
     except FileNotFoundError:

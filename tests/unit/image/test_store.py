@@ -123,7 +123,7 @@ def test_an_image_in_use_is_not_removed(cache: Path) -> None:
         raise AssertionError
 
 
-def test_what_a_removal_left_half_way_is_no_image_and_does_not_stand_in_the_way(cache: Path) -> None:
+def test_half_a_removed_image_is_not_listed_and_does_no_harm(cache: Path) -> None:
     image = _add(cache, "a:1", "content")
     (image.disk.parent / "image.json").unlink()
     assert store.list_images() == []

@@ -75,7 +75,7 @@ def test_a_slow_driver_is_refused_before_anything_is_loaded(
     ("driver", "fallback"),
     [("vfs", Fallback.VFS), ("native", Fallback.VFS), ("fuse-overlayfs", Fallback.FUSE_OVERLAYFS)],
 )
-def test_a_slow_driver_passes_for_who_has_asked_for_it(tmp_path: Path, driver: str, fallback: Fallback) -> None:
+def test_a_slow_driver_passes_when_it_was_asked_for(tmp_path: Path, driver: str, fallback: Fallback) -> None:
     with serve(tmp_path, FakeDockerd(Faults(driver=driver, driver_status=[]))) as endpoint:
         assert prove(endpoint, timeout_seconds=5, fallback=fallback).storage == driver
 
@@ -137,7 +137,7 @@ RIGHT = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper", "program":
     ],
     ids=["nothing", "no whiteout", "not opaque", "old content", "whiteout as a file", "too little"],
 )
-def test_a_container_that_holds_something_else_fails(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_a_container_with_other_content_fails(tmp_path: Path, files: dict[str, bytes]) -> None:
     dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, exported(files))}))
     error = failure_of(tmp_path, dockerd)
     assert error.id == "proof.files-differ"
@@ -192,7 +192,7 @@ def test_files_of_the_daemons_own_in_a_container_do_not_count(tmp_path: Path) ->
     [b"", b"no archive", exported(RIGHT)[:700], exported({"kept": b"x" * 5000})[:2000]],
     ids=["empty", "text", "cut in a header", "cut in a file"],
 )
-def test_an_export_that_is_no_archive_fails(tmp_path: Path, answer: bytes) -> None:
+def test_an_export_that_is_not_an_archive_fails(tmp_path: Path, answer: bytes) -> None:
     dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, answer)}))
     assert failure_of(tmp_path, dockerd).summary.startswith("the proof failed")
 

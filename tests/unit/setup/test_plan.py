@@ -131,7 +131,7 @@ def test_ids_are_given_where_they_are_missing_and_free(subuid: str, subgid: str,
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 2**20))))
-def test_given_ids_belong_to_nobody_else(taken: list[tuple[int, int]]) -> None:
+def test_given_ids_belong_to_no_other_user(taken: list[tuple[int, int]]) -> None:
     text = "".join(f"bob:{first}:{count}\n" for first, count in taken)
     argv = step_of(dataclasses.replace(READY, subuid=text, subgid=""), "subordinate-ids").commands[-1].argv
     given_first, given_last = map(int, argv[2].split("-"))
