@@ -140,10 +140,14 @@ BEHAVIOURS = {
     "is-restored-in-vain": Behaviour(restores=True, boots=False, timeout_seconds=0.1),
     "has-shares": Behaviour(unsavable="it has shares"),
     "suspends-slowly": Behaviour(suspend_seconds=0.5),
-    "finds-no-room-to-suspend": Behaviour(suspend_refusal=NoSpace("there is no room")),
-    "runs-out-of-room-when-suspended": Behaviour(suspend_failure=NoSpace("there was no room")),
-    "cannot-be-suspended": Behaviour(suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not")),
-    "is-lost-when-suspended": Behaviour(suspend_failure=AbnormalShutdown("neither saved nor able to go on")),
+    "finds-no-space-to-suspend": Behaviour(suspend_refusal=NoSpace("there is no space", id="host.no-space")),
+    "runs-out-of-space-when-suspended": Behaviour(suspend_failure=NoSpace("there was no space", id="host.no-space")),
+    "cannot-be-suspended": Behaviour(
+        suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not", id="vm.state-not-written")
+    ),
+    "is-lost-when-suspended": Behaviour(
+        suspend_failure=AbnormalShutdown("it was not suspended and can't run on", id="vm.cannot-run-on")
+    ),
     "is-killed-before-it-resumes": Behaviour(resumes=None),
     "does-not-resume": Behaviour(resumes=False),
 }
@@ -178,7 +182,7 @@ class FakeBackend:
         spec, directory = wish.spec, wish.directory
         name = spec.image or "healthy"
         if name not in BEHAVIOURS:
-            raise SpecError(f"--image: there is no image {name!r}")
+            raise SpecError(f"--image: there is no image {name!r}", id="image.missing")
         resumes = self.snapshots is not None and _saved(directory).exists()
         where = wish.stored.directory if wish.stored else directory
         return fake_plan(
@@ -211,7 +215,7 @@ class FakeBackend:
             os.kill(os.getpid(), signal.SIGKILL)
         _saved(directory).unlink(missing_ok=True)
         if resumes and not behaviour.resumes:
-            raise BootFailed("the saved state cannot be read")
+            raise BootFailed("the saved state cannot be read", id="vm.state-unreadable")
         yield _Begun(behaviour, directory, locks, is_early=False, ran_before=resumes)
 
 
@@ -412,7 +416,7 @@ class _GuestSystem:
         self.note("booting")
         if not self._behaviour.boots:
             await asyncio.sleep(self._behaviour.timeout_seconds)
-            raise BootFailed("the guest did not answer", details=self.log.read_text())
+            raise BootFailed("the guest did not answer", id="vm.boot-timed-out", details=self.log.read_text())
         await asyncio.sleep(self._behaviour.boot_seconds)
         self.note("booted")
 
@@ -443,7 +447,7 @@ class _GuestSystem:
         if self._saved:
             return
         if self.ended.is_set():
-            raise AbnormalShutdown("the guest ended by itself")
+            raise AbnormalShutdown("the guest ended by itself", id="vm.ended-by-itself")
         if self.early:
             return
         if channel.agreed.is_set():
@@ -452,7 +456,7 @@ class _GuestSystem:
                 async with asyncio.timeout(self._behaviour.stop_seconds + 0.5):
                     await self.ended.wait()
         if not self.ended.is_set():
-            raise AbnormalShutdown("the guest did not go down in time and was cut off")
+            raise AbnormalShutdown("the guest did not go down in time and was cut off", id="guest.cut-off")
 
     async def power_cut(self) -> None:
         if not self.ended.is_set():

@@ -552,7 +552,7 @@ def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:
     ("behaviour", "error", "summary"),
     [
         ("has-shares", "SpecError", "--save: the state of 'demo' can't be saved: it has shares"),
-        ("finds-no-room-to-suspend", "NoSpace", "there is no room"),
+        ("finds-no-space-to-suspend", "NoSpace", "there is no space"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_anything_is_stopped(
@@ -601,7 +601,7 @@ def test_a_start_cannot_be_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "error"), [("runs-out-of-room-when-suspended", "NoSpace"), ("cannot-be-suspended", "SandboxError")]
+    ("behaviour", "error"), [("runs-out-of-space-when-suspended", "NoSpace"), ("cannot-be-suspended", "SandboxError")]
 )
 def test_a_guest_that_could_not_be_saved_goes_on(tmp_path: Path, behaviour: str, error: str) -> None:
     start = start_of(tmp_path, behaviour)
@@ -633,7 +633,7 @@ def test_a_guest_that_can_neither_be_saved_nor_go_on_is_stopped_and_that_is_said
     async def scenario() -> None:
         async with running(start) as life:
             answer = await asyncio.to_thread(suspension_of, start)
-            assert (answer["error"], answer["summary"]) == ("AbnormalShutdown", "neither saved nor able to go on")
+            assert (answer["error"], answer["summary"]) == ("AbnormalShutdown", "it was not suspended and can't run on")
             await life
 
     with pytest.raises(AbnormalShutdown):

@@ -254,8 +254,8 @@ def test_what_does_not_run_cannot_be_saved() -> None:
 
 
 def test_a_save_that_fails_is_the_error_it_was_and_the_sandbox_runs() -> None:
-    sandbox = up(spec_of("finds-no-room-to-suspend"))
-    with pytest.raises(NoSpace, match="there is no room"):
+    sandbox = up(spec_of("finds-no-space-to-suspend"))
+    with pytest.raises(NoSpace, match="there is no space"):
         sandbox.stop(save=True)
     assert sandbox.state == "running"
     assert sandbox.run(["true"]).exit_code == 0

@@ -109,7 +109,7 @@ def plan_to_json(plan: AnyPlan) -> dict[str, Any]:
 def plan_from_json(values: Mapping[str, Any]) -> AnyPlan:
     """Rebuild a plan; its `own` stays as it is in the JSON. Raises PlanOutdated for one of another version."""
     if values.get("version") != VERSION:
-        raise PlanOutdated("the plan was made by another version of kata-dind",
+        raise PlanOutdated("the plan was made by another version of kata-dind", id="plan.other-version",
                            details=f"it has the version {values.get('version')}, and this is {VERSION}")  # fmt: skip
     return from_json(AnyPlan, {key: value for key, value in values.items() if key != "version"})
 
@@ -122,7 +122,9 @@ def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
     try:
         return typing.cast(_T, _rebuilt(kind, values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PlanOutdated("the plan was made by another version of kata-dind", details=str(error)) from error
+        raise PlanOutdated(
+            "the plan was made by another version of kata-dind", id="plan.other-version", details=str(error)
+        ) from error
 
 
 def with_own(plan: AnyPlan, kind: type[OwnT]) -> Plan[OwnT]:
@@ -154,6 +156,7 @@ def earlier_plan(directory: Path) -> AnyPlan | None:
     except PlanOutdated as error:
         raise PlanOutdated(
             f"the sandbox '{directory.name}' was made by another version of kata-dind, which this one can't start",
+            id="plan.other-version",
             details=error.details,
             hint=f"use the version that made it, or kata-dind rm {directory.name}",
         ) from error
@@ -163,7 +166,9 @@ def require_plan(directory: Path) -> AnyPlan:
     """Return the plan of a sandbox that was started. Raises PlanOutdated."""
     plan = earlier_plan(directory)
     if plan is None:
-        raise PlanOutdated(f"the sandbox '{directory.name}' has no plan", hint=f"kata-dind rm {directory.name}")
+        raise PlanOutdated(
+            f"the sandbox '{directory.name}' has no plan", id="plan.missing", hint=f"kata-dind rm {directory.name}"
+        )
     return plan
 
 

@@ -61,15 +61,21 @@ class FollowedContainer:
         """Return why a container that has ended did not become a dockerd that answers."""
         details, complaint = f"{self.tail()}\n{evidence}".strip(), self._complaint
         if complaint is not None and self._exit_code in (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT):
-            kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
-            return kind(complaint["message"], details=details, hint=complaint["hint"])
+            said, hint = complaint["message"], complaint["hint"]
+            if complaint["step"] == "verify":
+                return OverlayRefused(said, id="dataroot.overlay-refused", details=details, hint=hint)
+            if self._exit_code == EXIT_BAD_INPUT:
+                return DataRootError(said, id="dataroot.bad-input", details=details, hint=hint)
+            return DataRootError(said, id="dataroot.unusable", details=details, hint=hint)
         if complaint is not None and self._exit_code is None:
-            return SandboxError(f"the guest refused: {complaint['message']}", details=details)
-        return DockerdFailed(f"dockerd ended before it answered (exit {self._exit_code})", details=details)
+            return SandboxError(f"the guest refused: {complaint['message']}", id="guest.refused", details=details)
+        return DockerdFailed(
+            f"dockerd ended before it answered (exit {self._exit_code})", id="dockerd.ended-early", details=details
+        )
 
     def sudden_end(self) -> KataDindError:
         """Return the error of a container that ended while the sandbox was running."""
-        return DockerdFailed(f"dockerd ended (exit {self._exit_code})", details=self.tail())
+        return DockerdFailed(f"dockerd ended (exit {self._exit_code})", id="dockerd.ended", details=self.tail())
 
     def tail(self) -> str:
         """Return the last lines of the log, for an error's details."""

@@ -122,9 +122,13 @@ class Owner:
         """
         guest, name = self._guest, self._record.name
         if guest is None or self._going_down or self._stop.is_set() or self._suspending is not None:
-            raise SandboxError(f"the sandbox '{name}' is {self._status.state}")
+            raise SandboxError(f"the sandbox '{name}' is {self._status.state}", id="sandbox.not-running")
         if why := self._why_not_suspendable():
-            raise SpecError(f"--save: the state of '{name}' can't be saved: {why}", hint=f"kata-dind stop {name}")
+            raise SpecError(
+                f"--save: the state of '{name}' can't be saved: {why}",
+                id="sandbox.not-suspendable",
+                hint=f"kata-dind stop {name}",
+            )
         suspendable = cast(SnapshotGuest, guest)
         suspendable.require_suspendable()
         self._suspending = asyncio.ensure_future(self._suspend(suspendable))
@@ -264,7 +268,7 @@ class Owner:
 
 def _no_space(summary: str, details: str) -> NoSpace:
     hint = "free space there, or set KATA_DIND_STATE_DIR to a directory with more"
-    return NoSpace(summary, details=details, hint=hint)
+    return NoSpace(summary, id="host.no-space", details=details, hint=hint)
 
 
 def _note_failure(task: asyncio.Task[None]) -> None:

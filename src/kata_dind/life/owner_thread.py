@@ -36,7 +36,9 @@ class OwnerThread:
         try:
             done.result(_SNAPSHOT_SECONDS)
         except TimeoutError as error:
-            raise SandboxError(f"the snapshot was not made within {_SNAPSHOT_SECONDS:g} s") from error
+            raise SandboxError(
+                f"the snapshot was not made within {_SNAPSHOT_SECONDS:g} s", id="sandbox.snapshot-timed-out"
+            ) from error
 
 
 @contextlib.contextmanager

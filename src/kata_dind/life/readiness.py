@@ -112,6 +112,7 @@ class Readiness:
     def _not_ready(self, guest: Guest) -> KataDindError:
         return GuestNotReady(
             f"dockerd was not ready within {self._plan.timeout_seconds:g} s",
+            id="dockerd.not-ready",
             details=f"{guest.evidence()}\n{self._container.tail()}",
             hint="give it more time with --timeout",
         )
@@ -120,7 +121,7 @@ class Readiness:
 def gone(guest: Guest) -> SandboxError:
     """Return the error of a guest that has ended by itself."""
     evidence = guest.evidence()
-    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", details=evidence)
+    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", id="guest.gone", details=evidence)
 
 
 @contextlib.asynccontextmanager

@@ -45,7 +45,9 @@ class Standby:
         except OSError as error:
             from kata_dind.errors import SandboxError
 
-            raise SandboxError(f"the supervisor ended before it had a sandbox: {error}") from error
+            raise SandboxError(
+                f"the supervisor ended before it had a sandbox: {error}", id="sandbox.supervisor-ended"
+            ) from error
         return self._socket.makefile("rb")
 
     def close(self) -> None:

@@ -47,6 +47,8 @@ class Obstacle(NamedTuple):
 
     state: str
     """absent or not-permitted"""
+    id: str
+    """Of the error that tells of it."""
     reason: str
 
 
@@ -67,7 +69,7 @@ def choose_accelerator(
     if asked is Accelerator.TCG:
         return Accelerator.TCG, "as asked"
     if obstacle := find_obstacle(settings.device):
-        reason, again = obstacle.reason, ""
+        reason, again, error_id = obstacle.reason, "", obstacle.id
     else:
         finding = find_kvm(
             kernel=kernel, initramfs=initramfs, settings=settings,
@@ -76,9 +78,11 @@ def choose_accelerator(
         if finding.works:
             return Accelerator.KVM, "a guest has booted on KVM here"
         reason, again = finding.reason, "" if finding.is_firm else "; the next start tries again"
+        error_id = "kvm.no-guest-boots"
     if asked is Accelerator.KVM:
         raise KvmUnavailable(
             f"KVM does not work here: {reason}",
+            id=error_id,
             hint="use --accel tcg, which is about ten times slower; kata-dind accel shows what was found",
         )
     told = f"no KVM ({reason}{again}); using TCG emulation, about ten times slower; see kata-dind accel"
@@ -92,8 +96,10 @@ def find_obstacle(device: Path | None = None) -> Obstacle | None:
     if os.access(device, os.R_OK | os.W_OK):
         return None
     if not device.exists():
-        return Obstacle("absent", f"{device} does not exist")
-    return Obstacle("not-permitted", f"this user may not open {device}: join the group kvm")
+        return Obstacle("absent", id="kvm.absent", reason=f"{device} does not exist")
+    return Obstacle(
+        "not-permitted", id="kvm.not-permitted", reason=f"this user may not open {device}: join the group kvm"
+    )
 
 
 def find_kvm(

@@ -99,7 +99,9 @@ class Machine:
                 await first_of(self.channel.agreed.wait(), self.ended.wait())
         except TimeoutError as error:
             raise BootFailed(
-                f"the guest did not answer within {timeout_seconds:g} s", details=self.evidence()
+                f"the guest did not answer within {timeout_seconds:g} s",
+                id="vm.boot-timed-out",
+                details=self.evidence(),
             ) from error
         if not self.channel.agreed.is_set():
             raise self._ended_early()
@@ -107,8 +109,8 @@ class Machine:
     def _ended_early(self) -> BootFailed:
         """Return the one sentence for a QEMU that ends before its guest answers, whichever wait sees it first."""
         if self._loads and self._migration != "completed":
-            return BootFailed("QEMU could not read the saved state", details=self.evidence())
-        return BootFailed("QEMU ended before the guest answered", details=self.evidence())
+            return BootFailed("QEMU could not read the saved state", id="vm.state-unreadable", details=self.evidence())
+        return BootFailed("QEMU ended before the guest answered", id="vm.boot-failed", details=self.evidence())
 
     async def load(self, state_fd: int) -> None:
         """Let QEMU read a state that has the memory in it, for which `wait_until_loaded` waits.
@@ -122,7 +124,9 @@ class Machine:
             self._loads = True
             await self._ask("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except ExecuteError as error:
-            raise BootFailed(f"QEMU could not read the saved state: {error}", details=self.evidence()) from error
+            raise BootFailed(
+                f"QEMU could not read the saved state: {error}", id="vm.state-unreadable", details=self.evidence()
+            ) from error
         except SandboxError as error:
             if not self.ended.is_set():
                 raise
@@ -143,7 +147,9 @@ class Machine:
     async def _gone(self) -> SandboxError:
         """Return the one sentence for a QEMU that ends at its work, whichever wait sees it first."""
         await self._last_moment()
-        return SandboxError(f"the guest is gone: {self.process.describe_state()}", details=self.evidence())
+        return SandboxError(
+            f"the guest is gone: {self.process.describe_state()}", id="guest.gone", details=self.evidence()
+        )
 
     def heard_block_error(self, event: Any) -> bool:
         """Take note of a BLOCK_IO_ERROR that has paused the guest. Source: qapi/block-core.json."""
@@ -210,11 +216,13 @@ class Machine:
             async with asyncio.timeout(_HOLD_SECONDS):
                 await first_of(asyncio.wait([answer]), self.paused.wait())
             if not answer.done():
-                raise SandboxError("the guest was paused, since the host's disk is full")
+                raise SandboxError("the guest was paused, since the host's disk is full", id="guest.paused")
             if "error" in (result := answer.result()):
-                raise SandboxError(f"the guest could not be held still: {result['error']}")
+                raise SandboxError(f"the guest could not be held still: {result['error']}", id="guest.flush-failed")
         except TimeoutError as error:
-            raise SandboxError(f"the guest did not hold still within {_HOLD_SECONDS:g} s") from error
+            raise SandboxError(
+                f"the guest did not hold still within {_HOLD_SECONDS:g} s", id="guest.flush-timed-out"
+            ) from error
         except ChannelClosed as error:
             raise await self._gone() from error
         finally:
@@ -235,9 +243,13 @@ class Machine:
                 if self._migration == "failed":
                     info = await self._ask("query-migrate")
                     why = f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}"
-                    raise NoSpace(why) if is_full(state.parent) else SandboxError(why, details=self.evidence())
+                    if is_full(state.parent):
+                        raise NoSpace(why, id="host.no-space")
+                    raise SandboxError(why, id="vm.state-not-written", details=self.evidence())
         except (ExecuteError, OSError) as error:
-            raise SandboxError(f"QEMU could not save the machine: {error}", details=self.evidence()) from error
+            raise SandboxError(
+                f"QEMU could not save the machine: {error}", id="vm.state-not-written", details=self.evidence()
+            ) from error
 
     async def _wait_until_written(self, *, timeout_seconds: float) -> None:
         try:
@@ -246,7 +258,9 @@ class Machine:
         except TimeoutError as error:
             how_far = await self._how_far()
             raise SandboxError(
-                f"QEMU did not save the machine within {timeout_seconds:g} s{how_far}", details=self.evidence()
+                f"QEMU did not save the machine within {timeout_seconds:g} s{how_far}",
+                id="vm.state-write-timed-out",
+                details=self.evidence(),
             ) from error
         if not self._migrated.is_set():
             raise await self._gone()
@@ -292,10 +306,14 @@ class Machine:
             self.cut_off = True
             if not self.ended.is_set():
                 raise AbnormalShutdown(
-                    f"the sandbox could neither be saved nor go on: {why}", details=f"{error}\n{self.evidence()}"
+                    f"the sandbox could neither be saved nor go on: {why}",
+                    id="vm.cannot-run-on",
+                    details=f"{error}\n{self.evidence()}",
                 ) from why
         if self.ended.is_set():
-            raise AbnormalShutdown(f"QEMU ended while it was saved: {why}", details=self.evidence()) from why
+            raise AbnormalShutdown(
+                f"QEMU ended while it was saved: {why}", id="vm.ended-while-suspending", details=self.evidence()
+            ) from why
 
     async def wait_until_loaded(self, *, timeout_seconds: float) -> None:
         """Wait until QEMU has read all of a state that has the memory in it. Raises BootFailed when it can't."""
@@ -305,7 +323,9 @@ class Machine:
         except TimeoutError as error:
             how_far = await self._how_far()
             raise BootFailed(
-                f"QEMU did not read the saved state within {timeout_seconds:g} s{how_far}", details=self.evidence()
+                f"QEMU did not read the saved state within {timeout_seconds:g} s{how_far}",
+                id="vm.state-read-timed-out",
+                details=self.evidence(),
             ) from error
         if self._migration != "completed":
             raise self._ended_early()
@@ -321,7 +341,9 @@ class Machine:
             await self._ask("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
                                                    "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
         except ExecuteError as error:
-            raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no share: {error}", id="share.not-plugged", details=self.evidence()
+            ) from error
 
     async def plug_cpus(self, count: int) -> None:
         """Give a running machine further processors, of those that its shape has room for. Raises HostError."""
@@ -333,7 +355,9 @@ class Machine:
             for place in free[:count]:
                 await self._ask("device_add", {"driver": place["type"], **place["props"]})
         except ExecuteError as error:
-            raise HostError(f"the machine takes no further processor: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no further processor: {error}", id="vm.cpu-not-plugged", details=self.evidence()
+            ) from error
 
     async def plug_memory(self, size_mib: int, *, shared: bool) -> None:
         """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
@@ -344,7 +368,9 @@ class Machine:
             await self._ask("object-add", memory)
             await self._ask("device_add", {"driver": "pc-dimm", "memdev": "further"})
         except ExecuteError as error:
-            raise HostError(f"the machine takes no further memory: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no further memory: {error}", id="vm.memory-not-plugged", details=self.evidence()
+            ) from error
 
     async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
         """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
@@ -354,7 +380,7 @@ class Machine:
             await self._ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
         except ExecuteError as error:
             raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
-                          hint="use a smaller --size") from error  # fmt: skip
+                          id="dataroot.cannot-grow", hint="use a smaller --size") from error  # fmt: skip
 
     async def _execute(self, command: str) -> None:
         try:
@@ -368,7 +394,9 @@ class Machine:
         try:
             await self._ask(command)
         except ExecuteError as error:
-            raise SandboxError(f"QEMU refused '{command}': {error}", details=self.evidence()) from error
+            raise SandboxError(
+                f"QEMU refused '{command}': {error}", id="vm.command-refused", details=self.evidence()
+            ) from error
 
     async def _ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Return QEMU's answer to a command.
@@ -384,7 +412,9 @@ class Machine:
             raise
         except TimeoutError as error:
             raise SandboxError(
-                f"QEMU did not answer '{command}' within {_ANSWER_SECONDS:g} s", details=self.evidence()
+                f"QEMU did not answer '{command}' within {_ANSWER_SECONDS:g} s",
+                id="vm.no-answer",
+                details=self.evidence(),
             ) from error
         except QMPError as error:
             raise await self._gone() from error
@@ -406,7 +436,9 @@ class Machine:
                 return await self.channel.open(request).wait_closed()
         except TimeoutError as error:
             raise GuestNotReady(
-                f"the guest did not answer '{request['kind']}' within {timeout_seconds:g} s", details=self.evidence()
+                f"the guest did not answer '{request['kind']}' within {timeout_seconds:g} s",
+                id="guest.no-answer",
+                details=self.evidence(),
             ) from error
         except ChannelClosed as error:
             raise await self._gone() from error
@@ -427,15 +459,16 @@ class Machine:
             await self._wait_for_the_saved_end()
             return
         if self.ended.is_set():
-            raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+            raise AbnormalShutdown("QEMU ended by itself", id="vm.ended-by-itself", details=self.evidence())
         deadlines = self.deadlines
         if not self.discarded and await self._guest_powers_off(deadlines):
             if self.process.returncode() != 0:
-                raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+                raise AbnormalShutdown("QEMU ended by itself", id="vm.ended-by-itself", details=self.evidence())
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
                     f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
-                    "its data root is checked at the next start"
+                    "its data root is checked at the next start",
+                    id="dockerd.stop-timed-out",
                 )
             return
         with contextlib.suppress(Exception):  # whatever fails here, the next rung is TERM
@@ -444,9 +477,16 @@ class Machine:
                 await self.ended.wait()
         if self.discarded:
             return
-        why = "was paused, since the host's disk is full," if self.paused.is_set() else "could not shut down"
+        if self.paused.is_set():
+            raise AbnormalShutdown(
+                "the guest was paused, since the host's disk is full, and was cut off; "
+                "its data root is checked at the next start",
+                id="guest.paused",
+                details=self.evidence(),
+            )
         raise AbnormalShutdown(
-            f"the guest {why} and was cut off; its data root is checked at the next start",
+            "the guest could not shut down and was cut off; its data root is checked at the next start",
+            id="guest.cut-off",
             details=self.evidence(),
         )
 
@@ -463,7 +503,9 @@ class Machine:
 async def _require_restore(control: socket.socket) -> None:
     """Hear how QEMU took `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
     with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which others tell
-        await _hear_answers(control, 3, refusal="QEMU does not go on from the saved machine")
+        await _hear_answers(
+            control, 3, refusal=BootFailed("QEMU does not restore the seed's machine", id="vm.restore-refused")
+        )
     control.close()
 
 
@@ -473,18 +515,19 @@ async def _negotiate(control: socket.socket) -> None:
     Not by QMPClient, which takes an event that comes before the answer for a refusal; a guest that goes on has some.
     """
     await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
-    await _hear_answers(control, 1, refusal="QEMU does not take commands")
+    await _hear_answers(control, 1, refusal=BootFailed("QEMU does not take commands", id="vm.control-failed"))
 
 
-async def _hear_answers(control: socket.socket, count: int, *, refusal: str) -> None:
+async def _hear_answers(control: socket.socket, count: int, *, refusal: BootFailed) -> None:
     """Hear QEMU's answers to so many commands; what follows them is left in the socket.
 
-    Raises ConnectionResetError when QEMU ends, BootFailed when it refuses a command.
+    Raises ConnectionResetError when QEMU ends, `refusal` when it refuses a command.
     """
     while count:
         message = json.loads(await _receive_line(control))
         if "error" in message:
-            raise BootFailed(refusal, details=message["error"]["desc"])
+            refusal.details = message["error"]["desc"]
+            raise refusal
         count -= "return" in message
 
 
@@ -542,11 +585,15 @@ async def open_machine(
             raise
         except TimeoutError as error:
             raise BootFailed(
-                f"QEMU did not take commands within {_MEET_SECONDS:g} s", details=machine.evidence()
+                f"QEMU did not take commands within {_MEET_SECONDS:g} s",
+                id="vm.control-timed-out",
+                details=machine.evidence(),
             ) from error
         except (QMPError, OSError) as error:
             await machine.require_running()
-            raise BootFailed(f"QEMU does not take commands: {error}", details=machine.evidence()) from error
+            raise BootFailed(
+                f"QEMU does not take commands: {error}", id="vm.control-failed", details=machine.evidence()
+            ) from error
         stack.push_async_callback(_disconnect, qmp)
         if qemu.state_fd is not None and not qemu.answers:
             await machine.load(qemu.state_fd)

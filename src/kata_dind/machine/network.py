@@ -84,7 +84,7 @@ class WayOut:
     def wait_until_open(self) -> None:
         """Wait until the guest can get out, if it may. Raises HostError when it can't."""
         if self._slirp is not None:
-            _wait_for_byte(self._ready_fd, self._slirp, "give the guest a network")
+            _wait_for_byte(self._ready_fd, self._slirp, "give the guest a network", id="network.no-way-out")
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def isolated_daemon(
         process = stack.enter_context(
             daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], command=argv)
         )
-        _wait_for_byte(made_read, process, "make a network namespace")
+        _wait_for_byte(made_read, process, "make a network namespace", id="network.no-namespace")
         way_out = WayOut(None, -1)
         if isolation.outbound:
             way_out = stack.enter_context(_open_exit(process, log.with_name("network.log")))
@@ -127,13 +127,14 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def _wait_for_byte(fd: int, process: Daemon, what: str, *, timeout_seconds: float = 10.0) -> None:
+def _wait_for_byte(fd: int, process: Daemon, what: str, *, id: str, timeout_seconds: float = 10.0) -> None:
     ready = select.select([fd, process.pidfd], [], [], timeout_seconds)[0]
     if fd in ready and os.read(fd, 1):
         return
-    cause = ProcessExited(process.describe_end())
+    cause = ProcessExited(process.describe_end(), id="process.exited")
     raise HostError(
         f"cannot {what}",
+        id=id,
         details=str(cause),
         hint="--network none, or see Troubleshooting, https://kata-dind.io/docs/troubleshooting",
     ) from cause

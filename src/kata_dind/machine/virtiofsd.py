@@ -81,6 +81,7 @@ def require_virtiofsd() -> Virtiofsd:
     if found is None:
         raise ToolMissing(
             "virtiofsd is not installed, which shares and the kinds loop and virtiofs need",
+            id="host.tool-missing",
             hint="sudo apt-get install virtiofsd",
         )
     return found
@@ -137,7 +138,7 @@ def start_virtiofsd(
             listener.bind(str(socket_path))
             listener.listen(1)
         except OSError as error:
-            raise HostError(f"cannot listen on {socket_path}: {error.strerror}") from error
+            raise HostError(f"cannot listen on {socket_path}: {error.strerror}", id="share.socket-failed") from error
         stack.callback(socket_path.unlink, missing_ok=True)
         argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno(), xattr=xattr)
         wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)

@@ -44,13 +44,13 @@ class VmBackend:
         if plan.start is StartKind.RESUME:
             state = find_saved(directory)
             if state is None:
-                raise SandboxError("the saved state was used already")
+                raise SandboxError("the saved state was used already", id="sandbox.state-used")
             return _proven_by(state.facts)
         if plan.start is not StartKind.RESTORE:
             return None
         seed = load_seed(plan.seed)
         if seed is None:
-            raise SeedUnfit(f"the seed '{plan.seed}' has been removed")
+            raise SeedUnfit(f"the seed '{plan.seed}' has been removed", id="seed.removed")
         return _proven_by(seed.facts)
 
     @contextlib.contextmanager
@@ -100,8 +100,11 @@ class VmSnapshots:
         own_data = parsed.own.data_directory == directory
         if parsed.data_root is not DataRootKind.BLOCK or not own_data:
             where = f"is of the kind {parsed.data_root}" if own_data else "is a volume"
-            raise SpecError(f"--from-sandbox: the data root of '{parsed.name}' {where}; only its own block disk can "
-                            "become a seed's")  # fmt: skip
+            raise SpecError(
+                f"--from-sandbox: the data root of '{parsed.name}' {where}; "
+                "only a block disk of its own can become a seed's",
+                id="seed.source-unfit",
+            )
         copy_disks(parsed, directory, target)
 
     def suspended(self, directory: Path) -> dict[str, Any] | None:

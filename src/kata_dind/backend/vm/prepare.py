@@ -127,7 +127,9 @@ def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
     """Plan a clone of a seed with a name, from a spec that has the seed's machine already."""
     seed = require_seed(spec.seed)
     if wish.stored:
-        raise SpecError("--volume: a seed has its own data root; leave out --volume or --seed")
+        raise SpecError(
+            "--volume: a seed has its own data root; leave out --volume or --seed", id="spec.seed-with-volume"
+        )
     require_fit(seed, cache=cache_directory())
     require_host_tools(shares=bool(spec.shares))
     return named_seed_plan(seed, spec, data_directory=wish.directory,
@@ -168,7 +170,8 @@ def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
         return saved
     if not can_plug_cpus(saved, to=spec.cpus):
         raise SpecError(
-            f"--cpus: {spec.cpus} can't be had from the seed '{spec.seed}', which has {saved}; leave it out"
+            f"--cpus: {spec.cpus} can't be had from the seed '{spec.seed}', which has {saved}; leave it out",
+            id="spec.cpus-not-on-seed",
         )
     return spec.cpus
 
@@ -179,7 +182,8 @@ def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
         return saved_mib
     if not can_plug_memory(saved_mib, to_mib=asked_mib):
         raise SpecError(
-            f"--memory: '{spec.memory}' can't be had from the seed '{spec.seed}', which has {saved_mib}M; leave it out"
+            f"--memory: '{spec.memory}' can't be had from the seed '{spec.seed}', which has {saved_mib}M; leave it out",
+            id="spec.memory-not-on-seed",
         )
     return asked_mib
 
@@ -189,7 +193,8 @@ def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
     asked_mib = spec.size_bytes >> 20 if "size" in spec.given else saved.data_root_mib
     if asked_mib != saved.data_root_mib and not can_grow(saved, to_mib=asked_mib):
         raise SpecError(
-            f"--size: '{spec.size}' can't be had from the seed '{spec.seed}' ({saved.data_root_mib}M); leave it out"
+            f"--size: '{spec.size}' can't be had from the seed '{spec.seed}' ({saved.data_root_mib}M); leave it out",
+            id="spec.size-not-on-seed",
         )
     return asked_mib
 
@@ -197,22 +202,26 @@ def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
 def check_against_host(spec: SandboxSpec) -> None:
     """Raise SpecError for what this host can't have been asked: its memory, paths that don't exist, a bad kernel."""
     if spec.memory_bytes > (total := _memory_bytes()):
-        raise SpecError(f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)")
+        raise SpecError(
+            f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)", id="spec.memory-beyond-host"
+        )
     if spec.data_root is DataRootKind.MEMORY and spec.size_bytes > spec.memory_bytes:
         raise SpecError(
             f"--size: '{spec.size or DEFAULT_SIZE}' of a memory data root is more than the guest's memory "
-            f"({spec.memory}); use a smaller --size or a larger --memory"
+            f"({spec.memory}); use a smaller --size or a larger --memory",
+            id="spec.size-beyond-memory",
         )
     _check_filesystem(spec)
     for share in spec.shares:
+        named = f"--share: '{share.host_path}'"
         try:
             share.host_path.stat()
+        except FileNotFoundError as error:
+            raise SpecError(f"{named} does not exist on this host", id="share.missing") from error
         except OSError as error:
-            absent = isinstance(error, FileNotFoundError)
-            found = "does not exist on this host" if absent else f"cannot be read: {error.strerror}"
-            raise SpecError(f"--share: '{share.host_path}' {found}") from error
+            raise SpecError(f"{named} cannot be read: {error.strerror}", id="share.unreadable") from error
         if not os.access(share.host_path, os.R_OK):
-            raise SpecError(f"--share: '{share.host_path}' may not be read by this user")
+            raise SpecError(f"{named} may not be read by this user", id="share.unreadable")
     if spec.kernel is not None:
         read_kernel_version(spec.kernel)
 
@@ -222,16 +231,21 @@ def _check_filesystem(spec: SandboxSpec) -> None:
         return
     if spec.data_root in (DataRootKind.MEMORY, DataRootKind.VIRTIOFS):
         raise SpecError(
-            f"--filesystem: 'xfs' is for the kinds loop and block; a {spec.data_root} data root has its own"
+            f"--filesystem: 'xfs' is for the kinds loop and block; a {spec.data_root} data root has its own",
+            id="spec.xfs-on-other-kind",
         )
     if spec.size_bytes < XFS_LEAST_MIB << 20:
-        raise SpecError(f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M")
+        raise SpecError(
+            f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M",
+            id="spec.size-too-small-for-xfs",
+        )
 
 
 def _require_trusted_attributes() -> None:
     if os.geteuid() != 0:
         raise PermissionMissing(
             "--data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may write",
+            id="dataroot.virtiofs-needs-root",
             hint="use --data-root block or loop, or run kata-dind as root",
         )
 
@@ -251,6 +265,7 @@ def require_compatible(
     if why:
         raise SpecError(
             f"--volume: '{stored.volume}' was last written by Docker {stored.docker_version}: {why}",
+            id="volume.docker-incompatible",
             hint="choose an --image with a Docker that opens it, or another --volume",
         )
 
@@ -271,7 +286,7 @@ def _asked_image(reference: str) -> DindImage:
     try:
         return require_image(reference)
     except ImageError as error:
-        raise SpecError(f"--image: {error.summary}", hint=error.hint) from error
+        raise SpecError(f"--image: {error.summary}", id=error.id, hint=error.hint) from error
 
 
 def _memory_bytes() -> int:

@@ -99,8 +99,10 @@ def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]
         sync_path(directory)
     except OSError as error:
         drop_saved(directory)
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else SandboxError
-        raise kind(f"the saved state can't be written: {error}") from error
+        failure = f"the saved state can't be written: {error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(failure, id="host.no-space") from error
+        raise SandboxError(failure, id="sandbox.state-not-kept") from error
 
 
 def take_saved(directory: Path) -> None:
@@ -108,7 +110,7 @@ def take_saved(directory: Path) -> None:
     try:
         (directory / RECORD_FILE).unlink()
     except FileNotFoundError as error:
-        raise SandboxError("the saved state was used already") from error
+        raise SandboxError("the saved state was used already", id="sandbox.state-used") from error
     sync_path(directory)  # or a host that crashes would find it again, with other disks
 
 
@@ -123,6 +125,7 @@ def no_room(directory: Path, details: str = "") -> NoSpace:
     """Return the error of a state that has no room."""
     return NoSpace(
         f"there is no room for the saved state in {directory}",
+        id="host.no-space",
         details=details,
         hint="free space there, or stop the sandbox without --save",
     )

@@ -148,6 +148,7 @@ def require_fit(seed: Seed, *, cache: Path) -> None:
     if other := _other_parts(seed, parts):
         raise SeedUnfit(
             f"the seed '{seed.seed_id}' does not fit this host: it was made with another {', '.join(other)}",
+            id="seed.other-host",
             details="\n".join(f"{name}: {seed.parts.get(name, 'none')}; here {parts[name]}" for name in other),
             hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
         )
@@ -159,7 +160,8 @@ def plan_of_seed(seed: Seed) -> VmPlan:
         return vm_plan(plan_from_json(seed.facts.get("plan") or {}))
     except PlanOutdated as error:
         raise SeedUnfit(
-            f"the seed '{seed.seed_id}' was made by another version of kata-dind", details=error.details,
+            f"the seed '{seed.seed_id}' was made by another version of kata-dind",
+            id="seed.other-version", details=error.details,
             hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
         ) from error  # fmt: skip
 
@@ -238,7 +240,7 @@ def copy_disks(plan: VmPlan, directory: Path, target: Path) -> None:
             details = error.details if isinstance(error, CommandFailed) else str(error)
             if "No space left" not in details:
                 raise
-            raise NoSpace(f"no room for a copy of {disk}", details=details) from error
+            raise NoSpace(f"no room for a copy of {disk}", id="host.no-space", details=details) from error
 
 
 def _flatten(child: Path, backing: Path, target: Path) -> None:
@@ -308,7 +310,7 @@ def choose_start(
         return booted_clone_plan(plan, before)
     if to_snapshot:
         if why := why_not_seedable(plan, stored=stored):
-            raise SpecError(f"--data-root: {why}")
+            raise SpecError(f"--data-root: {why}", id="seed.data-root-unfit")
         return replace(plan, start=StartKind.BOOT_TO_SNAPSHOT, start_reason="to become a seed")
     if cold:
         return replace(plan, start_reason="as asked")

@@ -47,5 +47,6 @@ def require_room(directories: Iterable[Path], *, least_bytes: int = LIMITS_BYTES
             raise NoSpace(
                 f"the file system of {directory} has {left_bytes // MIB} MiB left, "
                 f"and {what} needs {least_bytes // MIB} MiB",
+                id="host.no-space",
                 hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
             )

@@ -64,7 +64,7 @@ class VmGuest:
     def require_suspendable(self) -> None:
         """Raise NoSpace where the state may not fit, SandboxError for a guest that stands still for want of space."""
         if self._machine.paused.is_set():
-            raise SandboxError("the guest is paused, since the host's disk is full")
+            raise SandboxError("the guest is paused, since the host's disk is full", id="guest.paused")
         needed = most_state_bytes(self._plan, process_status(self._machine.process.pid))
         free = free_bytes(self._directory)
         # Twice, so that the guest goes on without a hold if the save fails.
