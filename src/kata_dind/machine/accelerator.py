@@ -1,4 +1,4 @@
-"""KVM or TCG. KVM counts once a guest has booted on it, for /dev/kvm can open, create a VM and hang every guest."""
+"""KVM or TCG. KVM counts once a guest has booted on it: a /dev/kvm that opens and creates a VM may hang every guest."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def choose_accelerator(
 ) -> tuple[Accelerator, str]:
     """Return KVM or TCG, and the reason in one sentence.
 
-    With KVM asked for, a guest that makes progress may take `timeout_seconds`, and that none booted earlier does not
-    count. Raises KvmUnavailable when none boots then.
+    When KVM was asked for, a guest that makes progress may take `timeout_seconds`, and earlier failures don't count.
+    Raises KvmUnavailable when no guest boots then.
     """
     if asked is Accelerator.TCG:
         return Accelerator.TCG, "as asked"
@@ -105,9 +105,9 @@ def find_obstacle(device: Path | None = None) -> Obstacle | None:
 def find_kvm(
     *, kernel: Path, initramfs: Path, settings: ProbeSettings, insist_seconds: float | None = None, report: Report
 ) -> KvmFinding:
-    """Find out whether a guest boots on KVM, where it is usable: from what is known, or by booting one.
+    """Find out whether a guest boots on KVM: from an earlier finding, or by booting one.
 
-    `insist_seconds` looks again in any case unless one has booted, and waits so long for a guest that makes progress.
+    `insist_seconds` ignores earlier failures, and waits so long for a guest that makes progress.
     """
     place = this_place(kernel)
     began = process_began() if settings.began is None else settings.began
@@ -121,7 +121,7 @@ def find_kvm(
     if finding := known():
         return finding
     with _one_at_a_time(settings, insist_seconds):
-        if finding := known():  # another command has looked meanwhile
+        if finding := known():  # another command has tried it meanwhile
             return finding
         trial = _try(kernel, initramfs, settings=settings, insist_seconds=insist_seconds, report=report)
         before = load_finding(place, cache=settings.cache)
@@ -132,13 +132,13 @@ def find_kvm(
 
 @contextlib.contextmanager
 def _one_at_a_time(settings: ProbeSettings, insist_seconds: float | None) -> Iterator[None]:
-    """Let commands that begin together try KVM once; one that has waited as long as a trial takes tries it beside."""
+    """Let commands that begin together try KVM once; one that has waited as long as a trial takes makes its own."""
     wait_seconds = settings.patience.limit_seconds if insist_seconds is None else insist_seconds
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(settings.cache / "kvm.lock", timeout_seconds=wait_seconds))
         except LockBusy as error:
-            logger.warning("KVM is tried by another command as well: %s", error.summary)
+            logger.warning("another command tries KVM at the same time: %s", error.summary)
         yield
 
 
