@@ -64,7 +64,7 @@ class Behaviour:
     says: tuple[Mapping[str, object], ...] = (_READY,)
     """What the guest entrypoint says on standard error."""
     exit_code: int | None = None
-    """What the container ends with before dockerd answers; None: it goes on."""
+    """The code with which the container ends before dockerd answers; None: it runs on."""
     answers: bool = True
     """Whether dockerd ever listens."""
     dies_before_ready: bool = False
@@ -76,11 +76,11 @@ class Behaviour:
     goes_down: bool = True
     """Whether the guest powers off when it is told to."""
     writer_seconds: float | None = None
-    """How long a process that writes the data root goes on when its owner is gone; None: there is none."""
+    """How long a process that writes the data root runs on when its owner is gone; None: there is no such process."""
     timeout_seconds: float = 20.0
     fallback: Fallback = Fallback.NONE
     restores: bool = False
-    """Whether the guest goes on from a seed: it can be started ahead, and is renewed when it gets its container."""
+    """Whether the guest is restored from a seed: it can be started early, and is renewed when it gets its container."""
     unsavable: str = ""
     """Why it can't be suspended."""
     suspend_refusal: KataDindError | None = None
@@ -89,7 +89,7 @@ class Behaviour:
     suspend_failure: KataDindError | None = None
     """What becomes of a suspension; None: the guest is saved."""
     resumes: bool | None = True
-    """Whether it can go on from where it was suspended; None: its owner is killed before that is known."""
+    """Whether it can resume; None: its owner is killed before that is known."""
 
 
 _WRITER = """
@@ -115,7 +115,7 @@ BEHAVIOURS = {
     "gets-bad-input": Behaviour(says=(_complaint("parse", "KATA_DIND_SIZE is 'x'"),), exit_code=64),
     "crashes": Behaviour(exit_code=1),
     "runs-short": Behaviour(problems=(_SHORT,)),
-    "heals": Behaviour(problems=(_SHORT, Problem("", solved="/host has room again"))),
+    "heals": Behaviour(problems=(_SHORT, Problem("", solved="/host has space again"))),
     "fails-for-want-of-space": Behaviour(problems=(_SHORT,), exit_code=1),
     "is-paused": Behaviour(problems=(Problem("/host is full", paused=True),), answers=False),
     "answers-late": Behaviour(faults=Faults(pings_before_ready=2)),
@@ -124,7 +124,7 @@ BEHAVIOURS = {
     "falls-silent": Behaviour(faults=Faults(silent_on=frozenset({"POST /images/load"})), timeout_seconds=1.2),
     "is-full": Behaviour(faults=Faults(load_error="write /d/kept: no space left on device")),
     "falls-to-vfs": Behaviour(faults=Faults(driver="vfs", driver_status=[])),
-    "goes-on-with-vfs": Behaviour(
+    "is-proven-with-vfs": Behaviour(
         faults=Faults(driver="vfs", driver_status=[], refuses_capabilities=True), fallback=Fallback.VFS
     ),
     "never-boots": Behaviour(boots=False, timeout_seconds=0.3),
@@ -341,7 +341,7 @@ async def open_guest(
     early: bool,
     ran_before: bool,
 ) -> AsyncIterator[FakeGuest]:
-    """Start a guest for the length of the block; it is told to go down at the end, unless it is nobody's."""
+    """Start a guest for the length of the block; it is told to go down at the end, unless it was never adopted."""
     async with contextlib.AsyncExitStack() as stack:
         if behaviour.writer_seconds is not None:
             argv = [sys.executable, "-c", _WRITER, str(behaviour.writer_seconds)]
@@ -351,7 +351,7 @@ async def open_guest(
         ours, theirs = socket.socketpair()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)
         stack.push_async_callback(system.power_cut)
-        transport.pause_reading()  # until the guest has booted there is nobody to answer
+        transport.pause_reading()  # until the guest has booted it can't answer
 
         def heard(message: dict[str, Any]) -> None:
             for event in guest_events(message, StartKind.RESUME if ran_before else StartKind.BOOT):
@@ -390,7 +390,7 @@ class _GuestSystem:
         self.ended = asyncio.Event()
         self.log = directory / "guest.log"
         self.early = False
-        """Whether it was started early, and is nobody's yet."""
+        """Whether it was started early, and was not adopted yet."""
         self._behaviour = behaviour
         self._socket = directory / "fake-dockerd.sock"
         self._container: ChannelStream | None = None
