@@ -68,7 +68,7 @@ class LastingBackend:
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         image = wish.spec.image or "healthy"
         if image not in ("healthy", "crashes"):
-            raise SpecError(f"--image: there is no image {image!r}")
+            raise SpecError(f"--image: there is no image {image!r}", id="image.missing")
         return plan_with(
             name=wish.spec.name,
             image_id=image,
@@ -122,7 +122,7 @@ class FakeCluster:
         deadline = time.monotonic() + timeout_seconds
         while self.runs(plan, directory):
             if time.monotonic() > deadline:
-                raise BackendError(f"the guest of '{plan.name}' does not end")
+                raise BackendError(f"the guest of '{plan.name}' does not end", id="backend.guest-does-not-end")
             time.sleep(0.02)
 
 

@@ -34,7 +34,7 @@ class Subject(Protocol):
 
     @property
     def outlives_owner(self) -> bool:
-        """Whether its guests go on when their owner ends."""
+        """Whether its guests run on when their owner ends."""
 
     @property
     def can_suspend(self) -> bool:
@@ -44,7 +44,7 @@ class Subject(Protocol):
         """What to start: the backend's defaults, by the name of `demo`."""
 
     def kill_guest(self, sandbox: Sandbox) -> None:
-        """End a sandbox's guest as nobody has planned it."""
+        """End a sandbox's guest by surprise."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_logs_follow_a_container_to_its_end(client: docker.DockerClient, hello: 
 
 
 @pytest.mark.thorough
-def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hello: str) -> None:
+def test_events_stream_while_other_calls_are_made(client: docker.DockerClient, hello: str) -> None:
     events = client.events(decode=True, filters={"type": "container", "event": ["create", "die", "destroy"]})
     seen: list[str] = []
 

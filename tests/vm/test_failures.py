@@ -47,7 +47,7 @@ _BAD_INPUT = {
     ),
     "data root above the memory": (
         ["--data-root", "memory", "--size", "3G", "--memory", "2G"],
-        "--size: '3G' of a memory data root is more than the guest's memory (2G); use ",
+        "--size: a memory data root of '3G' is larger than the guest's memory (2G); use ",
     ),
     "share that is not there": (["--share", "/no/such:/srv"], "--share: '/no/such' does not exist on this host"),
     "share without a place": (["--share", "/tmp"], "--share: '/tmp' is not a share; use HOST:GUEST"),

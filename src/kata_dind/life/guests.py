@@ -1,6 +1,6 @@
-"""Whether a sandbox's guest runs, and ending one whose owner may be gone: the same questions for every backend.
+"""Tells whether a sandbox's guest runs, and ends one whose owner may be gone, for every backend.
 
-Where a guest ends with its owner, the sandbox's lock tells. Where it outlives its owner, only its backend can.
+Where a guest ends with its owner, the sandbox's lock tells. Where it outlives its owner, only the backend can tell.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def guest_runs(record: Record) -> bool:
-    """Tell whether a sandbox's guest runs, or its owner is about to start or to stop it. Raises BackendError."""
+    """Tell whether a sandbox's guest runs, is being started or is being stopped. Raises BackendError."""
     return record.is_owned() or guest_outlives_owner(record)
 
 
 def guest_outlives_owner(record: Record) -> bool:
-    """Tell whether a guest runs that no process of this host owns. Raises BackendError."""
+    """Tell whether a sandbox's guest runs although no process of this host owns it. Raises BackendError."""
     found = _find_lasting(record)
     return found is not None and not record.is_owned() and found[0].runs(found[1], record.directory)
 
@@ -38,7 +38,7 @@ def find_guest_without_owner(record: Record) -> bool | None:
 
 
 def stop_lasting_guest(record: Record, *, timeout_seconds: float) -> None:
-    """End a guest whose owner has gone; harmless where it ended with that. Raises BackendError, AbnormalShutdown."""
+    """End a guest whose owner is gone; harmless where it has ended. Raises BackendError, AbnormalShutdown."""
     found = _find_lasting(record)
     if found is None:
         return
@@ -50,13 +50,13 @@ def stop_lasting_guest(record: Record, *, timeout_seconds: float) -> None:
 
 
 def remove_sandbox(record: Record, *, timeout_seconds: float = 60.0) -> None:
-    """Remove a sandbox that nobody owns any more, its guest first."""
+    """Remove a sandbox that no process owns any more; its guest is ended first."""
     stop_lasting_guest(record, timeout_seconds=timeout_seconds)
     record.remove()
 
 
 def swept_records() -> list[Record]:
-    """Return all sandboxes' records by name; what killed owners have left is swept, lasting guests included."""
+    """Return all sandboxes' records by name, after removing ephemeral sandboxes whose owner was killed."""
     records = list_records()
     for record in records:
         if record.ephemeral.exists() and record.lasting.exists() and not record.is_owned():
@@ -74,7 +74,7 @@ def _sweep_guest(record: Record) -> None:
 
 
 def signal_supervisor(record: Record, number: signal.Signals) -> None:
-    """Signal the supervisor that owns a sandbox; another program that owns one is not ours to end."""
+    """Signal the supervisor that owns a sandbox; any other program that owns one is left alone."""
     pid = int(record.read("status.json").get("pid") or 0)
     if record.is_owned():
         signal_process(pid, number, word="kata_dind.life.supervisor", has_open=record.directory / "lock")

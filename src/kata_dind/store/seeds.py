@@ -28,7 +28,7 @@ from kata_dind.host.locks import is_locked, locked
 from kata_dind.store.marks import changed_file, damaged_file, remarked_files
 from kata_dind.store.shelf import ErrorIds, Shelf
 
-FORMAT = 2
+FORMAT = 3
 """The version of the directory, and of the messages to the agent of a restored guest."""
 
 FACTS = "seed.json"
