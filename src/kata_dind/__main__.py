@@ -74,7 +74,9 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
             return 128 + signal.SIGPIPE
         if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT):
             _discard_stdout()
-            return _report(session, HostError(f"no space is left{_place(bug)}"), as_json=session.json)
+            return _report(
+                session, HostError(f"no space is left{_place(bug)}", id="host.no-space"), as_json=session.json
+            )
         return _report(
             session, _bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json
         )
@@ -129,8 +131,8 @@ def _bug(bug: Exception, *, verb: str) -> KataDindError:
         log = directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
         log.write_text(text, errors="backslashreplace")
     except (OSError, HostError):
-        return KataDindError(summary, details=text)
-    return KataDindError(f"{summary}; the traceback is in {log}")
+        return KataDindError(summary, id="process.bug", details=text)
+    return KataDindError(f"{summary}; the traceback is in {log}", id="process.bug")
 
 
 @contextlib.contextmanager

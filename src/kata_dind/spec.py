@@ -100,6 +100,14 @@ _GUESTS_TREES = tuple(
 )
 
 
+class _Refused(ValueError):
+    """What was asked is wrong for another reason than the form or the range of one value; `id` names the reason."""
+
+    def __init__(self, message: str, *, id: str) -> None:
+        super().__init__(message)
+        self.id = id
+
+
 def parse_size(text: str) -> int:
     """Parse `512M`, `1.5G`, `20GiB` into bytes; units are powers of 1024. Raises ValueError with a whole sentence."""
     match = _SIZE_PATTERN.fullmatch(text)
@@ -117,7 +125,7 @@ def parse_name(text: str, *, field: str = "name") -> str:
     try:
         return _checked_name(text)
     except ValueError as error:
-        raise SpecError(f"{field}: {error}") from error
+        raise SpecError(f"{field}: {error}", id="spec.wrong-value") from error
 
 
 class Share(BaseModel):
@@ -137,7 +145,7 @@ def parse_disk_size(text: str, *, field: str) -> int:
     try:
         return parse_size(_checked_size(text, least_bytes=_MINIMUM_SIZE_BYTES)) // _MIB * _MIB
     except ValueError as error:
-        raise SpecError(f"{field}: {error}") from error
+        raise SpecError(f"{field}: {error}", id="spec.wrong-value") from error
 
 
 def parse_share(text: str) -> Share:
@@ -179,13 +187,16 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     if not name:
         return name
     if info.data.get("data_root") is DataRootKind.MEMORY:
-        raise ValueError(f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out")
+        raise _Refused(
+            f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out",
+            id="spec.options-conflict",
+        )
     return _checked_name(name)
 
 
 def _checked_seed(name: str, info: ValidationInfo) -> str:
     if name and info.data.get("cold"):
-        raise ValueError(f"{name!r} is restored, and --cold boots; leave one of them out")
+        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.options-conflict")
     return _checked_name(name) if name else name
 
 
@@ -223,8 +234,10 @@ def _checked_path(value: object) -> object:
 
 def _available_backend(name: object) -> object:
     if str(name) not in BACKEND_MODULES:
-        why = "is not available in this installation" if name in set(BackendName) else "is unknown"
-        raise ValueError(f"{str(name)!r} {why}; use {' or '.join(BACKEND_MODULES)}")
+        use = f"use {' or '.join(BACKEND_MODULES)}"
+        if name in set(BackendName):
+            raise _Refused(f"{str(name)!r} is not available in this installation; {use}", id="backend.not-installed")
+        raise ValueError(f"{str(name)!r} is unknown; {use}")
     return name
 
 
@@ -335,8 +348,11 @@ def parse_spec(**fields: Any) -> SandboxSpec:
     for name, field in SandboxSpec.model_fields.items():
         owners = [mark.backend for mark in field.metadata if isinstance(mark, _OnlyOn)]
         if name in spec.given and owners and spec.backend not in owners:
-            raise SpecError(f"{option_name(name)}: only the backend {owners[0]} has this option, "
-                            f"and this sandbox is for {spec.backend}; leave it out")  # fmt: skip
+            raise SpecError(
+                f"{option_name(name)}: only the backend {owners[0]} has this option, "
+                f"and this sandbox is for {spec.backend}; leave it out",
+                id="spec.option-of-another-backend",
+            )
     return spec
 
 
@@ -368,7 +384,8 @@ def require_same(asked: SandboxSpec, had: Mapping[str, Sequence[object]], *, of:
         value = getattr(asked, field)
         if field in asked.given and value not in values and value != "auto":
             raise SpecError(
-                f"{option_name(field)}: {_shown(value)} is not what {of} has ({_shown(values[0])}); leave it out"
+                f"{option_name(field)}: {_shown(value)} is not what {of} has ({_shown(values[0])}); leave it out",
+                id="spec.differs",
             )
 
 
@@ -413,8 +430,10 @@ def _raise_spec_error(error: ValidationError) -> NoReturn:
     field = str(first["loc"][0]) if first["loc"] else "spec"
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(SandboxSpec.model_fields)
-        raise SpecError(f"{field}: there is no such field; allowed are {allowed}") from error
-    raise SpecError(f"{option_name(field)}: {_complaint(first)}") from error
+        raise SpecError(f"{field}: there is no such field; allowed are {allowed}", id="spec.unknown-field") from error
+    refusal = first.get("ctx", {}).get("error")
+    id = refusal.id if isinstance(refusal, _Refused) else "spec.wrong-value"
+    raise SpecError(f"{option_name(field)}: {_complaint(first)}", id=id) from error
 
 
 def _complaint(details: ErrorDetails) -> str:

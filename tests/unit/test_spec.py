@@ -40,6 +40,25 @@ def refusal(**fields: Any) -> str:
     return caught.value.summary
 
 
+@pytest.mark.parametrize(
+    ("fields", "id"),
+    [
+        ({"size": "big"}, "spec.wrong-value"),
+        ({"name": "Demo"}, "spec.wrong-value"),
+        ({"cpus": 0}, "spec.wrong-value"),
+        ({"colour": "red"}, "spec.unknown-field"),
+        ({"volume": "work", "data_root": "memory"}, "spec.options-conflict"),
+        ({"seed": "work", "cold": True}, "spec.options-conflict"),
+        ({"backend": "kubernetes"}, "backend.not-installed"),
+        ({"backend": "kubernets"}, "spec.wrong-value"),
+    ],
+)
+def test_a_refusal_has_the_id_of_its_cause(fields: dict[str, Any], id: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(**{"name": "demo", **fields})
+    assert caught.value.id == id
+
+
 def test_defaults() -> None:
     spec = parse_spec(name="demo")
     assert spec.model_dump() == {

@@ -33,7 +33,7 @@ def find_config_file() -> Path | None:
         path = _user_config_file()
         return path if path.is_file() else None
     if named and not Path(named).is_file():
-        raise SpecError(f"KATA_DIND_CONFIG: there is no file {named!r}")
+        raise SpecError(f"KATA_DIND_CONFIG: there is no file {named!r}", id="config.no-file")
     return Path(named) if named else None
 
 
@@ -57,9 +57,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"{path}: it cannot be read: {error.strerror}") from error
+        raise SpecError(f"{path}: it cannot be read: {error.strerror}", id="config.unreadable") from error
     except ValueError as error:  # tomllib's, and UTF-8's
-        raise SpecError(f"{path}: it is not TOML: {error}") from error
+        raise SpecError(f"{path}: it is not TOML: {error}", id="config.not-toml") from error
 
 
 def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: Path) -> Defaults:
@@ -68,7 +68,10 @@ def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: 
     for key, value in content.items():
         variable = _variable(key)
         if variable not in known:
-            raise SpecError(f"{path}: {key}: {_unknown('option or command', key, [_key(name) for name in known])}")
+            raise SpecError(
+                f"{path}: {key}: {_unknown('option or command', key, [_key(name) for name in known])}",
+                id="config.unknown-key",
+            )
         for verbs, option in known[variable]:
             table = defaults
             for verb in verbs:
@@ -80,7 +83,7 @@ def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: 
 def _add_table(table: Mapping[str, Any], *, key: str, command: Any, defaults: Defaults, path: Path) -> None:
     """Add a verb's table to the defaults, and the tables in it."""
     if command is None:
-        raise SpecError(f"{path}: {key}: there is no such command")
+        raise SpecError(f"{path}: {key}: there is no such command", id="config.unknown-key")
     of_verb = defaults.setdefault(command.name, {})
     options = _options(command)
     for name, value in table.items():
@@ -89,7 +92,7 @@ def _add_table(table: Mapping[str, Any], *, key: str, command: Any, defaults: De
             inner = command.commands.get(_dashed(name)) if isinstance(command, TyperGroup) else None
             _add_table(value, key=full_key, command=inner, defaults=of_verb, path=path)
         elif (plain := name.replace("-", "_")) not in options:
-            raise SpecError(f"{path}: {full_key}: {_unknown('option', name, list(options))}")
+            raise SpecError(f"{path}: {full_key}: {_unknown('option', name, list(options))}", id="config.unknown-key")
         else:
             of_verb[options[plain].name] = _checked(value, options[plain], key=full_key, path=path)
 
@@ -98,7 +101,7 @@ def _checked(value: Any, option: TyperOption, *, key: str, path: Path) -> Any:
     """Return a value for an option as it is. Raises SpecError when TOML's type is not the option's."""
     wanted, fits = _expectation(option, value)
     if not fits:
-        raise SpecError(f"{path}: {key}: {value!r} is not allowed; use {wanted}")
+        raise SpecError(f"{path}: {key}: {value!r} is not allowed; use {wanted}", id="config.wrong-type")
     return value
 
 

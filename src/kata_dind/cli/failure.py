@@ -21,11 +21,11 @@ def usage_error(error: typer.TyperException, session: Session) -> SpecError:
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if error.message and isinstance(parameter, TyperOption | TyperArgument):
         message = error.message.removeprefix("Value error, ").rstrip(".")
-        return SpecError(f"{_given_name(parameter, context, session)}: {message}")
+        return SpecError(f"{_given_name(parameter, context, session)}: {message}", id="spec.wrong-value")
     verbs = context.command_path.split()[1:] if context else []
     message = " ".join(error.format_message().split()).rstrip(".")
     summary = ": ".join(filter(None, [" ".join(verbs), message[:1].lower() + message[1:]]))
-    return SpecError(f"{summary}; see {' '.join(['kata-dind', *verbs, '--help'])}")
+    return SpecError(f"{summary}; see {' '.join(['kata-dind', *verbs, '--help'])}", id="spec.wrong-usage")
 
 
 def named_as_given(error: SpecError, session: Session) -> SpecError:

@@ -41,7 +41,7 @@ def parse_variables(variables: Sequence[str] | None) -> dict[str, str]:
     for variable in variables or ():
         key, equals, value = variable.partition("=")
         if not key or not key.isprintable() or " " in key:
-            raise SpecError(f"--env: {variable!r} is not a variable; use KEY=VALUE or KEY")
+            raise SpecError(f"--env: {variable!r} is not a variable; use KEY=VALUE or KEY", id="spec.wrong-value")
         if equals:
             parsed[key] = value
         elif key in os.environ:

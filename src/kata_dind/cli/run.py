@@ -48,7 +48,9 @@ def run(
     spec = sandbox_spec(f"run-{secrets.token_hex(4)}", fields)
     environment = parse_variables(variables)
     if not container_image or container_image.startswith("-"):
-        raise SpecError(f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello")
+        raise SpecError(
+            f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello", id="spec.wrong-value"
+        )
     source = package_source(packages)
     with (
         progress(session) as shown,

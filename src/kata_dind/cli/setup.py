@@ -48,7 +48,9 @@ def setup(session: Session, *, yes: Yes = False, json: Json = False) -> None:
         print("This host is ready.")
     if left:
         hint = "kata-dind setup --yes" if can_do and not do else ""
-        raise HostError(f"this host is not ready for kata-dind, which needs: {', '.join(left)}", hint=hint)
+        raise HostError(
+            f"this host is not ready for kata-dind, which needs: {', '.join(left)}", id="setup.incomplete", hint=hint
+        )
 
 
 def _print_plan(steps: Sequence[Step], *, session: Session, as_root: bool) -> None:

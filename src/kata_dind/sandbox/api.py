@@ -70,7 +70,7 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
     sandbox = require_sandbox(name)
     record = record_of(name)
     if record.is_owned():
-        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
+        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already", id="sandbox.already-running")
     if guest_outlives_owner(record):
         with record.owned() as lock:
             _supervise(record, [lock], report)
@@ -201,7 +201,11 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
                 if fields["name"] == "ready":
                     break
             else:
-                raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
+                raise SandboxError(
+                    "the supervisor ended before the sandbox was ready",
+                    id="process.supervisor-ended",
+                    details=tail(record.owner_log),
+                )
         supervisor.close()
     except BaseException:
         supervisor.end(rung_seconds=STOP_SECONDS)

@@ -96,7 +96,10 @@ class Sandbox:
         """Return one of the logs. Raises SpecError for a source that the sandbox's backend does not have."""
         logs = self.logs
         if source not in logs:
-            raise SpecError(f"--source: {source!r} is not a log of this sandbox; use {', '.join(logs) or 'none'}")
+            raise SpecError(
+                f"--source: {source!r} is not a log of this sandbox; use {', '.join(logs) or 'none'}",
+                id="sandbox.unknown-log",
+            )
         return logs[source]
 
     @property
@@ -162,6 +165,7 @@ class Sandbox:
             if not force:
                 raise SpecError(
                     f"the sandbox '{self.name}' is {self.state}",
+                    id="sandbox.still-running",
                     hint=f"kata-dind stop {self.name}, or kata-dind rm --force {self.name}",
                 )
             self._force_stop(report)
@@ -174,7 +178,11 @@ class Sandbox:
         from kata_dind.wire.client import ask
 
         if not self._record.is_owned():
-            raise SpecError(f"--save: the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
+            raise SpecError(
+                f"--save: the sandbox '{self.name}' is not running",
+                id="sandbox.not-running-to-save",
+                hint=f"kata-dind start {self.name}",
+            )
         started = time.monotonic()
         report(Event("save", f"saving {self.name}"))
         late = f"the sandbox '{self.name}' was not saved within {timeout_seconds:g} s; the save continues"
@@ -184,7 +192,9 @@ class Sandbox:
             raise error_from_fields(answer)
         if not self._wait_until_free(timeout_seconds):
             raise SandboxError(
-                f"the sandbox '{self.name}' is saved, but does not end", hint=f"kata-dind rm --force {self.name}"
+                f"the sandbox '{self.name}' is saved, but does not end",
+                id="sandbox.stop-timed-out",
+                hint=f"kata-dind rm --force {self.name}",
             )
         report(Event("save", f"{self.name} is stopped, with its state saved", time.monotonic() - started))
 
@@ -211,6 +221,7 @@ class Sandbox:
         if not self._wait_until_free(timeout_seconds):
             raise SandboxError(
                 f"the sandbox '{self.name}' did not stop within {timeout_seconds:g} s",
+                id="sandbox.stop-timed-out",
                 hint=f"kata-dind rm --force {self.name}",
             )
         error = self._record.read("status.json").get("error") or {}
@@ -235,8 +246,12 @@ class Sandbox:
 
     def _require_served(self) -> None:
         if not self._record.is_owned():
-            runs = "runs, but no process serves it" if guest_outlives_owner(self._record) else "is not running"
-            raise GuestNotReady(f"the sandbox '{self.name}' {runs}", hint=f"kata-dind start {self.name}")
+            hint = f"kata-dind start {self.name}"
+            if guest_outlives_owner(self._record):
+                raise GuestNotReady(
+                    f"the sandbox '{self.name}' runs, but no process serves it", id="sandbox.not-served", hint=hint
+                )
+            raise GuestNotReady(f"the sandbox '{self.name}' is not running", id="sandbox.not-running", hint=hint)
 
     def _facts(self, *, with_saved_state: bool = False) -> Facts:
         owned = self._record.is_owned()

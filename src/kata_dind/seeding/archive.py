@@ -34,10 +34,10 @@ def write_archive(seed: Seed, file: Path) -> None:
         run(argv, timeout_seconds=_SECONDS)
         unfinished.replace(file)
     except CommandFailed as error:
-        unwritable = SpecError(f"FILE: '{file}' cannot be written", details=error.details)
+        unwritable = SpecError(f"FILE: '{file}' cannot be written", id="spec.unwritable-file", details=error.details)
         raise _no_room(file.parent, error) if _is_full(error) else unwritable from error
     except OSError as error:
-        raise SpecError(f"FILE: '{file}' cannot be written: {error.strerror}") from error
+        raise SpecError(f"FILE: '{file}' cannot be written: {error.strerror}", id="spec.unwritable-file") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -65,7 +65,7 @@ def unpack_files(file: Path, directory: Path, facts: Mapping[str, Any]) -> None:
             raise _foreign(file)
         (directory / name).chmod(0o600)
     if name := damaged_file(directory, facts["files"]):
-        raise SeedUnfit(f"FILE: '{file}' is damaged: its {name} is not what the seed had")
+        raise SeedUnfit(f"FILE: '{file}' is damaged: its {name} is not what the seed had", id="seed.damaged")
 
 
 def _extract(file: Path, directory: Path, names: list[str], *options: str) -> None:
@@ -82,7 +82,7 @@ def _checked_facts(facts: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(marks, dict) or not isinstance(children, list):
         raise _foreign(file)
     if facts.get("format") != FORMAT:
-        raise SeedUnfit(f"FILE: '{file}' was exported by another version of kata-dind")
+        raise SeedUnfit(f"FILE: '{file}' was exported by another version of kata-dind", id="seed.other-version")
     marks = {name: mark for name, mark in marks.items() if name not in children}
     for name, mark in marks.items():
         known = isinstance(mark, dict) and all(isinstance(mark.get(key), kind) for key, kind in _MARK_FIELDS.items())
@@ -102,9 +102,12 @@ def _is_full(error: CommandFailed) -> bool:
 
 
 def _no_room(directory: Path, error: CommandFailed) -> NoSpace:
-    return NoSpace(f"there is no room for the seed in {directory}", details=error.details)
+    return NoSpace(f"there is no room for the seed in {directory}", id="seed.no-space", details=error.details)
 
 
 def _foreign(file: Path, details: str = "") -> SpecError:
-    return SpecError(f"FILE: '{file}' is no seed that `kata-dind seed export` has written, or not all of it",
-                     details=details)  # fmt: skip
+    return SpecError(
+        f"FILE: '{file}' is no seed that `kata-dind seed export` has written, or not all of it",
+        id="seed.foreign-file",
+        details=details,
+    )

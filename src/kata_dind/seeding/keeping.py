@@ -134,7 +134,9 @@ def export_seed(name: str, file: Path) -> None:
     """Write a seed to one file, which can be imported elsewhere. Raises SpecError, NoSpace, SeedUnfit, ToolMissing."""
     seed = require_seed(name)
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise SpecError(f"FILE: '{file}' {'is a directory' if file.is_dir() else 'lies in no directory'}")
+        raise SpecError(
+            f"FILE: '{file}' {'is a directory' if file.is_dir() else 'lies in no directory'}", id="spec.unwritable-file"
+        )
     with use_seed(seed.seed_id):
         write_archive(seed, file)
 
@@ -147,7 +149,7 @@ def import_seed(file: Path, name: str = "", *, report: Report = silent) -> Seed:
     from kata_dind.spec import parse_name
 
     if not file.is_file():
-        raise SpecError(f"FILE: there is no file '{file}'")
+        raise SpecError(f"FILE: there is no file '{file}'", id="spec.unreadable-file")
     started = time.monotonic()
     with new_seed_directory() as directory:
         facts = read_record(file, directory)
@@ -170,10 +172,14 @@ def _adopted(facts: dict[str, Any], directory: Path, file: Path) -> dict[str, An
         children = snapshots.adopt_seed(facts, directory)
     except PlanOutdated as error:
         raise SeedUnfit(
-            f"FILE: '{file}' was exported by another version of kata-dind", details=error.details
+            f"FILE: '{file}' was exported by another version of kata-dind",
+            id="seed.other-version",
+            details=error.details,
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SpecError(f"FILE: the record in '{file}' is none of a seed", details=str(error)) from error
+        raise SpecError(
+            f"FILE: the record in '{file}' is none of a seed", id="seed.foreign-file", details=str(error)
+        ) from error
     files = {**remarked_files(directory, facts["files"]), **mark_files(directory, children)}
     return {**facts, "children": children, "files": files}
 

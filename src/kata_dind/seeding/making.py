@@ -84,11 +84,13 @@ def make_seed(
 def _check_contents(images: Sequence[str], archives: Sequence[Path]) -> None:
     for image in images:
         if not image or image.startswith("-") or not image.isprintable() or " " in image:
-            raise SpecError(f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello")
+            raise SpecError(
+                f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello", id="spec.wrong-value"
+            )
     for archive in archives:
         if not archive.is_file() or not os.access(archive, os.R_OK):
             found = "cannot be read" if archive.is_file() else "is no file on this host"
-            raise SpecError(f"--from-archive: '{archive}' {found}")
+            raise SpecError(f"--from-archive: '{archive}' {found}", id="spec.unreadable-file")
 
 
 def _filling(images: Sequence[str], archives: Sequence[Path], *, report: Report) -> Fill:
@@ -115,7 +117,11 @@ def _told(what: str, report: Report) -> Iterator[None]:
 def _require_stopped(name: str) -> Record:
     record = require_record(name)
     if record.is_owned():
-        raise SpecError(f"--from-sandbox: the sandbox '{name}' is running", hint=f"kata-dind stop {name}")
+        raise SpecError(
+            f"--from-sandbox: the sandbox '{name}' is running",
+            id="sandbox.still-running",
+            hint=f"kata-dind stop {name}",
+        )
     return record
 
 
@@ -125,7 +131,7 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
 
     plan = earlier_plan(record.directory)
     if plan is None:
-        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
+        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started", id="sandbox.never-started")
     spec = spec_from_json(record.read("spec.json"))
     reference = spec.image
     if spec.seed:  # whose machine it has, beside what was plugged into that
@@ -208,7 +214,9 @@ def _discard(seed: Seed) -> None:
     try:
         remove_seed(seed, references=users)
     except SpecError as error:
-        raise SeedUnfit(f"the seed of such a machine is damaged, and still in use: {', '.join(users)}") from error
+        raise SeedUnfit(
+            f"the seed of such a machine is damaged, and still in use: {', '.join(users)}", id="seed.damaged-in-use"
+        ) from error
 
 
 def build_seed(
@@ -230,7 +238,7 @@ def build_seed(
     spec = spec.without("shares", "volume", "seed", "cold").settled(name="seed")
     backend = load_backend(spec.backend.value)
     if backend.snapshots is None:
-        raise SpecError(f"--backend: {spec.backend} has no seeds")
+        raise SpecError(f"--backend: {spec.backend} has no seeds", id="backend.no-seeds")
     with _told_of_no_room(), new_workshop() as record:
         wish = Wish(spec, record.directory, packages=source, to_snapshot=True)
         plan = backend.prepare(wish, report=report)
@@ -273,7 +281,7 @@ def _told_of_no_room() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace("there is no room for the seed", details=str(error)) from error
+            raise NoSpace("there is no room for the seed", id="seed.no-space", details=str(error)) from error
         raise
 
 

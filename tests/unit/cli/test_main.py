@@ -107,7 +107,11 @@ def test_bad_input_exits_2_with_one_line_and_nothing_is_done(
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code"), [(BootFailed("no", details="qemu.log: x", hint="do"), 4), (HostError("no"), 3)]
+    ("error", "exit_code"),
+    [
+        (BootFailed("no", id="vm.boot-failed", details="qemu.log: x", hint="do"), 4),
+        (HostError("no", id="host.no-space"), 3),
+    ],
 )
 def test_an_error_exits_as_its_class_says(
     cli: CommandLine, sandboxes: FakeSandboxes, error: KataDindError, exit_code: int
@@ -119,8 +123,8 @@ def test_an_error_exits_as_its_class_says(
 
 
 def test_verbose_tells_the_id_of_an_error(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
-    sandboxes.on_start = raising(HostError("no", id="host.no"))
-    assert cli("up", "--verbose").stderr.splitlines()[-2:] == ["kata-dind: no", "error id: host.no"]
+    sandboxes.on_start = raising(HostError("no", id="host.no-space"))
+    assert cli("up", "--verbose").stderr.splitlines()[-2:] == ["kata-dind: no", "error id: host.no-space"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_an_error_of_the_teardown_does_not_hide_the_signal(cli: CommandLine, san
         try:
             kill_ourselves(signal.SIGTERM)
         finally:
-            raise BootFailed("the guest had to be forced")
+            raise BootFailed("the guest had to be forced", id="vm.boot-failed")
 
     sandboxes.on_start = interrupted
     outcome = cli("up", "--quiet")

@@ -36,7 +36,7 @@ class SeedBackend:
 
     def require_fit(self, seed: Seed) -> None:
         if self.unfit:
-            raise SeedUnfit(self.unfit, details="QEMU: 9; here 7")
+            raise SeedUnfit(self.unfit, id="seed.unfit", details="QEMU: 9; here 7")
 
     def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
         if not facts["plan"]:
