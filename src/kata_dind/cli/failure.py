@@ -1,8 +1,9 @@
-"""Errors as the user meets them: what was wrong is named as it was given, on one border for spec and command line."""
+"""Errors as users see them: a wrong value is named after the option, variable or file that gave it."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 from typing import Any
@@ -14,6 +15,9 @@ from kata_dind.cli import config
 from kata_dind.cli.output import printable
 from kata_dind.cli.session import Session
 from kata_dind.errors import KataDindError, SpecError
+
+_LOG_BEGINS = "--- "
+_LOG_LINES = 8
 
 
 def usage_error(error: typer.TyperException, session: Session) -> SpecError:
@@ -43,15 +47,36 @@ def named_as_given(error: SpecError, session: Session) -> SpecError:
 
 def print_error(error: KataDindError, session: Session, *, as_json: bool) -> None:
     """Print an error on stderr: as fields, or as summary, evidence and hint, and with --verbose its id."""
-    fields = error.as_fields()
-    lines = [f"kata-dind: {fields['summary']}", fields["details"], fields["hint"] and f"hint: {fields['hint']}"]
+    if as_json:
+        say(json.dumps(error.as_fields()))
+        return
+    details = error.details if session.verbose else with_short_logs(error.details)
+    lines = [f"kata-dind: {error.summary}", details, *(f"note: {note}" for note in getattr(error, "__notes__", []))]
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
     if session.verbose:
         lines.append(f"error id: {error.id}")
-    say(json.dumps(fields) if as_json else printable("\n".join(filter(None, lines))))
+    say(printable("\n".join(filter(None, lines))))
+
+
+def with_short_logs(details: str) -> str:
+    """Return an error's details with no more than the last lines of each log in them, which `--- NAME` begins.
+
+    Several logs would else push the summary off the screen.
+    """
+    lines, shown = details.splitlines(), list[str]()
+    begins = [index for index, line in enumerate(lines) if line.startswith(_LOG_BEGINS)]
+    for begin, end in itertools.pairwise([0, *begins, len(lines)]):
+        section = lines[begin:end]
+        surplus = len(section) - 1 - _LOG_LINES
+        if section and section[0].startswith(_LOG_BEGINS) and surplus > 1:
+            section = [section[0], f"({surplus} earlier lines; --verbose shows them)", *section[1 + surplus :]]
+        shown += section
+    return "\n".join(shown)
 
 
 def say(text: str) -> None:
-    """Print on stderr, if there is anybody to read it."""
+    """Print on stderr, unless it is closed."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
 
