@@ -200,7 +200,7 @@ def test_shares(text: str, expected: tuple[Path, PurePosixPath, bool]) -> None:
         ("/a:b", "must be absolute"),
         ("/a:/b/../c", "without '..'"),
         ("/a://b", "must be absolute"),
-        ("/a:/b:rw", "without ':ro'"),
+        ("/a:/b:rw", "writable without that"),
         ("/a:/", "guest's own /"),
         ("/a:/usr/bin/", "guest's own /usr/bin"),
         ("/a:/proc/1", "guest's own /proc/1"),
@@ -281,7 +281,7 @@ def test_flags_for_dockerd_that_are_ours(name: str, instead: str) -> None:
 
 
 def test_a_flag_for_dockerd_has_no_control_character() -> None:
-    assert refusal(dockerd_args=["--label=a\nb"]) == "--dockerd-arg: '--label=a\\nb' has a control character in it"
+    assert refusal(dockerd_args=["--label=a\nb"]) == "--dockerd-arg: '--label=a\\nb' contains a control character"
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_refusals_name_the_option_the_value_and_what_is_allowed(fields: dict[str
 
 def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
     message = refusal(dataroot="loop")
-    assert message.startswith("dataroot: there is no such field; allowed are name, backend, data_root, ")
+    assert message.startswith("dataroot: there is no such field; the fields are name, backend, data_root, ")
 
 
 def test_a_spec_does_not_change() -> None:

@@ -1,7 +1,7 @@
 """The configuration file: TOML that gives options their defaults, below the environment and the command line.
 
-A key at the top is an option's name and holds for every command that has it (`data_root = "loop"`); a table named as a
-verb is for that verb alone (`[up]`, `[image.build]`). Whatever is not known, or of the wrong type, is refused.
+A key at the top is an option's name and applies to every command that has it (`data_root = "loop"`); a table named as a
+verb applies to that verb alone (`[up]`, `[image.build]`). Unknown keys and values of the wrong type are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typer.core import TyperGroup, TyperOption
 from kata_dind.errors import SpecError
 
 Defaults = dict[str, Any]
-"""Options' defaults by parameter name, in a mapping per command: what click calls a default map."""
+"""Options' defaults by parameter name, in a mapping per command; click calls this a default map."""
 
 _Options = dict[str, TyperOption]
 

@@ -1,4 +1,4 @@
-"""`kata-dind env`: what a shell needs to use a sandbox's Docker daemon."""
+"""`kata-dind env`: the variables that a shell needs to use a sandbox's Docker daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kata_dind.errors import GuestNotReady, SpecError
 
 
 class Shell(StrEnum):
-    """A shell whose exports we can write."""
+    """A shell that we can write exports for."""
 
     BASH = "bash"
     ZSH = "zsh"

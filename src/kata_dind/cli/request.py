@@ -1,4 +1,4 @@
-"""From a command's options to what the other rooms take."""
+"""From a command's options to the values that the other rooms take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a spec to the plan of a start: the volume that it uses, the backend's own planning, the seed that it wants."""
+"""From a spec to the plan of a start: its volume, the backend's own planning, and the seed that it wants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def used_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
-    """Use the volume that a spec names, if it does, for the length of the block; yields its lock's descriptor, too."""
+    """Use the volume that a spec names, if any, for the length of the block; yield its lock's descriptor, too."""
     if not spec.volume:
         yield None, []
         return
@@ -37,7 +37,7 @@ def plan_start(
     packages: PackageSource | None,
     report: Report,
 ) -> AnyPlan:
-    """Return the plan of a start in a sandbox's directory; the seed that it wants is made when there is none."""
+    """Return the plan of a start in a sandbox's directory; make the seed that it wants when there is none."""
     from kata_dind.backend import StoredRoot, Wish, load_backend
 
     backend, stored = load_backend(spec.backend.value), None
@@ -49,8 +49,8 @@ def plan_start(
         spec = _on_volume(spec, volume, report=report)
     wish = Wish(spec, directory, stored=stored, before=before, packages=packages)
     plan = backend.prepare(wish, report=report)
-    # A seed's machine is planned like this one, and this one anew when the seed is there; what the first plan has said
-    # of the accelerator holds for both.
+    # Making the seed plans a machine as well, and this start is planned again once the seed exists. The first plan has
+    # reported the accelerator, which is the same for all three.
     further = without(report, "accelerator")
     if plan.wanted_seed and _make_seed(plan, plan.wanted_seed, spec, packages, report=further):
         plan = backend.prepare(wish, report=further)
@@ -64,7 +64,7 @@ def plan_start(
 def _make_seed(
     plan: AnyPlan, wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | None, *, report: Report
 ) -> bool:
-    """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
+    """Make the seed that a start wants; return False if that can't be done, as on a full disk: then the guest boots."""
     from kata_dind.seeding.making import require_internal_seed
 
     spec = spec.settled(cpus=wanted.cpus, memory=f"{wanted.memory_mib}M")
@@ -86,7 +86,7 @@ def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxS
 
     update: dict[str, Any] = {"data_root": volume.kind}
     if spec.size and volume.disk is None:
-        warn(f"--size: the volume '{volume.name}' is of the kind {volume.kind}, which takes what the host has")
+        warn(f"--size: the volume '{volume.name}' is of the kind {volume.kind}, whose size is that of the host's disk")
     if present := volume.size_bytes:
         if spec.size and spec.size_bytes < present:
             warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")

@@ -1,4 +1,4 @@
-"""What a sandbox's Docker is given: our own image, images that it pulls, archives that it loads."""
+"""The images that a sandbox's Docker is given: our own, those that it pulls, and those of archives that it loads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_hello(run: RunInGuest, *, into: str) -> None:
             f"{HELLO} could not be loaded into {into}",
             id="dockerd.hello-not-loaded",
             details=_words(result),
-            hint="only images that kata-dind has built have it inside; leave out --image",
+            hint="leave out --image: only dind images that kata-dind has built have it inside",
         )
 
 

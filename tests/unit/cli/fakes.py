@@ -78,7 +78,8 @@ class FakeSandbox(Sandbox):
     def log_path(self, source: str) -> Path:
         if source not in ("dockerd", "guest", "vmm"):
             raise SpecError(
-                f"--source: {source!r} is not a log of this sandbox; use dockerd, guest, vmm", id="sandbox.unknown-log"
+                f"--source: this sandbox has no log {source!r}; its logs are dockerd, guest, vmm",
+                id="sandbox.unknown-log",
             )
         return self._directory / f"{source}.log"
 

@@ -85,7 +85,7 @@ def test_the_seed_is_announced_with_what_is_known_of_its_duration(
     make("imported", plan=plan_on(accelerator), build_seconds=1.0)  # with a name: made elsewhere, or filled
     _, events = first_start(monkeypatch, accelerator=accelerator)
     assert said(events, "seed") == [
-        "the first start of such a machine makes a seed, from which later ones start in about a second; "
+        "the first start of such a machine makes a seed, and later starts from it take about a second; "
         f"that takes {duration}, once"
     ]
 
