@@ -40,11 +40,12 @@ class KataDindError(Exception):
 
     def as_fields(self) -> dict[str, Any]:
         """Return the error as it crosses a process border or `--json`: error, id, summary, details, hint, exit_code."""
+        notes = getattr(self, "__notes__", [])
         return {
             "error": type(self).__name__,
             "id": self.id,
             "summary": self.summary,
-            "details": "\n".join(filter(None, [self.details, *getattr(self, "__notes__", [])])),
+            "details": "\n".join(filter(None, [self.details, *(f"note: {note}" for note in notes)])),
             "hint": self.hint,
             "exit_code": self.exit_code,
         }

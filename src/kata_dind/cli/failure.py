@@ -17,6 +17,7 @@ from kata_dind.cli.session import Session
 from kata_dind.errors import KataDindError, SpecError
 
 _LOG_BEGINS = "--- "
+_NOTE_BEGINS = "note: "
 _LOG_LINES = 8
 
 
@@ -47,25 +48,21 @@ def named_as_given(error: SpecError, session: Session) -> SpecError:
 
 def print_error(error: KataDindError, session: Session, *, as_json: bool) -> None:
     """Print an error on stderr: as fields, or as summary, evidence and hint, and with --verbose its id."""
-    if as_json:
-        say(json.dumps(error.as_fields()))
-        return
-    details = error.details if session.verbose else with_short_logs(error.details)
-    lines = [f"kata-dind: {error.summary}", details, *(f"note: {note}" for note in getattr(error, "__notes__", []))]
-    if error.hint:
-        lines.append(f"hint: {error.hint}")
+    fields = error.as_fields()
+    details = fields["details"] if session.verbose else with_short_logs(fields["details"])
+    lines = [f"kata-dind: {fields['summary']}", details, fields["hint"] and f"hint: {fields['hint']}"]
     if session.verbose:
         lines.append(f"error id: {error.id}")
-    say(printable("\n".join(filter(None, lines))))
+    say(json.dumps(fields) if as_json else printable("\n".join(filter(None, lines))))
 
 
 def with_short_logs(details: str) -> str:
-    """Return an error's details with no more than the last lines of each log in them, which `--- NAME` begins.
+    """Return an error's details with only the last lines of each log; in them a log begins with `--- NAME`.
 
-    Several logs would else push the summary off the screen.
+    Several whole logs would push the summary off the screen.
     """
     lines, shown = details.splitlines(), list[str]()
-    begins = [index for index, line in enumerate(lines) if line.startswith(_LOG_BEGINS)]
+    begins = [index for index, line in enumerate(lines) if line.startswith((_LOG_BEGINS, _NOTE_BEGINS))]
     for begin, end in itertools.pairwise([0, *begins, len(lines)]):
         section = lines[begin:end]
         surplus = len(section) - 1 - _LOG_LINES

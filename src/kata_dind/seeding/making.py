@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Wish, load_backend, require_snapshots
 from kata_dind.backend.plan import earlier_plan, find_plan, find_seed_plan, plan_to_json, require_plan, write_plan
-from kata_dind.errors import NoSpace, SeedUnfit, SpecError
+from kata_dind.errors import KataDindError, NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
 from kata_dind.progress import Event, Report, silent, without
 from kata_dind.seeding.contents import give_archive, give_image, images_of
 from kata_dind.store.marks import mark_files
-from kata_dind.store.sandboxes import Record, list_records, new_workshop, require_record
+from kata_dind.store.sandboxes import Record, keep_logs, list_records, new_workshop, require_record
 from kata_dind.store.seeds import (
     Seed,
     build_lock,
@@ -181,8 +181,8 @@ def require_internal_seed(
             _discard(seed)
             seed = None
         if seed is None:
-            first = "the first start of such a machine makes a seed, and later starts from it take about a second"
-            report(Event("seed", f"{first}; that takes {_build_duration(accelerator)}, once"))
+            first = f"the first start of such a machine makes a seed, which takes {_build_duration(accelerator)}"
+            report(Event("seed", f"{first}; later starts from it take about a second"))
             seed = build_seed(seed_id, spec, source, report=report)
             prune_internal_seeds(keep=seed_id)
     return seed
@@ -242,7 +242,7 @@ def build_seed(
     backend = load_backend(spec.backend.value)
     if backend.snapshots is None:
         raise SpecError(f"--backend: {spec.backend} has no seeds", id="backend.no-seeds")
-    with _told_of_full_disk(), new_workshop() as record:
+    with _told_of_full_disk(), new_workshop() as record, _logs_kept(record, seed_id):
         wish = Wish(spec, record.directory, packages=source, to_snapshot=True)
         plan = backend.prepare(wish, report=report)
         write_plan(record.directory, plan)
@@ -276,6 +276,18 @@ def build_seed(
             seed = publish_seed(directory, seed_id, facts)
     report(Event("seed", "the seed is ready", time.monotonic() - started))
     return seed
+
+
+@contextlib.contextmanager
+def _logs_kept(record: Record, seed_id: str) -> Iterator[None]:
+    """Keep the logs of a workshop whose machine fails; the error says where."""
+    try:
+        yield
+    except KataDindError as error:
+        # No sandbox has a name with an underscore.
+        if kept := keep_logs(Record(f"_seed-{seed_id}", record.directory)):
+            error.add_note(f"the logs of this start are kept in {kept}")
+        raise
 
 
 @contextlib.contextmanager

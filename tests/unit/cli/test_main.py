@@ -151,7 +151,7 @@ def test_an_error_shows_the_last_lines_of_each_log_and_verbose_shows_all(
     ]
     verbose = cli("up", "--verbose").stderr
     assert "\n".join(["kata-dind: no", error.details, "note: the logs are in /logs", "hint: do"]) in verbose
-    assert json.loads(cli("up", "--json").stderr)["details"] == f"{error.details}\nthe logs are in /logs"
+    assert json.loads(cli("up", "--json").stderr)["details"] == f"{error.details}\nnote: the logs are in /logs"
 
 
 def test_verbose_tells_the_id_of_an_error(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
