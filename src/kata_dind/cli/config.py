@@ -44,7 +44,9 @@ def read_defaults(path: Path, *, command: TyperGroup) -> Defaults:
     options = {key: value for key, value in content.items() if key not in tables}
     defaults = _defaults_for_all(options, command=command, path=path)
     for key, table in tables.items():
-        _add_table(table, key=key, command=command.commands.get(_dashed(key)), defaults=defaults, path=path)
+        _add_table(
+            table, key=key, command=_require_command(command, key, key=key, path=path), defaults=defaults, path=path
+        )
     return defaults
 
 
@@ -82,19 +84,26 @@ def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: 
 
 def _add_table(table: Mapping[str, Any], *, key: str, command: Any, defaults: Defaults, path: Path) -> None:
     """Add a verb's table to the defaults, and the tables in it."""
-    if command is None:
-        raise SpecError(f"{path}: {key}: there is no such command", id="config.unknown-key")
     of_verb = defaults.setdefault(command.name, {})
     options = _options(command)
     for name, value in table.items():
         full_key = f"{key}.{name}"
         if isinstance(value, dict):
-            inner = command.commands.get(_dashed(name)) if isinstance(command, TyperGroup) else None
+            inner = _require_command(command, name, key=full_key, path=path)
             _add_table(value, key=full_key, command=inner, defaults=of_verb, path=path)
         elif (plain := name.replace("-", "_")) not in options:
             raise SpecError(f"{path}: {full_key}: {_unknown('option', name, list(options))}", id="config.unknown-key")
         else:
             of_verb[options[plain].name] = _checked(value, options[plain], key=full_key, path=path)
+
+
+def _require_command(parent: Any, name: str, *, key: str, path: Path) -> Any:
+    commands = parent.commands if isinstance(parent, TyperGroup) else {}
+    command = commands.get(_dashed(name))
+    if command is None:
+        known = [_underscored(known) for known in commands]
+        raise SpecError(f"{path}: {key}: {_unknown('command', name, known)}", id="config.unknown-key")
+    return command
 
 
 def _checked(value: Any, option: TyperOption, *, key: str, path: Path) -> Any:
@@ -143,7 +152,9 @@ def _options(command: Any) -> _Options:
 
 def _unknown(what: str, key: str, known: list[str]) -> str:
     close = get_close_matches(key.replace("-", "_"), known)
-    return f"there is no such {what}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    if close:
+        return f"there is no such {what}; did you mean {' or '.join(close)}?"
+    return f"there is no such {what}" + (f" (there are: {', '.join(sorted(known))})" if known else "")
 
 
 def _variable(key: str) -> str:

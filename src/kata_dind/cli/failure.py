@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import sys
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperOption
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from kata_dind.cli import config
 from kata_dind.cli.output import printable
@@ -30,6 +31,8 @@ def usage_error(error: typer.TyperException, session: Session) -> SpecError:
     verbs = context.command_path.split()[1:] if context else []
     message = " ".join(error.format_message().split()).rstrip(".")
     summary = ": ".join(filter(None, [" ".join(verbs), message[:1].lower() + message[1:]]))
+    if context and isinstance(context.command, TyperGroup) and re.fullmatch("No such command '.*'", message):
+        summary += f" (there are: {', '.join(context.command.commands)})"
     return SpecError(f"{summary}; see {' '.join(['kata-dind', *verbs, '--help'])}", id="spec.wrong-usage")
 
 

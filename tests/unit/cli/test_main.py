@@ -30,6 +30,10 @@ def test_version(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (
+            ["volume", "zzz"],
+            "volume: no such command 'zzz' (there are: ls, inspect, resize, fsck, rm); see kata-dind volume --help",
+        ),
         (["upp"], "no such command 'upp'. Did you mean 'up'?; see kata-dind --help"),
         (
             ["up", "--kernels", "1G"],
