@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     )
     from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
     from kata_dind.sandbox.volumes import list_volumes, require_volume
-    from kata_dind.seeding.keeping import export_seed, import_seed, inspect_seed, remove_seeds, verify_seed
+    from kata_dind.seeding.carrying import export_seed, import_seed
+    from kata_dind.seeding.keeping import inspect_seed, remove_seeds, verify_seed
     from kata_dind.seeding.making import make_seed
     from kata_dind.spec import SandboxSpec, Share, parse_spec
     from kata_dind.store.seeds import Seed, list_seeds, require_seed
@@ -66,7 +67,8 @@ _ROOMS = {
     "kata_dind.sandbox.api": ("Sandbox", "list_sandboxes", "open_sandbox", "require_sandbox", "start", "up"),
     "kata_dind.store.seeds": ("Seed", "list_seeds", "require_seed"),
     "kata_dind.seeding.making": ("make_seed",),
-    "kata_dind.seeding.keeping": ("export_seed", "import_seed", "inspect_seed", "remove_seeds", "verify_seed"),
+    "kata_dind.seeding.carrying": ("export_seed", "import_seed"),
+    "kata_dind.seeding.keeping": ("inspect_seed", "remove_seeds", "verify_seed"),
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
     "kata_dind.sandbox.volumes": ("list_volumes", "require_volume"),
     "kata_dind.store.volumes": ("Volume",),

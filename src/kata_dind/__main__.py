@@ -1,7 +1,7 @@
 """Where signals become an exception, and errors exit codes; nothing below exits.
 
-INT, TERM and HUP raise one `Interrupted`, once: whoever is at work takes down what it has set up, and further signals
-are ignored, since every step of that ends by itself.
+The first INT, TERM or HUP raises `Interrupted`, and the code that it interrupts takes down what it has set up. Further
+signals are ignored, since every step of that ends by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMPLETION_VARIABLE = "_KATA_DIND_COMPLETE"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Someone wants us to end. A KeyboardInterrupt, for that is what asyncio lets through."""
+    """A signal asks us to end. It is a KeyboardInterrupt, since asyncio lets that through."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -62,7 +62,7 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
             say(f"{PROGRAM}: ended by {str(interrupted) or 'SIGINT'}")
         return 128 + signal.SIGINT
     except typer.TyperException as error:
-        # The parser may have stopped before it came to --json.
+        # The parser may have stopped before it reached --json.
         return _report(session, usage_error(error, session), as_json=session.json or "--json" in argv)
     except SpecError as error:
         return _report(session, named_as_given(error, session), as_json=session.json)
@@ -74,7 +74,9 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
             return 128 + signal.SIGPIPE
         if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT):
             _discard_stdout()
-            return _report(session, HostError(f"no space is left{_place(bug)}"), as_json=session.json)
+            return _report(
+                session, HostError(f"no space is left{_place(bug)}", id="host.no-space"), as_json=session.json
+            )
         return _report(
             session, _bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json
         )
@@ -98,7 +100,7 @@ def _report(session: Session, error: KataDindError, *, as_json: bool) -> int:
 
 
 def _stdout_is_broken() -> bool:
-    """Tell whether nobody reads our stdout any more; a BrokenPipeError may as well come from a sandbox's socket."""
+    """Tell whether the reader of our stdout is gone; a BrokenPipeError may also come from a sandbox's socket."""
     poll = select.poll()
     poll.register(1, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -110,16 +112,16 @@ def _place(error: OSError) -> str:
 
 def _discard_stdout() -> None:
     """Let the interpreter's own last flush succeed."""
-    with open(os.devnull, "wb") as sink:  # noqa: PTH123 - it is no path of ours
+    with open(os.devnull, "wb") as sink:  # noqa: PTH123 - a device, not a path of ours
         os.dup2(sink.fileno(), 1)
 
 
 def _bug(bug: Exception, *, verb: str) -> KataDindError:
-    """Write what went wrong to a file in the state directory, and say where it is."""
+    """Write the traceback to a file in the state directory; return an error that names the file."""
     from kata_dind import __version__
     from kata_dind.host.directories import state_directory
 
-    # No arguments: they may hold a secret, and such files are sent around.
+    # Without the arguments: they may contain a secret, and users attach such files to issues.
     evidence = "".join(traceback.format_exception(bug))
     text = f"kata-dind {__version__}, {verb or 'no command'}, Python {sys.version}\n{evidence}"
     summary = f"this is a bug of kata-dind: {type(bug).__name__}: {bug}".partition("\n")[0]
@@ -129,16 +131,16 @@ def _bug(bug: Exception, *, verb: str) -> KataDindError:
         log = directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
         log.write_text(text, errors="backslashreplace")
     except (OSError, HostError):
-        return KataDindError(summary, details=text)
-    return KataDindError(f"{summary}; the traceback is in {log}")
+        return KataDindError(summary, id="process.bug", details=text)
+    return KataDindError(f"{summary}; the traceback is in {log}", id="process.bug")
 
 
 @contextlib.contextmanager
 def _signals_raise(received: list[signal.Signals]) -> Iterator[None]:
-    """Turn the first of our signals into an exception for the length of the block; append it to `received`.
+    """Turn the first signal into an exception for the length of the block, and append it to `received`.
 
-    A handler that does nothing is not SIG_IGN: what we start would inherit that. A signal that is ignored when we
-    start, as under nohup, stays ignored.
+    Later signals meet a handler that does nothing, and not SIG_IGN, which the programs that we start would inherit. A
+    signal that is ignored when we start, as under nohup, stays ignored.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The console script: what takes long is begun before the command line's own imports."""
+"""The console script: a supervisor is started first, so that it gets ready while the command line is imported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _STARTERS = ("up", "start")
-"""Verbs that want a supervisor."""
+"""Verbs that need a supervisor."""
 
 
 def main() -> NoReturn:
     """Run the command line and end with its exit code."""
-    # Our models use none, and to look for plugs in all that is installed takes 20 ms.
+    # Our models use no plugins, and the search for plugins in all installed packages takes 20 ms.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Nothing of what is imported is ever garbage, and to look for some meanwhile takes 6 ms.
+    # Imported modules are never garbage, and the collector would take 6 ms to look through them.
     gc.set_threshold(100_000)
     with _standby(sys.argv[1:]):
         from kata_dind.__main__ import main as run
@@ -30,13 +30,13 @@ def main() -> NoReturn:
 
 
 def _leave(exit_code: int) -> NoReturn:
-    """End without taking Python apart, which takes 12 ms: an eighth of `ls`, and a processor that a guest could use."""
+    """End without Python's teardown, which takes 12 ms: an eighth of `ls`, and a processor that a guest could use."""
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
     except OSError:
-        sys.exit(exit_code)  # which knows what to say of an output that nobody takes
+        sys.exit(exit_code)  # the interpreter reports a stream that can't be written
     os._exit(exit_code)
 
 

@@ -1,7 +1,7 @@
 """The whole error tree; a class stands for a reaction of the caller, and each names its exit code.
 
     KataDindError            1
-    ├─ SpecError             2  what was asked is wrong
+    ├─ SpecError             2  the user asked for something wrong
     ├─ HostError             3  this host can't: ToolMissing, PermissionMissing, LockBusy, KvmUnavailable,
     │                           SeedUnfit, PlanOutdated
     ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
@@ -31,7 +31,7 @@ class KataDindError(Exception):
 
     exit_code = 1
 
-    def __init__(self, summary: str, *, id: str = UNKNOWN, details: str = "", hint: str = "") -> None:
+    def __init__(self, summary: str, *, id: str, details: str = "", hint: str = "") -> None:
         super().__init__(summary)
         self.summary = summary
         self.id = id
@@ -40,11 +40,12 @@ class KataDindError(Exception):
 
     def as_fields(self) -> dict[str, Any]:
         """Return the error as it crosses a process border or `--json`: error, id, summary, details, hint, exit_code."""
+        notes = getattr(self, "__notes__", [])
         return {
             "error": type(self).__name__,
             "id": self.id,
             "summary": self.summary,
-            "details": "\n".join(filter(None, [self.details, *getattr(self, "__notes__", [])])),
+            "details": "\n".join(filter(None, [self.details, *(f"note: {note}" for note in notes)])),
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
@@ -68,7 +69,7 @@ def _descendants(cls: type[KataDindError]) -> list[type[KataDindError]]:
 
 
 class SpecError(KataDindError):
-    """What was asked is wrong; the summary names the field, the value and what is allowed."""
+    """The user asked for something wrong; the summary names the field, the value and what is allowed."""
 
     exit_code = 2
 
@@ -96,11 +97,11 @@ class KvmUnavailable(HostError):
 
 
 class PlanOutdated(HostError):
-    """A plan on file was made by another version of kata-dind, which means something else by it."""
+    """A plan on file was made by another version of kata-dind, and this version would misread it."""
 
 
 class SeedUnfit(HostError):
-    """A seed can't be restored: it was made for another machine, or its files are not what they were."""
+    """A seed can't be restored: it was made for another machine, or its files have changed."""
 
 
 class SandboxError(KataDindError):
@@ -130,17 +131,17 @@ class AbnormalShutdown(SandboxError):
 
 
 class DataRootError(KataDindError):
-    """No usable data root."""
+    """There is no usable data root."""
 
     exit_code = 5
 
 
 class DataRootBusy(DataRootError):
-    """Another sandbox uses it."""
+    """Another sandbox uses the data root."""
 
 
 class ForeignData(DataRootError):
-    """It holds data that is not ours, so it is not touched."""
+    """The data root contains data that is not ours, so it is not touched."""
 
 
 class NoSpace(DataRootError):
@@ -184,4 +185,4 @@ class CommandTimedOut(ProcessError):
 
 
 class ProcessExited(ProcessError):
-    """A program that should have gone on ended."""
+    """A program ended that should have continued to run."""

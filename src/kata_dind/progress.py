@@ -14,7 +14,7 @@ class Event:
     name: str
     message: str
     seconds: float | None = None
-    """How long it took, once it is over."""
+    """How long it took; None until it is over."""
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -22,11 +22,11 @@ Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Report nothing: for callers who don't listen."""
+    """Report nothing; this is for callers that don't listen."""
 
 
 def without(report: Report, *names: str) -> Report:
-    """Pass on all events but those with one of the names."""
+    """Pass on all events except those with one of these names."""
 
     def heard(event: Event) -> None:
         if event.name not in names:

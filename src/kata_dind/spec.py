@@ -1,8 +1,8 @@
 """What the user asked for: frozen models, parsed once, at the edge, by `parse_spec`.
 
-Pure: no I/O and no look at the host. That a host path exists, that the host has the memory, or that a name is free is
-for the backend to check. Every refusal is a `SpecError` of one line: the field as the user typed it, the value, and
-what is allowed.
+Pure: no I/O, and the host is not looked at. Whether a host path exists, the host has the memory, or a name is free is
+checked by the backend. Every refusal is a `SpecError` of one line: the field as the user typed it, the value, and the
+values that are allowed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _NAME_RULE = "use 1 to 40 of a-z, 0-9 and -, beginning and ending with a letter 
 _SIZE_RULE = "use a number and a unit, like 512M or 20G"
 _SHARE_RULE = "use HOST:GUEST or HOST:GUEST:ro, like ./src:/src:ro"
 
-# A value stands in the same word as its flag, or a flag that lacks one would take the next word.
+# A value must stand in the same word as its flag: a flag without a value would take the next word.
 _FLAG_PATTERN = re.compile(r"--([a-z0-9][a-z0-9-]*)(?:=.*)?", re.ASCII)
 _FLAG_RULE = "use --NAME or --NAME=VALUE, like --registry-mirror=https://mirror.example"
 _FLAGS_OF_OURS = {
@@ -100,6 +100,14 @@ _GUESTS_TREES = tuple(
 )
 
 
+class _Refused(ValueError):
+    """The user asked for something that has another fault than a wrong value; `id` names the fault."""
+
+    def __init__(self, message: str, *, id: str) -> None:
+        super().__init__(message)
+        self.id = id
+
+
 def parse_size(text: str) -> int:
     """Parse `512M`, `1.5G`, `20GiB` into bytes; units are powers of 1024. Raises ValueError with a whole sentence."""
     match = _SIZE_PATTERN.fullmatch(text)
@@ -108,7 +116,7 @@ def parse_size(text: str) -> int:
     number, unit = match.groups()
     size_bytes = int(Decimal(number) * _UNIT_BYTES[unit.upper()])
     if size_bytes == 0:
-        raise ValueError(f"{text!r} is no size above zero; {_SIZE_RULE}")
+        raise ValueError(f"{text!r} is not a size above zero; {_SIZE_RULE}")
     return size_bytes
 
 
@@ -117,7 +125,7 @@ def parse_name(text: str, *, field: str = "name") -> str:
     try:
         return _checked_name(text)
     except ValueError as error:
-        raise SpecError(f"{field}: {error}") from error
+        raise SpecError(f"{field}: {error}", id="spec.wrong-value") from error
 
 
 class Share(BaseModel):
@@ -126,7 +134,7 @@ class Share(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host_path: Path
-    """As the user gave it; relative to the working directory of whoever parsed it."""
+    """As the user gave it; relative to the working directory of the process that parsed it."""
     guest_path: PurePosixPath
     """Absolute, without `.`, `..` or doubled slashes, and never `/`."""
     read_only: bool = False
@@ -137,7 +145,7 @@ def parse_disk_size(text: str, *, field: str) -> int:
     try:
         return parse_size(_checked_size(text, least_bytes=_MINIMUM_SIZE_BYTES)) // _MIB * _MIB
     except ValueError as error:
-        raise SpecError(f"{field}: {error}") from error
+        raise SpecError(f"{field}: {error}", id="spec.wrong-value") from error
 
 
 def parse_share(text: str) -> Share:
@@ -155,7 +163,7 @@ def parse_share(text: str) -> Share:
 
 def _guest_path(guest: str, *, share: str) -> PurePosixPath:
     if guest == "rw":
-        raise ValueError(f"{share!r} ends in 'rw', which is what a share is without ':ro'; {_SHARE_RULE}")
+        raise ValueError(f"{share!r} ends in 'rw', but a share is writable without that; {_SHARE_RULE}")
     path = PurePosixPath(guest)
     if not guest.startswith("/") or guest.startswith("//") or ".." in path.parts:
         raise ValueError(f"{share!r} has the guest path {guest!r}; it must be absolute and without '..'")
@@ -166,7 +174,7 @@ def _guest_path(guest: str, *, share: str) -> PurePosixPath:
 
 def _refuse_control_characters(text: str) -> None:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError(f"{text!r} has a control character in it")
+        raise ValueError(f"{text!r} contains a control character")
 
 
 def _checked_name(text: str) -> str:
@@ -179,13 +187,16 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     if not name:
         return name
     if info.data.get("data_root") is DataRootKind.MEMORY:
-        raise ValueError(f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out")
+        raise _Refused(
+            f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out",
+            id="spec.options-conflict",
+        )
     return _checked_name(name)
 
 
 def _checked_seed(name: str, info: ValidationInfo) -> str:
     if name and info.data.get("cold"):
-        raise ValueError(f"{name!r} is restored, and --cold boots; leave one of them out")
+        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.options-conflict")
     return _checked_name(name) if name else name
 
 
@@ -223,8 +234,10 @@ def _checked_path(value: object) -> object:
 
 def _available_backend(name: object) -> object:
     if str(name) not in BACKEND_MODULES:
-        why = "is not available in this installation" if name in set(BackendName) else "is unknown"
-        raise ValueError(f"{str(name)!r} {why}; use {' or '.join(BACKEND_MODULES)}")
+        use = f"use {' or '.join(BACKEND_MODULES)}"
+        if name in set(BackendName):
+            raise _Refused(f"{str(name)!r} is not available in this installation; {use}", id="backend.not-installed")
+        raise ValueError(f"{str(name)!r} is unknown; {use}")
     return name
 
 
@@ -256,7 +269,7 @@ _Memory = Annotated[str, AfterValidator(lambda text: _checked_size(text, least_b
 
 
 class SandboxSpec(BaseModel):
-    """One sandbox, as asked for: what the user gave, and the defaults of what the user did not give.
+    """One sandbox, as asked for: the fields that the user gave, and the defaults of the others.
 
     A field that one backend has is marked with `_OnlyOn`; its option stands in `kata_dind.cli.options`, in the file of
     that backend.
@@ -268,17 +281,17 @@ class SandboxSpec(BaseModel):
     backend: Annotated[BackendName, BeforeValidator(_available_backend)] = BackendName.VM
     data_root: DataRootKind = DataRootKind.AUTO
     volume: Annotated[str, AfterValidator(_checked_volume)] = ""
-    """The volume that holds the data root, made when there is none; empty for a data root of the sandbox's own."""
+    """The volume that contains the data root, made if it does not exist; empty for a data root of the sandbox's own."""
     size: _Size | None = None
-    """The data root's; a disk is sparse, so it costs what is used. None for 20G, or the size that a volume has.
+    """The data root's. A disk is sparse, so it takes only the space that is used. None for 20G, or a volume's own size.
 
-    The virtiofs kind takes what the host has.
+    A data root of the virtiofs kind has the size of the host's disk.
     """
     filesystem: Filesystem = Filesystem.EXT4
-    """The data root's, for the kinds that are a disk: loop and block."""
+    """The data root's, for the kinds loop and block, which are disks."""
     fallback: Fallback = Fallback.NONE
     virtiofs_xattr: Annotated[bool, _OnlyOn(BackendName.VM)] = True
-    """Whether the virtiofs kind gets the extended attributes that overlay needs; Kata's default is without."""
+    """Whether the virtiofs kind gets the extended attributes that overlay needs; by Kata's default it does not."""
     cpus: Annotated[int, Field(ge=1, le=255)] = DEFAULT_CPUS
     memory: _Memory = DEFAULT_MEMORY
     image: Annotated[str, StringConstraints(max_length=512), AfterValidator(_checked_reference)] = ""
@@ -290,11 +303,11 @@ class SandboxSpec(BaseModel):
     allow_link_local: Annotated[bool, _OnlyOn(BackendName.VM)] = False
     shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
     cold: Annotated[bool, _OnlyOn(BackendName.VM)] = False
-    """Boot, where a restore from a seed would do."""
+    """Boot, even where the guest could be restored from a seed."""
     seed: Annotated[str, AfterValidator(_checked_seed), _OnlyOn(BackendName.VM)] = ""
     """The seed to start from, by its name; empty for the internal one that fits."""
     dockerd_args: Annotated[tuple[str, ...], AfterValidator(_checked_dockerd_args)] = ()
-    """More flags for dockerd, each a word of its own."""
+    """Additional flags for dockerd, one word each."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0
     """For the whole start, to a passing verdict."""
 
@@ -314,14 +327,14 @@ class SandboxSpec(BaseModel):
         return parse_size(self.memory) // _MIB * _MIB
 
     def settled(self, **values: Any) -> SandboxSpec:
-        """Return a spec with values that follow from something else than the user's words: they don't count as given.
+        """Return a spec with values that the user did not type, so that they don't count as given.
 
         The values are not checked.
         """
         return SandboxSpec.model_construct(_fields_set=set(self.model_fields_set), **{**dict(self), **values})
 
     def without(self, *fields: str) -> SandboxSpec:
-        """Return a spec in which some fields were not given, and have their defaults."""
+        """Return a spec in which some fields count as not given and have their defaults."""
         values = {name: value for name, value in self if name not in fields}
         return SandboxSpec.model_construct(_fields_set=self.model_fields_set - set(fields), **values)
 
@@ -329,29 +342,32 @@ class SandboxSpec(BaseModel):
 def parse_spec(**fields: Any) -> SandboxSpec:
     """Parse the fields that were given, by their names in `SandboxSpec`; shares may be `HOST:GUEST[:ro]`.
 
-    Raises SpecError for the first that is wrong, or that the sandbox's backend does not have.
+    Raises SpecError for the first field that is wrong, or that the sandbox's backend does not have.
     """
     spec = _parsed(fields)
     for name, field in SandboxSpec.model_fields.items():
         owners = [mark.backend for mark in field.metadata if isinstance(mark, _OnlyOn)]
         if name in spec.given and owners and spec.backend not in owners:
-            raise SpecError(f"{option_name(name)}: only the backend {owners[0]} has this option, "
-                            f"and this sandbox is for {spec.backend}; leave it out")  # fmt: skip
+            raise SpecError(
+                f"{option_name(name)}: only the backend {owners[0]} has this option, "
+                f"and this sandbox is for {spec.backend}; leave it out",
+                id="spec.option-of-another-backend",
+            )
     return spec
 
 
 def spec_to_json(spec: SandboxSpec) -> dict[str, Any]:
     """Return a spec as JSON values, to be kept: every field, and in `given` the names of those that were given.
 
-    Defaults are written out, for they may be others in another version.
+    Defaults are written out, since another version may have other ones.
     """
     return {**spec.model_dump(mode="json"), "given": sorted(spec.given)}
 
 
 def spec_from_json(values: Mapping[str, Any]) -> SandboxSpec:
-    """Read what `spec_to_json` made. Raises SpecError for a field that there is not.
+    """Read what `spec_to_json` made. Raises SpecError for an unknown field.
 
-    Without `given`, as earlier versions wrote it, what differs from its default counts as given.
+    Earlier versions wrote no `given`; then each field that differs from its default counts as given.
     """
     spec = _parsed({name: value for name, value in values.items() if name != "given"})
     fields = SandboxSpec.model_fields
@@ -362,18 +378,19 @@ def spec_from_json(values: Mapping[str, Any]) -> SandboxSpec:
 def require_same(asked: SandboxSpec, had: Mapping[str, Sequence[object]], *, of: str) -> None:
     """Raise SpecError for the first field that was given a value other than those that `had` lists for it.
 
-    The first of these is the one that is told, and `of` says what has it. `auto` leaves the choice, and so always fits.
+    The message names the first of these values, and `of`, which has it. `auto` leaves the choice, and so always fits.
     """
     for field, values in had.items():
         value = getattr(asked, field)
         if field in asked.given and value not in values and value != "auto":
             raise SpecError(
-                f"{option_name(field)}: {_shown(value)} is not what {of} has ({_shown(values[0])}); leave it out"
+                f"{option_name(field)}: {_shown(value)} is not what {of} has ({_shown(values[0])}); leave it out",
+                id="spec.differs",
             )
 
 
 def option_name(field: str) -> str:
-    """Return what the user calls a field: its option, or `name`."""
+    """Return the name that users know a field by: its option, or `name`."""
     return _OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
 
 
@@ -413,12 +430,16 @@ def _raise_spec_error(error: ValidationError) -> NoReturn:
     field = str(first["loc"][0]) if first["loc"] else "spec"
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(SandboxSpec.model_fields)
-        raise SpecError(f"{field}: there is no such field; allowed are {allowed}") from error
-    raise SpecError(f"{option_name(field)}: {_complaint(first)}") from error
+        raise SpecError(
+            f"{field}: there is no such field; the fields are {allowed}", id="spec.unknown-field"
+        ) from error
+    refusal = first.get("ctx", {}).get("error")
+    id = refusal.id if isinstance(refusal, _Refused) else "spec.wrong-value"
+    raise SpecError(f"{option_name(field)}: {_complaint(first)}", id=id) from error
 
 
 def _complaint(details: ErrorDetails) -> str:
-    """Say one of pydantic's complaints in our words: the value, and what is allowed."""
+    """Put one of pydantic's complaints into our words: the value, and the values that are allowed."""
     context, value, message = details.get("ctx", {}), details["input"], details["msg"]
     match details["type"]:
         case "value_error":

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class BackendName(StrEnum):
-    """Where a sandbox's virtual machine comes from."""
+    """The software that runs a sandbox's virtual machine."""
 
     VM = "vm"
     CONTAINERD = "containerd"
@@ -18,7 +18,7 @@ BACKEND_MODULES: dict[str, str] = {BackendName.VM: "kata_dind.backend.vm.backend
 
 
 class DataRootKind(StrEnum):
-    """How dockerd's data root is backed; `auto` lets the plan choose."""
+    """How dockerd's data root is backed; with `auto` the plan chooses."""
 
     AUTO = "auto"
     MEMORY = "memory"
@@ -28,14 +28,14 @@ class DataRootKind(StrEnum):
 
 
 class Filesystem(StrEnum):
-    """What a disk of the `loop` and `block` kinds is formatted with."""
+    """The file system of a disk of the `loop` or `block` kind."""
 
     EXT4 = "ext4"
     XFS = "xfs"
 
 
 class Fallback(StrEnum):
-    """The storage driver that dockerd may use where overlay works on no data root; `none` ends the start instead."""
+    """The storage driver that dockerd may use where overlay works on no data root; with `none` the start fails."""
 
     NONE = "none"
     VFS = "vfs"
@@ -43,7 +43,7 @@ class Fallback(StrEnum):
 
 
 class Accelerator(StrEnum):
-    """What runs the guest's processors; `auto` is KVM where a guest has booted on it, else TCG."""
+    """The part of QEMU that runs the guest's processors; `auto` is KVM where a guest has booted on it, else TCG."""
 
     AUTO = "auto"
     KVM = "kvm"
@@ -51,7 +51,7 @@ class Accelerator(StrEnum):
 
 
 class NetworkMode(StrEnum):
-    """What the guest reaches: nothing, or the outside through NAT."""
+    """The network that the guest reaches: none, or the host's through NAT."""
 
     NONE = "none"
     NAT = "nat"

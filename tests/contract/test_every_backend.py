@@ -183,9 +183,9 @@ def test_an_owner_that_dies_takes_its_guest_along_or_leaves_it_running(subject: 
     sandbox = up(subject.spec())
     os.kill(supervisor_of(sandbox), signal.SIGKILL)
     if subject.outlives_owner:
-        wait_until(lambda: sandbox.summary().problem == "no process serves its endpoint; kata-dind start demo")
+        wait_until(lambda: sandbox.summary().problem == "no process serves its endpoint; run kata-dind start demo")
         assert sandbox.state == "running"
-        with pytest.raises(GuestNotReady, match="runs, but no process serves it"):
+        with pytest.raises(GuestNotReady, match="is running, but no process serves it"):
             sandbox.run(["true"])
     else:
         wait_until(lambda: sandbox.state == "crashed")

@@ -256,7 +256,7 @@ def test_a_size_means_nothing_to_a_virtiofs_volume() -> None:
     events: list[Event] = []
     up(spec_of(data_root="virtiofs", size="5G"), report=events.append)
     assert [event.message for event in events if event.name == "warning"] == [
-        "--size: the volume 'db' is of the kind virtiofs, which takes what the host has"
+        "--size: the volume 'db' is of the kind virtiofs, whose size is that of the host's disk"
     ]
 
 

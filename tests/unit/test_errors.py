@@ -64,7 +64,7 @@ def test_fields_name_class_exit_code_and_later_evidence() -> None:
         "error": "BootFailed",
         "id": "vm.boot-failed",
         "summary": "no guest",
-        "details": "qemu: exit 1\nconsole: Kernel panic",
+        "details": "qemu: exit 1\nnote: console: Kernel panic",
         "hint": "",
         "exit_code": 4,
     }

@@ -40,6 +40,25 @@ def refusal(**fields: Any) -> str:
     return caught.value.summary
 
 
+@pytest.mark.parametrize(
+    ("fields", "id"),
+    [
+        ({"size": "big"}, "spec.wrong-value"),
+        ({"name": "Demo"}, "spec.wrong-value"),
+        ({"cpus": 0}, "spec.wrong-value"),
+        ({"colour": "red"}, "spec.unknown-field"),
+        ({"volume": "work", "data_root": "memory"}, "spec.options-conflict"),
+        ({"seed": "work", "cold": True}, "spec.options-conflict"),
+        ({"backend": "kubernetes"}, "backend.not-installed"),
+        ({"backend": "kubernets"}, "spec.wrong-value"),
+    ],
+)
+def test_a_refusal_has_the_id_of_its_cause(fields: dict[str, Any], id: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(**{"name": "demo", **fields})
+    assert caught.value.id == id
+
+
 def test_defaults() -> None:
     spec = parse_spec(name="demo")
     assert spec.model_dump() == {
@@ -181,7 +200,7 @@ def test_shares(text: str, expected: tuple[Path, PurePosixPath, bool]) -> None:
         ("/a:b", "must be absolute"),
         ("/a:/b/../c", "without '..'"),
         ("/a://b", "must be absolute"),
-        ("/a:/b:rw", "without ':ro'"),
+        ("/a:/b:rw", "writable without that"),
         ("/a:/", "guest's own /"),
         ("/a:/usr/bin/", "guest's own /usr/bin"),
         ("/a:/proc/1", "guest's own /proc/1"),
@@ -262,7 +281,7 @@ def test_flags_for_dockerd_that_are_ours(name: str, instead: str) -> None:
 
 
 def test_a_flag_for_dockerd_has_no_control_character() -> None:
-    assert refusal(dockerd_args=["--label=a\nb"]) == "--dockerd-arg: '--label=a\\nb' has a control character in it"
+    assert refusal(dockerd_args=["--label=a\nb"]) == "--dockerd-arg: '--label=a\\nb' contains a control character"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +314,7 @@ def test_refusals_name_the_option_the_value_and_what_is_allowed(fields: dict[str
 
 def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
     message = refusal(dataroot="loop")
-    assert message.startswith("dataroot: there is no such field; allowed are name, backend, data_root, ")
+    assert message.startswith("dataroot: there is no such field; the fields are name, backend, data_root, ")
 
 
 def test_a_spec_does_not_change() -> None:

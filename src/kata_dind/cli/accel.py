@@ -1,4 +1,4 @@
-"""`kata-dind accel`: what was found out about KVM on this host."""
+"""`kata-dind accel`: whether KVM works on this host, as far as earlier starts have found out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from kata_dind.machine.findings import KvmFinding
 
 Forget = Annotated[
-    bool, flag("--forget", variable="ACCEL_FORGET", help_text="Forget it, so that the next start tries KVM again.")
+    bool,
+    flag(
+        "--forget", variable="ACCEL_FORGET", help_text="Forget what was found, so that the next start tries KVM again."
+    ),
 ]
 
 
@@ -22,8 +25,8 @@ Forget = Annotated[
 def accel(session: Session, *, forget: Forget = False, json: Json = False) -> None:
     """Show whether KVM works on this host, how sure that is, and until when it is remembered.
 
-    KVM works when a guest has booted on it, which the first start tries. That it does not work holds for a day, once
-    two commands have found it. --accel kvm tries it again in any case.
+    KVM counts as working when a guest has booted on it, which the first start tries. When two commands have found that
+    it does not work, that is remembered for a day. --accel kvm tries it again in any case.
     """
     from kata_dind.host.directories import cache_directory
     from kata_dind.machine.accelerator import find_obstacle
@@ -46,7 +49,7 @@ def _conclusion(findings: list[KvmFinding], obstacle: Obstacle | None) -> dict[s
     if obstacle:
         return {"kvm": obstacle.state, "reason": obstacle.reason}
     if not findings:
-        return {"kvm": "unknown", "reason": "the next start boots a guest on it to find out"}
+        return {"kvm": "unknown", "reason": "the next start boots a guest on KVM to find out"}
     return {"kvm": str(findings[0].outcome), "reason": findings[0].reason}
 
 

@@ -43,7 +43,7 @@ _VERBS = (
 _GROUPS = {
     "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),
-    "seed": ("Make, list, check, carry and remove seeds. A seed is a saved machine that sandboxes start from.",
+    "seed": ("Make, list, check, carry and remove seeds. A seed is a ready machine that sandboxes start from.",
              ("build", "ls", "inspect", "rm", "verify", "export", "import")),
     "image": ("Make, fetch, list and remove dind images. A dind image has a Docker daemon in it.",
               ("build", "pull", "ls", "rm")),
@@ -54,9 +54,9 @@ _PASSING_ON = frozenset(("run", "docker", "exec"))
 
 
 def build_command(*, only: str = "") -> TyperGroup:
-    """Build the command tree, afresh; with `only` a verb or a group that there is, no more than that one.
+    """Build the command tree; if `only` is the name of a verb or a group, build only that one.
 
-    The whole takes 60 ms, which no command need spend on the others.
+    The whole takes 60 ms, and a command needs only itself.
     """
     command = typer.main.get_command(_build_app({only} & {*_VERBS, *_GROUPS} or {*_VERBS, *_GROUPS}))
     assert isinstance(command, TyperGroup)

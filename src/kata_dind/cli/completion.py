@@ -1,4 +1,4 @@
-"""What the shell may complete: names that exist, and the words of closed sets. It never fails, and prints nothing."""
+"""Completion in the shell: names that exist, and the words of closed sets. It never fails, and prints nothing."""
 
 from __future__ import annotations
 

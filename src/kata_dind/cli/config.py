@@ -1,7 +1,7 @@
 """The configuration file: TOML that gives options their defaults, below the environment and the command line.
 
-A key at the top is an option's name and holds for every command that has it (`data_root = "loop"`); a table named as a
-verb is for that verb alone (`[up]`, `[image.build]`). Whatever is not known, or of the wrong type, is refused.
+A key at the top is an option's name and applies to every command that has it (`data_root = "loop"`); a table named as a
+verb applies to that verb alone (`[up]`, `[image.build]`). Unknown keys and values of the wrong type are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typer.core import TyperGroup, TyperOption
 from kata_dind.errors import SpecError
 
 Defaults = dict[str, Any]
-"""Options' defaults by parameter name, in a mapping per command: what click calls a default map."""
+"""Options' defaults by parameter name, in a mapping per command; click calls this a default map."""
 
 _Options = dict[str, TyperOption]
 
@@ -33,7 +33,7 @@ def find_config_file() -> Path | None:
         path = _user_config_file()
         return path if path.is_file() else None
     if named and not Path(named).is_file():
-        raise SpecError(f"KATA_DIND_CONFIG: there is no file {named!r}")
+        raise SpecError(f"KATA_DIND_CONFIG: there is no file {named!r}", id="config.no-file")
     return Path(named) if named else None
 
 
@@ -44,7 +44,9 @@ def read_defaults(path: Path, *, command: TyperGroup) -> Defaults:
     options = {key: value for key, value in content.items() if key not in tables}
     defaults = _defaults_for_all(options, command=command, path=path)
     for key, table in tables.items():
-        _add_table(table, key=key, command=command.commands.get(_dashed(key)), defaults=defaults, path=path)
+        _add_table(
+            table, key=key, command=_require_command(command, key, key=key, path=path), defaults=defaults, path=path
+        )
     return defaults
 
 
@@ -57,9 +59,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"{path}: it cannot be read: {error.strerror}") from error
+        raise SpecError(f"{path}: it cannot be read: {error.strerror}", id="config.unreadable") from error
     except ValueError as error:  # tomllib's, and UTF-8's
-        raise SpecError(f"{path}: it is not TOML: {error}") from error
+        raise SpecError(f"{path}: it is not TOML: {error}", id="config.not-toml") from error
 
 
 def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: Path) -> Defaults:
@@ -68,7 +70,10 @@ def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: 
     for key, value in content.items():
         variable = _variable(key)
         if variable not in known:
-            raise SpecError(f"{path}: {key}: {_unknown('option or command', key, [_key(name) for name in known])}")
+            raise SpecError(
+                f"{path}: {key}: {_unknown('option or command', key, [_key(name) for name in known])}",
+                id="config.unknown-key",
+            )
         for verbs, option in known[variable]:
             table = defaults
             for verb in verbs:
@@ -79,26 +84,33 @@ def _defaults_for_all(content: Mapping[str, Any], *, command: TyperGroup, path: 
 
 def _add_table(table: Mapping[str, Any], *, key: str, command: Any, defaults: Defaults, path: Path) -> None:
     """Add a verb's table to the defaults, and the tables in it."""
-    if command is None:
-        raise SpecError(f"{path}: {key}: there is no such command")
     of_verb = defaults.setdefault(command.name, {})
     options = _options(command)
     for name, value in table.items():
         full_key = f"{key}.{name}"
         if isinstance(value, dict):
-            inner = command.commands.get(_dashed(name)) if isinstance(command, TyperGroup) else None
+            inner = _require_command(command, name, key=full_key, path=path)
             _add_table(value, key=full_key, command=inner, defaults=of_verb, path=path)
         elif (plain := name.replace("-", "_")) not in options:
-            raise SpecError(f"{path}: {full_key}: {_unknown('option', name, list(options))}")
+            raise SpecError(f"{path}: {full_key}: {_unknown('option', name, list(options))}", id="config.unknown-key")
         else:
             of_verb[options[plain].name] = _checked(value, options[plain], key=full_key, path=path)
+
+
+def _require_command(parent: Any, name: str, *, key: str, path: Path) -> Any:
+    commands = parent.commands if isinstance(parent, TyperGroup) else {}
+    command = commands.get(_dashed(name))
+    if command is None:
+        known = [_underscored(known) for known in commands]
+        raise SpecError(f"{path}: {key}: {_unknown('command', name, known)}", id="config.unknown-key")
+    return command
 
 
 def _checked(value: Any, option: TyperOption, *, key: str, path: Path) -> Any:
     """Return a value for an option as it is. Raises SpecError when TOML's type is not the option's."""
     wanted, fits = _expectation(option, value)
     if not fits:
-        raise SpecError(f"{path}: {key}: {value!r} is not allowed; use {wanted}")
+        raise SpecError(f"{path}: {key}: {value!r} is not allowed; use {wanted}", id="config.wrong-type")
     return value
 
 
@@ -140,7 +152,9 @@ def _options(command: Any) -> _Options:
 
 def _unknown(what: str, key: str, known: list[str]) -> str:
     close = get_close_matches(key.replace("-", "_"), known)
-    return f"there is no such {what}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    if close:
+        return f"there is no such {what}; did you mean {' or '.join(close)}?"
+    return f"there is no such {what}" + (f" (there are: {', '.join(sorted(known))})" if known else "")
 
 
 def _variable(key: str) -> str:

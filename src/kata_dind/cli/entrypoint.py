@@ -1,4 +1,4 @@
-"""`kata-dind entrypoint`: the guest entrypoint, to be copied into an image or a pod of one's own."""
+"""`kata-dind entrypoint`: the guest entrypoint, for an image or a pod of your own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kata_dind.cli.session import Session
 
 @takes_session
 def entrypoint(session: Session) -> None:
-    """Print the guest entrypoint: one shell script, to be used alone in a pod or an image of your own."""
+    """Print the guest entrypoint, a shell script that you can use in a pod or an image of your own."""
     from kata_dind.image.entrypoint import entrypoint_script
 
     print(entrypoint_script(), end="")

@@ -1,4 +1,4 @@
-"""`kata-dind env`: what a shell needs to use a sandbox's Docker daemon."""
+"""`kata-dind env`: the variables that a shell needs to use a sandbox's Docker daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kata_dind.errors import GuestNotReady, SpecError
 
 
 class Shell(StrEnum):
-    """A shell whose exports we can write."""
+    """A shell that we can write exports for."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -44,10 +44,12 @@ def env(
     Use it like this: eval "$(kata-dind env NAME)"
     """
     if shell not in set(Shell):
-        raise SpecError(f"--shell: {shell!r} is unknown; use {', '.join(Shell)}")
+        raise SpecError(f"--shell: {shell!r} is unknown; use {', '.join(Shell)}", id="spec.wrong-value")
     sandbox = session.sandboxes.require_sandbox(name)
     if sandbox.state != "running":
-        raise GuestNotReady(f"the sandbox {name!r} is {sandbox.state}", hint=f"kata-dind start {name}")
+        raise GuestNotReady(
+            f"the sandbox {name!r} is {sandbox.state}", id="sandbox.not-running", hint=f"kata-dind start {name}"
+        )
     variables = sandbox.environment()
     if json:
         print_json(variables)

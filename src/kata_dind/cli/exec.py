@@ -42,7 +42,9 @@ def exec_(
     """
     words = after_dashes(arguments)
     if not words:
-        raise SpecError(f"CMD: it is missing; say what to run, like kata-dind exec {name} -- ls /")
+        raise SpecError(
+            f"CMD: it is missing; say what to run, like kata-dind exec {name} -- ls /", id="spec.wrong-usage"
+        )
     environment = parse_variables(variables)
     sandbox = session.sandboxes.require_sandbox(name)
     raise typer.Exit(attach(sandbox, words, guest=guest, environment=environment, cwd=workdir))

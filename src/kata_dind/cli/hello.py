@@ -1,4 +1,4 @@
-"""The built-in image `kata-dind/hello`: loaded into a sandbox on first use, and told what a container cannot see."""
+"""The built-in image `kata-dind/hello`: it is loaded on first use, and its container gets facts that it can't see."""
 
 from __future__ import annotations
 

@@ -82,10 +82,12 @@ def rm(session: Session, references: References) -> None:
         image = find_image(reference)
         if image is None:
             known = ", ".join(image.reference or image.image_id[:12] for image in list_images())
-            raise SpecError(f"IMAGE: there is no image {reference!r}; known are: {known or 'none'}")
+            raise SpecError(f"IMAGE: there is no image {reference!r}; known are: {known or 'none'}", id="image.unknown")
         if users := sandboxes_with_image(image.image_id):
             raise SpecError(
-                f"IMAGE: {reference!r} is used by the sandbox {', '.join(users)}", hint="kata-dind rm it first"
+                f"IMAGE: {reference!r} is used by the sandbox {', '.join(users)}",
+                id="image.needed",
+                hint="kata-dind rm it first",
             )
     for reference in wanted:
         remove_image(reference)

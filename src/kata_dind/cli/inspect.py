@@ -1,4 +1,4 @@
-"""`kata-dind inspect`: all that is known of one sandbox."""
+"""`kata-dind inspect`: everything that is known about one sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kata-dind logs`: what dockerd, the guest or the machine has said."""
+"""`kata-dind logs`: the logs of dockerd, of the guest and of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # inotify is not in the standard library; four looks a second at a file's size cost next to nothing, and only with -f.
 _POLL_SECONDS = 0.25
 
-# A guest is not to be trusted with escape sequences for the user's terminal; tabs and line ends may stay.
+# Escape sequences from a guest must not reach the user's terminal; tabs and line ends may stay.
 _PRINTABLE = bytes(byte if byte in b"\t\n" or (byte >= 32 and byte != 127) else ord("?") for byte in range(256))
 
 
@@ -35,7 +35,7 @@ Source = Annotated[
         variable="LOGS_SOURCE",
         metavar="SOURCE",
         autocompletion=completion.log_sources,
-        help_text="The log to show: dockerd, or another that the sandbox's backend has, like guest or vmm.",
+        help_text="The log to show: dockerd, or another log that the sandbox's backend writes, such as guest or vmm.",
     ),
 ]
 Lines = Annotated[
@@ -85,13 +85,13 @@ def show(path: Path, *, lines: int | None, write: Callable[[bytes], object]) -> 
 
 
 def follow_log(path: Path, position: int, *, write: Callable[[bytes], object], lives: Callable[[], bool]) -> None:
-    """Write what is added to a log until `lives` says no; begin anew when the log does."""
-    going_on = True
-    while going_on:
-        going_on = lives()  # asked before the last look, so that a sandbox's last words are shown
+    """Write what is added to a log until `lives` returns False; begin anew when the log does."""
+    alive = True
+    while alive:
+        alive = lives()  # asked before the last look, so that a sandbox's last words are shown
         if path.exists():
             position = _write_new(path, position, write=write)
-        if going_on:
+        if alive:
             time.sleep(_POLL_SECONDS)
 
 

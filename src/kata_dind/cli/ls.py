@@ -1,4 +1,4 @@
-"""`kata-dind ls`: which sandboxes there are."""
+"""`kata-dind ls`: the sandboxes of this user."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def print_json(value: Any) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text without what would move a terminal's cursor: a guest's words may be in it."""
+    """Return text without characters that would move a terminal's cursor: some of it may come from a guest."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 
 
@@ -85,11 +85,11 @@ def human_duration(duration_seconds: float | None) -> str:
 
 
 _LASTING = frozenset(("warning", "notice", "accelerator"))
-"""Events that stay to be read on a terminal, where others make room for the next."""
+"""Events that stay visible on a terminal; the others are replaced by the next."""
 
 
 class Progress:
-    """Tells of events on stderr: a moving line on a terminal, plain lines elsewhere. `report` is a `Report`."""
+    """Shows events on stderr: one changing line on a terminal, plain lines elsewhere. `report` is a `Report`."""
 
     def __init__(self, session: Session, *, stream: TextIO) -> None:
         self._silent = (session.quiet or session.json) and not session.verbose

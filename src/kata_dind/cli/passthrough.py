@@ -1,4 +1,4 @@
-"""What the verbs share that run something of the user's inside a sandbox: streams, terminal, variables, exit code."""
+"""What `run`, `exec`, `docker` and `shell` share: streams, terminal, variables and exit code of a command inside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from kata_dind.sandbox.api import Sandbox
 
 Guest = Annotated[
-    bool, flag("--guest", variable="GUEST", help_text="Use the guest OS, and not the container that dockerd runs in.")
+    bool,
+    flag(
+        "--guest", variable="GUEST", help_text="Run it in the guest OS, and not in the container that dockerd runs in."
+    ),
 ]
 Variables = Annotated[
     list[str] | None,
@@ -24,7 +27,7 @@ Variables = Annotated[
         variable="ENV",
         metavar="KEY[=VALUE]",
         show_default=False,
-        help_text="Set a variable inside. Without a value, it gets the value that it has outside. May be repeated.",
+        help_text="Set a variable inside. Without =VALUE, it gets the value that it has outside. May be repeated.",
     ),
 ]
 
@@ -41,7 +44,7 @@ def parse_variables(variables: Sequence[str] | None) -> dict[str, str]:
     for variable in variables or ():
         key, equals, value = variable.partition("=")
         if not key or not key.isprintable() or " " in key:
-            raise SpecError(f"--env: {variable!r} is not a variable; use KEY=VALUE or KEY")
+            raise SpecError(f"--env: {variable!r} is not a variable; use KEY=VALUE or KEY", id="spec.wrong-value")
         if equals:
             parsed[key] = value
         elif key in os.environ:

@@ -1,4 +1,4 @@
-"""From a command's options to what the other rooms take."""
+"""From a command's options to the values that the other rooms take."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ def package_source(packages: Mapping[str, Any]) -> PackageSource:
 
     suite, mirror, apt_options = packages.get("suite"), packages.get("mirror"), tuple(packages.get("apt_options", ()))
     if suite and not re.fullmatch(r"[a-z][a-z0-9.-]*", suite, re.ASCII):
-        raise SpecError(f"--suite: {suite!r} is not a release; use its code name, like trixie")
+        raise SpecError(f"--suite: {suite!r} is not a release; use its code name, like trixie", id="spec.wrong-value")
     if mirror and not re.fullmatch(r"[a-z][a-z+]*:/\S+", mirror):
-        raise SpecError(f"--mirror: {mirror!r} is not a URL; use one like https://mirror.example/debian")
+        raise SpecError(
+            f"--mirror: {mirror!r} is not a URL; use one like https://mirror.example/debian", id="spec.wrong-value"
+        )
     for line in apt_options:
         if not line.isprintable() or not ("::" in line or "{" in line):
-            raise SpecError(f'--apt-option: {line!r} is not a line of apt.conf; use one like Acquire::Retries "5";')
+            raise SpecError(
+                f'--apt-option: {line!r} is not a line of apt.conf; use one like Acquire::Retries "5";',
+                id="spec.wrong-value",
+            )
     if suite:
         return PackageSource(suite, mirror or None, apt_options)
     return default_source(mirror=mirror or None, apt_options=apt_options)

@@ -1,4 +1,4 @@
-"""`kata-dind rm`: remove sandboxes with all that they hold."""
+"""`kata-dind rm`: remove sandboxes with everything in them."""
 
 from __future__ import annotations
 

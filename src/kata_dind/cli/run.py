@@ -1,4 +1,4 @@
-"""`kata-dind run`: one container in a sandbox of its own, which ends with it."""
+"""`kata-dind run`: one container in a sandbox of its own, which is removed when the container ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Image = Annotated[
     ),
 ]
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The command to run in the container.")]
-# People type `-it` out of habit. What it asks for comes by itself, so it is accepted and changes nothing.
+# People type `-it` out of habit. Both happen anyway, so it is accepted and changes nothing.
 Habit = Annotated[bool, typer.Option("-i", "-t", hidden=True)]
 
 
@@ -48,7 +48,9 @@ def run(
     spec = sandbox_spec(f"run-{secrets.token_hex(4)}", fields)
     environment = parse_variables(variables)
     if not container_image or container_image.startswith("-"):
-        raise SpecError(f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello")
+        raise SpecError(
+            f"IMAGE: {container_image!r} is not an image; use a reference, like kata-dind/hello", id="spec.wrong-value"
+        )
     source = package_source(packages)
     with (
         progress(session) as shown,

@@ -1,4 +1,4 @@
-"""`kata-dind seed`: machines to start from, whose dockerd is up, proven, and has its images."""
+"""`kata-dind seed`: machines to start from; their dockerd is up, proven, and has its images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGE...",
         show_default=False,
-        help="The images that its Docker is to pull; kata-dind/hello is built in.",
+        help="The images that the seed's Docker pulls; kata-dind/hello is built in.",
     ),
 ]
 Archives = Annotated[
@@ -34,7 +34,7 @@ Archives = Annotated[
         "--from-archive",
         variable="SEED_FROM_ARCHIVE",
         metavar="FILE",
-        help_text="Load the images in this archive, which `docker save` has written; may be repeated.",
+        help_text="Load the images in this archive, which `docker save` has written. May be repeated.",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ FromSandbox = Annotated[
         "--from-sandbox",
         variable="SEED_FROM_SANDBOX",
         metavar="SANDBOX",
-        help_text="Boot on copies of the disks of this stopped sandbox, with everything on them.",
+        help_text="Boot the seed's machine on copies of the disks of this stopped sandbox, with everything on them.",
         show_default="empty disks",
         autocompletion=completion.sandbox_names,
     ),
@@ -59,14 +59,18 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=co
 SomeNames = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="NAME...", autocompletion=completion.seed_names, help="The seeds to check; all, if none is named."
+        metavar="NAME...",
+        autocompletion=completion.seed_names,
+        help="The seeds to check; all of them if no name is given.",
     ),
 ]
 File = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
 OtherName = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", show_default=False, help="The name for the seed, if it is not to keep the one that it had."
+        metavar="NAME",
+        show_default=False,
+        help="A new name for the seed; without it, the seed keeps the name that it had.",
     ),
 ]
 
@@ -87,10 +91,10 @@ def build(
     fields: dict[str, Any],
     packages: dict[str, Any],
 ) -> None:
-    """Make a seed, a saved machine to start from.
+    """Make a seed, a ready machine to start from.
 
-    A machine is booted, its Docker is proven to work and gets the images, and then the machine is saved. Start a
-    sandbox from it with `kata-dind up --seed NAME`.
+    A machine is booted, its Docker is proven to work and gets the images, and then a snapshot of the machine is taken.
+    Start a sandbox from it with `kata-dind up --seed NAME`.
     """
     from kata_dind.seeding.keeping import inspect_seed
     from kata_dind.seeding.making import make_seed
@@ -115,8 +119,8 @@ def build(
 def ls(session: Session, *, json: Json = False) -> None:
     """List the seeds; with --quiet, only their names.
 
-    A seed whose name begins with _ was made by `up` or `run`, for all sandboxes with such a machine. DISK is the room
-    that a seed takes, and OWN is how much of that becomes free when the seed is removed.
+    A seed with a name that begins with _ was made by `up` or `run`, for all sandboxes with such a machine. DISK is the
+    space that a seed takes, and OWN is how much of it becomes free when the seed is removed.
     """
     from kata_dind.seeding.keeping import summary_of
     from kata_dind.store.seeds import list_seeds
@@ -150,7 +154,7 @@ def inspect(session: Session, name: Name, *, json: Json = False) -> None:
 def rm(session: Session, names: Names) -> None:
     """Remove seeds.
 
-    A seed that a sandbox was started from stays until that sandbox is removed.
+    A seed that a sandbox was started from can only be removed after that sandbox.
     """
     from kata_dind.seeding.keeping import remove_seeds
 
@@ -159,7 +163,7 @@ def rm(session: Session, names: Names) -> None:
 
 @takes_session
 def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> None:
-    """Check that the files of seeds are as they were made.
+    """Check that the files of seeds have not changed since they were made.
 
     Every file is read in full.
     """
@@ -190,7 +194,7 @@ def export(session: Session, name: Name, file: File) -> None:
 
     A host of the same kind can import it.
     """
-    from kata_dind.seeding.keeping import export_seed
+    from kata_dind.seeding.carrying import export_seed
 
     export_seed(name, Path(file))
 
@@ -199,9 +203,10 @@ def export(session: Session, name: Name, file: File) -> None:
 def import_(session: Session, file: File, name: OtherName = "", *, json: Json = False) -> None:
     """Add a seed from a file that `seed export` has written.
 
-    Import only what you would run: the file holds the memory and the disks of a machine.
+    Import only what you would run: the file contains the memory and the disks of a machine.
     """
-    from kata_dind.seeding.keeping import import_seed, inspect_seed
+    from kata_dind.seeding.carrying import import_seed
+    from kata_dind.seeding.keeping import inspect_seed
 
     with progress(session) as shown:
         seed = import_seed(Path(file), name, report=shown.report)

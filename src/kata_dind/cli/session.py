@@ -1,4 +1,4 @@
-"""What one invocation carries to its commands, and the seam through which they reach sandboxes."""
+"""One invocation's settings for its commands, and the seam through which they reach sandboxes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sandboxes(Protocol):
         """Start a sandbox that outlives us."""
 
     def start(self, name: str, *, report: Report, source: PackageSource | None) -> Sandbox:
-        """Start a stopped one again."""
+        """Start a stopped sandbox again."""
 
     def open_sandbox(
         self, spec: SandboxSpec, *, report: Report, source: PackageSource | None
@@ -32,10 +32,10 @@ class Sandboxes(Protocol):
         """Own a sandbox for the length of a `with` block."""
 
     def list_sandboxes(self) -> list[SandboxSummary]:
-        """Tell of every sandbox of this user."""
+        """Return a row for every sandbox of this user."""
 
     def require_sandbox(self, name: str) -> Sandbox:
-        """Find one by its name."""
+        """Find a sandbox by its name."""
 
 
 def _real_sandboxes() -> Sandboxes:
@@ -46,7 +46,7 @@ def _real_sandboxes() -> Sandboxes:
 
 @dataclass
 class Session:
-    """One invocation: how to speak to the user, and which command it came to."""
+    """One invocation: how to print for the user, and which command was parsed."""
 
     json: bool = False
     quiet: bool = False

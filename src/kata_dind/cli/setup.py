@@ -15,16 +15,18 @@ from kata_dind.errors import HostError
 if TYPE_CHECKING:
     from kata_dind.setup.plan import Step
 
-Yes = Annotated[bool, flag("--yes", "-y", variable="SETUP_YES", help_text="Do what is missing, without asking first.")]
+Yes = Annotated[
+    bool, flag("--yes", "-y", variable="SETUP_YES", help_text="Do everything that is missing, without asking first.")
+]
 
 
 @takes_session
 def setup(session: Session, *, yes: Yes = False, json: Json = False) -> None:
-    """Make this host ready: install packages, and allow an ordinary user what it needs.
+    """Make this host ready: install packages, and give an ordinary user the rights that a sandbox needs.
 
-    It shows what is missing and each command that it would run as root, then asks. Where there is no terminal to ask
-    on, it does nothing, and exits with 3 if something is missing. Packages are installed on Debian and Ubuntu;
-    elsewhere the missing programs are named.
+    It shows what is missing and each command that it would run as root, then asks. Without a terminal to ask on, it
+    does nothing, and exits with 3 if something is missing. Packages are installed on Debian and Ubuntu; on other hosts
+    the missing programs are listed.
     """
     from kata_dind.setup.facts import read_facts
     from kata_dind.setup.perform import perform
@@ -48,7 +50,9 @@ def setup(session: Session, *, yes: Yes = False, json: Json = False) -> None:
         print("This host is ready.")
     if left:
         hint = "kata-dind setup --yes" if can_do and not do else ""
-        raise HostError(f"this host is not ready for kata-dind, which needs: {', '.join(left)}", hint=hint)
+        raise HostError(
+            f"this host is not ready for kata-dind, which needs: {', '.join(left)}", id="setup.incomplete", hint=hint
+        )
 
 
 def _print_plan(steps: Sequence[Step], *, session: Session, as_root: bool) -> None:

@@ -1,4 +1,4 @@
-"""`kata-dind stop`: shut sandboxes down, or save them; their data roots stay."""
+"""`kata-dind stop`: shut sandboxes down, or suspend them with --save; their data roots stay."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Save = Annotated[
     flag(
         "--save",
         variable="STOP_SAVE",
-        help_text="Save the memory, too, so that the next start resumes all that runs. "
-        "Only for sandboxes that started from a seed.",
+        help_text="Save the memory as well, so that the next start resumes everything that is running. "
+        "This works only for sandboxes that were started from a seed.",
     ),
 ]
 
 
 @takes_session
 def stop(session: Session, names: Names, *, save: Save = False, timeout: Timeout = 60) -> None:
-    """Shut sandboxes down. Their data roots stay, but for those in memory."""
+    """Shut sandboxes down. Their data roots stay, except those in memory."""
     sandboxes = [session.sandboxes.require_sandbox(name) for name in dict.fromkeys(names)]
     with progress(session) as shown:
         for sandbox in sandboxes:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # typer has no public names for these
     from typer._click.formatting import HelpFormatter
 
 OWN_TITLE = "Options"
-"""Of the options that belong to no group: those of the command itself, and those of every command."""
+"""The title of the options that belong to no group: those of the command itself, and those of every command."""
 
 _WORDS = "kata_dind.words"
 """Where a context keeps the command's words: help is asked for before any option has its value."""
@@ -29,7 +29,7 @@ class Verb(TyperCommand):
         return _quickly_read(super().get_params(ctx))
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Parse the words; a complaint knows of which command it is."""
+        """Parse the words; an error of the parser gets the command as its context."""
         ctx.meta[_WORDS] = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -44,9 +44,9 @@ class Verb(TyperCommand):
         return ["[OPTIONS]", *(name if required else f"[{name}]" for name, required in names)]
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Write the arguments that have something to say, without Python's types; and the options, group by group.
+        """Write the arguments that have a help text, without Python's types, and the options, group by group.
 
-        With a backend, from wherever options come, the options that only others have are left out.
+        If a backend is given in any of the ways to give an option, the options of other backends are left out.
         """
         arguments = [(str(argument.metavar), argument.help) for argument in self._arguments()]
         sections: dict[str, list[tuple[str, str | None]]] = {"Arguments": arguments, OWN_TITLE: []}
@@ -61,7 +61,7 @@ class Verb(TyperCommand):
                     formatter.write_dl(shown)
 
     def _backend(self, ctx: Context) -> str:
-        """Return the backend that was asked for; empty for none, or one that this installation lacks."""
+        """Return the backend that was given; empty without one, or for one that this installation lacks."""
         option = next((parameter for parameter in self.params if parameter.name == "backend"), None)
         if option is None:
             return ""
@@ -82,7 +82,7 @@ class Verbs(TyperGroup):
 
 
 def _quickly_read(parameters: list[Parameter]) -> list[Parameter]:
-    """Spare typer the import of pydantic (0.1 s), which it needs for a flag whose default is neither true nor false."""
+    """Spare typer the import of pydantic (0.1 s), which it needs for flags with a default other than true or false."""
     for parameter in parameters:
         # One with an opposite has three answers: yes, no, and that it was not given.
         if isinstance(parameter, TyperOption) and parameter.is_flag and not parameter.secondary_opts:
@@ -96,7 +96,7 @@ def group_title(option: TyperOption) -> str:
 
 
 def shown_default(option: TyperOption, configured: object = None) -> str:
-    """Say what an option's value is where none is given; `configured` is what a configuration file has for it."""
+    """Return the text for an option's default; `configured` is the value that a configuration file gives it."""
     value = configured
     if value is None:
         value = option.show_default if isinstance(option.show_default, str) else option.show_default and option.default
@@ -106,8 +106,8 @@ def shown_default(option: TyperOption, configured: object = None) -> str:
 
 
 def _help_row(option: TyperOption, ctx: Context) -> tuple[str, str] | None:
-    record = option.get_help_record(ctx)
-    if record is None:
+    row = option.get_help_record(ctx)
+    if row is None:
         return None
     default = shown_default(option, ctx.lookup_default(option.name))
-    return record[0], f"{option.help or ''}  [default: {default}]" if default else option.help or ""
+    return row[0], f"{option.help or ''}  [default: {default}]" if default else option.help or ""

@@ -28,7 +28,7 @@ _HEADER = ("NAME", "KIND", "SIZE", "DISK", "USED BY", "DOCKER")
 def ls(session: Session, *, json: Json = False) -> None:
     """List the volumes; with --quiet, only their names.
 
-    DISK is the room that a volume takes on this host.
+    DISK is the space that a volume takes on this host.
     """
     from kata_dind.sandbox.volumes import list_volumes
 
@@ -67,15 +67,15 @@ def resize(session: Session, name: Name, size: Size, *, json: Json = False) -> N
     if json:
         print_json(volume.inspect())
     elif volume.summary().filesystem == "xfs":
-        print(f"{name} has its new size; its xfs follows at the next start")
+        print(f"{name} has its new size; its xfs grows at the next start")
 
 
 @takes_session
 def fsck(session: Session, name: Name, *, json: Json = False) -> None:
     """Check the file system of a volume that no sandbox is using.
 
-    Damage that can be repaired without a decision is repaired. The answer is `clean` or `repaired`; other damage is an
-    error, whose hint is the command that repairs it.
+    Damage that can be repaired without a decision is repaired. The answer is `clean` or `repaired`. Other damage is an
+    error, and its hint is the command that repairs it.
     """
     from kata_dind.sandbox.volumes import require_volume
 
@@ -90,7 +90,7 @@ def fsck(session: Session, name: Name, *, json: Json = False) -> None:
 def rm(session: Session, names: Names) -> None:
     """Remove volumes, with everything in them.
 
-    A volume that belongs to a sandbox, running or not, stays until that is removed.
+    A volume that belongs to a sandbox, running or not, can only be removed after that sandbox.
     """
     from kata_dind.sandbox.volumes import require_volume
 

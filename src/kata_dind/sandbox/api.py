@@ -55,8 +55,8 @@ Source: TypeAlias = "PackageSource | None"
 def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> Sandbox:
     """Start a new sandbox under a supervisor of its own and return it when it is proven.
 
-    Raises SpecError for what can't be, with nothing created; else what made the start fail, with nothing left but its
-    logs, whose place the error's details tell.
+    Raises SpecError, with nothing created, for a spec that can't be met; else the error that made the start fail. Of
+    such a start only the logs stay, and the error's details say where.
     """
     with _created(spec, report=report, source=source) as (record, _, locks):
         _supervise(record, locks, report)
@@ -66,12 +66,12 @@ def up(spec: SandboxSpec, *, report: Report = silent, source: Source = None) -> 
 def start(name: str, *, report: Report = silent, source: Source = None) -> Sandbox:
     """Start a stopped or crashed sandbox again, with its image, its layer and its data root as they were left.
 
-    One whose state was saved resumes. A guest that has outlived its owner is served again.
+    A sandbox whose state was saved resumes. A guest that has outlived its owner is served again.
     """
     sandbox = require_sandbox(name)
     record = record_of(name)
     if record.is_owned():
-        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already")
+        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already", id="sandbox.already-running")
     if guest_outlives_owner(record):
         with record.owned() as lock:
             _supervise(record, [lock], report)
@@ -107,7 +107,7 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
         spec = spec.settled(name=random_name())
     with _created(spec, report=report, source=source) as (record, plan, (_, *volume_locks)):
         backend = load_backend(plan.backend)
-        # What is written to a volume is for others to find: dockerd stops in order.
+        # Other sandboxes will use the volume, so dockerd stops in order and writes everything to it.
         begin = functools.partial(backend.begin, plan, ephemeral=not spec.volume, locks=volume_locks)
         try:
             with own_in_thread(record, plan, backend, begin=begin, report=report):
@@ -117,7 +117,7 @@ def open_sandbox(spec: SandboxSpec, *, report: Report = silent, source: Source =
 
 
 def random_name() -> str:
-    """Return a name for a sandbox that nobody will type."""
+    """Return a name for a sandbox whose user will not type it."""
     return f"run-{secrets.token_hex(4)}"
 
 
@@ -143,18 +143,18 @@ def _spec_of(record: Record, before: AnyPlan | None) -> SandboxSpec:
 
     spec = spec_from_json(record.read("spec.json"))
     if before:
-        # The layer was written over one image, so the reference may have moved on, but the sandbox may not.
+        # The reference may name another image by now, but the sandbox's layer was written over this one.
         spec = spec.settled(image=before.image.image_id)
     if spec.volume:
         require_volume(spec.volume)
-        # The volume has both, and may have grown since.
+        # The volume decides both, and may have grown since.
         spec = spec.without("size", "filesystem")
     return spec
 
 
 @contextlib.contextmanager
 def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[tuple[Record, AnyPlan, list[int]]]:
-    """Plan and make a sandbox, and hold it and its volume for the length of the block; an error removes it again.
+    """Plan and make a sandbox, and own it and its volume for the length of the block; an error removes it again.
 
     Yields the descriptors of the locks, too: the sandbox's, then the volume's if there is one.
     """
@@ -186,7 +186,7 @@ def _plan(
 
 
 def _supervise(record: Record, locks: list[int], report: Report) -> None:
-    """Give a supervisor the sandbox and follow it until that is ready; end it again when we are interrupted."""
+    """Hand the sandbox to a supervisor and follow its start until it is ready; an interrupt ends the supervisor."""
     supervisor = take_standby()
     verbose = logging.getLogger("kata_dind").isEnabledFor(logging.DEBUG)
     try:
@@ -202,7 +202,11 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
                 if fields["name"] == "ready":
                     break
             else:
-                raise SandboxError("the supervisor ended before the sandbox was ready", details=tail(record.owner_log))
+                raise SandboxError(
+                    "the supervisor ended before the sandbox was ready",
+                    id="process.supervisor-ended",
+                    details=tail(record.owner_log),
+                )
         supervisor.close()
     except BaseException:
         supervisor.end(rung_seconds=STOP_SECONDS)

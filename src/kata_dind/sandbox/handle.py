@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kata_dind.wire.client import ExecResult
 
 STOP_SECONDS = 75.0
-"""How long a stop may take, in its steps: dockerd 20, the guest 8, QEMU's quit 3, and 10 to end each of 3 processes."""
+"""How long all steps of a stop take at most: dockerd 20, the guest 8, QEMU's quit 3, and 10 for each of 3 processes."""
 
 _KILLED_SECONDS = 10.0
 
@@ -48,7 +48,7 @@ class Sandbox:
 
     @property
     def directory(self) -> Path:
-        """Where its state lies."""
+        """The directory that its state lies in."""
         return self._record.directory
 
     @property
@@ -81,13 +81,13 @@ class Sandbox:
         return view.summary(self._facts())
 
     def environment(self) -> dict[str, str]:
-        """Return what points Docker clients and testcontainers at this sandbox."""
+        """Return the environment variables that point Docker clients and testcontainers at this sandbox."""
         # Ryuk bind-mounts the socket as the daemon sees it, not as the client does.
         return {"DOCKER_HOST": self.docker_host, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock"}
 
     @property
     def logs(self) -> Mapping[str, Path]:
-        """The sandbox's logs by their sources, of which `dockerd` is one; a log may not be there yet."""
+        """The sandbox's logs by their sources, such as `dockerd`; a file may not exist yet."""
         plan = find_plan(self.directory)
         names = load_backend(plan.backend).logs if plan else {}
         return {source: self.directory / name for source, name in names.items()}
@@ -96,12 +96,15 @@ class Sandbox:
         """Return one of the logs. Raises SpecError for a source that the sandbox's backend does not have."""
         logs = self.logs
         if source not in logs:
-            raise SpecError(f"--source: {source!r} is not a log of this sandbox; use {', '.join(logs) or 'none'}")
+            raise SpecError(
+                f"--source: this sandbox has no log {source!r}; its logs are {', '.join(logs) or 'none'}",
+                id="sandbox.unknown-log",
+            )
         return logs[source]
 
     @property
     def saved_state(self) -> dict[str, Any] | None:
-        """The size and the time of the state from which a stopped sandbox would resume; None for nothing."""
+        """The size and the time of the state from which a stopped sandbox would resume; None if none is saved."""
         plan = find_plan(self.directory)
         if plan is None or self._record.is_owned():
             return None
@@ -119,7 +122,7 @@ class Sandbox:
     ) -> int:
         """Run a command on our own standard descriptors and return its exit code.
 
-        `where` is container or guest. Raises GuestNotReady when the sandbox does not run, or ends meanwhile.
+        `where` is container or guest. Raises GuestNotReady when the sandbox is not running, or ends meanwhile.
         """
         from kata_dind.wire.client import attach, exec_request
 
@@ -144,10 +147,11 @@ class Sandbox:
         return capture(self._record.control, request, stdin=input, timeout_seconds=timeout_seconds)
 
     def stop(self, *, save: bool = False, timeout_seconds: float = STOP_SECONDS, report: Report = silent) -> None:
-        """Stop the sandbox in order: dockerd, its file systems, the guest. Harmless when it does not run.
+        """Stop the sandbox in order: dockerd, its file systems, the guest. Harmless when it is not running.
 
-        With `save` nothing in it ends: its memory goes to the disk, from which its next start resumes. Raises SpecError
-        for a sandbox that can't be saved, NoSpace or SandboxError for one whose save failed; then it runs on.
+        With `save` it is suspended: nothing in it ends, and its next start resumes from its memory, which is written to
+        the disk. Raises SpecError for a sandbox that can't be suspended, NoSpace or SandboxError when it fails; the
+        sandbox then continues to run.
 
         Raises SandboxError when the owner does not end in time; `remove(force=True)` ends it anyway.
         """
@@ -162,19 +166,24 @@ class Sandbox:
             if not force:
                 raise SpecError(
                     f"the sandbox '{self.name}' is {self.state}",
+                    id="sandbox.still-running",
                     hint=f"kata-dind stop {self.name}, or kata-dind rm --force {self.name}",
                 )
             self._force_stop(report)
         if not self.directory.exists():
             return
-        with self._record.owned():  # so that nobody starts it meanwhile
+        with self._record.owned():  # so that it can't be started meanwhile
             remove_sandbox(self._record)
 
     def _suspend(self, *, timeout_seconds: float, report: Report) -> None:
         from kata_dind.wire.client import ask
 
         if not self._record.is_owned():
-            raise SpecError(f"--save: the sandbox '{self.name}' is not running", hint=f"kata-dind start {self.name}")
+            raise SpecError(
+                f"--save: the sandbox '{self.name}' is not running",
+                id="sandbox.not-running-to-save",
+                hint=f"kata-dind start {self.name}",
+            )
         started = time.monotonic()
         report(Event("save", f"saving {self.name}"))
         late = f"the sandbox '{self.name}' was not saved within {timeout_seconds:g} s; the save continues"
@@ -184,7 +193,9 @@ class Sandbox:
             raise error_from_fields(answer)
         if not self._wait_until_free(timeout_seconds):
             raise SandboxError(
-                f"the sandbox '{self.name}' is saved, but does not end", hint=f"kata-dind rm --force {self.name}"
+                f"the sandbox '{self.name}' is saved, but its supervisor does not end",
+                id="sandbox.stop-timed-out",
+                hint=f"kata-dind rm --force {self.name}",
             )
         report(Event("save", f"{self.name} is stopped, with its state saved", time.monotonic() - started))
 
@@ -196,7 +207,7 @@ class Sandbox:
         if self._record.is_owned():
             self._end_owner(request, timeout_seconds=timeout_seconds, report=report)
         if guest_outlives_owner(self._record):
-            with self._record.owned():  # so that nobody serves it meanwhile
+            with self._record.owned():  # so that no owner serves it meanwhile
                 stop_lasting_guest(self._record, timeout_seconds=timeout_seconds)
 
     def _end_owner(self, request: dict[str, Any], *, timeout_seconds: float, report: Report) -> None:
@@ -206,11 +217,12 @@ class Sandbox:
             with connect(self._record.control) as client:
                 client.open(request)
         except GuestNotReady:
-            # Not serving yet: the owner is at the very beginning, or at the end.
+            # The owner does not serve: it has only just begun, or is about to end.
             signal_supervisor(self._record, signal.SIGTERM)
         if not self._wait_until_free(timeout_seconds):
             raise SandboxError(
                 f"the sandbox '{self.name}' did not stop within {timeout_seconds:g} s",
+                id="sandbox.stop-timed-out",
                 hint=f"kata-dind rm --force {self.name}",
             )
         error = self._record.read("status.json").get("error") or {}
@@ -219,7 +231,7 @@ class Sandbox:
 
     def _force_stop(self, report: Report) -> None:
         try:
-            # Its disks go with it, so nobody waits for what is not written to them yet.
+            # The disks are removed with the sandbox, so the guest need not write to them what it still has.
             self._end({"kind": "stop", "discard": True}, timeout_seconds=STOP_SECONDS, report=report)
         except SandboxError:
             signal_supervisor(self._record, signal.SIGKILL)
@@ -235,8 +247,14 @@ class Sandbox:
 
     def _require_served(self) -> None:
         if not self._record.is_owned():
-            runs = "runs, but no process serves it" if guest_outlives_owner(self._record) else "is not running"
-            raise GuestNotReady(f"the sandbox '{self.name}' {runs}", hint=f"kata-dind start {self.name}")
+            hint = f"kata-dind start {self.name}"
+            if guest_outlives_owner(self._record):
+                raise GuestNotReady(
+                    f"the sandbox '{self.name}' is running, but no process serves it",
+                    id="sandbox.not-served",
+                    hint=hint,
+                )
+            raise GuestNotReady(f"the sandbox '{self.name}' is not running", id="sandbox.not-running", hint=hint)
 
     def _facts(self, *, with_saved_state: bool = False) -> Facts:
         owned = self._record.is_owned()

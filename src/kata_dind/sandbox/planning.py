@@ -1,4 +1,4 @@
-"""From a spec to the plan of a start: the volume that it uses, the backend's own planning, the seed that it wants."""
+"""From a spec to the plan of a start: its volume, the backend's own planning, and the seed that it wants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def used_volume(spec: SandboxSpec) -> Iterator[UsedVolume | None]:
         return
     volumes = load_backend(spec.backend.value).volumes
     if volumes is None:
-        raise SpecError(f"--volume: the backend {spec.backend} has no named volumes")
+        raise SpecError(f"--volume: the backend {spec.backend} has no named volumes", id="spec.no-volumes")
     with volumes.use(spec) as volume:
         yield volume
 
@@ -45,8 +45,8 @@ def plan_start(
         spec = volume.fitted(spec, report=report)
     wish = Wish(spec, directory, stored=volume.stored if volume else None, before=before, packages=packages)
     plan = backend.prepare(wish, report=report)
-    # A seed's machine is planned like this one, and this one anew when the seed is there; what the first plan has said
-    # of the accelerator holds for both.
+    # Making the seed plans a machine as well, and this start is planned again once the seed exists. The first plan has
+    # reported the accelerator, which is the same for all three.
     further = without(report, "accelerator")
     if plan.wanted_seed and _make_seed(plan, plan.wanted_seed, spec, packages, report=further):
         plan = backend.prepare(wish, report=further)
@@ -60,7 +60,7 @@ def plan_start(
 def _make_seed(
     plan: AnyPlan, wanted: WantedSeed, spec: SandboxSpec, packages: PackageSource | None, *, report: Report
 ) -> bool:
-    """Make the seed that a start wants; False where there can be none, as for want of room, so that the guest boots."""
+    """Make the seed that a start wants; return False if that can't be done, as on a full disk: then the guest boots."""
     from kata_dind.seeding.making import require_internal_seed
 
     spec = spec.settled(cpus=wanted.cpus, memory=f"{wanted.memory_mib}M")

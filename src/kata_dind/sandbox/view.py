@@ -18,7 +18,7 @@ class Facts:
     docker_host: str
     spec: Mapping[str, Any]
     plan: AnyPlan | None
-    """None where there is none, or one of another version."""
+    """None if there is none, or only one of another version."""
     status: Mapping[str, Any]
     is_owned: bool
     """Whether a process of this host owns it."""
@@ -31,7 +31,7 @@ class Facts:
     now: float
     disk_bytes: int
     saved_state: Mapping[str, Any] | None = None
-    """From what it would resume; None for nothing."""
+    """What is known of the state from which it would resume; None if none is saved."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class SandboxSummary:
     image: str
     data_root: str
     volume: str
-    """The volume that holds the data root; empty for one of its own."""
+    """The volume that contains the data root; empty if the data root is the sandbox's own."""
     docker_version: str
     accelerator: str
     created: float
     """Seconds since the epoch."""
     uptime_seconds: float | None
     disk_bytes: int
-    """What the sandbox's own disks really take: without a volume's, which `volume ls` counts."""
+    """How much space the sandbox's own disks take; those of a volume are counted by `volume ls`."""
     problem: str | None = None
-    """What a running sandbox lives with at the moment, such as a full disk of the host."""
+    """What is wrong with a running sandbox at the moment, such as a full disk of the host."""
 
 
 def state_of(status: Mapping[str, Any], *, is_owned: bool, guest_runs: bool | None) -> str:
@@ -143,7 +143,7 @@ def _problem(facts: Facts) -> str | None:
     if _state(facts) != "running":
         return None
     if not facts.is_owned:
-        return f"no process serves its endpoint; kata-dind start {facts.name}"
+        return f"no process serves its endpoint; run kata-dind start {facts.name}"
     if facts.is_full:
         return f"the file system of {facts.directory} is full"
     return facts.status.get("problem")

@@ -1,1 +1,1 @@
-"""Making, keeping, carrying and cloning seeds: machines that were saved when their dockerd was up and proven."""
+"""Making, keeping and carrying seeds: snapshots of machines, taken when their dockerd was up and proven."""

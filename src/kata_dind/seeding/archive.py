@@ -1,6 +1,7 @@
-"""A seed as one file, to be carried to another host: a compressed tar of its record and of what can't be made anew.
+"""A seed as one file, to be carried to another host: a compressed tar of its facts and of what can't be made anew.
 
-Nothing in such a file is believed: names are looked for, links are not followed, contents are compared with the record.
+Nothing in such a file is believed: only the names that are expected are unpacked, links are not followed, and contents
+are compared with the facts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MARK_FIELDS = {"size_bytes": int, "sha256": str}
 
 
 def write_archive(seed: Seed, file: Path) -> None:
-    """Write a seed to a file, which gets its name when it is whole. Raises SpecError, NoSpace, ToolMissing."""
+    """Write a seed to a file; the file gets its name when it is whole. Raises SpecError, NoSpace, ToolMissing."""
     children = seed.facts.get("children", [])
     names = [name for name in seed.facts["files"] if name not in children]
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
@@ -34,18 +35,18 @@ def write_archive(seed: Seed, file: Path) -> None:
         run(argv, timeout_seconds=_SECONDS)
         unfinished.replace(file)
     except CommandFailed as error:
-        unwritable = SpecError(f"FILE: '{file}' cannot be written", details=error.details)
-        raise _no_room(file.parent, error) if _is_full(error) else unwritable from error
+        unwritable = SpecError(f"FILE: '{file}' cannot be written", id="spec.unwritable-file", details=error.details)
+        raise _no_space(file.parent, error) if _is_full(error) else unwritable from error
     except OSError as error:
-        raise SpecError(f"FILE: '{file}' cannot be written: {error.strerror}") from error
+        raise SpecError(f"FILE: '{file}' cannot be written: {error.strerror}", id="spec.unwritable-file") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def read_record(file: Path, directory: Path) -> dict[str, Any]:
-    """Return the record of an exported seed, with the marks of those files alone that `unpack_files` gives.
+def read_facts(file: Path, directory: Path) -> dict[str, Any]:
+    """Return the facts of an exported seed, with the marks of only those files that `unpack_files` gives.
 
-    Raises SpecError for a file that begins as no seed does, SeedUnfit for one of another version.
+    Raises SpecError for a file that does not begin as an exported seed does, SeedUnfit for one of another version.
     """
     _extract(file, directory, [FACTS], "--occurrence=1")
     facts = _checked_facts(read_json(directory / FACTS), file)
@@ -54,9 +55,9 @@ def read_record(file: Path, directory: Path) -> dict[str, Any]:
 
 
 def unpack_files(file: Path, directory: Path, facts: Mapping[str, Any]) -> None:
-    """Unpack what the record of an exported seed says that there is.
+    """Unpack the files that the facts of an exported seed list.
 
-    Raises SpecError for a file that is no seed's or not all of it, SeedUnfit for a damaged one, NoSpace.
+    Raises SpecError for a file that is not an exported seed or not all of it, SeedUnfit for a damaged one, NoSpace.
     """
     _extract(file, directory, [*facts["files"]])
     for name in facts["files"]:
@@ -65,7 +66,9 @@ def unpack_files(file: Path, directory: Path, facts: Mapping[str, Any]) -> None:
             raise _foreign(file)
         (directory / name).chmod(0o600)
     if name := damaged_file(directory, facts["files"]):
-        raise SeedUnfit(f"FILE: '{file}' is damaged: its {name} is not what the seed had")
+        raise SeedUnfit(
+            f"FILE: '{file}' is damaged: the file {name} in it is not as it was exported", id="seed.damaged"
+        )
 
 
 def _extract(file: Path, directory: Path, names: list[str], *options: str) -> None:
@@ -74,7 +77,7 @@ def _extract(file: Path, directory: Path, names: list[str], *options: str) -> No
     try:
         run(argv, timeout_seconds=_SECONDS)
     except CommandFailed as error:
-        raise _no_room(directory, error) if _is_full(error) else _foreign(file, error.details) from error
+        raise _no_space(directory, error) if _is_full(error) else _foreign(file, error.details) from error
 
 
 def _checked_facts(facts: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _checked_facts(facts: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(marks, dict) or not isinstance(children, list):
         raise _foreign(file)
     if facts.get("format") != FORMAT:
-        raise SeedUnfit(f"FILE: '{file}' was exported by another version of kata-dind")
+        raise SeedUnfit(f"FILE: '{file}' was exported by another version of kata-dind", id="seed.other-version")
     marks = {name: mark for name, mark in marks.items() if name not in children}
     for name, mark in marks.items():
         known = isinstance(mark, dict) and all(isinstance(mark.get(key), kind) for key, kind in _MARK_FIELDS.items())
@@ -93,7 +96,7 @@ def _checked_facts(facts: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _tar_argv(file: Path) -> list[str]:
     tar, zstd = require_tool("tar", package="tar"), require_tool("zstd", package="zstd")
-    # By its words, GNU tar takes a colon in the name of an archive for another host.
+    # GNU tar takes what stands before a colon in an archive's name for a host, unless it is told otherwise.
     return [str(tar), "--force-local", f"--file={file.absolute()}", f"--use-compress-program={zstd} -q -T0"]
 
 
@@ -101,10 +104,13 @@ def _is_full(error: CommandFailed) -> bool:
     return "No space left" in error.details
 
 
-def _no_room(directory: Path, error: CommandFailed) -> NoSpace:
-    return NoSpace(f"there is no room for the seed in {directory}", details=error.details)
+def _no_space(directory: Path, error: CommandFailed) -> NoSpace:
+    return NoSpace(f"there is not enough space for the seed in {directory}", id="seed.no-space", details=error.details)
 
 
 def _foreign(file: Path, details: str = "") -> SpecError:
-    return SpecError(f"FILE: '{file}' is no seed that `kata-dind seed export` has written, or not all of it",
-                     details=details)  # fmt: skip
+    return SpecError(
+        f"FILE: '{file}' is not a seed that `kata-dind seed export` has written, or is incomplete",
+        id="seed.foreign-file",
+        details=details,
+    )

@@ -1,4 +1,4 @@
-"""What a sandbox's Docker is given: our own image, images that it pulls, archives that it loads."""
+"""The images that a sandbox's Docker is given: our own, those that it pulls, and those of archives that it loads."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def load_hello(run: RunInGuest, *, into: str) -> None:
     if result.exit_code:
         raise SandboxError(
             f"{HELLO} could not be loaded into {into}",
+            id="dockerd.hello-not-loaded",
             details=_words(result),
-            hint="only images that kata-dind has built have it inside; leave out --image",
+            hint="leave out --image: only dind images that kata-dind has built have it inside",
         )
 
 
@@ -46,7 +47,7 @@ def give_image(record: Record, image: str) -> None:
         return
     result = _run(record, ["docker", "pull", "--quiet", image], timeout_seconds=_TRANSFER_SECONDS)
     if result.exit_code:
-        raise SandboxError(f"the image '{image}' could not be pulled", details=_words(result))
+        raise SandboxError(f"the image '{image}' could not be pulled", id="dockerd.pull-failed", details=_words(result))
 
 
 def give_archive(record: Record, archive: Path) -> None:
@@ -57,7 +58,9 @@ def give_archive(record: Record, archive: Path) -> None:
         with archive.open("rb") as file:
             DockerApi(record.endpoint, timeout_seconds=_TRANSFER_SECONDS).load_image(file)
     except DockerdFailed as error:
-        raise SandboxError(f"the archive '{archive}' could not be loaded", details=error.summary) from error
+        raise SandboxError(
+            f"the archive '{archive}' could not be loaded", id="dockerd.load-failed", details=error.summary
+        ) from error
 
 
 def images_of(record: Record) -> list[str]:
@@ -65,7 +68,7 @@ def images_of(record: Record) -> list[str]:
     argv = ["docker", "image", "ls", "--filter", "dangling=false", "--format", "{{.Repository}}:{{.Tag}}"]
     result = _run(record, argv, timeout_seconds=_QUICK_SECONDS)
     if result.exit_code:
-        raise SandboxError("the images could not be listed", details=_words(result))
+        raise SandboxError("the images could not be listed", id="dockerd.images-not-listed", details=_words(result))
     return sorted(set(result.stdout.decode(errors="replace").split()))
 
 

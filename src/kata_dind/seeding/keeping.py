@@ -1,9 +1,8 @@
-"""The seeds of this user as they see them: what there is, whether it is whole and fits, and carrying one elsewhere."""
+"""The seeds of this user: what each is, whether it is whole and fits this host, and removing them."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +10,10 @@ from typing import Any
 
 from kata_dind.backend import load_backend, require_snapshots
 from kata_dind.backend.plan import AnyPlan, find_seed_plan, plan_from_json
-from kata_dind.errors import HostError, PlanOutdated, SeedUnfit, SpecError
+from kata_dind.errors import HostError
 from kata_dind.host.disks import allocated_bytes
-from kata_dind.progress import Event, Report, silent
-from kata_dind.seeding.archive import read_record, unpack_files, write_archive
 from kata_dind.seeding.making import sandboxes_on_seed
-from kata_dind.store.marks import mark_files, remarked_files
-from kata_dind.store.seeds import (
-    Seed,
-    build_lock,
-    new_seed_directory,
-    publish_seed,
-    remove_seed,
-    require_free,
-    require_seed,
-    require_unused,
-    use_seed,
-)
+from kata_dind.store.seeds import Seed, remove_seed, require_seed, require_unused, use_seed
 
 
 @dataclass(frozen=True)
@@ -36,23 +22,23 @@ class SeedSummary:
 
     seed_id: str
     name: str
-    """Empty for an internal one."""
+    """Empty for an internal seed."""
     docker_version: str
     data_root: str
     memory_mib: int
     images: tuple[str, ...]
     disk_bytes: int
-    """What its files really take."""
+    """How much space its files take on the disk."""
     own_bytes: int
-    """What of that goes when it is removed: without the files that images and other seeds have, too."""
+    """How much of that becomes free when the seed is removed: files that images or other seeds share stay."""
     created: float
     """Seconds since the epoch."""
     used_by: tuple[str, ...]
-    """The sandboxes whose disks lie over its own."""
+    """The sandboxes whose disks lie over those of the seed."""
 
 
 def summary_of(seed: Seed) -> SeedSummary:
-    """Return the row of a seed."""
+    """Return a seed's row of `seed ls`."""
     plan = find_seed_plan(seed.facts)
     return SeedSummary(
         seed_id=seed.seed_id,
@@ -69,7 +55,7 @@ def summary_of(seed: Seed) -> SeedSummary:
 
 
 def inspect_seed(seed: Seed) -> dict[str, Any]:
-    """Return all that is known of a seed: what it is made of, its proof, who uses it, and whether it fits this host."""
+    """Return all that is known of a seed: its parts, its proof, the sandboxes on it, and whether it fits this host."""
     summary, plan = summary_of(seed), find_seed_plan(seed.facts)
     unfit = why_unfit(seed)
     return {
@@ -125,57 +111,9 @@ def remove_seeds(names: Sequence[str]) -> None:
 
 
 def verify_seed(seed: Seed) -> None:
-    """Read every file of a seed in full. Raises SeedUnfit for the first that is not what it was."""
+    """Read every file of a seed in full. Raises SeedUnfit for the first one that has changed since it was made."""
     with use_seed(seed.seed_id) as used:
         used.verify()
-
-
-def export_seed(name: str, file: Path) -> None:
-    """Write a seed to one file, which can be imported elsewhere. Raises SpecError, NoSpace, SeedUnfit, ToolMissing."""
-    seed = require_seed(name)
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise SpecError(f"FILE: '{file}' {'is a directory' if file.is_dir() else 'lies in no directory'}")
-    with use_seed(seed.seed_id):
-        write_archive(seed, file)
-
-
-def import_seed(file: Path, name: str = "", *, report: Report = silent) -> Seed:
-    """Add an exported seed, by the name that it had or another; one that doesn't fit this host is warned of.
-
-    Import only what you would run: QEMU reads the machine's state. Raises SpecError, SeedUnfit, NoSpace.
-    """
-    from kata_dind.spec import parse_name
-
-    if not file.is_file():
-        raise SpecError(f"FILE: there is no file '{file}'")
-    started = time.monotonic()
-    with new_seed_directory() as directory:
-        facts = read_record(file, directory)
-        name = parse_name(name or str(facts.get("name")), field="NAME")
-        with build_lock(name):
-            require_free(name)
-            report(Event("seed", f"unpacking {file}"))
-            unpack_files(file, directory, facts)
-            seed = publish_seed(directory, name, _adopted(facts, directory, file))
-    report(Event("seed", f"the seed '{name}' is here", time.monotonic() - started))
-    if why := why_unfit(seed):
-        report(Event("warning", why))
-    return seed
-
-
-def _adopted(facts: dict[str, Any], directory: Path, file: Path) -> dict[str, Any]:
-    """Return the record of an unpacked seed, once its backend has made what it needs beside its files."""
-    try:
-        snapshots = require_snapshots(load_backend(str(facts["backend"])))
-        children = snapshots.adopt_seed(facts, directory)
-    except PlanOutdated as error:
-        raise SeedUnfit(
-            f"FILE: '{file}' was exported by another version of kata-dind", details=error.details
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SpecError(f"FILE: the record in '{file}' is none of a seed", details=str(error)) from error
-    files = {**remarked_files(directory, facts["files"]), **mark_files(directory, children)}
-    return {**facts, "children": children, "files": files}
 
 
 def _own_bytes(directory: Path) -> int:

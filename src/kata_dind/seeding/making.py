@@ -1,7 +1,7 @@
-"""Making seeds: boot a machine as for a sandbox, prove it, fill it, save it.
+"""Making seeds: boot a machine as for a sandbox, prove it, fill it, snapshot it.
 
-The internal ones are made by `up` and `run`, one for each kind of machine that is asked for; those with a name by
-`seed build`. Whatever happens on the way, a seed is there when it is whole, and not before.
+`up` and `run` make internal seeds, one for each kind of machine that is asked for; `seed build` makes those with a
+name. Whatever happens on the way, a seed appears when it is whole, and not before.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Wish, load_backend, require_snapshots
 from kata_dind.backend.plan import earlier_plan, find_plan, find_seed_plan, plan_to_json, require_plan, write_plan
-from kata_dind.errors import NoSpace, SeedUnfit, SpecError
+from kata_dind.errors import KataDindError, NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
 from kata_dind.progress import Event, Report, silent, without
 from kata_dind.seeding.contents import give_archive, give_image, images_of
 from kata_dind.store.marks import mark_files
-from kata_dind.store.sandboxes import Record, list_records, new_workshop, require_record
+from kata_dind.store.sandboxes import Record, keep_logs, list_records, new_workshop, require_record
 from kata_dind.store.seeds import (
     Seed,
     build_lock,
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from kata_dind.spec import SandboxSpec
 
 KEPT_INTERNAL = 4
-"""How many internal seeds stay that no sandbox lies over, the most recently used ones: each takes some 400 MiB."""
+"""How many internal seeds without a sandbox stay, the most recently used ones; each takes some 400 MiB."""
 
 Fill = Callable[[Record], dict[str, Any]]
-"""Puts into a running sandbox what a seed is to hold; returns facts for its record."""
+"""Puts into a running sandbox what a seed is to contain, and returns facts for the seed."""
 
 Disks = Callable[[Path], None]
-"""Puts into the directory of a sandbox, before it boots, the disks that it is to boot on."""
+"""Puts the disks that a sandbox is to boot on into its directory, before it boots."""
 
 
 def make_seed(
@@ -62,10 +62,10 @@ def make_seed(
     source: PackageSource | None = None,
     report: Report = silent,
 ) -> Seed:
-    """Make a seed with a name, of a machine as `spec` describes it or of a stopped sandbox's.
+    """Make a seed with a name, from a machine as `spec` describes it or from that of a stopped sandbox.
 
-    It holds the images, which its own dockerd pulls, and those of the `docker save` archives. Raises SpecError for what
-    can't be, with nothing begun; else what `up` raises, or SandboxError with Docker's words.
+    The seed's dockerd pulls the images and loads the `docker save` archives. Raises SpecError, before anything is
+    begun, for what can't be made; else what `up` raises, or SandboxError with Docker's words.
     """
     from kata_dind.spec import parse_name
 
@@ -84,11 +84,13 @@ def make_seed(
 def _check_contents(images: Sequence[str], archives: Sequence[Path]) -> None:
     for image in images:
         if not image or image.startswith("-") or not image.isprintable() or " " in image:
-            raise SpecError(f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello")
+            raise SpecError(
+                f"IMAGE: {image!r} is not an image; use a reference, like kata-dind/hello", id="spec.wrong-value"
+            )
     for archive in archives:
         if not archive.is_file() or not os.access(archive, os.R_OK):
-            found = "cannot be read" if archive.is_file() else "is no file on this host"
-            raise SpecError(f"--from-archive: '{archive}' {found}")
+            found = "cannot be read" if archive.is_file() else "is not a file on this host"
+            raise SpecError(f"--from-archive: '{archive}' {found}", id="spec.unreadable-file")
 
 
 def _filling(images: Sequence[str], archives: Sequence[Path], *, report: Report) -> Fill:
@@ -115,7 +117,11 @@ def _told(what: str, report: Report) -> Iterator[None]:
 def _require_stopped(name: str) -> Record:
     record = require_record(name)
     if record.is_owned():
-        raise SpecError(f"--from-sandbox: the sandbox '{name}' is running", hint=f"kata-dind stop {name}")
+        raise SpecError(
+            f"--from-sandbox: the sandbox '{name}' is running",
+            id="sandbox.still-running",
+            hint=f"kata-dind stop {name}",
+        )
     return record
 
 
@@ -125,16 +131,16 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
 
     plan = earlier_plan(record.directory)
     if plan is None:
-        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started")
+        raise SpecError(f"--from-sandbox: the sandbox '{record.name}' was never started", id="sandbox.never-started")
     spec = spec_from_json(record.read("spec.json"))
     reference = spec.image
-    if spec.seed:  # whose machine it has, beside what was plugged into that
+    if spec.seed:  # the sandbox has the machine of its seed, and what was plugged into that
         plugged = {field: getattr(spec, field) for field in ("cpus", "memory", "size") if field in spec.given}
         made_of = spec_from_json(require_seed(spec.seed).facts["spec"])
         spec, reference = made_of.settled(**plugged), made_of.image
     spec = spec.settled(image=plan.image.image_id)
     had: dict[str, tuple[object, ...]] = {field: (value,) for field, value in spec}
-    # Which may have been left to be chosen.
+    # The user may have left the choice of these.
     had["data_root"], had["accelerator"] = (plan.data_root, spec.data_root), (plan.accelerator, spec.accelerator)
     had["image"] = (plan.image.reference or reference, reference, plan.image.image_id)
     if asked.size_bytes == spec.size_bytes:
@@ -148,7 +154,7 @@ def _spec_of(record: Record, asked: SandboxSpec) -> SandboxSpec:
 
 def _disks_of(record: Record) -> Disks:
     def copy(directory: Path) -> None:
-        with record.owned():  # so that nobody starts it meanwhile
+        with record.owned():  # so that it can't be started meanwhile
             plan = require_plan(record.directory)
             require_snapshots(load_backend(plan.backend)).copy_disks(plan, record.directory, directory)
             if record.unclean.exists():
@@ -160,28 +166,30 @@ def _disks_of(record: Record) -> Disks:
 def require_internal_seed(
     key: str, spec: SandboxSpec, source: PackageSource | None, *, accelerator: str, report: Report
 ) -> Seed:
-    """Return the internal seed with a key, made when absent or damaged; its guest will run on `accelerator`.
+    """Return the internal seed with a key; make it when it is absent or damaged. Its guest will run on `accelerator`.
 
-    Whoever waits for another maker gets what that made. Raises SeedUnfit for a damaged one that sandboxes still need;
-    else what `build_seed` raises.
+    Where another process is making it, this one waits and returns that seed. Raises SeedUnfit for a damaged one that
+    sandboxes still need; else what `build_seed` raises.
     """
     seed_id = internal_id(key)
     with build_lock(seed_id):
         seed = load_seed(seed_id)
         if seed is not None and not _is_intact(seed):
-            report(Event("warning", f"the seed {seed_id} was changed since it was made"))
+            report(
+                Event("warning", f"the files of the seed {seed_id} have changed since it was made, so it is made anew")
+            )
             _discard(seed)
             seed = None
         if seed is None:
-            first = "the first start of such a machine makes a seed, from which later ones start in about a second"
-            report(Event("seed", f"{first}; that takes {_build_duration(accelerator)}, once"))
+            first = f"the first start of such a machine makes a seed, which takes {_build_duration(accelerator)}"
+            report(Event("seed", f"{first}; later starts from it take about a second"))
             seed = build_seed(seed_id, spec, source, report=report)
             prune_internal_seeds(keep=seed_id)
     return seed
 
 
 def _build_duration(accelerator: str) -> str:
-    """Say how long it takes to make an internal seed: as long as it last did here, else as far as we know."""
+    """Say how long it takes to make an internal seed: what the last one took on this host, else what is usual."""
     internal = {seed.seed_id: seed.facts for seed in list_seeds() if seed.is_internal}
     plans = {seed_id: find_seed_plan(facts) for seed_id, facts in internal.items()}
     made = [internal[seed_id] for seed_id, plan in plans.items() if plan and plan.accelerator == accelerator]
@@ -208,7 +216,10 @@ def _discard(seed: Seed) -> None:
     try:
         remove_seed(seed, references=users)
     except SpecError as error:
-        raise SeedUnfit(f"the seed of such a machine is damaged, and still in use: {', '.join(users)}") from error
+        raise SeedUnfit(
+            f"the seed for this machine is damaged, and sandboxes still need it: {', '.join(users)}",
+            id="seed.damaged-in-use",
+        ) from error
 
 
 def build_seed(
@@ -220,7 +231,7 @@ def build_seed(
     fill: Fill | None = None,
     report: Report,
 ) -> Seed:
-    """Boot, prove, fill and save a machine; its name, shares and volume are left out.
+    """Boot, prove, fill and snapshot a machine; the name, the shares and the volume of the spec are left out.
 
     Raises what `up` raises, and NoSpace.
     """
@@ -230,17 +241,17 @@ def build_seed(
     spec = spec.without("shares", "volume", "seed", "cold").settled(name="seed")
     backend = load_backend(spec.backend.value)
     if backend.snapshots is None:
-        raise SpecError(f"--backend: {spec.backend} has no seeds")
-    with _told_of_no_room(), new_workshop() as record:
+        raise SpecError(f"--backend: {spec.backend} has no seeds", id="backend.no-seeds")
+    with _told_of_full_disk(), new_workshop() as record, _logs_kept(record, seed_id):
         wish = Wish(spec, record.directory, packages=source, to_snapshot=True)
         plan = backend.prepare(wish, report=report)
         write_plan(record.directory, plan)
         if disks:
             disks(record.directory)
-        # Of a start's events this one means its end, to whatever follows one.
+        # "ready" means the end of a start to those that follow one, and this start is not theirs.
         with own_in_thread(record, plan, backend, report=without(report, "ready")) as owner:
             filled = fill(record) if fill else {}
-            report(Event("save", "saving the machine"))
+            report(Event("snapshot", "taking a snapshot of the machine"))
             owner.snapshot()
         status = record.read("status.json")
         with new_seed_directory() as directory:
@@ -268,17 +279,29 @@ def build_seed(
 
 
 @contextlib.contextmanager
-def _told_of_no_room() -> Iterator[None]:
+def _logs_kept(record: Record, seed_id: str) -> Iterator[None]:
+    """Keep the logs of a workshop whose machine fails; the error says where."""
+    try:
+        yield
+    except KataDindError as error:
+        # No sandbox has a name with an underscore.
+        if kept := keep_logs(Record(f"_seed-{seed_id}", record.directory)):
+            error.add_note(f"the logs of this start are kept in {kept}")
+        raise
+
+
+@contextlib.contextmanager
+def _told_of_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace("there is no room for the seed", details=str(error)) from error
+            raise NoSpace("there is not enough space for the seed", id="seed.no-space", details=str(error)) from error
         raise
 
 
 def sandboxes_on_seed(seed_id: str) -> list[str]:
-    """Return the names of the sandboxes, running or not, whose disks lie over a seed's."""
+    """Return the names of the sandboxes, running or not, whose disks lie over those of a seed."""
     plans = {record.name: find_plan(record.directory) for record in list_records()}
     return [name for name, plan in plans.items() if plan and plan.seed == seed_id]
 
@@ -289,5 +312,5 @@ def prune_internal_seeds(*, keep: str) -> None:
     spare.sort(key=lambda seed: seed.used_at, reverse=True)
     for seed in spare[KEPT_INTERNAL - 1 :]:
         if not sandboxes_on_seed(seed.seed_id) and not seed.is_in_use:
-            with contextlib.suppress(Exception):  # somebody has begun to use it
+            with contextlib.suppress(Exception):  # another process has begun to use it
                 remove_seed(seed, references=[])

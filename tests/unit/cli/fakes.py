@@ -77,7 +77,10 @@ class FakeSandbox(Sandbox):
 
     def log_path(self, source: str) -> Path:
         if source not in ("dockerd", "guest", "vmm"):
-            raise SpecError(f"--source: {source!r} is not a log of this sandbox; use dockerd, guest, vmm")
+            raise SpecError(
+                f"--source: this sandbox has no log {source!r}; its logs are dockerd, guest, vmm",
+                id="sandbox.unknown-log",
+            )
         return self._directory / f"{source}.log"
 
     def attach(
@@ -158,7 +161,7 @@ class FakeSandboxes:
 
     def require_sandbox(self, name: str) -> Sandbox:
         if name not in self.known:
-            raise SpecError(f"there is no sandbox '{name}'")
+            raise SpecError(f"there is no sandbox '{name}'", id="sandbox.unknown")
         return self.known[name]
 
 

@@ -45,7 +45,7 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_nothing_is_known_before_the_first_start(cli: CommandLine) -> None:
-    assert cli("accel").stdout == "kvm:    unknown\nreason: the next start boots a guest on it to find out\n"
+    assert cli("accel").stdout == "kvm:    unknown\nreason: the next start boots a guest on KVM to find out\n"
 
 
 def test_what_was_found_once(cli: CommandLine, kernel: Path) -> None:

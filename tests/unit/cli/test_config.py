@@ -98,11 +98,12 @@ def test_tables_of_inner_commands(cli: CommandLine, config_file: Path) -> None:
         ("quiet = 1", "quiet: 1 is not allowed; use true or false"),
         ("share = '/a:/b'", "share: '/a:/b' is not allowed; use a list of strings"),
         ("share = [1]", "share: [1] is not allowed; use a list of strings"),
-        ("[upp]\nsize = '1G'", "upp: there is no such command"),
+        ("[upp]\nsize = '1G'", "upp: there is no such command; did you mean up?"),
+        ("[zzz]\nsize = '1G'", "zzz: there is no such command"),
         ("[up]\nname = 'x'", "up.name: there is no such option"),
         ("[up]\nkernels = 'x'", "up.kernels: there is no such option; did you mean kernel?"),
         ("[up.size]\nx = 1", "up.size: there is no such command"),
-        ("[image.built]\nsuite = 'x'", "image.built: there is no such command"),
+        ("[image.built]\nsuite = 'x'", "image.built: there is no such command; did you mean build?"),
         ("[stop]\ntimeout = 'x'", "stop.timeout: 'x' is not allowed; use a number"),
     ],
 )
@@ -112,8 +113,27 @@ def test_a_bad_file_is_refused_by_every_command(
 ) -> None:
     config_file.write_text(content)
     outcome = cli(*argv)
-    assert (outcome.exit_code, outcome.stderr) == (2, f"kata-dind: {config_file}: {complaint}\n")
+    begins, lists, _ = outcome.stderr.partition(" (there are: ")
+    told = begins + "\n" if lists else outcome.stderr
+    assert (outcome.exit_code, told) == (2, f"kata-dind: {config_file}: {complaint}\n")
+    assert outcome.stderr.count("\n") == 1
     assert not sandboxes.specs
+
+
+@pytest.mark.parametrize(
+    ("content", "those"),
+    [
+        ("nonsense = 1", "accel, accel_forget, allow_link_local, apt_option, "),
+        ("[zzz]\nsize = '1G'", "accel, docker, entrypoint, env, exec, "),
+        ("[up]\nname = 'x'", "accel, allow_link_local, apt_option, "),
+        ("[volume.zzz]\nx = 1", "fsck, inspect, ls, resize, rm)\n"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_those_that_exist(
+    cli: CommandLine, config_file: Path, content: str, those: str
+) -> None:
+    config_file.write_text(content)
+    assert cli("ls").stderr.partition(" (there are: ")[2].startswith(those)
 
 
 def test_a_file_that_is_not_text(cli: CommandLine, config_file: Path) -> None:

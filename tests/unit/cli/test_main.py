@@ -30,6 +30,10 @@ def test_version(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (
+            ["volume", "zzz"],
+            "volume: no such command 'zzz' (there are: ls, inspect, resize, fsck, rm); see kata-dind volume --help",
+        ),
         (["upp"], "no such command 'upp'. Did you mean 'up'?; see kata-dind --help"),
         (
             ["up", "--kernels", "1G"],
@@ -107,7 +111,11 @@ def test_bad_input_exits_2_with_one_line_and_nothing_is_done(
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code"), [(BootFailed("no", details="qemu.log: x", hint="do"), 4), (HostError("no"), 3)]
+    ("error", "exit_code"),
+    [
+        (BootFailed("no", id="vm.boot-failed", details="qemu.log: x", hint="do"), 4),
+        (HostError("no", id="host.no-space"), 3),
+    ],
 )
 def test_an_error_exits_as_its_class_says(
     cli: CommandLine, sandboxes: FakeSandboxes, error: KataDindError, exit_code: int
@@ -118,9 +126,41 @@ def test_an_error_exits_as_its_class_says(
     assert (outcome.exit_code, outcome.stderr.splitlines()) == (exit_code, expected)
 
 
+def test_an_error_shows_the_last_lines_of_each_log_and_verbose_shows_all(
+    cli: CommandLine, sandboxes: FakeSandboxes
+) -> None:
+    logs = {name: [f"{name} {number}" for number in range(20)] for name in ("qemu.log", "console.log")}
+    details = [
+        "qemu is running",
+        "command: qemu-system-x86_64",
+        *(line for name in logs for line in (f"--- {name}", *logs[name])),
+    ]
+    error = HostError("no", id="host.no-space", details="\n".join([*details, "--- short.log", "one line"]), hint="do")
+    error.add_note("the logs are in /logs")
+    sandboxes.on_start = raising(error)
+    assert cli("up", "--quiet").stderr.splitlines() == [
+        "kata-dind: no",
+        "qemu is running",
+        "command: qemu-system-x86_64",
+        "--- qemu.log",
+        "(12 earlier lines; --verbose shows them)",
+        *logs["qemu.log"][-8:],
+        "--- console.log",
+        "(12 earlier lines; --verbose shows them)",
+        *logs["console.log"][-8:],
+        "--- short.log",
+        "one line",
+        "note: the logs are in /logs",
+        "hint: do",
+    ]
+    verbose = cli("up", "--verbose").stderr
+    assert "\n".join(["kata-dind: no", error.details, "note: the logs are in /logs", "hint: do"]) in verbose
+    assert json.loads(cli("up", "--json").stderr)["details"] == f"{error.details}\nnote: the logs are in /logs"
+
+
 def test_verbose_tells_the_id_of_an_error(cli: CommandLine, sandboxes: FakeSandboxes) -> None:
-    sandboxes.on_start = raising(HostError("no", id="host.no"))
-    assert cli("up", "--verbose").stderr.splitlines()[-2:] == ["kata-dind: no", "error id: host.no"]
+    sandboxes.on_start = raising(HostError("no", id="host.no-space"))
+    assert cli("up", "--verbose").stderr.splitlines()[-2:] == ["kata-dind: no", "error id: host.no-space"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +243,7 @@ def test_an_error_of_the_teardown_does_not_hide_the_signal(cli: CommandLine, san
         try:
             kill_ourselves(signal.SIGTERM)
         finally:
-            raise BootFailed("the guest had to be forced")
+            raise BootFailed("the guest had to be forced", id="vm.boot-failed")
 
     sandboxes.on_start = interrupted
     outcome = cli("up", "--quiet")

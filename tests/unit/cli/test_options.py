@@ -131,7 +131,7 @@ def headings(text: str) -> list[str]:
 
 def test_the_help_has_a_heading_for_each_group(cli: CommandLine) -> None:
     expected = ["Arguments", "Options", "Options of the sandbox", own_title("vm")]
-    assert headings(cli("up", "--help").stdout) == [*expected, "Options for what is built from packages"]
+    assert headings(cli("up", "--help").stdout) == [*expected, "Options for building from packages"]
     assert headings(cli("seed", "build", "--help").stdout) == headings(cli("up", "--help").stdout)
     assert headings(cli("ls", "--help").stdout) == ["Options"]
 

@@ -36,7 +36,7 @@ class SeedBackend:
 
     def require_fit(self, seed: Seed) -> None:
         if self.unfit:
-            raise SeedUnfit(self.unfit, details="QEMU: 9; here 7")
+            raise SeedUnfit(self.unfit, id="seed.unfit", details="QEMU: 9; here 7")
 
     def adopt_seed(self, facts: dict[str, Any], directory: Path) -> list[str]:
         if not facts["plan"]:
@@ -50,7 +50,8 @@ class SeedBackend:
 def seed_backend(monkeypatch: pytest.MonkeyPatch) -> SeedBackend:
     """The backend of all seeds here."""
     made = SeedBackend()
-    monkeypatch.setattr("kata_dind.seeding.keeping.load_backend", lambda name: made)
+    for room in ("keeping", "carrying"):
+        monkeypatch.setattr(f"kata_dind.seeding.{room}.load_backend", lambda name: made)
     return made
 
 
@@ -181,9 +182,9 @@ def test_a_bad_import_leaves_nothing(cli: CommandLine, home: Path) -> None:
     assert cli("seed", "export", "bare", file).exit_code == 0
     for words, complaint in (
         ((file, "No!"), "NAME: 'No!' is not a name"),
-        ((file, "x"), f"FILE: the record in '{file}' is none of a seed"),
+        ((file, "x"), f"FILE: '{file}' does not describe a seed"),
         ((str(home / "absent"), "x"), "FILE: there is no file"),
-        (("/etc/passwd", "x"), "FILE: '/etc/passwd' is no seed"),
+        (("/etc/passwd", "x"), "FILE: '/etc/passwd' is not a seed"),
     ):
         outcome = cli("seed", "import", *words)
         assert outcome.exit_code == 2
@@ -235,8 +236,8 @@ def test_build(cli: CommandLine, built: Sequence[Any], given: list[str], home: P
         (["web"], "there is a seed 'web' already\nhint: kata-dind seed rm web"),
         (["No!"], "NAME: 'No!' is not a name"),
         (["new", "a b"], "IMAGE: 'a b' is not an image; use a reference, like kata-dind/hello"),
-        (["new", "--from-archive", "/absent"], "--from-archive: '/absent' is no file on this host"),
-        (["new", "--from-archive", "/"], "--from-archive: '/' is no file on this host"),
+        (["new", "--from-archive", "/absent"], "--from-archive: '/absent' is not a file on this host"),
+        (["new", "--from-archive", "/"], "--from-archive: '/' is not a file on this host"),
         (["new", "--from-sandbox", "absent"], "there is no sandbox 'absent'"),
         (["new", "--memory", "1X"], "--memory: '1X' is not a size"),
         *((["new", word, "x"], f"no such option: {word}") for word in ("--share", "--volume", "--seed", "--cold")),

@@ -168,7 +168,7 @@ def test_logs_are_found_by_their_source(record: Record) -> None:
         "guest.log",
         "vmm.log",
     ]
-    with pytest.raises(SpecError, match="--source: 'kernel' is not a log of this sandbox; use dockerd, guest, vmm"):
+    with pytest.raises(SpecError, match="--source: this sandbox has no log 'kernel'; its logs are dockerd, guest, vmm"):
         sandbox.log_path("kernel")
 
 

@@ -85,8 +85,8 @@ def test_the_seed_is_announced_with_what_is_known_of_its_duration(
     make("imported", plan=plan_on(accelerator), build_seconds=1.0)  # with a name: made elsewhere, or filled
     _, events = first_start(monkeypatch, accelerator=accelerator)
     assert said(events, "seed") == [
-        "the first start of such a machine makes a seed, from which later ones start in about a second; "
-        f"that takes {duration}, once"
+        f"the first start of such a machine makes a seed, which takes {duration}; "
+        "later starts from it take about a second"
     ]
 
 
@@ -98,4 +98,4 @@ def test_the_last_seed_of_this_host_tells_how_long_the_next_one_takes(
     make(internal_id("b"), plan=plan_on("tcg"), build_seconds=seconds, created=3.0)
     make(internal_id("c"), plan=plan_on("kvm"), build_seconds=100.0, created=4.0)
     _, events = first_start(monkeypatch)
-    assert said(events, "seed")[0].endswith(f"; that takes about {said_seconds} s here, once")
+    assert f" makes a seed, which takes about {said_seconds} s here; " in said(events, "seed")[0]

@@ -11,7 +11,7 @@ import pytest
 
 from kata_dind.errors import SeedUnfit, SpecError
 from kata_dind.host.process import find_tool, run
-from kata_dind.seeding.archive import read_record, unpack_files, write_archive
+from kata_dind.seeding.archive import read_facts, unpack_files, write_archive
 from kata_dind.store.marks import damaged_file
 from kata_dind.store.seeds import FORMAT, new_seed_directory
 from tests.unit.store.conftest import MakeSeed
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not find_tool("zstd"), reason="zstd is not insta
 
 def read_archive(file: Path, directory: Path) -> dict[str, Any]:
     """Read all of an archive."""
-    facts = read_record(file, directory)
+    facts = read_facts(file, directory)
     unpack_files(file, directory, facts)
     return facts
 
@@ -79,7 +79,7 @@ def test_a_truncated_file_is_refused_at_any_length(make_seed: MakeSeed, tmp_path
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         with (
-            pytest.raises(SpecError, match="is no seed that `kata-dind seed export` has written"),
+            pytest.raises(SpecError, match="is not a seed that `kata-dind seed export` has written"),
             new_seed_directory() as directory,
         ):
             read_archive(file, directory)
@@ -90,7 +90,7 @@ def test_damage_is_found_by_the_hash(make_seed: MakeSeed, tmp_path: Path) -> Non
     (seed.directory / "memory").write_bytes(b"mEmory")
     write_archive(seed, file)
     with (
-        pytest.raises(SeedUnfit, match="is damaged: its memory is not what the seed had"),
+        pytest.raises(SeedUnfit, match="is damaged: the file memory in it is not as it was exported"),
         new_seed_directory() as directory,
     ):
         read_archive(file, directory)
@@ -113,7 +113,7 @@ def test_damage_is_found_by_the_hash(make_seed: MakeSeed, tmp_path: Path) -> Non
 )
 def test_a_record_that_we_have_not_written_is_refused(facts: object, tmp_path: Path) -> None:
     file = pack(tmp_path, facts, member("memory"))
-    with pytest.raises(SpecError, match="is no seed"), new_seed_directory() as directory:
+    with pytest.raises(SpecError, match="is not a seed"), new_seed_directory() as directory:
         read_archive(file, directory)
 
 
@@ -133,7 +133,7 @@ def test_a_record_that_we_have_not_written_is_refused(facts: object, tmp_path: P
 def test_only_plain_files_of_the_seed_are_taken(members: list[tarfile.TarInfo], tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     file = pack(tmp_path, GOOD, *members)
-    with pytest.raises(SpecError, match="is no seed"), new_seed_directory() as directory:
+    with pytest.raises(SpecError, match="is not a seed"), new_seed_directory() as directory:
         read_archive(file, directory)
     assert [*(tmp_path / "secret").iterdir()] == []
     assert sorted(path.name for path in (tmp_path / "state" / "seeds").iterdir()) == []

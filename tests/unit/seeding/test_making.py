@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kata_dind.backend.plan import PlannedImage, write_plan
-from kata_dind.errors import SandboxError, SpecError
-from kata_dind.progress import Event
+from kata_dind.errors import BootFailed, SandboxError, SpecError
+from kata_dind.progress import Event, silent
 from kata_dind.seeding import contents, making
 from kata_dind.seeding.making import KEPT_INTERNAL, make_seed, prune_internal_seeds, sandboxes_on_seed
 from kata_dind.spec import SandboxSpec, parse_spec, spec_to_json
@@ -64,6 +66,28 @@ def test_the_internal_seeds_that_were_used_last_stay_and_so_do_those_that_are_ne
         prune_internal_seeds(keep=newest.seed_id)
         assert ids() == sorted(["web", oldest, older, newest.seed_id, *others[-(KEPT_INTERNAL - 1) :]],
                                key=lambda seed_id: (seed_id.startswith("_"), seed_id))  # fmt: skip
+
+
+def test_the_logs_of_a_machine_that_fails_on_the_way_to_a_seed_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def fail(record: Record, *_: object, **__: object) -> Iterator[None]:
+        (record.directory / "guest.log").write_text("panic")
+        raise BootFailed("the guest did not answer", id="vm.boot-failed")
+        yield
+
+    monkeypatch.setattr(making, "own_in_thread", fail)
+    monkeypatch.setattr(
+        making, "load_backend", lambda name: SimpleNamespace(snapshots=True, prepare=lambda *_, **__: plan_with())
+    )
+    with pytest.raises(BootFailed) as caught:
+        making.build_seed("web", parse_spec(name="seed"), None, report=silent)
+    kept = home / "s" / "failed" / "_seed-web"
+    assert caught.value.__notes__ == [f"the logs of this start are kept in {kept}"]
+    assert (kept / "guest.log").read_text() == "panic"
+    assert ids() == []
+    assert list((home / "s" / "sandboxes").iterdir()) == []
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The options that several commands share, and the decorators that give them to a command.
 
 An option `--some-thing` is read from `KATA_DIND_SOME_THING` too; one that belongs to a single verb has the verb in its
-variable. Values stay text here: what they mean, and which are allowed, only `spec.py` says. What was not given does
-not arrive: the defaults are the spec's, and those that the help shows are compared with them by a test.
+variable. Values stay text here: only `spec.py` says what they mean and which are allowed. An option that was not given
+is not passed on: the defaults are those of the spec, and a test compares them with those that the help shows.
 
 A new option of a sandbox is a field in `spec.py`, and an entry in `common.py` or in the file of its backend.
 """

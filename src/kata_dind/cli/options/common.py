@@ -22,7 +22,7 @@ OPTIONS = {
     "size": word(
         "--size",
         "SIZE",
-        "The size of the data root. A disk is sparse: it takes only the room that is used. A volume can only grow.",
+        "The size of the data root. A disk is sparse: it takes only the space that is used. A volume can only grow.",
         default="20G, or the size that the volume has",
     ),
     "filesystem": choice(
@@ -40,23 +40,26 @@ OPTIONS = {
         "--image",
         "REFERENCE",
         "The dind image to run; `kata-dind image ls` lists them.",
-        default="the one that is built from packages",
+        default="the image that is built from packages",
         autocompletion=completion.image_references,
     ),
     "kernel": word(
         "--kernel", "PATH", "The kernel of the guest.", default="Kata's if it is installed, else the distribution's"
     ),
     "network": choice(
-        "--network", NetworkMode, "What the guest can reach: nothing, or the outside through NAT.", default="nat"
+        "--network",
+        NetworkMode,
+        "The network that the guest can reach: none, or the host's through NAT.",
+        default="nat",
     ),
     "shares": several(
         "--share",
         "HOST:GUEST[:ro]",
-        "Show the guest a directory or a file of the host; may be repeated.",
+        "Make a directory or a file of the host visible in the guest. May be repeated.",
         of_one_start=True,
     ),
     "dockerd_args": several(
-        "--dockerd-arg", "FLAG", "Start dockerd with this flag, like --registry-mirror=URL; may be repeated."
+        "--dockerd-arg", "FLAG", "Start dockerd with this flag, such as --registry-mirror=URL. May be repeated."
     ),
     "timeout_seconds": duration("--timeout", "How long the start may take before it counts as failed.", default="180"),
 }

@@ -1,4 +1,4 @@
-"""How options are declared: their names, their help, and what the help says of their default."""
+"""How options are declared: their names, their help, and the default that the help shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kata_dind.cli import completion
 
 
 def option(*names: str, variable: str, help_text: str, **more: Any) -> Any:
-    """Declare an option. The variable is not shown in its help: the rule for it stands in the help of the whole."""
+    """Declare an option. Its help does not show the variable: the help of `kata-dind` states the rule for all."""
     return typer.Option(*names, envvar=f"KATA_DIND_{variable}", help=help_text, show_envvar=False, **more)
 
 
@@ -42,18 +42,18 @@ def seconds(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Declared:
-    """An option that belongs to a group: its type, and how typer is to read it. It has no value until one is given."""
+    """An option that belongs to a group: its type, and how typer is to read it. Without a given value it is absent."""
 
     kind: Any
     info: Any
     of_one_start: bool = False
-    """Whether it says something of one start, and not of the machine that is started."""
+    """Whether the option describes one start, and not the machine that is started."""
 
 
 def word(
     name: str, metavar: str, help_text: str, *, default: str = "", of_one_start: bool = False, **more: Any
 ) -> Declared:
-    """Declare an option with a value; `default` is what the help says of the value where none is given."""
+    """Declare an option with a value; `default` is the text that the help shows for a value that is not given."""
     info = option(
         name, variable=_variable(name), metavar=metavar, help_text=help_text, show_default=default or False, **more
     )

@@ -1,4 +1,4 @@
-"""What every command has, and the names that most of them take."""
+"""The options of every command, and the names that most commands take."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Quiet = Annotated[
         "--quiet",
         "-q",
         variable="QUIET",
-        help_text="Print only the answer, without progress.",
+        help_text="Print only the answer, and no progress.",
         is_eager=True,
         callback=_remember_quiet,
     ),

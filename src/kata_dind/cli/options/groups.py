@@ -1,6 +1,6 @@
-"""The options of a sandbox in groups: what every backend has, and what one backend has alone.
+"""The options of a sandbox in groups: those that every backend has, and those that only one backend has.
 
-A group's title stands over its options in the help, and names the backend where the group is one's own.
+The help shows a group's options under its title, which names the backend if only one has them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kata_dind.vocabulary import BACKEND_MODULES, BackendName
 Group = Mapping[str, Declared]
 
 OWN_OPTIONS: dict[str, Group] = {BackendName.VM: vm.OPTIONS}
-"""What one backend has and the others don't, by its name."""
+"""The options that only one backend has, by the name of that backend."""
 
 
 def sandbox_groups() -> dict[str, Group]:
@@ -24,7 +24,7 @@ def sandbox_groups() -> dict[str, Group]:
 
 
 def machine_groups() -> dict[str, Group]:
-    """Return the groups without the options that say something of one start alone."""
+    """Return the groups without the options that describe only one start."""
     return {
         title: {name: declared for name, declared in group.items() if not declared.of_one_start}
         for title, group in sandbox_groups().items()
@@ -37,5 +37,5 @@ def package_groups() -> dict[str, Group]:
 
 
 def own_title(backend: str) -> str:
-    """Return the title of the options that a backend has alone."""
+    """Return the title of the options that only this backend has."""
     return f"Options of the {backend} backend"

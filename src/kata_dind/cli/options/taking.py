@@ -1,4 +1,4 @@
-"""The decorators that give a command the options which it shares with others."""
+"""The decorators that give a command the options that it shares with others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def takes_sandbox_options(command: Command) -> Command:
 
 
 def takes_machine_options(command: Command) -> Command:
-    """Give a command those options that describe a machine, and not what one start of it has beside; as `fields`."""
+    """Give a command, as `fields`, the options that describe a machine, without those of a single start."""
     return _takes(command, machine_groups(), argument="fields")
 
 

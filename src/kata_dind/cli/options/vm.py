@@ -1,4 +1,4 @@
-"""The options that the vm backend alone has, by their names in `SandboxSpec`."""
+"""The options that only the vm backend has, by their names in `SandboxSpec`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OPTIONS = {
         "--seed",
         "NAME",
         "Start from this seed; `kata-dind seed ls` lists them.",
-        default="one that is made for such machines when it is first needed",
+        default="a seed that is made when the first such machine is started",
         of_one_start=True,
         autocompletion=completion.seed_names,
     ),
     "cold": switch(
-        "--cold", "Boot the guest, also where it could start from a seed.", default=False, of_one_start=True
+        "--cold", "Boot the guest, even where it could be restored from a seed.", default=False, of_one_start=True
     ),
     "allow_link_local": switch(
         "--allow-link-local",
@@ -33,7 +33,7 @@ OPTIONS = {
     "virtiofs_xattr": switch(
         "--virtiofs-xattr",
         "Give a virtiofs data root the extended attributes that overlay needs. "
-        "Without them it is as Kata mounts it by default, and overlay is refused.",
+        "Without them, as in Kata's default, the kernel refuses overlay there.",
         default=True,
         of_one_start=True,
     ),

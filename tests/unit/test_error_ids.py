@@ -1,0 +1,170 @@
+"""The ids of errors are public: programs and the documentation know them, so that a new or lost one must be seen."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import kata_dind
+from kata_dind import errors
+from kata_dind.errors import KataDindError
+
+SUBJECTS = frozenset(
+    (
+        "spec",
+        "host",
+        "kvm",
+        "vm",
+        "guest",
+        "dockerd",
+        "dataroot",
+        "proof",
+        "sandbox",
+        "volume",
+        "seed",
+        "image",
+        "kernel",
+        "network",
+        "share",
+        "process",
+        "config",
+        "setup",
+        "plan",
+        "backend",
+    )
+)
+"""What an error is about, in the user's world."""
+
+IDS = [
+    "backend.no-seeds",
+    "backend.not-installed",
+    "config.no-file",
+    "config.not-toml",
+    "config.unknown-key",
+    "config.unreadable",
+    "config.wrong-type",
+    "dockerd.hello-not-loaded",
+    "dockerd.images-not-listed",
+    "dockerd.load-failed",
+    "dockerd.pull-failed",
+    "host.no-space",
+    "image.needed",
+    "image.unknown",
+    "process.bug",
+    "process.supervisor-ended",
+    "sandbox.already-running",
+    "sandbox.never-started",
+    "sandbox.not-running",
+    "sandbox.not-running-to-save",
+    "sandbox.not-served",
+    "sandbox.still-running",
+    "sandbox.stop-timed-out",
+    "sandbox.unknown-log",
+    "seed.damaged",
+    "seed.damaged-in-use",
+    "seed.foreign-file",
+    "seed.no-space",
+    "seed.other-version",
+    "setup.incomplete",
+    "spec.differs",
+    "spec.option-of-another-backend",
+    "spec.options-conflict",
+    "spec.unknown-field",
+    "spec.unreadable-file",
+    "spec.unwritable-file",
+    "spec.wrong-usage",
+    "spec.wrong-value",
+]
+
+SOURCE = Path(kata_dind.__file__).parent
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place in the source that gives an error its id."""
+
+    id: str
+    callee: str
+    """The class that is constructed, or the function that constructs it."""
+    place: str
+
+
+def uses_in(text: str, *, file: str) -> Iterator[Use]:
+    """Find the ids that calls have as literals: `id="…"`, also in a choice of two."""
+    for call in ast.walk(ast.parse(text)):
+        if not isinstance(call, ast.Call):
+            continue
+        for keyword in call.keywords:
+            if keyword.arg == "id":
+                for id in _literals(keyword.value):
+                    yield Use(id, ast.unparse(call.func).rpartition(".")[2], f"{file}:{call.lineno}")
+
+
+def _literals(value: ast.expr) -> list[str]:
+    match value:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*_literals(body), *_literals(orelse)]
+        case _:
+            return []
+
+
+def all_uses() -> list[Use]:
+    files = sorted(SOURCE.rglob("*.py"))
+    return [use for file in files for use in uses_in(file.read_text(), file=str(file.relative_to(SOURCE)))]
+
+
+def exit_code(use: Use) -> int | None:
+    found = getattr(errors, use.callee, None)
+    return found.exit_code if isinstance(found, type) and issubclass(found, KataDindError) else None
+
+
+def test_every_id_is_listed() -> None:
+    found, listed = {use.id for use in all_uses()}, set(IDS)
+    missing, too_much = sorted(found - listed), sorted(listed - found)
+    assert (missing, too_much) == ([], []), (
+        f"missing in the list: {' '.join(missing) or 'none'}; too much in the list: {' '.join(too_much) or 'none'}"
+    )
+    assert sorted(listed) == IDS, "the list is sorted, and names each id once"
+
+
+def test_every_id_names_a_subject_and_what_happened_to_it() -> None:
+    wrong = [f"{use.place}: {use.id}" for use in all_uses() if not is_well_formed(use.id)]
+    assert wrong == []
+
+
+def is_well_formed(id: str) -> bool:
+    subject, _, what = id.partition(".")
+    return subject in SUBJECTS and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", what) is not None
+
+
+@pytest.mark.parametrize(
+    "id", ["boot-failed", "vm", "vm.", "vm.Boot", "vm.boot_failed", "vm.boot.failed", "seeds.gone"]
+)
+def test_another_form_or_subject_is_refused(id: str) -> None:
+    assert not is_well_formed(id)
+
+
+def test_one_id_has_one_exit_code() -> None:
+    codes: dict[str, dict[int, list[str]]] = {}
+    for use in all_uses():
+        if (code := exit_code(use)) is not None:
+            codes.setdefault(use.id, {}).setdefault(code, []).append(f"{use.callee} in {use.place}")
+    assert {id: places for id, places in codes.items() if len(places) > 1} == {}
+
+
+def test_ids_are_found_where_they_stand() -> None:
+    text = 'SpecError("no", id="spec.one")\nerrors.HostError(\n  "no", id="host.two" if x else "host.three")\nf(id=x)'
+    uses = list(uses_in(text, file="a.py"))
+    assert [(use.id, use.callee, use.place) for use in uses] == [
+        ("spec.one", "SpecError", "a.py:1"),
+        ("host.two", "HostError", "a.py:2"),
+        ("host.three", "HostError", "a.py:2"),
+    ]
+    assert [exit_code(use) for use in uses] == [2, 3, 3]
