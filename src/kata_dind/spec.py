@@ -189,14 +189,14 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     if info.data.get("data_root") is DataRootKind.MEMORY:
         raise _Refused(
             f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out",
-            id="spec.options-conflict",
+            id="spec.volume-in-memory",
         )
     return _checked_name(name)
 
 
 def _checked_seed(name: str, info: ValidationInfo) -> str:
     if name and info.data.get("cold"):
-        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.options-conflict")
+        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.seed-with-cold")
     return _checked_name(name) if name else name
 
 

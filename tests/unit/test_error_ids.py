@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,31 +53,30 @@ IDS = [
     "dockerd.images-not-listed",
     "dockerd.load-failed",
     "dockerd.pull-failed",
+    "host.file-system-full",
     "host.no-space",
     "image.needed",
-    "image.unknown",
     "process.bug",
-    "process.supervisor-ended",
-    "sandbox.already-running",
     "sandbox.never-started",
     "sandbox.not-running",
     "sandbox.not-running-to-save",
     "sandbox.not-served",
     "sandbox.still-running",
     "sandbox.stop-timed-out",
+    "sandbox.supervisor-ended",
     "sandbox.unknown-log",
     "seed.damaged",
     "seed.damaged-in-use",
     "seed.foreign-file",
-    "seed.no-space",
     "seed.other-version",
     "setup.incomplete",
     "spec.differs",
     "spec.option-of-another-backend",
-    "spec.options-conflict",
+    "spec.seed-with-cold",
     "spec.unknown-field",
     "spec.unreadable-file",
     "spec.unwritable-file",
+    "spec.volume-in-memory",
     "spec.wrong-usage",
     "spec.wrong-value",
 ]
@@ -90,19 +90,23 @@ class Use:
 
     id: str
     callee: str
-    """The class that is constructed, or the function that constructs it."""
+    """The class that is constructed, or the function that gets the id; empty for a variable."""
     place: str
 
 
 def uses_in(text: str, *, file: str) -> Iterator[Use]:
-    """Find the ids that calls have as literals: `id="…"`, also in a choice of two."""
-    for call in ast.walk(ast.parse(text)):
-        if not isinstance(call, ast.Call):
-            continue
-        for keyword in call.keywords:
-            if keyword.arg == "id":
-                for id in _literals(keyword.value):
-                    yield Use(id, ast.unparse(call.func).rpartition(".")[2], f"{file}:{call.lineno}")
+    """Find the ids that stand as literals: `id="…"` in a call, those of an `ErrorIds`, and `error_id = "…"`."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=func, keywords=keywords):
+                callee = ast.unparse(func).rpartition(".")[2]
+                values = [word.value for word in keywords if word.arg == "id" or callee == "ErrorIds"]
+            case ast.Assign(targets=[ast.Name(id="id" | "error_id")], value=value):
+                callee, values = "", [value]
+            case _:
+                continue
+        for id in itertools.chain.from_iterable(map(_literals, values)):
+            yield Use(id, callee, f"{file}:{node.lineno}")
 
 
 def _literals(value: ast.expr) -> list[str]:
@@ -160,11 +164,15 @@ def test_one_id_has_one_exit_code() -> None:
 
 
 def test_ids_are_found_where_they_stand() -> None:
-    text = 'SpecError("no", id="spec.one")\nerrors.HostError(\n  "no", id="host.two" if x else "host.three")\nf(id=x)'
-    uses = list(uses_in(text, file="a.py"))
+    text = 'SpecError("no", id="spec.one")\nerrors.HostError(\n  "no", id="host.two" if x else "host.three")\nf(id=x)\n'
+    text += 'ErrorIds(one="seed.one", two="seed.two")\nerror_id = "vm.one"\nname = "vm.two"'
+    uses = sorted(uses_in(text, file="a.py"), key=lambda use: use.place)
     assert [(use.id, use.callee, use.place) for use in uses] == [
         ("spec.one", "SpecError", "a.py:1"),
         ("host.two", "HostError", "a.py:2"),
         ("host.three", "HostError", "a.py:2"),
+        ("seed.one", "ErrorIds", "a.py:5"),
+        ("seed.two", "ErrorIds", "a.py:5"),
+        ("vm.one", "", "a.py:6"),
     ]
-    assert [exit_code(use) for use in uses] == [2, 3, 3]
+    assert [exit_code(use) for use in uses] == [2, 3, 3, None, None, None]
