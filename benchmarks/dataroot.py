@@ -1,22 +1,24 @@
-"""What a data root costs, kind by kind, in sandboxes of one size; in turn in each round, so that moods cancel out.
+"""What a data root costs, kind by kind, in sandboxes of one size.
+
+Each round measures all variants in turn, so that changes in the machine's speed cancel out.
 
     memory, block, loop, virtiofs   `--data-root …`
     xfs      block with `--filesystem xfs`
     recipe   the loop kind's disk without direct I/O, which is what `mount disk.img /var/lib/docker` gives
-    vfs      on a share without extended attributes, which is what dockerd does there when it is left alone
+    vfs      on a share without extended attributes, which is what dockerd uses there when nothing stops it
 
     write      200 MiB written in sequence and synced, in the guest; the median of three
     unpack     `docker load` of a layer of 20,000 small files
     build      an image of 30 layers on a base of 24 MiB
     container  create, start, wait for and remove a container that does nothing
-    load       `docker load` of 200 MiB in a few files, when what was written before is on the disk; the median of
+    load       `docker load` of 200 MiB in a few files, after all earlier data has gone to the disk; the median of
                three, each of which is removed before the next
-    disk       what the 30-layer image takes on the host, after a sync
+    disk       how much of the host's disk the 30-layer image takes, after a sync
 
 Also the guest entrypoint's own cost on a good data root on this host (root only): milliseconds and processes.
 
 Bars: loop >= 5 times recipe at writing; block >= 0.9 times memory at loading; 30 layers on loop and on block <= 1/10 of
-vfs; the entrypoint <= 150 ms and <= 10 processes. Ends with 1 when one that was measured is missed.
+vfs; the entrypoint <= 150 ms and <= 10 processes. Exits with 1 when a bar that was measured is missed.
 
     .venv/bin/python benchmarks/dataroot.py [--rounds 1] [--accel tcg] [--only loop recipe] [--json]
 
@@ -70,7 +72,7 @@ _random = random.Random(1)
 
 
 def small_files() -> bytes:
-    """Make an image of 20,000 files of up to 4 KiB, as a package manager's tree has them."""
+    """Make an image of 20,000 files of up to 4 KiB, like the tree of a package manager."""
     files = {f"d{number % 200}/f{number}": _random.randbytes(_random.randrange(4096)) for number in range(20_000)}
     return docker_archive("bench/files:latest", [Layer(files=files)])
 
@@ -83,7 +85,7 @@ def large_files() -> bytes:
 
 
 def base_image() -> bytes:
-    """Make the image that is built on: a busybox and 24 MiB beside it."""
+    """Make the image that the build starts from: a busybox and 24 MiB beside it."""
     busybox = require_busybox(default_source(), cache=cache_directory()).read_bytes()
     return docker_archive(
         "bench/base:latest", [Layer(files={"data": _random.randbytes(24 << 20)}, executables={"busybox": busybox})]
@@ -112,7 +114,7 @@ def measure(variant: str, images: dict[str, bytes], *, accel: str, image: str) -
     with open_sandbox(spec) as sandbox, contextlib.closing(_client(sandbox)) as client:
         if variant == "recipe":
             _succeed(sandbox, BUFFERED)
-        # The first write is emulated code that nobody has translated yet.
+        # The first write runs code that the emulator has not translated yet.
         seconds = {"write": statistics.median(_dd_seconds(_succeed(sandbox, WRITE)) for _ in range(3))}
         seconds["unpack"] = _timed(client.images.load, images["small"])
         client.images.load(images["base"])
@@ -122,7 +124,7 @@ def measure(variant: str, images: dict[str, bytes], *, accel: str, image: str) -
         )
         seconds["disk"] = _allocated_mib(sandbox) - before
         seconds["container"] = _timed(lambda: client.containers.run("bench/base", ["/busybox", "true"], remove=True))
-        # At the end: what these images have taken is given back to the host a while after they are gone.
+        # At the end, since the space of these images goes back to the host only a while after their removal.
         seconds["load"] = statistics.median(_load_seconds(sandbox, client, images["large"]) for _ in range(3))
         return seconds
 
@@ -141,7 +143,7 @@ def _succeed(sandbox: Sandbox, command: str) -> str:
 def _dd_seconds(said: str) -> float:
     found = re.search(r"copied, ([0-9.]+) s", said)
     if not found:
-        raise SystemExit(f"dd says what we don't know: {said}")
+        raise SystemExit(f"the output of dd has no time in it: {said}")
     return float(found[1])
 
 
@@ -152,14 +154,14 @@ def _timed(call: Any, *arguments: Any) -> float:
 
 
 def _load_seconds(sandbox: Sandbox, client: docker.DockerClient, image: bytes) -> float:
-    _succeed(sandbox, "sync")  # what was written before is not its to pay for
+    _succeed(sandbox, "sync")  # so that the load does not pay for earlier writes
     seconds = _timed(client.images.load, image)
     client.images.remove("bench/large")
     return seconds
 
 
 def _allocated_mib(sandbox: Sandbox) -> float:
-    """Return what the data root takes on the host when all is written; the guest's memory, for the memory kind."""
+    """Return how much the data root takes on the host after a sync; for the memory kind, of the guest's memory."""
     _succeed(sandbox, "sync")
     if sandbox.inspect()["data_root"]["kind"] == "memory":
         return int(_succeed(sandbox, "df -k /var/lib/docker | tail -n 1").split()[2]) / 1024
@@ -172,7 +174,7 @@ def _allocated_mib(sandbox: Sandbox) -> float:
 
 
 def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
-    """Return the entrypoint's median milliseconds on a tmpfs, beyond those of a bare shell, and its processes."""
+    """Return how many milliseconds more than a bare shell the entrypoint takes on a tmpfs, and its processes."""
     temporary = tempfile.TemporaryDirectory(prefix="kata-dind-bench-")
     with temporary as directory, tempfile.NamedTemporaryFile("w", prefix="kata-dind-bench-") as entrypoint:
         entrypoint.write(entrypoint_script())
@@ -195,7 +197,7 @@ def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
 
 
 def _in_namespaces(script: str, *argv: str, directory: str) -> tuple[float, int]:
-    """Return the seconds, and how many process numbers it took."""
+    """Return the seconds, and how many process numbers were used."""
     command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
     told = {"KATA_DIND_PATH": directory, "KATA_DIND_STATUS_DIR": f"{directory}/status", "KATA_DIND_LOG": "error"}
     started = time.monotonic()
@@ -211,7 +213,7 @@ def _in_namespaces(script: str, *argv: str, directory: str) -> tuple[float, int]
 
 
 def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> Iterator[Bar]:
-    """Judge what was measured."""
+    """Compare the measurements with their bars."""
 
     def ratio(workload: str, over: str, under: str) -> float | None:
         return medians[over][workload] / medians[under][workload] if {over, under} <= medians.keys() else None
@@ -229,7 +231,7 @@ def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> 
 
 
 def require_image(reference: str) -> None:
-    """Build Debian 13's image when it is asked for and not there."""
+    """Build the image of Debian 13 when it is the one to measure and is absent."""
     kata_dind = str(Path(sys.executable).with_name("kata-dind"))
     known = subprocess.run([kata_dind, "image", "ls", "--quiet"], check=True, capture_output=True, text=True).stdout
     if reference == "dind:trixie" and reference not in known.split():

@@ -4,18 +4,18 @@
 alive       N sandboxes are started by `kata-dind up`, one after another, and all stay
     seconds             of each `up`, from process start to a `_ping` over its endpoint
     vm_mib              the proportional share of QEMU's memory: what clones share is counted once
-    all_mib             what the host has less for each: MemAvailable before and after, by N
-    disk_mib            what a fresh clone's directory takes
-    answer_seconds      a `_ping` of every one when all are idle
-    idle_load           processors kept busy by all of them together, over some idle seconds
-sequential  `up` and `rm` again and again: what is left of processes, files and memory
+    all_mib             how much less memory the host has for each: MemAvailable before and after, by N
+    disk_mib            how much disk a fresh clone's directory takes
+    answer_seconds      a `_ping` of each sandbox when all are idle
+    idle_load           how many processors all of them together keep busy, over some idle seconds
+sequential  `up` and `rm` again and again: the processes, files and memory that are left behind
     parts               the medians of each tenth of the cycles, of fewer parts below 100: the seconds of `up`, those of
-                        a restore by hand after every tenth cycle, and their ratio pair by pair, which leaves out the
-                        machine's moods
+                        a restore by hand after every tenth cycle, and their ratio pair by pair, in which changes of the
+                        machine's speed cancel out
 
 Bars, for 100 clones on 2 cores: vm_mib <= 60, all_mib <= 90, disk_mib <= 2, every answer within 1 s, idle_load <= 1, no
-start slower than 3 times the first; of 1000 cycles no process and no file is left, and p99 <= 2 medians. Ends with 1
-when one that was measured is missed.
+start slower than 3 times the first; after 1000 cycles no process and no file is left, and p99 <= 2 medians. Exits with
+1 when a bar that was measured is missed.
 
     benchmarks/density.py --clones 100 --cycles 1000 --accel tcg
 """
@@ -69,7 +69,7 @@ def meminfo_mib(*names: str) -> float:
 
 
 def available_mib() -> float:
-    """Return what the host could still give to programs."""
+    """Return how much memory the host could still give to programs."""
     return meminfo_mib("MemAvailable")
 
 
@@ -100,7 +100,7 @@ def busy_seconds() -> float:
 
 
 def disk_mib(name: str) -> float:
-    """Return what a sandbox's directory takes."""
+    """Return how much disk a sandbox's directory takes."""
     directory = endpoint_of(name).parent
     return sum(path.lstat().st_blocks for path in directory.iterdir()) * 512 / 2**20
 
@@ -116,11 +116,11 @@ def removed_at_the_end(names: list[str]) -> Iterator[None]:
 
 
 def alive(count: int, accel: str) -> dict[str, Any]:
-    """Start that many sandboxes, look at them when they are idle, and remove them."""
+    """Start a number of sandboxes, look at them when they are idle, and remove them."""
     names: list[str] = []
     with removed_at_the_end(names):
         rm_first = "density-first"
-        up(rm_first, accel)  # whatever the first start of all has to make
+        up(rm_first, accel)  # so that the first start of all makes its seed before we measure
         rm(rm_first)
         idle_before = _idle_load()
         before_mib = available_mib()
@@ -153,7 +153,7 @@ def _idle_load() -> float:
 
 
 def sequential(cycles: int, accel: str) -> dict[str, Any]:
-    """Start and remove a sandbox again and again; compare what there is before and after."""
+    """Start and remove a sandbox again and again; compare the host before and after."""
     plan = plan_of_up(accel)
     up("density", accel)
     rm("density")
@@ -178,7 +178,7 @@ def sequential(cycles: int, accel: str) -> dict[str, Any]:
 
 
 def _parts(values: list[float], count: int) -> list[float]:
-    """Return the medians of so many parts of a list, which has at least as many values."""
+    """Return the medians of `count` parts of a list, which has at least as many values."""
     edges = [len(values) * number // count for number in range(count + 1)]
     return [round(statistics.median(values[begin:end]), 3) for begin, end in itertools.pairwise(edges)]
 
@@ -198,13 +198,13 @@ def _surroundings() -> dict[str, float]:
         "files": len(files),
         "disk_mib": round(sum(path.lstat().st_blocks for path in files) * 512 / 2**20, 1),
         "available_mib": round(available_mib()),
-        # What is available also moves with the page cache; a leak in the kernel would be here.
+        # MemAvailable also moves with the page cache; a leak in the kernel would show here.
         "kernel_mib": round(meminfo_mib("SUnreclaim", "KernelStack", "PageTables", "Percpu"), 1),
     }
 
 
 def bars(found: dict[str, dict[str, Any]]) -> Iterator[Bar]:
-    """Judge what was measured."""
+    """Compare the measurements with their bars."""
     if alive := found.get("alive"):
         for what, most in (("vm_mib", 60), ("all_mib", 90), ("disk_mib", 2), ("unanswered", 0),
                            ("slowest_answer_seconds", 1), ("idle_load", 1), ("slowest_by_first", 3)):  # fmt: skip

@@ -1,15 +1,17 @@
-"""How long a Docker daemon takes to answer, several ways, in turn in each round so that a machine's moods cancel out.
+"""How long a Docker daemon takes to answer, when it is started in several ways.
+
+Each round measures all ways in turn, so that changes in the machine's speed cancel out.
 
     native   dockerd on this host, in namespaces of its own
     floor    the same kernel, disks and data root under a bare QEMU command line; a shell script starts dockerd by hand
     cold     `kata-dind up --cold`, from the process's start to the first answer over the endpoint
-    bare     the seed that `up` goes on from, restored by hand: QEMU alone, and one `_ping` through the agent's port
+    bare     the seed that `up` restores, restored by hand: QEMU alone, and one `_ping` through the agent's port
     up       `kata-dind up`, from the process's start to the first answer over the endpoint
     api      `open_sandbox` in a process that has started one before, to the first answer over the endpoint
     run      `kata-dind run kata-dind/hello`, from start to end
 
 Bars: cold <= 1.25 times floor; up <= 2 times bare, and <= 0.6 s, its p99 <= 2 medians; api <= 0.25 s;
-`--help` <= 0.25 s and `ls` <= 0.3 s; the supervisor <= 60 MiB and idle. Ends with 1 when one that was measured is
+`--help` <= 0.25 s and `ls` <= 0.3 s; the supervisor <= 60 MiB and idle. Exits with 1 when a bar that was measured is
 missed. Only root can run `native`.
 
     .venv/bin/python benchmarks/startup.py [--rounds 5] [--accel tcg] [--only bare up] [--json]
@@ -48,7 +50,7 @@ NAME = "bench"
 DEADLINE_SECONDS = 90.0
 LISTENING = b"API listen on"
 
-# What a person would type: mounts, modules, an address, dockerd. No agent, no proof, no network namespace.
+# What a person would type: mounts, modules, an address, dockerd. There is no agent, no proof, no network namespace.
 FLOOR_INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -96,7 +98,9 @@ def floor(plans: Plans, _accel: str) -> float:
     """Start the plan's machine by hand and return the seconds to dockerd's `API listen`."""
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
-        plan = with_machine(plans.cold, data_directory=directory)  # that of the sandbox which was planned is gone
+        plan = with_machine(
+            plans.cold, data_directory=directory
+        )  # the directory of the sandbox for which this was planned is gone
         for name, size_mib in (("layer.img", 10240), ("data.img", plan.data_root_mib)):
             create_disk(directory / name, size_mib=size_mib)
         init = encode_cpio(
@@ -130,7 +134,7 @@ def bare(plans: Plans, _accel: str) -> float:
 def restore_by_hand(plan: VmPlan) -> float:
     """Restore a clone's plan by QEMU alone; return the seconds from QEMU's start to the answer of its dockerd."""
     if plan.own.seed is None:
-        raise SystemExit("`up` boots here, so there is nothing to restore by hand")
+        raise SystemExit("`up` boots on this host, so there is no seed to restore by hand")
     with tempfile.TemporaryDirectory(prefix="kata-dind-bench-") as text, contextlib.ExitStack() as stack:
         directory = Path(text)
         copy_children(plan, directory)
@@ -182,7 +186,7 @@ def up(_plans: Plans, accel: str) -> float:
 
 
 def cold(_plans: Plans, accel: str) -> float:
-    """The same, with a boot."""
+    """Run `kata-dind up --cold` and return the seconds to the first answer over its endpoint."""
     return _up(accel, "--cold")
 
 
@@ -279,12 +283,12 @@ def _process(argv: list[str], pass_fds: list[int] | None = None) -> Iterator[sub
     try:
         yield process
     finally:
-        process.kill()  # unshare ignores TERM, and takes its child along when it dies
+        process.kill()  # unshare ignores TERM, and kills its child when it ends
         process.wait()
 
 
 def ping(endpoint: Path) -> float | None:
-    """Return the seconds to the answer to `/_ping`, None where there is none."""
+    """Return the seconds to the answer to `/_ping`, None without an answer."""
     started = time.monotonic()
     connection = http.client.HTTPConnection("localhost")
     with socket.socket(socket.AF_UNIX) as unix:
@@ -322,7 +326,7 @@ def endpoint_of(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Plans:
-    """What `up` does here when it boots, and when it goes on from a seed."""
+    """The plans of `up` on this host, when it boots and when it restores a seed."""
 
     cold: VmPlan
     clone: VmPlan
@@ -335,7 +339,7 @@ def _plans(accel: str) -> Plans:
 def plan_of_up(accel: str, *options: str) -> VmPlan:
     """Let `up` plan and build whatever is missing, and return its plan.
 
-    The next `up` of another command line is not started early.
+    No next `up` is started early, since the next command line differs.
     """
     subprocess.run([KATA_DIND, "up", NAME, "--accel", accel, *options], check=True, stdout=subprocess.DEVNULL)
     try:
@@ -385,7 +389,7 @@ def _print_table(seconds: dict[str, list[float]], what: str) -> None:
 
 
 class Bar(NamedTuple):
-    """What was measured, what it should be, and whether it is."""
+    """A measurement, the bar for it, and whether the bar is kept."""
 
     what: str
     value: float
@@ -394,12 +398,12 @@ class Bar(NamedTuple):
 
 
 def at_most(what: str, value: float, most: float) -> Bar:
-    """Judge what should not be more than so much."""
+    """Compare a value with the most that it may be."""
     return Bar(what, value, f"<= {most:g}", value <= most)
 
 
 def at_least(what: str, value: float, least: float) -> Bar:
-    """Judge what should not be less than so much."""
+    """Compare a value with the least that it may be."""
     return Bar(what, value, f">= {least:g}", value >= least)
 
 
@@ -410,7 +414,7 @@ def print_bars(judged: Iterable[Bar]) -> None:
 
 
 def bars(seconds: dict[str, list[float]]) -> Iterator[Bar]:
-    """Judge what was measured."""
+    """Compare the measurements with their bars."""
     for above, below, most in (("cold", "floor", 1.25), ("up", "bare", 2.0)):
         if {above, below} <= {*seconds}:
             yield at_most(f"{above} / {below}, pair by pair, median", _ratio(seconds, above, below), most)
@@ -428,7 +432,7 @@ def _ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
 
 
 def percentile_99(values: list[float]) -> float:
-    """Return the value that 1 in 100 exceeds: the largest where there are fewer."""
+    """Return the value that 1 in 100 exceeds; of fewer than 100 values, the largest."""
     return sorted(values)[-1 - len(values) // 100]
 
 

@@ -48,7 +48,7 @@ def _build() -> DindImage:
         finished = workspace.directory / "image"
         finished.mkdir(mode=0o700)
         rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
-        record = dataclasses.replace(
+        image = dataclasses.replace(
             base,
             reference=_REFERENCE,
             docker_version=_DOCKER_VERSION,
@@ -56,14 +56,14 @@ def _build() -> DindImage:
             origin=f"github.com/moby/moby/v2 {_MODULE_VERSION} in {_BASE}",
             recipe="",
         )
-        return store.add_image(finished, record, cache=cache)
+        return store.add_image(finished, image, cache=cache)
 
 
 def _build_dockerd(workspace: Workspace) -> Path:
     require_tool("go", package="golang-go")
     module = "github.com/moby/moby/v2"
     flags = f"-s -w -X {module}/dockerversion.Version={_DOCKER_VERSION}"
-    # Without C it is static; what then lacks, such as the journald log driver, has nothing to do with a data root.
+    # Without C it is static; the parts that it then lacks, such as the journald log driver, don't matter here.
     environment = {"GOBIN": str(workspace.directory), "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
     install = ["go", "install", "-trimpath", f"-ldflags={flags}", f"{module}/cmd/dockerd@{_MODULE_VERSION}"]
     run(install, timeout_seconds=3600, log=workspace.log, environment=environment)

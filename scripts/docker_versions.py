@@ -3,10 +3,11 @@
 
     scripts/docker_versions.py [--json] [WRITER[,WRITER...] [OPENER[,OPENER...]]]
 
-The writer fills the root and is stopped, the opener is asked what it sees, then the writer is again. Prints a table in
-Markdown; with --json a line a pair, with what was seen and the errors in the daemon's log. Needs root, loop devices and
-the images of `_DAEMONS` (scripts/build_dind29.py makes the last), no VM and no registry; five seconds a pair. The
-daemons run in mount, pid, net, uts and ipc namespaces of their own, without iptables.
+The writer fills the data root and is stopped; the opener is asked what it sees, and then the writer is asked again.
+Prints a table in Markdown, or with --json a line for each pair: what was seen, and the errors in the daemon's log.
+Needs root, loop devices and the images of `_DAEMONS` (scripts/build_dind29.py makes `dind:29`), but no VM and no
+registry, and takes five seconds a pair. The daemons run in their own mount, pid, net, uts and ipc namespaces, without
+iptables.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _DAEMONS: dict[str, tuple[str, dict[str, object]]] = {
     "29 vfs": ("dind:29", {"storage-driver": "vfs"}),
     "20.10 overlay": ("dind:bookworm", {"storage-driver": "overlay"}),
 }
-"""Each one's image and daemon.json; an empty one is what a sandbox starts with."""
+"""The image and the daemon.json of each; a sandbox starts with an empty daemon.json."""
 
 _SESSION = """
 set -eu
@@ -72,7 +73,7 @@ trap : TERM
 chroot "$root" dockerd --config-file /run/sockets/daemon.json &
 # The first wait ends with the signal that stops us.
 wait $! || wait $!
-# Before the namespace ends, for the next session may come before the kernel has taken the mount away.
+# Before the namespace ends, since the next session may begin before the kernel has taken the mount away.
 umount "$root/var/lib/docker"
 """
 
@@ -84,14 +85,14 @@ _DOCKERFILE = f"FROM {_IMAGE}\nRUN cat /lower /upper >/both\n"
 
 @dataclass
 class Seen:
-    """What a daemon sees of the data that another has left, and what it can do."""
+    """The part of another daemon's data that a daemon sees, and what it can do."""
 
     driver: str = ""
     """Empty when it does not start."""
     works: list[str] = field(default_factory=list)
-    """Those of `_QUESTIONS` that it answers with yes."""
+    """The names of the `_QUESTIONS` that it answers with yes."""
     notes: list[str] = field(default_factory=list)
-    """Errors: what it answered, and what stands in its log."""
+    """Errors, from its answers and from its log."""
 
     def in_a_word(self) -> str:
         """Return `all`, `blind` (its images and containers are out of sight; all else works), or what is missing."""
@@ -186,12 +187,13 @@ def _dockerd(name: str, data: Path, directory: Path) -> Iterator[docker.DockerCl
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while not _answers(sockets / "docker.sock"):
             if process.ended(within_seconds=0.1) or time.monotonic() > deadline:
-                raise KataDindError("dockerd does not start", details=process.describe_end())
+                raise KataDindError("dockerd does not start", id="dockerd.not-started", details=process.describe_end())
         with _client(sockets / "docker.sock") as client:
             yield client
         process.stop(rung_seconds=_DEADLINE_SECONDS)
         if process.returncode() != 0:
-            raise KataDindError("dockerd does not stop cleanly", details=process.describe_end())
+            evidence = process.describe_end()
+            raise KataDindError("dockerd does not stop cleanly", id="dockerd.stop-failed", details=evidence)
 
 
 def _answers(socket: Path) -> bool:
@@ -256,7 +258,7 @@ _QUESTIONS = {
     "build": _builds_upon_it,
     "run": _runs,
 }
-"""By raising nothing they say yes. A container has to hold what it wrote and start again; `run` takes a new image."""
+"""A function that raises nothing means yes. A container must still have its file and start; `run` uses a new image."""
 
 
 @contextlib.contextmanager
@@ -270,7 +272,7 @@ def _fresh_container(client: docker.DockerClient, command: list[str], **options:
 
 
 def _build(client: docker.DockerClient, tag: str) -> None:
-    """Build with BuildKit, which docker-py does not know; a context in the body needs no session, and so no buildx."""
+    """Build with BuildKit, which docker-py cannot use; a context in the body needs no session, and so no buildx."""
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
         member = tarfile.TarInfo("Dockerfile")

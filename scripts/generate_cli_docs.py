@@ -89,7 +89,7 @@ def _arguments(command: TyperCommand) -> list[TyperArgument]:
 
 
 def _groups(command: TyperCommand) -> dict[str, list[TyperOption]]:
-    """Return the options that are shown, by the title of their group; the command's own come first, as in its help."""
+    """Return the visible options by the title of their group; the command's own come first, as in the help."""
     groups: dict[str, list[TyperOption]] = {OWN_TITLE: []}
     for parameter in command.params:
         if isinstance(parameter, TyperOption) and not parameter.hidden:
@@ -104,7 +104,7 @@ def _option_row(option: TyperOption) -> str:
 
 
 def _default(option: TyperOption) -> str:
-    """Return a value as code, and what only words can say as it is."""
+    """Return a value as code, and a description in words as it is."""
     default = shown_default(option)
     return default if " " in default else _code(default) if default else ""
 

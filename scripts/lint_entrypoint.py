@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check the guest entrypoint as it is shipped, as dash and as busybox; a finding names the part and the line there."""
+"""Check the guest entrypoint as it is shipped, for dash and for busybox; a finding names the part and its line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> int:
 
 
 def places_of(parts: dict[str, str]) -> list[str]:
-    """Return where each line of the script comes from; a blank one between two parts counts as the end of the first."""
+    """Return where each line of the script comes from; a blank line between two parts belongs to the first."""
     return [
         f"src/kata_dind/guest/entrypoint/{name}.sh:{number}"
         for name, text in parts.items()

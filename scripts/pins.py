@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what uv.lock pins as constraints for pip, which then installs from whatever index it is configured with."""
+"""Print the versions in uv.lock as constraints for pip, which then installs from the index in its configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOCK = Path(__file__).parents[1] / "uv.lock"
 
 
 def constraints(lock: dict[str, Any]) -> list[str]:
-    """Return a line for each package of a lock but our own; one that the lock has in two versions has their markers."""
+    """Return a line for each package of a lock but our own; of a package in two versions, each line has its markers."""
     return [_line(package) for package in lock["package"] if "registry" in package["source"]]
 
 

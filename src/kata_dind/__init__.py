@@ -24,12 +24,13 @@ if TYPE_CHECKING:
         SpecError,
     )
     from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+    from kata_dind.sandbox.volumes import list_volumes, require_volume
     from kata_dind.seeding.carrying import export_seed, import_seed
     from kata_dind.seeding.keeping import inspect_seed, remove_seeds, verify_seed
     from kata_dind.seeding.making import make_seed
     from kata_dind.spec import SandboxSpec, Share, parse_spec
     from kata_dind.store.seeds import Seed, list_seeds, require_seed
-    from kata_dind.store.volumes import Volume, list_volumes, require_volume
+    from kata_dind.store.volumes import Volume
 
 __all__ = [
     "BackendError",
@@ -69,7 +70,8 @@ _ROOMS = {
     "kata_dind.seeding.carrying": ("export_seed", "import_seed"),
     "kata_dind.seeding.keeping": ("inspect_seed", "remove_seeds", "verify_seed"),
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
-    "kata_dind.store.volumes": ("Volume", "list_volumes", "require_volume"),
+    "kata_dind.sandbox.volumes": ("list_volumes", "require_volume"),
+    "kata_dind.store.volumes": ("Volume",),
 }
 
 

@@ -31,7 +31,7 @@ class KataDindError(Exception):
 
     exit_code = 1
 
-    def __init__(self, summary: str, *, id: str = UNKNOWN, details: str = "", hint: str = "") -> None:
+    def __init__(self, summary: str, *, id: str, details: str = "", hint: str = "") -> None:
         super().__init__(summary)
         self.summary = summary
         self.id = id

@@ -24,6 +24,7 @@ from kata_dind.backend import Backend, Begun, Guest, OnEvent, PackedSeed, Proble
 from kata_dind.backend.plan import AnyPlan, PlannedImage, StartKind
 from kata_dind.backend.vm.events import guest_events
 from kata_dind.backend.vm.streams import AgentStream
+from kata_dind.backend.vm.volumes import HostVolumes
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
@@ -64,7 +65,7 @@ class Behaviour:
     says: tuple[Mapping[str, object], ...] = (_READY,)
     """What the guest entrypoint says on standard error."""
     exit_code: int | None = None
-    """What the container ends with before dockerd answers; None: it goes on."""
+    """The code with which the container ends before dockerd answers; None: it runs on."""
     answers: bool = True
     """Whether dockerd ever listens."""
     dies_before_ready: bool = False
@@ -76,11 +77,11 @@ class Behaviour:
     goes_down: bool = True
     """Whether the guest powers off when it is told to."""
     writer_seconds: float | None = None
-    """How long a process that writes the data root goes on when its owner is gone; None: there is none."""
+    """How long a process that writes the data root runs on when its owner is gone; None: there is no such process."""
     timeout_seconds: float = 20.0
     fallback: Fallback = Fallback.NONE
     restores: bool = False
-    """Whether the guest goes on from a seed: it can be started ahead, and is renewed when it gets its container."""
+    """Whether the guest is restored from a seed: it can be started early, and is renewed when it gets its container."""
     unsavable: str = ""
     """Why it can't be suspended."""
     suspend_refusal: KataDindError | None = None
@@ -89,7 +90,7 @@ class Behaviour:
     suspend_failure: KataDindError | None = None
     """What becomes of a suspension; None: the guest is saved."""
     resumes: bool | None = True
-    """Whether it can go on from where it was suspended; None: its owner is killed before that is known."""
+    """Whether it can resume; None: its owner is killed before that is known."""
 
 
 _WRITER = """
@@ -115,7 +116,7 @@ BEHAVIOURS = {
     "gets-bad-input": Behaviour(says=(_complaint("parse", "KATA_DIND_SIZE is 'x'"),), exit_code=64),
     "crashes": Behaviour(exit_code=1),
     "runs-short": Behaviour(problems=(_SHORT,)),
-    "heals": Behaviour(problems=(_SHORT, Problem("", solved="/host has room again"))),
+    "heals": Behaviour(problems=(_SHORT, Problem("", solved="/host has space again"))),
     "fails-for-want-of-space": Behaviour(problems=(_SHORT,), exit_code=1),
     "is-paused": Behaviour(problems=(Problem("/host is full", paused=True),), answers=False),
     "answers-late": Behaviour(faults=Faults(pings_before_ready=2)),
@@ -124,7 +125,7 @@ BEHAVIOURS = {
     "falls-silent": Behaviour(faults=Faults(silent_on=frozenset({"POST /images/load"})), timeout_seconds=1.2),
     "is-full": Behaviour(faults=Faults(load_error="write /d/kept: no space left on device")),
     "falls-to-vfs": Behaviour(faults=Faults(driver="vfs", driver_status=[])),
-    "goes-on-with-vfs": Behaviour(
+    "is-proven-with-vfs": Behaviour(
         faults=Faults(driver="vfs", driver_status=[], refuses_capabilities=True), fallback=Fallback.VFS
     ),
     "never-boots": Behaviour(boots=False, timeout_seconds=0.3),
@@ -140,10 +141,14 @@ BEHAVIOURS = {
     "is-restored-in-vain": Behaviour(restores=True, boots=False, timeout_seconds=0.1),
     "has-shares": Behaviour(unsavable="it has shares"),
     "suspends-slowly": Behaviour(suspend_seconds=0.5),
-    "finds-no-room-to-suspend": Behaviour(suspend_refusal=NoSpace("there is no room")),
-    "runs-out-of-room-when-suspended": Behaviour(suspend_failure=NoSpace("there was no room")),
-    "cannot-be-suspended": Behaviour(suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not")),
-    "is-lost-when-suspended": Behaviour(suspend_failure=AbnormalShutdown("neither saved nor able to go on")),
+    "finds-no-space-to-suspend": Behaviour(suspend_refusal=NoSpace("there is no space", id="host.no-space")),
+    "runs-out-of-space-when-suspended": Behaviour(suspend_failure=NoSpace("there was no space", id="host.no-space")),
+    "cannot-be-suspended": Behaviour(
+        suspend_seconds=0.3, suspend_failure=SandboxError("QEMU could not", id="vm.state-not-written")
+    ),
+    "is-lost-when-suspended": Behaviour(
+        suspend_failure=AbnormalShutdown("it was not suspended and can't run on", id="vm.cannot-run-on")
+    ),
     "is-killed-before-it-resumes": Behaviour(resumes=None),
     "does-not-resume": Behaviour(resumes=False),
 }
@@ -172,13 +177,14 @@ class FakeBackend:
 
     def __init__(self, snapshots: FakeSnapshots | None) -> None:
         self.snapshots = snapshots
+        self.volumes = HostVolumes()
 
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a guest that behaves as the image says."""
         spec, directory = wish.spec, wish.directory
         name = spec.image or "healthy"
         if name not in BEHAVIOURS:
-            raise SpecError(f"--image: there is no image {name!r}")
+            raise SpecError(f"--image: there is no image {name!r}", id="image.missing")
         resumes = self.snapshots is not None and _saved(directory).exists()
         where = wish.stored.directory if wish.stored else directory
         return fake_plan(
@@ -188,6 +194,7 @@ class FakeBackend:
             name=spec.name,
             data_root=DataRootKind.BLOCK if spec.data_root is DataRootKind.AUTO else spec.data_root,
             data_root_mib=spec.size_bytes >> 20,
+            volume=wish.stored.volume if wish.stored else "",
             own={"data_directory": str(where), "filesystem": str(spec.filesystem)},
         )
 
@@ -211,7 +218,7 @@ class FakeBackend:
             os.kill(os.getpid(), signal.SIGKILL)
         _saved(directory).unlink(missing_ok=True)
         if resumes and not behaviour.resumes:
-            raise BootFailed("the saved state cannot be read")
+            raise BootFailed("the saved state cannot be read", id="vm.state-unreadable")
         yield _Begun(behaviour, directory, locks, is_early=False, ran_before=resumes)
 
 
@@ -337,7 +344,7 @@ async def open_guest(
     early: bool,
     ran_before: bool,
 ) -> AsyncIterator[FakeGuest]:
-    """Start a guest for the length of the block; it is told to go down at the end, unless it is nobody's."""
+    """Start a guest for the length of the block; it is told to go down at the end, unless it was never adopted."""
     async with contextlib.AsyncExitStack() as stack:
         if behaviour.writer_seconds is not None:
             argv = [sys.executable, "-c", _WRITER, str(behaviour.writer_seconds)]
@@ -347,7 +354,7 @@ async def open_guest(
         ours, theirs = socket.socketpair()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: system.channel, sock=theirs)
         stack.push_async_callback(system.power_cut)
-        transport.pause_reading()  # until the guest has booted there is nobody to answer
+        transport.pause_reading()  # until the guest has booted it can't answer
 
         def heard(message: dict[str, Any]) -> None:
             for event in guest_events(message, StartKind.RESUME if ran_before else StartKind.BOOT):
@@ -386,7 +393,7 @@ class _GuestSystem:
         self.ended = asyncio.Event()
         self.log = directory / "guest.log"
         self.early = False
-        """Whether it was started early, and is nobody's yet."""
+        """Whether it was started early, and was not adopted yet."""
         self._behaviour = behaviour
         self._socket = directory / "fake-dockerd.sock"
         self._container: ChannelStream | None = None
@@ -412,7 +419,7 @@ class _GuestSystem:
         self.note("booting")
         if not self._behaviour.boots:
             await asyncio.sleep(self._behaviour.timeout_seconds)
-            raise BootFailed("the guest did not answer", details=self.log.read_text())
+            raise BootFailed("the guest did not answer", id="vm.boot-timed-out", details=self.log.read_text())
         await asyncio.sleep(self._behaviour.boot_seconds)
         self.note("booted")
 
@@ -443,7 +450,7 @@ class _GuestSystem:
         if self._saved:
             return
         if self.ended.is_set():
-            raise AbnormalShutdown("the guest ended by itself")
+            raise AbnormalShutdown("the guest ended by itself", id="vm.ended-by-itself")
         if self.early:
             return
         if channel.agreed.is_set():
@@ -452,7 +459,7 @@ class _GuestSystem:
                 async with asyncio.timeout(self._behaviour.stop_seconds + 0.5):
                     await self.ended.wait()
         if not self.ended.is_set():
-            raise AbnormalShutdown("the guest did not go down in time and was cut off")
+            raise AbnormalShutdown("the guest did not go down in time and was cut off", id="guest.cut-off")
 
     async def power_cut(self) -> None:
         if not self.ended.is_set():

@@ -50,11 +50,17 @@ def cluster_directory(name: str) -> Path:
     return state_directory() / "cluster" / name
 
 
+def unreachable() -> Path:
+    """Return a mark; while it is there the cluster does not answer."""
+    return state_directory() / "cluster-is-unreachable"
+
+
 class LastingBackend:
     """The backend."""
 
     logs: Mapping[str, str] = {"dockerd": "dockerd.log", "pod": "pod.log"}
     snapshots = None
+    volumes = None
 
     def __init__(self) -> None:
         self.lasting = FakeCluster()
@@ -62,7 +68,7 @@ class LastingBackend:
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         image = wish.spec.image or "healthy"
         if image not in ("healthy", "crashes"):
-            raise SpecError(f"--image: there is no image {image!r}")
+            raise SpecError(f"--image: there is no image {image!r}", id="image.missing")
         return plan_with(
             name=wish.spec.name,
             image_id=image,
@@ -98,6 +104,8 @@ class FakeCluster:
     """What can be asked of guests without their owner."""
 
     def runs(self, plan: AnyPlan, directory: Path) -> bool:
+        if unreachable().exists():
+            raise BackendError("the fake cluster does not answer", id="test.unreachable")
         try:
             _connect(cluster_directory(plan.name)).close()
         except OSError:
@@ -114,7 +122,7 @@ class FakeCluster:
         deadline = time.monotonic() + timeout_seconds
         while self.runs(plan, directory):
             if time.monotonic() > deadline:
-                raise BackendError(f"the guest of '{plan.name}' does not end")
+                raise BackendError(f"the guest of '{plan.name}' does not end", id="backend.guest-does-not-end")
             time.sleep(0.02)
 
 

@@ -126,7 +126,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def _main(directory: Path, image: str) -> None:
     guest = Guest(directory, image)
     server = await asyncio.start_unix_server(guest.serve, directory / "guest.new", limit=1 << 20)
-    (directory / "guest.new").rename(directory / "guest.sock")  # whoever finds it may connect
+    (directory / "guest.new").rename(directory / "guest.sock")  # a client that finds it may connect
     guest.note("booted")
     await guest.over.wait()
     (directory / "guest.sock").unlink()

@@ -1,4 +1,4 @@
-"""A guest that is started early: whose it becomes, and when it is nobody's; and the supervisor that waits with it."""
+"""A guest that is started early: when it is adopted, and when it is cut off; and the supervisor on standby with it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def life_of(tmp_path: Path, begin: Begin | None) -> list[str]:
     "words", [WORDS, ["up", "other", "--cpus", "2"], ["up", "--cpus", "2"]], ids=["same", "other name", "no name"]
 )
 @pytest.mark.parametrize("late", [True, False], ids=["late", "at once"])
-def test_the_same_command_goes_on_with_the_guest(tmp_path: Path, words: list[str], late: bool) -> None:
+def test_the_same_command_adopts_the_guest(tmp_path: Path, words: list[str], late: bool) -> None:
     remembered()
 
     async def scenario() -> None:
@@ -144,7 +144,7 @@ def test_another_command_starts_nothing(tmp_path: Path, words: list[str]) -> Non
 
 
 @pytest.mark.parametrize("image", ["healthy", "is-restored-slowly"])
-def test_a_guest_that_nobody_takes_is_cut_off(image: str) -> None:
+def test_a_guest_that_is_not_adopted_is_cut_off(image: str) -> None:
     remembered()
 
     async def scenario() -> None:
@@ -222,13 +222,13 @@ def kata_dind(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, text=True, capture_output=True, timeout=30, check=False)
 
 
-def test_the_command_line_goes_on_with_a_guest_that_was_started_meanwhile() -> None:
-    for name, ahead in (("one", False), ("two", True), ("three", True)):
+def test_the_command_line_adopts_a_guest_that_was_started_meanwhile() -> None:
+    for name, adopted in (("one", False), ("two", True), ("three", True)):
         before = supervisors()
         done = kata_dind("up", name, "--image", "is-restored")
         assert done.returncode == 0, done.stderr
         log = (require_sandbox(name).directory / "supervisor.log").read_text()
-        assert ("the guest that was started early is adopted" in log) == ahead
+        assert ("the guest that was started early is adopted" in log) == adopted
         (supervisor,) = supervisors() - before
         # What was typed may be nobody else's business.
         assert b"is-restored" not in Path(f"/proc/{supervisor}/cmdline").read_bytes()

@@ -18,13 +18,15 @@ from typing import Protocol
 
 import pytest
 
-from kata_dind.errors import DockerdFailed, GuestNotReady, SandboxError, SpecError
+from kata_dind.errors import BackendError, DockerdFailed, GuestNotReady, SandboxError, SpecError
 from kata_dind.progress import Event
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
+from kata_dind.sandbox.volumes import list_volumes
 from kata_dind.spec import SandboxSpec, parse_spec
 from kata_dind.store.sandboxes import sandboxes_directory
 from tests.contract.conftest import UseFake
+from tests.contract.fake_lasting import unreachable
 
 
 class Subject(Protocol):
@@ -32,7 +34,7 @@ class Subject(Protocol):
 
     @property
     def outlives_owner(self) -> bool:
-        """Whether its guests go on when their owner ends."""
+        """Whether its guests run on when their owner ends."""
 
     @property
     def can_suspend(self) -> bool:
@@ -42,7 +44,7 @@ class Subject(Protocol):
         """What to start: the backend's defaults, by the name of `demo`."""
 
     def kill_guest(self, sandbox: Sandbox) -> None:
-        """End a sandbox's guest as nobody has planned it."""
+        """End a sandbox's guest by surprise."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,30 @@ def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_remo
     wait_until(lambda: sandbox.summary().problem is not None)
     sandbox.remove(force=True)
     assert list_sandboxes() == []
+
+
+def test_a_backend_that_does_not_answer_keeps_nobody_from_looking(lasting: Subject) -> None:
+    sandbox = up(lasting.spec())
+    os.kill(supervisor_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: sandbox.summary().problem is not None)
+    unreachable().touch()
+    try:
+        (row,) = list_sandboxes()
+        assert (row.state, row.problem) == (
+            "unknown", "its backend does not answer, so that nobody can tell whether its guest runs"
+        )  # fmt: skip
+        for change in (sandbox.stop, sandbox.remove, lambda: start("demo")):
+            with pytest.raises(BackendError, match="the fake cluster does not answer"):
+                change()
+    finally:
+        unreachable().unlink()
+    assert sandbox.state == "running"
+
+
+def test_a_volume_is_refused_where_the_backend_has_none(lasting: Subject) -> None:
+    with pytest.raises(SpecError, match="--volume: the backend vm has no named volumes"):
+        up(parse_spec(name="demo", image="healthy", volume="work"))
+    assert list_volumes() == []
 
 
 def test_a_guest_that_dies_without_an_owner_is_a_crash(lasting: Subject) -> None:

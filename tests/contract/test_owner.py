@@ -153,7 +153,7 @@ def test_a_life_from_start_to_stop(tmp_path: Path) -> None:
     ("behaviour", "problem", "told"),
     [
         ("runs-short", "/host has 9 MiB left", [("warning", "/host has 9 MiB left")]),
-        ("heals", None, [("warning", "/host has 9 MiB left"), ("notice", "/host has room again")]),
+        ("heals", None, [("warning", "/host has 9 MiB left"), ("notice", "/host has space again")]),
     ],
 )
 def test_a_problem_is_told_and_stands_in_the_status_until_it_is_over(
@@ -169,7 +169,7 @@ def test_a_problem_is_told_and_stands_in_the_status_until_it_is_over(
     assert [(event.name, event.message) for event in start.events if event.name in ("warning", "notice")] == told
 
 
-def test_a_status_that_has_no_room_is_written_when_it_has(tmp_path: Path) -> None:
+def test_a_status_that_does_not_fit_on_the_disk_is_written_when_it_does(tmp_path: Path) -> None:
     in_the_way = tmp_path / "status.json"
     in_the_way.mkdir()
     start = start_of(tmp_path, "runs-short")
@@ -267,7 +267,7 @@ def test_what_dockerd_says_is_in_its_log(tmp_path: Path) -> None:
 
 
 def test_a_fallback_that_was_asked_for_is_proven_and_what_it_lacks_is_said(tmp_path: Path) -> None:
-    start = start_of(tmp_path, "goes-on-with-vfs")
+    start = start_of(tmp_path, "is-proven-with-vfs")
 
     async def scenario() -> None:
         async with running(start):
@@ -314,6 +314,22 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     tmp_path: Path, behaviour: str, kind: type[KataDindError], summary: str
 ) -> None:
     assert_fails(start_of(tmp_path, behaviour), kind, summary)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [
+        ("refuses-overlay", "dataroot.overlay-refused"),
+        ("finds-no-data-root", "dataroot.unusable"),
+        ("gets-bad-input", "dataroot.bad-input"),
+        ("crashes", "dockerd.ended-early"),
+        ("never-answers", "dockerd.not-ready"),
+        ("dies-early", "guest.gone"),
+    ],
+)
+def test_a_start_that_fails_names_its_cause_for_programs(tmp_path: Path, behaviour: str, cause: str) -> None:
+    start = start_of(tmp_path, behaviour)
+    assert failure_of(start).id == start.status["error"]["id"] == cause
 
 
 def test_a_data_root_that_has_filled_up_is_started_again_so_that_it_can_be_pruned(tmp_path: Path) -> None:
@@ -422,7 +438,7 @@ def test_a_client_may_ask_for_the_stop(tmp_path: Path) -> None:
     assert start.status["state"] == "stopped"
 
 
-def test_what_nobody_will_miss_goes_down_without_being_written_out(tmp_path: Path) -> None:
+def test_a_discarded_guest_goes_down_without_writing_its_disks_out(tmp_path: Path) -> None:
     start = start_of(tmp_path, "healthy")
 
     def ask() -> None:
@@ -490,7 +506,7 @@ async def suspended(start: Start) -> None:
 
 
 def resumed_start_of(tmp_path: Path, behaviour: str, report: Report = silent) -> Start:
-    """A start of a guest that goes on from where a healthy one was suspended."""
+    """A start of a guest that resumes where a healthy one was suspended."""
     run(suspended(start_of(tmp_path, "healthy")))
     events: list[Event] = []
 
@@ -503,7 +519,7 @@ def resumed_start_of(tmp_path: Path, behaviour: str, report: Report = silent) ->
     return Start(record, Owner(record, plan, BACKEND, report=heard), events)
 
 
-def test_who_asks_a_resumed_guest_is_let_in_before_dockerd_has_answered(tmp_path: Path) -> None:
+def test_clients_of_a_resumed_guest_are_let_in_before_dockerd_has_answered(tmp_path: Path) -> None:
     let_in: dict[str, bool] = {}
 
     def report(event: Event) -> None:
@@ -552,7 +568,7 @@ def test_a_client_may_ask_for_the_state_to_be_saved(tmp_path: Path) -> None:
     ("behaviour", "error", "summary"),
     [
         ("has-shares", "SpecError", "--save: the state of 'demo' can't be saved: it has shares"),
-        ("finds-no-room-to-suspend", "NoSpace", "there is no room"),
+        ("finds-no-space-to-suspend", "NoSpace", "there is no space"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_anything_is_stopped(
@@ -573,7 +589,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_stopped(
     assert start.story[-1] == "powered off"
 
 
-def test_a_sandbox_that_nobody_would_miss_is_not_saved(tmp_path: Path) -> None:
+def test_an_ephemeral_sandbox_is_not_saved(tmp_path: Path) -> None:
     start = start_of(tmp_path, "healthy")
     start.record.ephemeral.touch()
 
@@ -601,9 +617,9 @@ def test_a_start_cannot_be_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "error"), [("runs-out-of-room-when-suspended", "NoSpace"), ("cannot-be-suspended", "SandboxError")]
+    ("behaviour", "error"), [("runs-out-of-space-when-suspended", "NoSpace"), ("cannot-be-suspended", "SandboxError")]
 )
-def test_a_guest_that_could_not_be_saved_goes_on(tmp_path: Path, behaviour: str, error: str) -> None:
+def test_a_guest_that_could_not_be_suspended_runs_on(tmp_path: Path, behaviour: str, error: str) -> None:
     start = start_of(tmp_path, behaviour)
 
     async def scenario() -> None:
@@ -627,13 +643,13 @@ def test_a_guest_that_could_not_be_saved_goes_on(tmp_path: Path, behaviour: str,
     assert start.status["state"] == "crashed"
 
 
-def test_a_guest_that_can_neither_be_saved_nor_go_on_is_stopped_and_that_is_said(tmp_path: Path) -> None:
+def test_a_guest_that_can_neither_be_suspended_nor_run_on_is_stopped_and_that_is_said(tmp_path: Path) -> None:
     start = start_of(tmp_path, "is-lost-when-suspended")
 
     async def scenario() -> None:
         async with running(start) as life:
             answer = await asyncio.to_thread(suspension_of, start)
-            assert (answer["error"], answer["summary"]) == ("AbnormalShutdown", "neither saved nor able to go on")
+            assert (answer["error"], answer["summary"]) == ("AbnormalShutdown", "it was not suspended and can't run on")
             await life
 
     with pytest.raises(AbnormalShutdown):

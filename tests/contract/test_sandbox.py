@@ -130,7 +130,7 @@ def test_a_supervisor_that_cannot_begin_is_told_with_its_log(monkeypatch: pytest
     assert left() == []
 
 
-def test_of_two_who_start_one_name_at_once_one_wins() -> None:
+def test_of_two_starts_of_one_name_at_once_one_wins() -> None:
     results: list[str] = []
 
     def start_it() -> None:
@@ -173,7 +173,7 @@ def test_a_starter_that_ends_takes_its_start_along(number: signal.Signals, image
     wait_until(lambda: left() == [])
 
 
-def test_a_start_may_be_stopped_by_somebody_else() -> None:
+def test_a_start_may_be_stopped_by_another_process() -> None:
     with subprocess.Popen([sys.executable, "-c", UP, "boots-slowly"], stderr=subprocess.PIPE, text=True) as starter:
         wait_until((sandboxes_directory() / "demo" / "guest.log").exists)
         require_sandbox("demo").stop(timeout_seconds=10)
@@ -210,7 +210,7 @@ def test_a_later_start_knows_what_was_given_from_what_was_a_default(planned_spec
     assert planned_specs[-1] == asked
 
 
-def test_a_saved_sandbox_goes_on_once() -> None:
+def test_a_saved_sandbox_resumes_once() -> None:
     sandbox = up(spec_of())
     verdict = sandbox.inspect()["docker"]
     sandbox.stop(save=True)
@@ -226,7 +226,7 @@ def test_a_saved_sandbox_goes_on_once() -> None:
     assert start("demo").inspect()["start"]["how"] == "boot"
 
 
-def test_a_sandbox_that_does_not_go_on_from_its_saved_state_boots_and_says_why() -> None:
+def test_a_sandbox_that_does_not_resume_from_its_saved_state_boots_and_says_why() -> None:
     up(spec_of("does-not-resume")).stop(save=True)
     events: list[Event] = []
     again = start("demo", report=events.append)
@@ -254,14 +254,14 @@ def test_what_does_not_run_cannot_be_saved() -> None:
 
 
 def test_a_save_that_fails_is_the_error_it_was_and_the_sandbox_runs() -> None:
-    sandbox = up(spec_of("finds-no-room-to-suspend"))
-    with pytest.raises(NoSpace, match="there is no room"):
+    sandbox = up(spec_of("finds-no-space-to-suspend"))
+    with pytest.raises(NoSpace, match="there is no space"):
         sandbox.stop(save=True)
     assert sandbox.state == "running"
     assert sandbox.run(["true"]).exit_code == 0
 
 
-def test_a_save_that_takes_longer_goes_on() -> None:
+def test_a_save_that_takes_longer_is_not_broken_off() -> None:
     sandbox = up(spec_of("suspends-slowly"))
     with pytest.raises(GuestNotReady, match="was not saved within"):
         sandbox.stop(save=True, timeout_seconds=0.1)
@@ -373,6 +373,6 @@ def test_an_interrupt_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) 
     assert left() == []
 
 
-def test_a_backend_that_is_none_is_our_own_mistake() -> None:
+def test_an_unknown_backend_is_our_own_mistake() -> None:
     with pytest.raises(KeyError):
         backend.load_backend("podman")

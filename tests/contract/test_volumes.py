@@ -98,7 +98,7 @@ def test_a_second_sandbox_is_refused_while_the_first_runs_and_nothing_is_made() 
     assert start("demo").state == "running"
 
 
-def test_of_two_who_start_at_once_one_wins() -> None:
+def test_of_two_starts_at_once_one_wins() -> None:
     results: list[str] = []
 
     def start_it(name: str) -> None:
@@ -130,7 +130,7 @@ def test_a_first_start_that_fails_leaves_no_volume_and_a_later_one_does() -> Non
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "guest"])
-def test_whoever_comes_after_a_kill_checks(victim: str) -> None:
+def test_the_next_sandbox_after_a_kill_checks(victim: str) -> None:
     sandbox = up(spec_of())
     if victim == "supervisor":
         os.kill(supervisor_of(sandbox), signal.SIGKILL)

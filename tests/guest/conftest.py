@@ -51,7 +51,7 @@ PATH=$TOOLS "$@"
 code=$?
 eval "$AFTER"
 for loop in $(loops); do
-	# Detached when its mount ends with the namespace; its file may lie on a file system that nobody else sees.
+	# Detached when its mount ends with the namespace; its file may lie on a file system that other processes don't see.
 	case $loops_before in *$loop*) ;; *) loop=${loop#/sys/block/}; losetup --detach "/dev/${loop%%/*}" ;; esac
 done
 exit $code

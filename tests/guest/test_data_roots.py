@@ -581,7 +581,7 @@ def test_the_claim_to_a_device_ends_with_its_formatting(
     device = attach_loop(image)
     asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "block", "DEVICE": device, "FILESYSTEM": filesystem}
     assert shell.entrypoint("true", **asked).code == 0
-    # Somebody else uses it from then on, in a way that nobody knows.
+    # From then on another program uses the disk, with data of an unknown kind.
     with device.open("r+b") as disk:
         disk.write(b"somebody's data " * (20 << 16))
     before = digest(device)

@@ -1,4 +1,4 @@
-"""The agent holds a real ext4 or xfs on this host's kernel: it takes no new data, loses none, and is as before then."""
+"""The agent lets a real ext4 or xfs refuse new data: it loses none, and is as before afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RATIOS = {"dirty_background_bytes": 0, "dirty_background_ratio": 10, "dirty_byt
 
 @dataclass(frozen=True)
 class Mounted:
-    """A mounted file system, and places where nobody can find another: its kernel attributes, and who sees it."""
+    """A mounted file system, its directory of attributes in the kernel, and a process that sees the mount."""
 
     root: Path
     device: str
@@ -74,13 +74,13 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
             yield on_xfs
 
 
-def test_a_held_file_system_takes_no_new_data_until_it_is_released(either: Mounted, tmp_path: Path) -> None:
+def test_a_file_system_that_refuses_data_takes_it_again_afterwards(either: Mounted, tmp_path: Path) -> None:
     before = either.reserved
     (either.root / "kept").write_bytes(b"k" * 10000)
     dirty = (either.root / "dirty").open("wb", buffering=0)
     dirty.write(b"d" * 1000000)
     space = Space(str(either.attributes), str(tmp_path / "no-such"))
-    assert space.hold(str(either.process)) == space.hold(str(either.process)) == [either.device]
+    assert space.refuse_data(str(either.process)) == space.refuse_data(str(either.process)) == [either.device]
     with pytest.raises(OSError, match="No space left on device") as refused, (either.root / "new").open("wb") as file:
         file.write(b"n" * 100000)
     assert refused.value.errno == errno.ENOSPC
@@ -89,36 +89,36 @@ def test_a_held_file_system_takes_no_new_data_until_it_is_released(either: Mount
         os.fsync(dirty.fileno())  # had its place already
     (either.root / "kept").unlink()
     assert os.statvfs(either.root).f_bavail == 0
-    space.release(str(either.process))
+    space.take_data(str(either.process))
     assert either.reserved == before
     (either.root / "new").write_bytes(b"n" * 100000)
     assert (either.root / "dirty").read_bytes() == b"d" * 1000000
 
 
-def test_a_file_system_that_is_gone_is_released_all_the_same(ext4: Mounted, tmp_path: Path) -> None:
+def test_a_file_system_that_is_gone_does_not_matter_to_the_end_of_the_refusal(ext4: Mounted, tmp_path: Path) -> None:
     space = Space(str(ext4.attributes), str(tmp_path / "no-such"))
-    space.hold("/no-such")
+    space.refuse_data("/no-such")
     (device,) = ext4.attributes.iterdir()
     target = device.readlink()
     device.unlink()
-    space.release("/no-such")
+    space.take_data("/no-such")
     device.symlink_to(target)
-    assert space.hold("/no-such") == [device.name]
+    assert space.refuse_data("/no-such") == [device.name]
 
 
 @pytest.mark.requires("xfs")
-def test_an_xfs_that_is_read_only_has_nothing_to_hold(tmp_path: Path) -> None:
+def test_an_xfs_that_is_read_only_need_not_refuse_data(tmp_path: Path) -> None:
     with mounted(tmp_path, ["mkfs.xfs", "-q"], mib=320, check=["xfs_repair", "-n"]) as on_xfs:
         subprocess.run(["mount", "-o", "remount,ro", str(on_xfs.root)], check=True)
         space = Space(str(on_xfs.attributes), str(tmp_path / "no-such"))
-        assert space.hold(str(on_xfs.process)) == []
-        space.release(str(on_xfs.process))
+        assert space.refuse_data(str(on_xfs.process)) == []
+        space.take_data(str(on_xfs.process))
 
 
-def test_without_any_file_system_nothing_is_held(tmp_path: Path) -> None:
+def test_without_any_file_system_none_refuses_data(tmp_path: Path) -> None:
     space = Space(str(tmp_path / "no-such"), str(tmp_path / "no-such"))
-    assert space.hold("/no-such") == []
-    space.release("/no-such")
+    assert space.refuse_data("/no-such") == []
+    space.take_data("/no-such")
 
 
 def test_dirty_memory_is_bounded_and_has_its_ratios_back_afterwards(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The overlay proof on file systems that pass and that don't, what comes after it, and the hand-over to the command."""
+"""The overlay proof on file systems that pass or fail, the steps after it, and the hand-over to the command."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_data_root_that_cannot_be_made_is_told(shell: Shell) -> None:
     ("filesystem", "code"), [("tmpfs", 0), pytest.param("fuse", 78, marks=pytest.mark.requires("fuse"))]
 )
 def test_without_root_a_disk_is_kept_unproven_and_a_share_is_refused(shell: Shell, filesystem: str, code: int) -> None:
-    # The test's own directories are root's alone; in /mnt anybody may go.
+    # Only root may enter the test's own directories; any user may enter /mnt.
     mounts = {
         "tmpfs": "mount -t tmpfs -o mode=0777 t /mnt/docker",
         "fuse": "bindfs -o allow_other --xattr-none /mnt/source /mnt/docker",
@@ -190,7 +190,7 @@ def test_without_root_a_disk_is_kept_unproven_and_a_share_is_refused(shell: Shel
     assert json.loads(status)["proof"] == {"mount": "untested"}
 
 
-# --- what dockerd would stumble on
+# --- what dockerd would fail on
 
 
 def test_parameters_that_spoil_the_native_diff_are_switched_off(shell: Shell, data_root: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_command_that_does_not_exist_is_127(shell: Shell, data_root: Path) -> 
 
 
 def test_the_command_takes_the_entrypoints_place(shell: Shell, data_root: Path) -> None:
-    """It is process 1's business to stop: the command must be what a container's signals reach."""
+    """Process 1 gets a container's signals, so it must be the command."""
     ended = shell.entrypoint("sh", "-c", 'echo "$PPID"; kill -TERM $$; sleep 5', PATH=data_root)
     assert ended.code == 143
     assert ended.stdout == "1\n", "something stands between the container's process and its command"

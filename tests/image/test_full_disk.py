@@ -1,4 +1,4 @@
-"""A full disk is said to be one, and takes nothing with it."""
+"""A full disk is reported as such, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ except KataDindError as error:
     print(json.dumps([error.as_fields(), left]))
 """
 
-# The file system lives in a mount namespace of the test's own, and goes with it.
+# The file system is mounted in a mount namespace of the test's own, and ends with that.
 _ON_A_SMALL_DISK = 'mount -t tmpfs -o "size=$1" small "$KATA_DIND_CACHE_DIR" && exec "$2" -c "$3" "$4"'
 
 

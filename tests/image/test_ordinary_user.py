@@ -1,4 +1,4 @@
-"""Everything is built without root, too, and what a killed build leaves of other owners is swept."""
+"""Everything can be built without root, and the files of other owners that a killed build leaves are swept."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_killed_build_leaves_no_process_and_nothing_that_is_used_and_is_swept(
     _wait_for(lambda: not any(_processes_of(ordinary_user.uid)), timeout_seconds=10)
     assert _published(ordinary_user.cache) == before
     (workspace,) = (path for path in (ordinary_user.cache / "tmp").iterdir() if path.is_dir())
-    # Debian's packages own groups; other images' files have owners of all kinds, and nobody else may enter.
+    # Debian's packages own groups; other images' files have owners of all kinds, and bar other users.
     ordinary_user.run(_PLANT, str(workspace / "private"))
     assert (workspace / "private").stat().st_uid not in (ordinary_user.uid, 0, 5)
     ordinary_user.run(_SWEEP)
@@ -101,7 +101,7 @@ def test_setup_has_the_commands_that_make_a_user_fit(ordinary_user: OrdinaryUser
 
 @contextlib.contextmanager
 def _without_subordinate_ids(user: OrdinaryUser) -> Iterator[None]:
-    """Take a user's ids away for the length of the block; what it has got meanwhile goes again."""
+    """Take a user's ids away for the length of the block; ids that the user gets in it are removed again."""
     files = [Path("/etc/subuid"), Path("/etc/subgid")]
     lines = [[line for line in file.read_text().splitlines() if line.startswith(f"{user.name}:")] for file in files]
     assert all(lines)
@@ -127,7 +127,7 @@ def _usermod(how: str, kind: str, lines: list[str], user: OrdinaryUser) -> None:
 
 
 def _commands(user: OrdinaryUser) -> list[str]:
-    """Return what setup would run to give the user subordinate ids."""
+    """Return the commands with which setup would give the user subordinate ids."""
     [step] = [step for step in json.loads(user.run(_SETUP)) if step["step"] == "subordinate-ids"]
     assert step["needed"] == bool(step["commands"])
     return list(step["commands"])
@@ -143,14 +143,14 @@ def _published(cache: Path) -> set[Path]:
 
 
 def _owned_by_others(user: OrdinaryUser) -> Iterator[Path]:
-    """Name what a build in progress has made for its subordinate ids."""
+    """Return the files of a build in progress that belong to subordinate ids."""
     for directory, names, files in os.walk(user.cache / "tmp"):
         for name in [*names, *files]:
             path = Path(directory, name)
             try:
                 if path.lstat().st_gid != user.uid:
                     yield path
-            except OSError:  # it went meanwhile
+            except OSError:  # it has been removed meanwhile
                 continue
 
 

@@ -127,7 +127,7 @@ def test_logs_follow_a_container_to_its_end(client: docker.DockerClient, hello: 
 
 
 @pytest.mark.thorough
-def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hello: str) -> None:
+def test_events_stream_while_other_calls_are_made(client: docker.DockerClient, hello: str) -> None:
     events = client.events(decode=True, filters={"type": "container", "event": ["create", "die", "destroy"]})
     seen: list[str] = []
 
@@ -145,6 +145,7 @@ def test_events_stream_while_other_calls_go_on(client: docker.DockerClient, hell
     assert seen == ["create", "die", "destroy"]
 
 
+@pytest.mark.thorough
 def test_a_container_reaches_another_by_name(client: docker.DockerClient, hello: str) -> None:
     network = client.networks.create("inside")
     # Containers that share a network's own resolver and bridge: netfilter and bridge modules work in the guest.

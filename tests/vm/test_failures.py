@@ -33,7 +33,7 @@ def nothing_is_created(private_directories: Path) -> Iterator[None]:
 
 _BAD_INPUT = {
     "data root kind": (["--data-root", "floppy"], "--data-root: 'floppy' is unknown; use auto, memory, "),
-    "backend": (["--backend", "docker"], "--backend: 'docker' is unknown; use vm, "),
+    "backend": (["--backend", "docker"], "--backend: 'docker' is unknown; use vm"),
     "accelerator": (["--accel", "hax"], "--accel: 'hax' is unknown; use auto, kvm or tcg"),
     "network": (["--network", "bridge"], "--network: 'bridge' is unknown; use none or nat"),
     "negative size": (["--size=-1"], "--size: '-1' is not a size; use a number and a unit, like "),
@@ -47,7 +47,7 @@ _BAD_INPUT = {
     ),
     "data root above the memory": (
         ["--data-root", "memory", "--size", "3G", "--memory", "2G"],
-        "--size: '3G' of a memory data root is more than the guest's memory (2G); use ",
+        "--size: a memory data root of '3G' is larger than the guest's memory (2G); use ",
     ),
     "share that is not there": (["--share", "/no/such:/srv"], "--share: '/no/such' does not exist on this host"),
     "share without a place": (["--share", "/tmp"], "--share: '/tmp' is not a share; use HOST:GUEST"),

@@ -1,4 +1,4 @@
-"""A full disk of the host hurts no guest: it is told in time, else it waits, and goes on once there is room again.
+"""A full disk of the host hurts no guest: it is told in time, else it is paused until there is space again.
 
 The sandbox lies on a small file system of its own; each kind of data root goes through all of it.
 """
@@ -102,7 +102,7 @@ class TestSmallHost:
         sandbox.wait_until_succeeds("docker volume create taken && echo >/taken")
         assert_unharmed(sandbox)
 
-    def test_one_that_others_fill_pauses_the_guest_until_there_is_room(self, host: SmallHost) -> None:
+    def test_one_that_others_fill_pauses_the_guest_until_there_is_space(self, host: SmallHost) -> None:
         sandbox = host.sandbox
         # A guest that is told in time may try again; one that is paused need not.
         program = """
@@ -128,7 +128,7 @@ class TestSmallHost:
         sandbox.succeed("rm /var/lib/docker/[0-9]*")
         assert_unharmed(sandbox)
 
-    def test_a_paused_guest_is_stopped_at_once_and_starts_when_there_is_room(self, host: SmallHost) -> None:
+    def test_a_paused_guest_is_stopped_at_once_and_starts_when_there_is_space(self, host: SmallHost) -> None:
         sandbox = host.sandbox
         filler = host.fill()
         wait_until(lambda: host.problem is not None, what="the problem is told")

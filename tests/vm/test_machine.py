@@ -169,7 +169,7 @@ def test_a_way_out_that_fails_by_itself_is_told_as_that(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_saved_state_that_is_no_state_could_not_be_read(tmp_path: Path, killed: bool) -> None:
+def test_a_file_that_is_not_a_saved_state_could_not_be_read(tmp_path: Path, killed: bool) -> None:
     (tmp_path / "state").write_bytes(bytes(1 << 20))
 
     async def scenario() -> None:
@@ -235,7 +235,9 @@ def test_a_state_that_takes_too_long_tells_how_far_it_came(tmp_path: Path, monke
             async with met(qemu) as machine:
                 await machine._write_state(tmp_path / "written", memory=True)
 
-    too_long = r"^QEMU did not save the machine within 0 s: \d+ of \d+ MiB are done, and its state is '[a-z-]+'$"
+    too_long = (
+        r"^QEMU did not write the machine's state within 0 s: \d+ of \d+ MiB are done, and the migration is '[a-z-]+'$"
+    )
     with pytest.raises(SandboxError, match=too_long):
         asyncio.run(scenario())
 
@@ -246,7 +248,7 @@ def test_a_state_is_written_in_time(tmp_path: Path) -> None:
             async with met(qemu) as machine:
                 assert await machine._memory_bytes() == 128 << 20
                 await machine._write_state(tmp_path / "written", memory=True)
-                await machine._end_saved()
+                await machine._end_kept()
                 assert machine.ended.is_set()
 
     asyncio.run(scenario())

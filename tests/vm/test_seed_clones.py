@@ -1,4 +1,4 @@
-"""Clones: each is a machine of its own, none changes the seed, and a seed that was changed is never gone on from."""
+"""Clones: each is a machine of its own, none changes the seed, and a seed that was changed is never restored."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_no_guest_runs_on_a_seed_whose_file_was_cut_short_or_replaced(seed: Seed
         os.truncate(file, file.stat().st_size // 2)
         refused = kata_dind("up", "clone-0", "--seed", SEED)
         assert refused.returncode == 3, refused.stderr
-        assert f"the seed '{SEED}' is damaged: its file {name} was changed since it was made" in refused.stderr
+        assert f"the seed '{SEED}' is damaged: the file {name} has changed since the seed was made" in refused.stderr
         assert "clone-0" not in states()
         shutil.copy2(kept, file)
     succeed("up", "clone-0", "--seed", SEED)  # what holds the same again is fit again
@@ -164,20 +164,20 @@ def test_the_internal_seed_is_made_anew_when_it_is_damaged(private_directories: 
 
 
 @pytest.mark.thorough
-def test_who_asks_for_a_boot_gets_one(private_directories: object) -> None:
+def test_a_boot_that_was_asked_for_is_one(private_directories: object) -> None:
     succeed("up", "clone-0", "--cold")
     facts = inspect("clone-0")["start"]
     assert (facts["how"], facts["reason"], facts["seed"]) == ("boot", "as asked", None)
 
 
-def test_the_same_command_goes_on_with_a_guest_that_was_restored_meanwhile(seed: Seed) -> None:
-    ahead = "going on with the guest that was started ahead"
+def test_the_same_command_adopts_a_guest_that_was_restored_meanwhile(seed: Seed) -> None:
+    adopted = "the guest that was started early is adopted"
     for name in ("clone-0", "clone-1", "clone-2"):
         clone = up(name)
         assert clone.succeed("hostname").strip() == name
         assert inspect(name)["start"]["how"] == "restore"
     log = (clone.sandbox.directory / "supervisor.log").read_text()
-    assert ahead in log
+    assert adopted in log
     other = up("clone-3", "--timeout", "170")  # another command line, whose end is not known yet
-    assert ahead not in (other.sandbox.directory / "supervisor.log").read_text()
+    assert adopted not in (other.sandbox.directory / "supervisor.log").read_text()
     assert sorted(path.name for path in clone.sandbox.directory.parent.iterdir() if path.name.startswith(".")) == []

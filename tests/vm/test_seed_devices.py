@@ -68,7 +68,7 @@ def test_what_is_read_only_stays_so_and_a_file_is_shared_alone(clone: SandboxDri
 
 
 @pytest.mark.thorough
-def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
+def test_a_share_serves_more_files_than_virtiofsd_may_have_open(shared_paths: SharedPaths) -> None:
     few, many = 2000, 5000
     # Root's virtiofsd would raise its limit again.
     humble = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
@@ -86,11 +86,11 @@ def test_a_share_has_room_for_more_files_than_virtiofsd_may_have_open(shared_pat
     assert len(made) == many
 
 
-def test_its_memory_is_no_file_of_the_host(clone: SandboxDriver) -> None:
+def test_its_memory_is_not_a_file_of_the_host(clone: SandboxDriver) -> None:
     assert not (clone.sandbox.directory / "memory").exists()
 
 
-def test_its_data_root_has_the_room_that_was_asked_for(clone: SandboxDriver) -> None:
+def test_its_data_root_has_the_size_that_was_asked_for(clone: SandboxDriver) -> None:
     kib = int(clone.succeed("df -k /var/lib/docker").splitlines()[-1].split()[1])
     assert 38 << 20 < kib < 40 << 20
     # Beyond the end of the seed's data root.

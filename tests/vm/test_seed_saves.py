@@ -1,4 +1,4 @@
-"""`stop --save`: a clone goes on where it was, once; and whatever becomes of the save, the sandbox starts again."""
+"""`stop --save`: a clone resumes where it was, once; and however that ends, the sandbox starts again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def wait_until_crashed(clone: SandboxDriver) -> None:
     wait_until(lambda: states()[clone.name] == "crashed", what="the end of the sandbox")
 
 
-def test_containers_go_on_where_they_were_as_often_as_one_likes(clone: SandboxDriver) -> None:
+def test_containers_resume_where_they_were_as_often_as_one_likes(clone: SandboxDriver) -> None:
     clone.succeed(COUNTER)
     before = clone.succeed(IDENTITY, "docker info --format '{{.ID}}'")
     for _ in range(2):
@@ -101,10 +101,10 @@ def test_containers_go_on_where_they_were_as_often_as_one_likes(clone: SandboxDr
         facts = inspect(clone)
         assert (facts["state"], facts["error"]) == ("stopped", None)
         assert 0 < facts["saved_state"]["size_bytes"] <= facts["disk_bytes"]
-        time.sleep(3)  # in which nobody counts
+        time.sleep(3)  # in which the counter stands still
         told = kata_dind("start", clone.name)
         assert told.returncode == 0, told.stderr
-        assert "the machine goes on from its saved state" in told.stderr
+        assert "the machine has resumed from its saved state" in told.stderr
         started = time.time()
         assert abs(float(clone.succeed("date +%s.%N")) - started) < 5
         resumed = count(clone)
@@ -142,9 +142,7 @@ def test_a_saved_state_is_used_once(clone: SandboxDriver) -> None:
         ("moved-on", "the sandbox's disks were written to since"),
     ],
 )
-def test_a_saved_state_that_is_no_use_is_told_of_and_the_sandbox_boots(
-    clone: SandboxDriver, damage: str, why: str
-) -> None:
+def test_a_useless_saved_state_is_reported_and_the_sandbox_boots(clone: SandboxDriver, damage: str, why: str) -> None:
     clone.succeed("echo kept >/var/lib/docker/kept")
     succeed("stop", "--save", clone.name)
     state = saved_file(clone, "saved.state")
@@ -165,12 +163,14 @@ def test_a_saved_state_that_is_no_use_is_told_of_and_the_sandbox_boots(
 
 
 @pytest.mark.thorough
-def test_what_cannot_be_saved_is_told_at_once_and_goes_on(small_seed: str, tmp_path: Path) -> None:
+def test_a_sandbox_that_cannot_be_saved_says_so_at_once_and_runs_on(small_seed: str, tmp_path: Path) -> None:
     clone = up("save-0", "--share", f"{tmp_path}:/srv")
     before = clone.succeed(IDENTITY)
     refused = kata_dind("stop", "--save", clone.name)
     assert refused.returncode == 2
-    assert "the state of 'save-0' can't be saved: it has shares, which a saved machine can't have" in refused.stderr
+    assert (
+        "the state of 'save-0' can't be saved: it has shares, and a suspended machine can't have any" in refused.stderr
+    )
     assert states()[clone.name] == "running"
     assert clone.succeed(IDENTITY) == before
     succeed("stop", clone.name)
@@ -181,7 +181,7 @@ def test_what_cannot_be_saved_is_told_at_once_and_goes_on(small_seed: str, tmp_p
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("victim", ["supervisor", "qemu"])
-def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
+def test_a_save_that_was_killed_leaves_a_whole_state_or_none(clone: SandboxDriver, tmp_path: Path, victim: str) -> None:
     clone.succeed("echo kept >/var/lib/docker/kept && sync /var/lib/docker/kept")
     pid = clone.process_of("qemu-system") if victim == "qemu" else clone.supervisor_pid
     with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
@@ -197,7 +197,7 @@ def test_a_save_that_was_killed_is_whole_or_none(clone: SandboxDriver, tmp_path:
 
 
 @pytest.mark.thorough
-def test_a_save_goes_on_when_whoever_asked_is_gone_or_somebody_asks_for_a_stop(
+def test_a_save_is_not_broken_off_when_its_client_is_gone_or_a_stop_follows(
     clone: SandboxDriver, tmp_path: Path
 ) -> None:
     with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
@@ -224,7 +224,7 @@ def test_clients_are_hung_up_on(clone: SandboxDriver, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.requires("root")
-def test_a_guest_whose_state_has_no_room_goes_on(
+def test_a_guest_whose_state_does_not_fit_on_the_disk_runs_on(
     small_seed: str, private_directories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mounted_tmpfs(tmp_path / "small", size="1000m") as small:
@@ -236,7 +236,7 @@ def test_a_guest_whose_state_has_no_room_goes_on(
 
         filler = fill(small, left_bytes=100 << 20)
         refused = kata_dind("stop", "--save", clone.name)
-        assert (refused.returncode, "there is no room for the saved state" in refused.stderr) == (5, True)
+        assert (refused.returncode, "there is no space for the saved state" in refused.stderr) == (5, True)
         filler.unlink()
 
         with start_kata_dind(tmp_path, "stop", "--save", clone.name) as stop:
@@ -245,7 +245,7 @@ def test_a_guest_whose_state_has_no_room_goes_on(
             filler = fill(small, left_bytes=1 << 19)
             os.kill(clone.process_of("qemu-system"), signal.SIGCONT)
             assert stop.wait() == 5
-            assert "there is no room for the saved state" in stop.stderr
+            assert "there is no space for the saved state" in stop.stderr
         filler.unlink()
         assert saved_files(clone) == []
         assert clone.succeed(IDENTITY) == before

@@ -26,8 +26,11 @@ def seed(private_directories: object) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cpus", "2"], "--cpus: 2 can't be had from the seed 'four', which has 4; leave it out"),
-        (["--memory", "512M"], "--memory: '512M' can't be had from the seed 'four', which has 1024M; leave it out"),
+        (["--cpus", "2"], "--cpus: a clone of the seed 'four', which has 4, can't have 2; leave out --cpus"),
+        (
+            ["--memory", "512M"],
+            "--memory: a clone of the seed 'four', which has 1024M, can't have '512M'; leave out --memory",
+        ),
         (["--network", "nat"], "--network: 'nat' is not what the seed 'four' has ('none'); leave it out"),
     ],
 )

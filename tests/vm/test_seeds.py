@@ -82,7 +82,7 @@ def test_a_seed_from_its_making_to_another_host_and_back(tmp_path: Path) -> None
     flip_a_byte(require_seed("web").directory / "memory")
     damaged = kata_dind("seed", "verify", "web", "copy")
     assert (damaged.returncode, damaged.stdout) == (3, "copy: ok\n")
-    assert "the seed 'web' is damaged: its file memory was changed" in damaged.stderr
+    assert "the seed 'web' is damaged: the file memory has changed" in damaged.stderr
 
     succeed("up", "clone-three", "--seed", "copy")
     three = SandboxDriver("clone-three")

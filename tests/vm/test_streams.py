@@ -80,7 +80,7 @@ def test_fifty_of_our_own_commands_run_at_once(sandbox: SandboxDriver) -> None:
     assert [result.stdout for result in results] == payloads
 
 
-def test_a_stream_that_nobody_reads_holds_up_no_other(sandbox: SandboxDriver, client: docker.DockerClient) -> None:
+def test_an_unread_stream_does_not_hold_up_others(sandbox: SandboxDriver, client: docker.DockerClient) -> None:
     config = client.api.create_host_config(log_config={"Type": "none"})
     flood = client.api.create_container("kata-dind/hello", ["sh", "-c", "exec cat /dev/zero"], host_config=config)
     try:

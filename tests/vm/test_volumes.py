@@ -81,7 +81,7 @@ def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
     assert_it_is_kept(two)
     assert 2900 < data_root_mib(two) < 3072
 
-    # A power cut: the next sandbox is another one, and checks; it is also the one that wants more room.
+    # A power cut: the next sandbox is another one, and checks; it is also the one that wants more space.
     os.kill(two.supervisor_pid, signal.SIGKILL)
     wait_until(lambda: states()["two"] == "crashed", what="ls says so", timeout_seconds=STOP_SECONDS)
     assert volume("db")["needs_check"]

@@ -1,12 +1,12 @@
 """Backends turn a spec into a plan and a plan into a running guest; all others know one by the protocols in this file.
 
-What each backend does is in `Backend` and `Guest`. What only some can do is a protocol of its own, which a backend
+`Backend` and `Guest` have what each backend does. What only some can do is in a protocol of its own, which a backend
 offers or doesn't: `Snapshots` for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their
 owner.
 
-A backend MUST NOT yield a guest before that answers, and MUST leave nothing behind when the block of `begin` ends,
-however it ends: it stops the guest's dockerd and its file systems before it takes the guest away. The exception is a
-guest that outlives its owner: there the block's end leaves it alone, and `Lasting.stop` ends it.
+A backend MUST NOT yield a guest before the guest answers, and MUST leave nothing behind when the block of `begin`
+ends, however it ends: dockerd stops and its file systems are unmounted before the guest ends. The exception is a
+guest that outlives its owner: the block's end leaves that alone, and `Lasting.stop` ends it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     import asyncio
 
     from kata_dind.backend.plan import AnyPlan
+    from kata_dind.host.filesystems import Outcome
     from kata_dind.image.source import PackageSource
     from kata_dind.progress import Report
     from kata_dind.spec import SandboxSpec
     from kata_dind.store.seeds import Seed
+    from kata_dind.store.volume_view import VolumeSummary
     from kata_dind.wire.requests import Request, Stream
 
 
@@ -46,23 +48,23 @@ class Kernel(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that the sandbox lives with, such as a full disk of the host, or that this is over."""
+    """A problem that the sandbox runs on with, such as a full disk of the host, or the end of that problem."""
 
     message: str
-    """Empty when it is over."""
+    """Empty when the problem is over."""
     paused: bool = False
-    """Whether the guest stands still."""
+    """Whether the guest is paused."""
     solved: str = ""
-    """What to say when it is over."""
+    """The message for its end."""
 
 
 class Usable(NamedTuple):
-    """A guest that ran before is this sandbox's own from here on, so that clients may be let in."""
+    """A guest that was restored or resumed has been renewed, so that clients may be let in."""
 
     changed: Mapping[str, Any]
-    """What of the data root has changed since dockerd was proven: `size_bytes`."""
+    """The facts of the data root that have changed since dockerd was proven: `size_bytes`."""
     check_seconds: float | None = None
-    """How long the guest took to see that its data root still works; None where that was not looked at."""
+    """How long the guest took to check that its data root still works; None where it did not check."""
 
 
 GuestEvent = Phase | Kernel | Problem | Usable
@@ -73,54 +75,54 @@ class Guest(Protocol):
     """A running guest, as the owner of a sandbox uses it."""
 
     ended: asyncio.Event
-    """Set when the guest is gone, by whatever cause."""
+    """Set when the guest has ended, for whatever reason."""
 
     def open(self, request: Request) -> Stream:
-        """Ask for something. Raises StreamLost when the guest is gone.
+        """Send the guest a request. Raises StreamLost when the guest has ended.
 
-        A guest that has been proven already (`Backend.proven`) reports `Usable` after it was asked for its `Container`.
+        A guest that was proven before (`Backend.proven`) reports `Usable` after it was asked for its `Container`.
         """
 
     def discard(self) -> None:
-        """Nobody will miss what the guest has on disks of the sandbox's own, so its end need not wait for them.
+        """Don't wait, at the guest's end, for the sandbox's own disks, whose contents are not needed any more.
 
-        What it has written to shares stays.
+        What the guest has written to shares stays.
         """
 
     def evidence(self) -> str:
-        """Return what this host knows of the guest, for an error's details; what has ended comes first, in one line."""
+        """Return what this host knows of the guest, for an error's details; a process that has ended comes first."""
 
     async def testimony(self) -> str:
-        """Return what the guest itself can tell when something has failed; empty when it does not answer soon."""
+        """Return what the guest itself tells when something has failed; empty when it does not answer soon."""
 
 
 class Begun(Protocol):
-    """A guest whose start has begun, as far as that needs no event loop."""
+    """A guest whose start has begun, as far as that is possible without an event loop."""
 
     def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[Guest]:
         """Wait for the guest to answer, and serve it for the length of the block.
 
-        Raises BootFailed and its kin; AbnormalShutdown at the end of a block that went well itself.
+        Raises BootFailed and other SandboxErrors; AbnormalShutdown at the end of a block that raised nothing itself.
         """
 
 
 class StoredRoot(NamedTuple):
-    """A data root that outlives the sandbox: of which volume, where it lies, and what the last passing verdict said."""
+    """A data root that outlives the sandbox: its volume, its directory, and facts from the last passing verdict."""
 
     volume: str
     directory: Path
     docker_version: str
-    """Of the Docker that wrote it last; empty for none yet, as `storage`."""
+    """The version of the Docker that wrote it last; empty before the first, as is `storage`."""
     storage: str
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a start is asked for, and what it starts from."""
+    """What was asked of a start, and what it starts from."""
 
     spec: SandboxSpec
     directory: Path
-    """The sandbox's, which need not exist yet."""
+    """The sandbox's directory, which need not exist yet."""
     stored: StoredRoot | None = None
     """The volume that holds the data root; its kind and its size are in the spec already."""
     before: AnyPlan | None = None
@@ -132,30 +134,104 @@ class Wish:
 
 
 class Proven(NamedTuple):
-    """What is known of a guest whose dockerd was proven before this start."""
+    """Facts about a guest whose dockerd was proven before this start."""
 
     verdict: Mapping[str, Any]
     data_root: Mapping[str, Any]
     kernel: str
     warnings: Sequence[str] = ()
     dockerd_log: str = ""
-    """What dockerd said until then, where the sandbox's own log does not have it."""
+    """What dockerd logged until then, where the sandbox's own log does not have it."""
+
+
+class KnownVolume(Protocol):
+    """A named volume, whether a sandbox uses it or not."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def unclean(self) -> Path:
+        """A mark that is there while a guest uses the volume; found at a start, it demands a check."""
+
+    def note_verdict(self, *, sandbox: str, docker_version: str, storage: str) -> None:
+        """Remember what a passing verdict said; from the first on, the volume stays. Raises OSError on a full host."""
+
+    def summary(self) -> VolumeSummary:
+        """Return the volume's row of `volume ls`."""
+
+    def inspect(self) -> dict[str, Any]:
+        """Return all that is known of the volume."""
+
+    def resize(self, size_bytes: int) -> None:
+        """Grow a volume that no sandbox uses now. Raises SpecError, DataRootError."""
+
+    def fsck(self) -> Outcome:
+        """Check the file system of a volume that no sandbox uses now, and repair what needs no decision."""
+
+    def require_unused(self) -> None:
+        """Raise SpecError when a sandbox, running or not, refers to the volume."""
+
+    def remove(self) -> None:
+        """Delete the volume and all in it. Raises SpecError, DataRootBusy, HostError."""
+
+
+class UsedVolume(Protocol):
+    """The volume of one start, which no other sandbox uses meanwhile."""
+
+    @property
+    def stored(self) -> StoredRoot:
+        """Where the data root lies, and what is known of it."""
+
+    @property
+    def locks(self) -> Sequence[int]:
+        """The descriptors that keep others from it; whoever inherits them uses it as well."""
+
+    def fitted(self, spec: SandboxSpec, *, report: Report) -> SandboxSpec:
+        """Return a spec with the kind, the size and the file system that the volume has; a wish for others is told."""
+
+    def grow(self, size_bytes: int) -> None:
+        """Let the volume have at least a size. Raises DataRootError, NoSpace."""
+
+
+class Volumes(Protocol):
+    """The named volumes of a backend: data roots that outlive their sandboxes."""
+
+    def all(self) -> Sequence[KnownVolume]:
+        """Return this user's volumes by name."""
+
+    def named(self, name: str) -> KnownVolume:
+        """Return the volume that a name has or would have."""
+
+    def require(self, name: str) -> KnownVolume:
+        """Return the volume with a name. Raises SpecError for an unknown name, with the known ones."""
+
+    def use(self, spec: SandboxSpec) -> AbstractContextManager[UsedVolume]:
+        """Use the volume that a spec names for the length of the block; it is made when there is none.
+
+        Raises SpecError when it is of another kind than asked, DataRootBusy, HostError.
+        """
 
 
 class Backend(Protocol):
     """One way to run sandboxes."""
 
     @property
+    def volumes(self) -> Volumes | None:
+        """Its named volumes; None where a data root always goes with its sandbox."""
+
+    @property
     def logs(self) -> Mapping[str, str]:
-        """The logs in a sandbox's directory: what users call one, and the file's name. `dockerd` is among them."""
+        """The logs in a sandbox's directory: the users' name of each, and its file's name. `dockerd` is among them."""
 
     @property
     def snapshots(self) -> Snapshots | None:
-        """What it can do with the memory of guests; None for nothing."""
+        """What this backend can do with the memory of guests; None where it can do nothing."""
 
     @property
     def lasting(self) -> Lasting | None:
-        """What is asked of guests that outlive their owner; None where a guest ends with its owner."""
+        """What this backend can do with guests that outlive their owner; None where a guest ends with its owner."""
 
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Check a wish against this host, make what is missing, and return the plan; the directory is not touched.
@@ -165,46 +241,46 @@ class Backend(Protocol):
         """
 
     def proven(self, plan: AnyPlan, directory: Path) -> Proven | None:
-        """Return what is known of a plan's guest when it was proven before; None for one that boots.
+        """Return the facts about a plan's guest if it was proven before; None for one that boots.
 
-        Raises SandboxError or SeedUnfit when what it would continue from is gone.
+        Raises SandboxError or SeedUnfit when its saved state or its seed is gone.
         """
 
     def begin(
         self, plan: AnyPlan, directory: Path, *, ephemeral: bool = False, locks: Sequence[int] = ()
     ) -> AbstractContextManager[Begun]:
-        """Start the guest of a sandbox's directory for the length of a block, as far as that needs no event loop.
+        """Begin to start a sandbox's guest, as far as that needs no event loop; the end of the block stops the guest.
 
-        What an ephemeral guest has on its own disks is lost when it ends. `locks` are descriptors: every process that
+        The contents of an ephemeral guest's own disks are lost when it ends. `locks` are descriptors; each process that
         writes the data root MUST inherit them, so that a lock ends with the last one, also after an owner that was
         killed. Raises PlanOutdated, NoSpace, HostError.
         """
 
 
 class Lasting(Protocol):
-    """Of a backend whose guests outlive their owner, which is a relay then: it may come and go."""
+    """Guests that outlive their owner, which is then a relay: it may come and go."""
 
     def runs(self, plan: AnyPlan, directory: Path) -> bool:
-        """Tell whether the guest of a sandbox runs. Raises BackendError when nobody can tell."""
+        """Tell whether the guest of a sandbox runs. Raises BackendError when that can't be found out."""
 
     def stop(self, plan: AnyPlan, directory: Path, *, timeout_seconds: float) -> None:
-        """End a guest in order: dockerd, its file systems, the guest. Harmless for one that does not run.
+        """End a guest in order: dockerd, its file systems, the guest itself. Harmless for one that does not run.
 
         Raises BackendError, AbnormalShutdown when the guest had to be cut off.
         """
 
 
 class PackedSeed(NamedTuple):
-    """What a seed's directory holds of its machine."""
+    """What the directory of a new seed has in it."""
 
     files: tuple[str, ...]
-    """The names of all files that belong to it."""
+    """The names of all files that belong to the seed."""
     children: tuple[str, ...]
-    """Those among them that an import makes anew."""
+    """The names of those files that an import makes anew."""
     parts: Mapping[str, str]
-    """What of this host the seed depends on, each part with its version or digest."""
+    """The parts of this host that the seed depends on, each with its version or digest."""
     image: Mapping[str, Any]
-    """How its dind image is known."""
+    """The fields by which its dind image is known."""
 
 
 class SnapshotGuest(Guest, Protocol):
@@ -213,7 +289,7 @@ class SnapshotGuest(Guest, Protocol):
     async def snapshot(self) -> None:
         """End a guest that was planned to become a seed, with its state in the sandbox's directory.
 
-        Raises SandboxError.
+        Raises NoSpace or SandboxError.
         """
 
     def require_suspendable(self) -> None:
@@ -223,48 +299,48 @@ class SnapshotGuest(Guest, Protocol):
         """End the guest with its state and some facts in the sandbox's directory, from which its next start resumes.
 
         Raises SandboxError or NoSpace when its state can't be kept: then the guest runs on, but all its streams are
-        closed, and what is opened first must be its `Container`. Raises AbnormalShutdown when it can't run on.
+        closed, and the first one to be opened must be its `Container`. Raises AbnormalShutdown when it can't run on.
         """
 
 
 class Snapshots(Protocol):
-    """Of a backend that can keep a guest's memory: seeds, `stop --save`, and guests that are started early."""
+    """What needs the memory of guests to be kept: seeds, `stop --save`, and guests that are started early."""
 
     def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
-        """Move what a snapshot has left in a sandbox's directory into that of a seed."""
+        """Move the files of a snapshot from a sandbox's directory into that of a seed."""
 
     def adopt_seed(self, facts: Mapping[str, Any], directory: Path) -> list[str]:
-        """Make what a seed that came from elsewhere needs beside its files, and return the names of its children.
+        """Make what an imported seed needs beside its files, and return the names of its children.
 
-        Raises PlanOutdated, KeyError, TypeError or ValueError for facts that no backend of this kind has written.
+        Raises PlanOutdated, KeyError, TypeError or ValueError for facts that this backend can't have written.
         """
 
     def require_fit(self, seed: Seed) -> None:
         """Raise SeedUnfit, with the reason, when a seed can't be restored on this host."""
 
     def copy_disks(self, plan: AnyPlan, directory: Path, target: Path) -> None:
-        """Copy what a stopped sandbox has written into the directory of a new one, on which that can boot.
+        """Copy the disks of a stopped sandbox into the directory of a new one, which can boot from them.
 
-        Raises SpecError for one whose data root does not lie in its own directory, NoSpace.
+        Raises SpecError for a sandbox whose data root does not lie in its own directory, NoSpace.
         """
 
     def suspended(self, directory: Path) -> dict[str, Any] | None:
-        """Return `size_bytes` and `saved_at` of the state from which a stopped sandbox would resume; None for none."""
+        """Return `size_bytes` and `saved_at` of the state from which a stopped sandbox would resume, or None."""
 
     def why_not_suspendable(self, plan: AnyPlan) -> str:
-        """Return why no guest of a plan can be suspended; empty when one can."""
+        """Return why the guest of a plan can't be suspended, as a part of a sentence; empty when it can."""
 
     def stand_in_key(self, plan: AnyPlan) -> str:
-        """Return what is equal for plans whose guests could be each other's until something is asked of them.
+        """Return a key that two plans share if a guest started for one can be adopted for the other.
 
         Empty for a plan whose guest can't be started early.
         """
 
     def begin_early(self, plan: AnyPlan, directory: Path) -> AbstractContextManager[Begun]:
-        """Start a guest for a sandbox that isn't there yet; the block's end cuts it off unless it was adopted."""
+        """Begin to start a guest for a sandbox that does not exist yet; unless adopted, the block's end cuts it off."""
 
     def adopt(self, guest: Guest, plan: AnyPlan, directory: Path) -> None:
-        """Make a guest that was started early, by a plan with an equal key, that of a sandbox, with all its files."""
+        """Give a guest that was started early, for a plan with the same key, to a sandbox, and move its files there."""
 
 
 _MODULES = BACKEND_MODULES
@@ -276,16 +352,16 @@ def installed_backends() -> list[str]:
 
 
 def load_backend(name: str) -> Backend:
-    """Return a backend by its name; only the chosen one is imported. Raises KeyError for a name that has none."""
+    """Return a backend by its name; only the chosen one is imported. Raises KeyError for an unknown name."""
     return cast(Backend, importlib.import_module(_MODULES[name]).BACKEND)
 
 
 def require_snapshots(backend: Backend) -> Snapshots:
-    """Return what a backend with snapshots can do; for callers who hold what only such a backend makes."""
+    """Return a backend's `Snapshots`, for callers that have something which only a backend with snapshots makes."""
     assert backend.snapshots is not None
     return backend.snapshots
 
 
 def load_early() -> None:
-    """Import what the default backend will need at a start, for a process that has nothing else to do yet."""
+    """Import the modules of the default backend's start, in a process that has nothing else to do yet."""
     importlib.import_module("kata_dind.backend.vm.start")

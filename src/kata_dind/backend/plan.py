@@ -1,6 +1,6 @@
 """What a start will do, and why: one frozen value for every backend, and the JSON that plan.json and seeds keep of it.
 
-What only one backend needs travels in `own`, which nobody else reads. Pure, but for the two functions at the end.
+What only one backend needs travels in `own`, which no other room reads. Pure, except for the functions with files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kata_dind.host.json_files import read_json, write_json
 from kata_dind.vocabulary import DataRootKind, Fallback
 
 VERSION = 2
-"""Of the JSON. A plan of another version is refused as a whole: what it says may mean something else by now."""
+"""The JSON's version. A plan of another version is refused as a whole, since its fields may mean something else."""
 
 PLAN_FILE = "plan.json"
 
@@ -33,9 +33,9 @@ class StartKind(StrEnum):
 
     BOOT = "boot"
     RESTORE = "restore"
-    """As a clone, from its seed."""
+    """As a clone, from a seed."""
     RESUME = "resume"
-    """From the state in which it was suspended."""
+    """From the state that was saved when it was suspended."""
     BOOT_TO_SNAPSHOT = "boot-to-snapshot"
     """From nothing, to become a seed."""
 
@@ -55,7 +55,7 @@ class PlannedImage:
 
 @dataclass(frozen=True)
 class WantedSeed:
-    """The seed that a start would use if it existed, and the machine that it is made of."""
+    """The seed that a start would use if it existed, and the size of its machine."""
 
     key: str
     cpus: int
@@ -65,7 +65,7 @@ class WantedSeed:
 
 @dataclass(frozen=True)
 class Plan(Generic[OwnT]):
-    """What a start will do, and why; it looks nothing up any more."""
+    """What a start will do, and why; the start itself looks nothing up any more."""
 
     backend: str
     name: str
@@ -92,10 +92,12 @@ class Plan(Generic[OwnT]):
     seed: str = ""
     """The id of the seed over whose disks the sandbox's own disks lie; empty for none."""
     wanted_seed: WantedSeed | None = None
+    volume: str = ""
+    """The volume that holds the data root; empty for a data root of the sandbox's own."""
     warnings: tuple[str, ...] = ()
     """What the user should know before the start."""
     outlives_owner: bool = False
-    """Whether the guest goes on when its owner ends, as a pod does. Then only the backend knows whether it runs."""
+    """Whether the guest runs on when its owner ends, as a pod does. Then only the backend knows whether it runs."""
 
 
 AnyPlan = Plan[Any]
@@ -107,9 +109,9 @@ def plan_to_json(plan: AnyPlan) -> dict[str, Any]:
 
 
 def plan_from_json(values: Mapping[str, Any]) -> AnyPlan:
-    """Rebuild a plan; its `own` stays as it is in the JSON. Raises PlanOutdated for one of another version."""
+    """Rebuild a plan; its `own` stays as JSON values. Raises PlanOutdated for a plan of another version."""
     if values.get("version") != VERSION:
-        raise PlanOutdated("the plan was made by another version of kata-dind",
+        raise PlanOutdated("the plan was made by another version of kata-dind", id="plan.other-version",
                            details=f"it has the version {values.get('version')}, and this is {VERSION}")  # fmt: skip
     return from_json(AnyPlan, {key: value for key, value in values.items() if key != "version"})
 
@@ -122,7 +124,9 @@ def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
     try:
         return typing.cast(_T, _rebuilt(kind, values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PlanOutdated("the plan was made by another version of kata-dind", details=str(error)) from error
+        raise PlanOutdated(
+            "the plan was made by another version of kata-dind", id="plan.other-version", details=str(error)
+        ) from error
 
 
 def with_own(plan: AnyPlan, kind: type[OwnT]) -> Plan[OwnT]:
@@ -131,7 +135,7 @@ def with_own(plan: AnyPlan, kind: type[OwnT]) -> Plan[OwnT]:
 
 
 def find_plan(directory: Path) -> AnyPlan | None:
-    """Return the plan of a sandbox's last start; None where there is none that this version understands."""
+    """Return the plan of a sandbox's last start; None where there is no plan that this version understands."""
     try:
         return earlier_plan(directory)
     except PlanOutdated:
@@ -154,6 +158,7 @@ def earlier_plan(directory: Path) -> AnyPlan | None:
     except PlanOutdated as error:
         raise PlanOutdated(
             f"the sandbox '{directory.name}' was made by another version of kata-dind, which this one can't start",
+            id="plan.other-version",
             details=error.details,
             hint=f"use the version that made it, or kata-dind rm {directory.name}",
         ) from error
@@ -163,7 +168,9 @@ def require_plan(directory: Path) -> AnyPlan:
     """Return the plan of a sandbox that was started. Raises PlanOutdated."""
     plan = earlier_plan(directory)
     if plan is None:
-        raise PlanOutdated(f"the sandbox '{directory.name}' has no plan", hint=f"kata-dind rm {directory.name}")
+        raise PlanOutdated(
+            f"the sandbox '{directory.name}' has no plan", id="plan.missing", hint=f"kata-dind rm {directory.name}"
+        )
     return plan
 
 

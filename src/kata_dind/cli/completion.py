@@ -18,7 +18,7 @@ def sandbox_names(incomplete: str) -> list[str]:
 def volume_names(incomplete: str) -> list[str]:
     """Complete a volume's name."""
     with contextlib.suppress(Exception):
-        from kata_dind.store.volumes import list_volumes
+        from kata_dind.sandbox.volumes import list_volumes
 
         return _beginning(incomplete, (volume.name for volume in list_volumes()))
     return []

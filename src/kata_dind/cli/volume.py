@@ -30,7 +30,7 @@ def ls(session: Session, *, json: Json = False) -> None:
 
     DISK is the space that a volume takes on this host.
     """
-    from kata_dind.store.volumes import list_volumes
+    from kata_dind.sandbox.volumes import list_volumes
 
     volumes = list_volumes()
     if json:
@@ -44,7 +44,7 @@ def ls(session: Session, *, json: Json = False) -> None:
 @takes_session
 def inspect(session: Session, name: Name, *, json: Json = False) -> None:
     """Show everything that is known about a volume."""
-    from kata_dind.store.volumes import require_volume
+    from kata_dind.sandbox.volumes import require_volume
 
     facts = require_volume(name).inspect()
     if json:
@@ -59,8 +59,8 @@ def resize(session: Session, name: Name, size: Size, *, json: Json = False) -> N
 
     Its file system grows with it: an ext4 at once, an xfs at the next start of a sandbox that uses the volume.
     """
+    from kata_dind.sandbox.volumes import require_volume
     from kata_dind.spec import parse_disk_size
-    from kata_dind.store.volumes import require_volume
 
     volume = require_volume(name)
     volume.resize(parse_disk_size(size, field="SIZE"))
@@ -77,7 +77,7 @@ def fsck(session: Session, name: Name, *, json: Json = False) -> None:
     Damage that can be repaired without a decision is repaired. The answer is `clean` or `repaired`. Other damage is an
     error, and its hint is the command that repairs it.
     """
-    from kata_dind.store.volumes import require_volume
+    from kata_dind.sandbox.volumes import require_volume
 
     outcome = require_volume(name).fsck()
     if json:
@@ -92,7 +92,7 @@ def rm(session: Session, names: Names) -> None:
 
     A volume that belongs to a sandbox, running or not, can only be removed after that sandbox.
     """
-    from kata_dind.store.volumes import require_volume
+    from kata_dind.sandbox.volumes import require_volume
 
     volumes = [require_volume(name) for name in dict.fromkeys(names)]
     for volume in volumes:

@@ -1,1 +1,1 @@
-"""What each kind of data root needs of a host or a guest, as data, and the choice between the kinds. Pure."""
+"""The needs of each kind of data root on the host and in the guest, as data, and the choice between the kinds. Pure."""

@@ -1,7 +1,7 @@
 """Which Docker may open which data root. Pure.
 
-The rules follow from docs/decisions/docker-versions.md. Any Docker sees a root's volumes and networks; its images and
-containers are seen by older and newer ones alike, unless they lie in the other store: storage driver or containerd.
+The rules follow from docs/decisions/docker-versions.md. Any Docker sees the volumes and networks of a data root. Older
+and newer ones alike see the images and containers, unless these lie in the other store: storage driver or containerd.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def why_incompatible(
 ) -> str:
     """Say why a Docker must not open a data root, and what to do, in a sentence; "" when it may.
 
-    `written_by` is the version that wrote last, with a verdict's `storage`: `overlay2 on extfs`, or a snapshotter's
-    name. `containerd_store` is what dockerd is told of features.containerd-snapshotter, None when it is told nothing;
-    `storage_driver` is the one that it is told, empty for none. Nothing is known against a version that can't be read.
+    `written_by` is the version that wrote last, and `storage` that of its verdict: `overlay2 on extfs`, or a
+    snapshotter's name. `containerd_store` is the value of features.containerd-snapshotter that dockerd is given, None
+    when it is given none; `storage_driver` is the driver that it is told to use, empty for none. A version that can't
+    be read may open any data root.
     """
     writer, opener = _major(written_by), _major(docker_version)
     name = storage.partition(" on ")[0]
@@ -60,14 +61,14 @@ def _why_not_named(name: str, written_by: str, docker_version: str, storage_driv
     hidden = f"Docker {docker_version} would not see the images and containers that Docker {written_by} wrote with"
     needed_by = [word for word, drivers in FALLBACK_DRIVERS.items() if name in drivers]
     if storage_driver and storage_driver != name:
-        return f"{hidden} {name}, for it is told to use {storage_driver}; leave --storage-driver out"
+        return f"{hidden} {name}, because it is told to use {storage_driver}; leave --storage-driver out"
     if needed_by and fallback not in needed_by and not storage_driver:
         return f"{hidden} {name}, which no Docker uses unless told to; use --fallback {needed_by[0]}"
     return ""
 
 
 def asked_store(dockerd_args: Sequence[str]) -> bool | None:
-    """Tell which image store dockerd's flags ask for: True for containerd's, None when they say nothing."""
+    """Tell whether dockerd's flags ask for containerd's image store; None when they say nothing about it."""
     for argument in reversed(dockerd_args):
         flag, _, value = argument.partition("=")
         feature, _, state = value.partition("=")
@@ -86,7 +87,8 @@ def asked_driver(dockerd_args: Sequence[str]) -> str:
 
 def _opens_containerd_store(writer: int, opener: int, containerd_store: bool | None) -> bool:
     if containerd_store is None:
-        # Before 29 something told the writer, maybe its image's daemon.json, and tells the same release again.
+        # Before 29, something has set this for the writer: maybe the daemon.json of its image, which the same release
+        # reads again.
         return opener >= _CONTAINERD_BY_DEFAULT or opener == writer
     return containerd_store and opener >= _CONTAINERD_ON_DEMAND
 
@@ -99,6 +101,6 @@ def _way_to_containerd_store(opener: int) -> str:
 
 
 def _major(version: str) -> int | None:
-    # A Debian epoch may stand in front: docker-ce's version is 5:28.5.2-1~debian.13~trixie.
+    # A Debian version may begin with an epoch: docker-ce's version is 5:28.5.2-1~debian.13~trixie.
     match = re.match(r"(?:[0-9]+:)?([0-9]+)\b", version, re.ASCII)
     return int(match[1]) if match else None

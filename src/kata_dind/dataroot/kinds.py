@@ -1,4 +1,4 @@
-"""The kinds of data root as data: what each needs of the machine, and what the guest entrypoint is told."""
+"""The kinds of data root as data: what each needs of the machine, and what the guest entrypoint is given."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class DataRootNeeds:
     kind: DataRootKind
     disk: bool = False
     share: str = ""
-    """Where in the container a directory of the sandbox's own is shared; empty for none."""
+    """Where the container sees a shared directory of the sandbox or volume; empty when the kind has no share."""
     xattr: bool = False
     """Whether virtiofsd must pass extended attributes on, `trusted.*` included, since overlay lies on the share."""
     sized: bool = True
-    """Whether KATA_DIND_SIZE limits it; else it takes what the host's file system has."""
+    """Whether KATA_DIND_SIZE limits it; without that, it may fill the host's file system."""
     environment: dict[str, str] = field(default_factory=dict)
-    """For the guest entrypoint, beside KATA_DIND_DATA_ROOT and KATA_DIND_SIZE."""
+    """Variables for the guest entrypoint, in addition to KATA_DIND_DATA_ROOT and KATA_DIND_SIZE."""
 
 
 GUEST_PATH = "/var/lib/docker"
@@ -30,13 +30,13 @@ DATA_DISK = "data.img"
 """The block kind's disk, in the sandbox's directory or in the volume's."""
 
 DATA_ROOT_SHARE = "data-root"
-"""The directory of the loop and virtiofs kinds, where `DATA_DISK` would lie else; and its name below the shared one."""
+"""The directory that the loop and virtiofs kinds have in place of `DATA_DISK`; also its name below the shared one."""
 
 LOOP_FILE = "kata-dind.img"
-"""The disk file in the loop kind's, which the guest entrypoint makes."""
+"""The disk file in the directory of the loop kind; the guest entrypoint makes it."""
 
 LOOP_GUEST_PATH = "/var/lib/kata-dind"
-"""Where the guest sees the loop kind's: in the container, beside dockerd's own directory."""
+"""Where the container sees the directory of the loop kind: beside dockerd's own directory."""
 
 KINDS = {
     DataRootKind.MEMORY: DataRootNeeds(DataRootKind.MEMORY),

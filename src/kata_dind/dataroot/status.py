@@ -1,4 +1,4 @@
-"""What the guest entrypoint reports of its data root, read with the distrust that a guest deserves. Pure."""
+"""The guest entrypoint's report about its data root, read with the distrust that a guest deserves. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 EXIT_BAD_INPUT = 64
-"""The entrypoint's exit code when it was told something wrong."""
+"""The entrypoint's exit code when a value that it was given is wrong."""
 
 EXIT_NO_DATA_ROOT = 78
-"""Its exit code when no working data root can be had; every other one is that of the command behind it."""
+"""The entrypoint's exit code when it finds no working data root; any other code is that of the command that it ran."""
 
 _LONGEST = 4096
 _MOST_STEPS = 32
 
 
 def parse_status(spoken: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of the entrypoint's status, each of its type; what is absent or odd becomes empty.
+    """Return the known fields of the entrypoint's status with the right types; a value that is absent or odd is empty.
 
     kind, path, filesystem, device, storage_driver: text; size_bytes: whole number; direct_io: bool, None where it means
     nothing; proof: each step's outcome (passed, failed, untested); reasons: why a kind was not taken.

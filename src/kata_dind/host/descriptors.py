@@ -1,4 +1,4 @@
-"""How many descriptors another process has, and how many it may have. Source: proc_pid_fd(5)."""
+"""How many descriptors another process has open, and how many it may have. Source: proc_pid_fd(5)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def descriptor_limit(pid: int) -> int:
 
 
 def told_descriptors(pid: int) -> int:
-    """Return how many the directory's size says there are, since Linux 6.2; 0 before that. Raises OSError."""
+    """Return how many there are by the size of their directory, which Linux gives since 6.2; else 0. Raises OSError."""
     return Path(f"/proc/{pid}/fd").stat().st_size
 
 

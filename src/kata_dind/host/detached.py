@@ -1,7 +1,7 @@
 """A program that is made to outlive us, in a session of its own.
 
-Apart from `process`, since it is started before a command has imported anything: this module costs 1 ms, `subprocess`
-and what it needs 10 ms.
+It is apart from `process`, because the program is started before a command has imported anything: this module costs
+1 ms, `subprocess` with its own imports 10 ms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _unreaped: set[int] = set()
-"""Those that nobody has waited for yet."""
+"""The ids of those that this process has not waited for yet."""
 
 
 class Detached:
@@ -38,7 +38,7 @@ class Detached:
         """End it, with TERM, then with KILL; harmless when it has ended."""
         try:
             pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:  # reaped by somebody else
+        except ProcessLookupError:  # another part of this process has reaped it
             return
         ended = select.poll()
         ended.register(pidfd, select.POLLIN)
@@ -54,7 +54,7 @@ def _reap() -> None:
     for pid in list(_unreaped):
         try:
             done, _ = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # who ignores SIGCHLD has nothing to wait for
+        except ChildProcessError:  # a process that ignores SIGCHLD has nothing to wait for
             done = pid
         if done:
             _unreaped.discard(pid)

@@ -26,7 +26,9 @@ def make_private(directory: Path, *, hint: str = "") -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"the directory {directory} cannot be made: {error.strerror}", hint=hint) from error
+        raise HostError(
+            f"the directory {directory} cannot be made: {error.strerror}", id="host.directory-not-made", hint=hint
+        ) from error
     return directory
 
 
@@ -37,6 +39,6 @@ def _private_directory(variable: str, *, kind: str) -> Path:
 
 
 def _xdg_directory(kind: str) -> Path:
-    import platformdirs  # here, for a command that names both directories need not load it
+    import platformdirs  # here, since it is not needed when both variables are set
 
     return platformdirs.user_state_path("kata-dind") if kind == "state" else platformdirs.user_cache_path("kata-dind")

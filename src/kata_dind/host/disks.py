@@ -23,7 +23,7 @@ XFS_LEAST_MIB = 300
 """mkfs.xfs makes nothing smaller since xfsprogs 5.19."""
 
 LARGEST_JOURNAL_MIB = 64
-"""The journal is a quarter of a small disk, which has no room for a larger one."""
+"""The journal is a quarter of a small disk, which has no space for a larger one."""
 
 EXT4_OPTIONS = (
     "-q",
@@ -36,12 +36,12 @@ EXT4_OPTIONS = (
 """mke2fs' options for every data root, on the host and in the guest entrypoint."""
 
 EXT4_EXTENDED = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-"""What follows its -E, on both sides. Almost nothing is allocated at first: lazy tables and a 64 MiB journal take
-4.4 MiB of a 20 GiB disk, the defaults 135 MiB."""
+"""The value of mke2fs' -E, on the host and in the guest. Almost nothing is allocated at first: lazy tables and a 64 MiB
+journal take 4.4 MiB of a 20 GiB disk, the defaults 135 MiB."""
 
 _EXT4_EXTENDED_ON_THE_HOST = "assume_storage_prezeroed=1"
-"""On the host alone, where the disk is a file that was made a moment ago. The guest's may be a device, of which only
-the first and the last megabyte are known to be zeros, and the mke2fs of its image may not know the option."""
+"""On the host alone, where the disk is a file that was made a moment ago. In the guest it may be a device, of which
+only the first and the last megabyte are known to be zeros, and the image's mke2fs may not know the option."""
 
 XFS_OPTIONS = ("-q", "-f", "-K", "-L", LABEL)
 """mkfs.xfs' own defaults but for `-K`: a blank disk has nothing to discard. On the host and in the guest entrypoint."""
@@ -60,7 +60,7 @@ def mkfs_xfs_argv(mkfs: Path, disk: Path) -> list[str]:
 
 
 def create_disk(disk: Path, *, size_mib: int, filesystem: Filesystem = Filesystem.EXT4) -> None:
-    """Make a sparse, formatted disk unless it exists; it gets its name only when it is whole.
+    """Make a sparse, formatted disk unless there is one; it gets its name only when it is whole.
 
     Raises NoSpace when the host's file system is full, ToolMissing without the file system's mkfs.
     """
@@ -77,11 +77,14 @@ def create_disk(disk: Path, *, size_mib: int, filesystem: Filesystem = Filesyste
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise NoSpace(
-                f"the file system of {disk.parent} takes no file of {size_mib} MiB", hint="use a smaller --size"
+                f"the file system of {disk.parent} takes no file of {size_mib} MiB",
+                id="host.file-too-large",
+                hint="use a smaller --size",
             ) from error
         if isinstance(error, CommandFailed) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
                 f"cannot make a disk in {disk.parent}",
+                id="host.no-space",
                 details=getattr(error, "details", str(error)),
                 hint="free space there, or set KATA_DIND_STATE_DIR to a directory with more",
             ) from error
@@ -90,9 +93,9 @@ def create_disk(disk: Path, *, size_mib: int, filesystem: Filesystem = Filesyste
 
 @contextlib.contextmanager
 def copied_to_memory(source: Path) -> Iterator[int]:
-    """Copy a file without its holes into memory, where no disk has to take what is written to it.
+    """Copy a file without its holes into memory, where nothing that is written to the copy has to go to a disk.
 
-    Yields a descriptor; the copy lasts as long as anybody has it open or mapped.
+    Yields a descriptor; the copy lasts as long as any process has it open or mapped.
     """
     write = os.memfd_create(source.name, os.MFD_CLOEXEC)
     try:
@@ -125,7 +128,7 @@ def _copy_data(source: Path, write: int) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that never changes a second name; a copy of it where that lies on another file system."""
+    """Give a file that never changes a second name; if that lies on another file system, copy the file."""
     try:
         os.link(source, target)
     except OSError:
@@ -133,7 +136,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def next_data(descriptor: int, position: int) -> int:
-    """Return where a file has data, from a position on; a number beyond every file's end when it has no more."""
+    """Return the first position from a given one on at which a file has data; a huge number when there is none."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError as error:
@@ -143,7 +146,7 @@ def next_data(descriptor: int, position: int) -> int:
 
 
 def file_mark(path: Path) -> str:
-    """Return what changes when a file is replaced or written to: its path, size and time."""
+    """Return a text that changes when a file is replaced or written to: its path, size and time."""
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
@@ -171,9 +174,9 @@ def make_durable(product: Path) -> None:
 
 
 def free_bytes(directory: Path) -> int:
-    """Return what the file system of a directory has left for ordinary users, whom a disk should not starve either.
+    """Return how much the file system of a directory has left for ordinary users, since a disk should not starve them.
 
-    A tmpfs without a limit tells of no blocks at all, and counts as having any number of them.
+    A tmpfs without a limit reports no blocks at all, and counts as having any number of them.
     """
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
@@ -185,9 +188,9 @@ def is_full(directory: Path) -> bool:
 
 
 def allocated_bytes(directory: Path) -> int:
-    """Return what the files of a directory and of those in it really take on disk.
+    """Return how much the files of a directory, and of the directories in it, really take on disk.
 
-    No deeper: a guest may have made what lies below. Files that vanish meanwhile count nothing.
+    It looks no deeper, since a guest may have made what lies below. Files that vanish meanwhile count nothing.
     """
     total = 0
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """File systems in disk files: what is in one, a full check, and growth that may be killed at any moment.
 
-Works as an ordinary user, for nothing is mounted. A disk that a machine has open is refused, and so is what is no
-plain file: the directory may be one that a guest wrote.
+All this works as an ordinary user, since nothing is mounted. A disk that a machine has open is refused, and so is
+anything but a plain file, since a guest may have written to the directory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kata_dind.errors import CommandFailed, DataRootBusy, DataRootError, Foreign
 from kata_dind.host.process import Completed, require_tool, run
 
 _CHECK_SECONDS = 3600.0
-"""For e2fsck and its kin on a large and slow disk; who waits may interrupt them."""
+"""For e2fsck and its kin on a large and slow disk; a user who waits for them may interrupt them."""
 
 _LETS_GO_SECONDS = 5.0
-"""For a machine whose owner was killed: it is told at once, and ends within milliseconds on an idle host."""
+"""For a machine with a killed owner: it gets a signal at once, and ends within milliseconds on an idle host."""
 
 _POLL_SECONDS = 0.05
 _SUPERBLOCK_BYTES = 4096
@@ -37,15 +37,18 @@ Outcome = Literal["clean", "repaired"]
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What lies in a disk file."""
+    """The file system in a disk file."""
 
     kind: Literal["ext4", "xfs"]
     size_bytes: int
-    """Of the file system, which may be smaller than its disk."""
+    """The size of the file system, which may be smaller than its disk."""
 
 
 def find_filesystem(disk: Path) -> FileSystem | None:
-    """Read what a disk file holds; None for a blank one, another file system, or no file. Raises ForeignData."""
+    """Read which file system a disk file has; None for a blank disk, an unknown file system or no file.
+
+    Raises ForeignData.
+    """
     try:
         with _opened(disk, os.O_RDONLY) as file:
             return _read_superblock(file)
@@ -54,7 +57,7 @@ def find_filesystem(disk: Path) -> FileSystem | None:
 
 
 def find_size(disk: Path) -> int | None:
-    """Return a disk file's size in bytes; None when there is no plain file."""
+    """Return a disk file's size in bytes; None when it is absent or not a plain file."""
     try:
         status = disk.lstat()
     except FileNotFoundError:
@@ -80,8 +83,8 @@ def parse_superblock(start: bytes) -> FileSystem | None:
 def check_filesystem(disk: Path) -> Outcome:
     """Check a disk's file system in full, and repair what can be repaired without a choice.
 
-    xfs is only looked at: its own log repairs it, at a mount. Raises DataRootError for a damaged one, with the command
-    that would repair it, DataRootBusy, ForeignData.
+    An xfs is only looked at: a mount repairs it from its log. Raises DataRootError for a damaged file system, with the
+    command that would repair it, DataRootBusy, ForeignData.
     """
     with _unused(disk) as file:
         found = _read_superblock(file)
@@ -92,10 +95,11 @@ def check_filesystem(disk: Path) -> Outcome:
 
 
 def grow_filesystem(disk: Path, size_bytes: int, *, undo: Path) -> None:
-    """Let a disk and its ext4 have at least a size, in whole MiB; never less. xfs grows when it is next mounted.
+    """Grow a disk and its ext4 to a size, in whole MiB, unless they are as large; an xfs grows when it is next mounted.
 
-    Killed at any moment it loses nothing; the next call, or `mend_filesystem`, repairs what it left with the help of
-    the file `undo`. Raises DataRootError for a damaged file system, NoSpace, DataRootBusy, ForeignData.
+    It may be killed at any moment, and nothing is lost: with the help of the file `undo`, the next call of this
+    function or of `mend_filesystem` repairs the file system. Raises DataRootError for a damaged file system, NoSpace,
+    DataRootBusy, ForeignData.
     """
     with _unused(disk) as file:
         _mend(disk, file, undo)
@@ -109,9 +113,9 @@ def grow_filesystem(disk: Path, size_bytes: int, *, undo: Path) -> None:
 
 
 def mend_filesystem(disk: Path, *, undo: Path) -> None:
-    """Take back what a killed growth has left half done, if one has.
+    """Take back a growth that was killed half-way, if there was one.
 
-    Waits for a machine whose owner was killed to let go of the disk. Raises DataRootError, DataRootBusy, ForeignData.
+    Waits until a machine whose owner was killed has closed the disk. Raises DataRootError, DataRootBusy, ForeignData.
     """
     with contextlib.suppress(FileNotFoundError), _unused(disk) as file:
         _mend(disk, file, undo)
@@ -120,7 +124,7 @@ def mend_filesystem(disk: Path, *, undo: Path) -> None:
 def _mend(disk: Path, file: IO[bytes], undo: Path) -> None:
     if not undo.exists():
         return
-    # It refuses an undo file of a growth that was at its very beginning or end; e2fsck has the last word.
+    # e2undo refuses the undo file of a growth that was at its very beginning or end; e2fsck has the last word.
     with contextlib.suppress(CommandFailed):
         _run_on(file, [_e2fsprogs("e2undo"), undo])
     _check_ext4(disk, file)
@@ -148,14 +152,16 @@ def _check_xfs(disk: Path, file: IO[bytes]) -> None:
 def _resize_ext4(disk: Path, file: IO[bytes], undo: Path) -> None:
     """Let ext4 fill its disk.
 
-    resize2fs that is killed leaves what e2fsck repairs only by guesses (measured, 1.47.0: at 24 of 25 points in its
-    149 writes). With its undo file taken back, e2fsck had no question at any point.
+    A resize2fs that is killed leaves a file system that e2fsck can repair only by guesses (measured, 1.47.0: at 24 of
+    25 points in its 149 writes). After e2undo had applied the undo file, e2fsck had no question at any point.
     """
     try:
         _run_on(file, [_e2fsprogs("resize2fs"), "-z", undo])
     except CommandFailed as error:
         _mend(disk, file, undo)
-        raise DataRootError(f"the file system in {disk} could not grow", details=error.details) from error
+        raise DataRootError(
+            f"the file system in {disk} could not grow", id="dataroot.growth-failed", details=error.details
+        ) from error
     undo.unlink(missing_ok=True)
 
 
@@ -163,13 +169,15 @@ def _truncate(disk: Path, file: IO[bytes], size_bytes: int) -> None:
     try:
         os.truncate(file.fileno(), size_bytes)
     except OSError as error:
-        raise NoSpace(f"the file system of {disk.parent} takes no file of {size_bytes >> 20} MiB") from error
+        raise NoSpace(
+            f"the file system of {disk.parent} takes no file of {size_bytes >> 20} MiB", id="host.file-too-large"
+        ) from error
 
 
 def _run_on(
     file: IO[bytes], argv: Sequence[str | os.PathLike[str]], *, allowed_codes: Collection[int] = (0,)
 ) -> Completed:
-    """Run a tool on an open disk; by its name the tool might find another file than was looked at."""
+    """Run a tool on an open disk; by the disk's name, the tool might find another file than the one that we checked."""
     return run(
         [*argv, f"/proc/self/fd/{file.fileno()}"],
         timeout_seconds=_CHECK_SECONDS,
@@ -185,8 +193,9 @@ def _e2fsprogs(tool: str) -> Path:
 def _damaged(disk: Path, command: str, error: CommandFailed) -> DataRootError:
     return DataRootError(
         f"the file system in {disk} is damaged",
+        id="dataroot.damaged",
         details=error.details,
-        hint=f"{command}, which may drop files; copy the disk before",
+        hint=f"{command}, which may drop files; copy the disk first",
     )
 
 
@@ -196,15 +205,16 @@ def _read_superblock(file: IO[bytes]) -> FileSystem | None:
 
 @contextlib.contextmanager
 def _opened(disk: Path, flags: int) -> Iterator[IO[bytes]]:
-    """Open a disk that is a plain file. A loop disk's directory is the guest's, which may put anything there."""
+    """Open a disk that is a plain file. A guest may put anything into the directory of its loop disk."""
     foreign = ForeignData(
-        f"{disk} is no plain file, so it is not touched",
+        f"{disk} is not a plain file, so it is not touched",
+        id="dataroot.not-a-file",
         hint=f"ls -l {disk.parent}, and put the disk back under that name",
     )
     if not stat.S_ISREG(disk.lstat().st_mode):
         raise foreign
     try:
-        # Whatever came there since: no link is followed, and no FIFO or device waited for.
+        # The file may have been replaced since: no link is followed, and no FIFO or device waited for.
         descriptor = os.open(disk, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
@@ -218,9 +228,9 @@ def _opened(disk: Path, flags: int) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _unused(disk: Path) -> Iterator[IO[bytes]]:
-    """Open a disk and keep machines from it; QEMU locks bytes of each disk it has open, and survives its owner briefly.
+    """Open a disk and keep machines from it. QEMU locks bytes of each disk, and outlives a killed owner for a moment.
 
-    The lock ends when the process closes any descriptor of the disk: while this one is open, none other may be.
+    Our lock ends when this process closes any descriptor of the disk, so it must not open the disk a second time.
     """
     deadline = time.monotonic() + _LETS_GO_SECONDS
     with _opened(disk, os.O_RDWR) as file:
@@ -229,7 +239,9 @@ def _unused(disk: Path) -> Iterator[IO[bytes]]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    raise DataRootBusy(f"{disk} is in use by another process", hint="try again in a moment") from error
+                    raise DataRootBusy(
+                        f"{disk} is in use by another process", id="dataroot.in-use", hint="try again in a moment"
+                    ) from error
                 time.sleep(_POLL_SECONDS)
             else:
                 break

@@ -1,4 +1,4 @@
-"""Small JSON files that several processes read and one writes: replaced in one step, and never read half."""
+"""Small JSON files that several processes read and one writes: replaced in one step, so that none reads half of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a file's object; empty when it is absent, unreadable or something else."""
+    """Return the object in a file; an empty one when the file is absent, unreadable or has something else in it."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -18,12 +18,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file in one step; a host that crashes has the old one or the new one. Raises OSError."""
+    """Replace a file in one step; after a crash of the host there is the old one or the new one. Raises OSError."""
     _replace(path, value, sync=True)
 
 
 def write_passing_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file that means nothing once the host has crashed: so nobody waits for the disk. Raises OSError."""
+    """Replace a file that means nothing after a crash of the host, so without waiting for the disk. Raises OSError."""
     _replace(path, value, sync=False)
 
 
@@ -34,7 +34,7 @@ def _replace(path: Path, value: dict[str, Any], *, sync: bool) -> None:
             file.write(json.dumps(value, indent=2) + "\n")
             file.flush()
             if sync:
-                os.fsync(file.fileno())  # else some file systems keep the rename, and lose what was written
+                os.fsync(file.fileno())  # else some file systems keep the rename, and lose the content
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

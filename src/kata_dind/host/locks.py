@@ -1,7 +1,7 @@
-"""File locks: state lies under a flock that its owner holds, so held means alive and free means left over.
+"""File locks: the owner of some state has its lock, so a lock that is taken means alive, and a free one left over.
 
-The kernel releases a lock when its holder dies, however it dies. Lock files are never removed while others may wait
-on them, for a waiter would then hold a lock on a file that nobody else sees.
+The kernel releases a lock when its owner dies, however it dies. A lock file is never removed while another process may
+wait for it, since that process would then lock a file that no other one sees.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _POLL_SECONDS = 0.05
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
-    """Hold an exclusive lock on a file, made when absent, for the length of the block; yields its descriptor.
+    """Lock a file, made when absent, for the length of the block, against every other lock; yields its descriptor.
 
-    Waits at most `timeout_seconds`, for ever when None. Raises LockBusy when somebody holds it until then, HostError
-    when it can't be opened.
+    Waits at most `timeout_seconds`, for ever when None. Raises LockBusy when another lock lasts until then, HostError
+    when the file can't be opened.
     """
     with _opened(path) as descriptor:
         _acquire(descriptor, fcntl.LOCK_EX, path=path, timeout_seconds=timeout_seconds)
@@ -32,19 +32,19 @@ def locked(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked_shared(path: Path, *, timeout_seconds: float | None) -> Iterator[int]:
-    """Hold a shared lock, as `locked` holds an exclusive one: many may, but not beside an exclusive holder."""
+    """Lock a file as `locked` does, but share the lock with others; only an exclusive lock keeps it waiting."""
     with _opened(path) as descriptor:
         _acquire(descriptor, fcntl.LOCK_SH, path=path, timeout_seconds=timeout_seconds)
         yield descriptor
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether somebody, ourselves included, holds a lock on a file; False when there is no file."""
+    """Tell whether a process, this one included, has a lock on a file; False when there is no file."""
     return _is_refused(path, fcntl.LOCK_EX)
 
 
 def is_locked_exclusively(path: Path) -> bool:
-    """Tell whether somebody holds a lock as `locked` does. Those who look so at the same time don't see each other."""
+    """Tell whether a process has a lock as `locked` takes it. Two that ask at the same time don't see each other."""
     return _is_refused(path, fcntl.LOCK_SH)
 
 
@@ -54,7 +54,7 @@ def _is_refused(path: Path, operation: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise HostError(f"the lock {path} cannot be read: {error.strerror}") from error
+        raise HostError(f"the lock {path} cannot be read: {error.strerror}", id="host.lock-unusable") from error
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HostError(f"the lock {path} cannot be opened: {error.strerror}") from error
+        raise HostError(f"the lock {path} cannot be opened: {error.strerror}", id="host.lock-unusable") from error
     try:
         yield descriptor
     finally:
@@ -87,7 +87,7 @@ def _acquire(descriptor: int, operation: int, *, path: Path, timeout_seconds: fl
             fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise LockBusy(f"{path} is in use by another process") from error
+                raise LockBusy(f"{path} is in use by another process", id="host.lock-busy") from error
             time.sleep(_POLL_SECONDS)
         else:
             return

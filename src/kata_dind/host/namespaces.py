@@ -1,4 +1,4 @@
-"""Argument lists that give a program namespaces of its own; an ordinary user gets them through a user namespace."""
+"""Argument lists that give a program its own namespaces; an ordinary user gets them through a user namespace."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def private_network_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -
 def private_mounts_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -> list[str]:
     """Run a program in a mount namespace of its own, so that its mounts end with it.
 
-    An ordinary user is root in there, and its subordinate ids are the other users.
+    An ordinary user is root in there, and the subordinate ids of that user are the other users.
     """
     user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
     return [str(unshare), *user, "--mount", "--propagation", "private", "--", *argv]
 
 
 def allowed_unshare() -> Path:
-    """Return where the copy of `unshare` belongs that AppArmor lets make namespaces: beside our interpreter."""
+    """Return the place of the copy of `unshare` that AppArmor allows to make namespaces: beside our interpreter."""
     return Path(sys.executable).with_name("kata-dind-unshare")
 
 
@@ -43,7 +43,7 @@ def find_unshare() -> Path:
 def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> None:
     """Raise PermissionMissing when this user can't make a network namespace and set it up.
 
-    What has worked is not tried again before the host's next boot: each start would take longer by that.
+    Once it has worked, it is not tried again before the host's next boot, since that would slow down each start.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     tried = {"boot": boot, "unshare": str(unshare), "as_root": as_root}
@@ -57,6 +57,7 @@ def require_network_namespaces(unshare: Path, *, as_root: bool, cache: Path) -> 
     except CommandFailed as error:
         raise PermissionMissing(
             "this user may not make network namespaces, which keep the guest away from this host",
+            id="network.namespaces-forbidden",
             details=error.details,
             hint="kata-dind setup, which on Ubuntu 24.04 allows one program to make them",
         ) from error

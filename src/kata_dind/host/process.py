@@ -34,13 +34,13 @@ _PR_SET_THP_DISABLE = 41
 _RUN_RUNG_SECONDS = 2.0
 _DRAIN_SECONDS = 1.0
 
-# "Die with the parent" is armed by an exec wrapper, for a preexec_fn is unsafe beside threads. The parent may have
+# "Die with the parent" is armed by an exec wrapper, since a preexec_fn is unsafe beside threads. The parent may have
 # died before the signal was armed, hence the look at $PPID. The signal follows the thread that forked (prctl(2)).
 _DIE_WITH_PARENT = '[ "$PPID" = "$0" ] || exit 143; exec "$@"'
 
 
 class Completed(NamedTuple):
-    """A command that ended well, and what it printed (text, undecodable bytes replaced)."""
+    """A command that ended well, and its output (as text, with undecodable bytes replaced)."""
 
     argv: tuple[str, ...]
     stdout: str
@@ -68,15 +68,20 @@ def require_tool(name: str, *, package: str) -> Path:
     """Return a program's path, or raise ToolMissing with the Debian package that has it."""
     found = find_tool(name)
     if found is None:
-        raise ToolMissing(f"{name} is not installed", hint=f"sudo apt-get install {package}")
+        raise ToolMissing(f"{name} is not installed", id="host.tool-missing", hint=f"sudo apt-get install {package}")
     return found
 
 
-def use_small_pages() -> None:
-    """Let this process and all that it starts have memory in small pages alone.
+def _without_package(name: str) -> ToolMissing:
+    hint = f"install the package that has {name}"
+    return ToolMissing(f"{name} is not installed", id="host.tool-missing", hint=hint)
 
-    An emulator asks for huge ones where its code goes, and of a guest that mostly sleeps they stay nearly empty: 20 MiB
-    of each. Source: PR_SET_THP_DISABLE, prctl(2).
+
+def use_small_pages() -> None:
+    """Give memory in small pages alone to this process and all that it starts.
+
+    An emulator asks for huge pages for the code that it translates. For a guest that mostly sleeps they stay nearly
+    empty, which wastes 20 MiB a guest. Source: PR_SET_THP_DISABLE, prctl(2).
     """
     import ctypes
 
@@ -84,7 +89,7 @@ def use_small_pages() -> None:
 
 
 class Process:
-    """A running program and its process group; not reaped, so that `pid` stays ours, until its `with` block ends."""
+    """A running program and its process group; it is not reaped before its `with` block ends, so `pid` stays ours."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
@@ -120,7 +125,7 @@ class Process:
                 break
             os.killpg(self.pid, rung)  # not reaped yet, so the number is still ours
             self.ended(within_seconds=rung_seconds)
-        os.killpg(self.pid, signal.SIGKILL)  # what the leader left behind in its group
+        os.killpg(self.pid, signal.SIGKILL)  # whatever the leader left behind in its group
 
 
 def process_started() -> float:
@@ -131,9 +136,9 @@ def process_started() -> float:
 
 
 def signal_process(pid: int, number: signal.Signals, *, word: str, has_open: Path) -> None:
-    """Signal a process whose command line has a word in it, and that has a file open; no other, and none for none."""
+    """Signal a process if `word` is in its command line and it has the file open; do nothing to any other process."""
     try:
-        pidfd = os.pidfd_open(pid)  # which keeps the number true while we look
+        pidfd = os.pidfd_open(pid)  # so that the number means the same process while we look
     except (OSError, ValueError):
         return
     try:
@@ -148,7 +153,7 @@ def signal_process(pid: int, number: signal.Signals, *, word: str, has_open: Pat
 
 
 def process_status(pid: int) -> str:
-    """Return what proc_pid_status(5) tells of a process."""
+    """Return the text that proc_pid_status(5) describes, of a process."""
     return Path(f"/proc/{pid}/status").read_text()
 
 
@@ -221,23 +226,25 @@ def run(
     name = Path(words[0]).name
     if code is None:
         evidence = _evidence(words, "killed", tail(log) if log else err or out)
-        raise CommandTimedOut(f"{name} did not end within {timeout_seconds:g} s", details=evidence)
+        raise CommandTimedOut(
+            f"{name} did not end within {timeout_seconds:g} s", id="process.timed-out", details=evidence
+        )
     if code not in allowed_codes:
         evidence = _evidence(words, describe_status(code), tail(log) if log else err or out)
-        raise CommandFailed(f"{name} failed ({describe_status(code)})", details=evidence)
+        raise CommandFailed(f"{name} failed ({describe_status(code)})", id="process.failed", details=evidence)
     return Completed(tuple(words), out, err, code)
 
 
 def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds: float) -> Completed:
     """Run a command that may ask for a password on the terminal, and may have more rights than we: sudo.
 
-    It stays in our process group, for the terminal stops a reader of another one. Raises as `run` does, but a command
-    that we may not end goes on after CommandTimedOut.
+    It stays in our process group, since the terminal stops a reader of another one. Raises as `run` does, but a command
+    that we may not end continues after CommandTimedOut.
     """
     words = list(argv)
     logger.debug("run: %s", shlex.join(words))
     if find_tool(words[0]) is None:
-        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+        raise _without_package(words[0])
     environment = scrubbed_environment()
     with subprocess.Popen(
         words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
@@ -246,14 +253,19 @@ def run_in_foreground(argv: Sequence[str], *, stdin: IO[bytes], timeout_seconds:
             output = popen.communicate(timeout=timeout_seconds)[0].decode(errors="replace")
         except subprocess.TimeoutExpired as error:
             _end_if_allowed(popen)
-            evidence = _evidence(words, "not waited for any longer", (error.stdout or b"").decode(errors="replace"))
-            raise CommandTimedOut(f"{words[0]} did not end within {timeout_seconds:g} s", details=evidence) from error
-        except BaseException:  # Ctrl-C, which the command has met as well
+            evidence = _evidence(
+                words, "still running when its time was over", (error.stdout or b"").decode(errors="replace")
+            )
+            raise CommandTimedOut(
+                f"{words[0]} did not end within {timeout_seconds:g} s", id="process.timed-out", details=evidence
+            ) from error
+        except BaseException:  # Ctrl-C, which the command has received as well
             _end_if_allowed(popen)
             raise
     if popen.returncode:
         status = describe_status(popen.returncode)
-        raise CommandFailed(f"{words[0]} failed ({status})", details=_evidence(words, status, output))
+        evidence = _evidence(words, status, output)
+        raise CommandFailed(f"{words[0]} failed ({status})", id="process.failed", details=evidence)
     return Completed(tuple(words), output, "")
 
 
@@ -262,7 +274,7 @@ def _end_if_allowed(popen: subprocess.Popen[bytes]) -> None:
         popen.terminate()
         popen.wait(timeout=_RUN_RUNG_SECONDS)
         return
-    popen.returncode = popen.returncode or -signal.SIGTERM  # it goes on, and leaving the block must not wait for it
+    popen.returncode = popen.returncode or -signal.SIGTERM  # it continues, and leaving the block must not wait for it
 
 
 @contextlib.contextmanager
@@ -277,7 +289,7 @@ def daemon(
 ) -> Iterator[Daemon]:
     """Run a program for the length of a `with` block; neither it nor its process group outlives the block.
 
-    `command` is what is told as evidence, where `argv` begins with wrappers that explain nothing.
+    `command` is what errors show in place of an `argv` that begins with wrappers, which explain nothing.
     """
     words = [os.fspath(word) for word in argv]
     logger.debug("daemon %s: %s", name, shlex.join(words))
@@ -292,7 +304,7 @@ def daemon(
 
 
 def _times_out_of_memory() -> int:
-    """Return how many processes this host has killed for want of memory. Source: mm/oom_kill.c, OOM_KILL."""
+    """Return how many processes this host has killed because memory ran out. Source: mm/oom_kill.c, OOM_KILL."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -301,7 +313,7 @@ def _times_out_of_memory() -> int:
 
 
 def describe_status(code: int) -> str:
-    """Say a return code in words: `exit 3`, or a signal's name."""
+    """Put a return code into words: `exit 3`, or a signal's name."""
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name
 
 
@@ -325,7 +337,7 @@ def _popen(
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     if find_tool(words[0]) is None:
-        raise ToolMissing(f"{words[0]} is not installed", hint=f"install the package that has {words[0]}")
+        raise _without_package(words[0])
     die_with_parent = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _DIE_WITH_PARENT, str(os.getpid())]
     return subprocess.Popen(
         [*die_with_parent, *words],
@@ -340,7 +352,7 @@ def _popen(
 
 @contextlib.contextmanager
 def _reaped(popen: subprocess.Popen[bytes], *, name: str) -> Iterator[None]:
-    # Reaping comes last: from then on the number may be somebody else's.
+    # Reaping comes last: from then on the number may be that of another process.
     try:
         yield
     finally:
@@ -363,7 +375,7 @@ def _stopped(process: P, *, rung_seconds: float) -> Iterator[P]:
 
 
 def _collect(process: Process, popen: subprocess.Popen[bytes], *, timeout_seconds: float) -> tuple[str, str]:
-    # Popen.communicate would reap, and would wait for a left-behind child that holds the pipes.
+    # Popen.communicate would reap, and would wait for a left-behind child that has the pipes open.
     pipes = [pipe for pipe in (popen.stdout, popen.stderr) if pipe]
     output = {pipe.fileno(): bytearray() for pipe in pipes}
     deadline = time.monotonic() + timeout_seconds

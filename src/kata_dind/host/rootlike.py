@@ -1,7 +1,7 @@
 """Commands that must own files of many users: run by root in a private mount namespace, by others in a user namespace.
 
 In the user namespace the caller is root, and ids from 1 up are the caller's subordinate ids, so that a root file
-system can be unpacked with its real owners, packed, and removed again. Every call maps ids alike.
+system can be unpacked with its real owners, packed, and removed again. Every call maps ids in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kata_dind.errors import CommandFailed, CommandTimedOut, HostError, Permissi
 from kata_dind.host.namespaces import find_unshare
 from kata_dind.host.process import Completed, run
 
-# A setting, the value that stands in the way, and the change: Ubuntu 23.10 on, Debian up to 10, any kernel.
+# A setting, the value that forbids user namespaces, and the change: Ubuntu since 23.10, Debian up to 10, any kernel.
 _SETTINGS = (
     ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
     ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
@@ -27,10 +27,10 @@ _SETTINGS = (
 def rootlike_argv(
     argv: Sequence[str | os.PathLike[str]], *, as_root: bool, unshare: Path = Path("unshare")
 ) -> list[str]:
-    """Wrap a command so that it runs as root, or as the root of a user namespace, with mounts of its own.
+    """Wrap a command so that it runs as root, or as the root of a user namespace, with its own mounts.
 
-    Its processes are its own as well, and are killed when the caller ends, however it does: mmdebstrap, asked to
-    stop by a gentler signal, first finishes its work. unshare itself blocks those signals.
+    It has its own process namespace as well, and is killed when the caller ends, however the caller ends: mmdebstrap
+    first finishes its work when a gentler signal asks it to stop, and unshare blocks those signals.
     """
     user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
     wrapper = [str(unshare), *user, "--mount", "--pid", "--kill-child"]
@@ -51,7 +51,7 @@ def run_rootlike(
     except (CommandFailed, CommandTimedOut) as error:
         program = Path(os.fspath(argv[0])).name
         summary = error.summary.replace(wrapped[0], program, 1)
-        raise type(error)(summary, details=error.details, hint=error.hint) from error
+        raise type(error)(summary, id=error.id, details=error.details, hint=error.hint) from error
 
 
 def require_rootlike() -> None:
@@ -61,22 +61,25 @@ def require_rootlike() -> None:
     except CommandFailed as error:
         raise PermissionMissing(
             "this user cannot own the files of a root file system, which building an image needs",
+            id="host.user-namespaces-forbidden",
             details=error.details,
             hint=_hint(error.details),
         ) from error
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all in it, also what belongs to our subordinate ids. Raises HostError."""
+    """Remove a directory and all in it, files of our subordinate ids included. Raises HostError."""
     try:
         shutil.rmtree(path)
-    except (OSError, RecursionError) as error:  # foreign owners; a tree that changes; one that a guest made too deep
+    except (OSError, RecursionError) as error:  # foreign owners; a tree that changes; a tree that is too deep
         if not path.exists():
             return
         try:
             run_rootlike(["rm", "-rf", "--one-file-system", "--", path], timeout_seconds=600)
         except CommandFailed as failure:
-            raise HostError(f"{path} cannot be removed: {error}", details=failure.details) from error
+            raise HostError(
+                f"{path} cannot be removed: {error}", id="host.directory-not-removed", details=failure.details
+            ) from error
 
 
 def _hint(evidence: str) -> str:
@@ -89,7 +92,7 @@ def _hint(evidence: str) -> str:
 
 
 def read_setting(name: str) -> str:
-    """Return a setting of the kernel by its path under /proc/sys, and nothing where there is none."""
+    """Return a setting of the kernel by its path under /proc/sys; empty when the kernel has no such setting."""
     try:
         return Path("/proc/sys", name).read_text().strip()
     except OSError:

@@ -16,20 +16,20 @@ CAPABILITY_RECORD = "SCHILY.xattr.security.capability"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's regular files by their path without a leading slash; a whiteout is a file named as OCI names it."""
+    """A layer's regular files by path, without a leading slash; a whiteout is a file with the name from OCI."""
 
     files: Mapping[str, bytes]
     executables: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
-    """Symbolic links and what they point to."""
+    """Symbolic links and their targets."""
     capabilities: Mapping[str, bytes] = field(default_factory=dict)
-    """Files' `security.capability` attributes as the kernel has them; no byte above 127, since PAX values are UTF-8."""
+    """Files' `security.capability` attributes in the kernel's form; no byte above 127, since PAX values are UTF-8."""
 
 
 def docker_archive(reference: str, layers: Sequence[Layer], config: Mapping[str, object] | None = None) -> bytes:
     """Build an archive that `docker load` takes, from Docker 20.10 on.
 
-    `config` holds what docker calls Config: Entrypoint, Cmd, Env. Source: the image specification v1.2 of moby.
+    `config` is Docker's Config: Entrypoint, Cmd, Env. Source: the image specification v1.2 of moby.
     """
     tars = [_layer_tar(layer) for layer in layers]
     image = json.dumps(

@@ -19,7 +19,7 @@ APPLETS = (
     "poweroff", "printf", "ps", "pwd", "readlink", "reboot", "rm", "sed", "seq", "sh", "sleep", "sort", "stat",
     "switch_root", "sync", "tail", "test", "touch", "tr", "true", "umount", "uname", "wc",
 )  # fmt: skip
-"""The names under which the hello image has it; `busybox NAME` has the others."""
+"""The names under which the hello image has busybox; the other applets are run as `busybox NAME`."""
 
 
 def require_busybox(source: PackageSource, *, cache: Path) -> Path:
@@ -38,7 +38,7 @@ def require_busybox(source: PackageSource, *, cache: Path) -> Path:
 
 
 def unpack(archive: Path, *, workspace: Workspace) -> Path:
-    """Unpack packages into the workspace as ourselves: for files whose owners don't matter."""
+    """Unpack packages into the workspace as this user, where the files' owners don't matter."""
     tree = workspace.directory / "packages"
     tree.mkdir()
     workspace.run(
@@ -48,5 +48,5 @@ def unpack(archive: Path, *, workspace: Workspace) -> Path:
 
 
 def find_busybox(tree: Path) -> Path:
-    """Return the static busybox in a tree with its package: in /bin, or in /usr/bin since Debian 13."""
+    """Return the static busybox in a tree with that package: in /bin, or in /usr/bin since Debian 13."""
     return next(path for path in (tree / "usr/bin/busybox", tree / "bin/busybox") if path.is_file())

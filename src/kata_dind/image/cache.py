@@ -1,4 +1,4 @@
-"""Publishing what was built: one builder at a time per key, whole or not at all.
+"""Publishing a product: one builder at a time per key, and the product is whole or not there.
 
 A published path is complete and durable, and never changes.
 """
@@ -17,11 +17,11 @@ from kata_dind.host.locks import locked
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
 Build = Callable[[Workspace, Path], None]
-"""Builds one thing in a workspace, at the path given, which lies in the workspace."""
+"""Builds one thing in a workspace, at the given path, which lies in the workspace."""
 
 
 def require_built(target: Path, build: Build, *, cache: Path, goal: Goal) -> Path:
-    """Return `target`, a path in the cache, built when absent; whoever waits for another builder gets what it made."""
+    """Return `target`, a path in the cache; build it when absent, unless another builder is doing that: then wait."""
     if target.exists():
         return target
     make_private(target.parent)
@@ -35,7 +35,7 @@ def require_built(target: Path, build: Build, *, cache: Path, goal: Goal) -> Pat
 
 
 def build_lock(key: str, *, cache: Path) -> contextlib.AbstractContextManager[int]:
-    """Hold the lock of whoever builds the thing with this key, however long the builder before us takes."""
+    """Take the lock for building the thing with this key, however long an earlier builder has it."""
     return locked(make_private(cache / "locks") / key, timeout_seconds=None)
 
 
@@ -47,11 +47,11 @@ def publish(product: Path, target: Path) -> None:
 
 
 def content_key(*parts: object) -> str:
-    """Return a short key of values that JSON can write, equal for equal values."""
+    """Return a short key of values that JSON can express; equal values have equal keys."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def files_key(contents: Mapping[str, bytes]) -> str:
-    """Return a short key of some files' names and contents, in whatever order."""
+    """Return a short key of some files' names and contents, whatever their order."""
     return content_key({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})

@@ -1,4 +1,4 @@
-"""The newc cpio format, as the kernel's initramfs wants it. Source: the kernel's early-userspace/buffer-format.rst."""
+"""The newc cpio format, as the kernel reads an initramfs. Source: the kernel's early-userspace/buffer-format.rst."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TRAILER = "TRAILER!!!"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of an archive, owned by root, its time 0."""
+    """One file of an archive; its owner is root, its time 0."""
 
     path: str
     """Relative, without a leading slash."""
@@ -43,7 +43,7 @@ def character_device(path: str, device: tuple[int, int]) -> Entry:
 
 
 def encode_cpio(entries: Iterable[Entry]) -> bytes:
-    """Return an archive of the entries, in their order, with the directories above each in front of it."""
+    """Return an archive of the entries in their order; the directories above an entry come before it."""
     archive = bytearray()
     seen: set[str] = set()
     number = 0

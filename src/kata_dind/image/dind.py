@@ -1,4 +1,4 @@
-"""dind images from the distribution's own packages: no registry, no network but the mirror."""
+"""dind images from the distribution's own packages; this needs no registry, and no network but the mirror."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kata_dind.progress import Event, Report
 
 _PACKAGES = (
     "docker.io",
-    # Debian 13 split the client off; a pattern may match nothing, where a name may not.
+    # Debian 13 made the client a package of its own; a pattern may match nothing, but a name must exist.
     "?exact-name(docker-cli)",
     "containerd",
     "runc",
@@ -68,13 +68,13 @@ def require_dind_image(reference: str, source: PackageSource, *, report: Report)
 def build_dind_image(source: PackageSource, *, report: Report) -> DindImage:
     """Build the image from the packages as they are now, and give it the reference `dind:SUITE`.
 
-    Equal packages give the same image. A build by somebody else that ends after this call began counts as ours.
+    Equal packages give the same image. Another process's build that ends after this call began counts as ours.
     """
     return _build(source, report=report, since=time.time())
 
 
 def default_reference(source: PackageSource) -> str:
-    """Return what the image built from a source is called."""
+    """Return the name of the image that is built from a source."""
     return f"dind:{source.suite}"
 
 
@@ -86,7 +86,10 @@ def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
         if existing is not None and existing.recipe == recipe:
             return existing
         report(
-            Event("build", f"building {default_reference(source)} from packages of {source.suite}; half a minute or so")
+            Event(
+                "build",
+                f"building {default_reference(source)} from packages of {source.suite}; this takes half a minute or so",
+            )
         )
         started = time.monotonic()
         goal = Goal(f"build a dind image from packages of {source.suite}", needs_mib=1024)
@@ -140,7 +143,7 @@ def docker_version(status: str) -> str:
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
         if fields.get("Package") == "docker.io":
             return fields["Version"].rpartition(":")[2].partition("+")[0].partition("-")[0]
-    raise ImageError("the packages hold no docker.io")
+    raise ImageError("docker.io is not among the packages", id="image.docker-missing")
 
 
 def _hello(busybox: bytes) -> bytes:
@@ -153,6 +156,6 @@ def _containerd() -> bytes:
 
 
 def _recipe_key(source: PackageSource) -> str:
-    # Without its busybox, which the packages bring: so any change of the hello image shows.
+    # The hello image without its busybox, which the packages bring: so any change of ours shows.
     ours = [hashlib.sha256(content).hexdigest() for content in (_hello(b""), _containerd())]
     return content_key(rootfs.recipe_key(_RECIPE, source), *ours, _MOUNT_POINTS)

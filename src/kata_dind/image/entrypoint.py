@@ -1,6 +1,6 @@
-"""The guest entrypoint: one POSIX sh script, joined from its parts, always the same bytes.
+"""The guest entrypoint: one POSIX sh script, joined from its parts, always the same to the byte.
 
-Everything that hands the script out or reads it (the guest OS, `kata-dind entrypoint`, the tests) gets it here.
+All code that hands out or reads the script (the guest OS, `kata-dind entrypoint`, the tests) gets it here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = (
     "hand_over",
     "main",
 )
-"""In the order of the script: what it is, the functions of each step in the order of the steps, and the steps."""
+"""In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps."""
 
 _PLACEHOLDER = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 
@@ -53,7 +53,7 @@ WORDS = {
     "XFS_LEAST_MIB": str(XFS_LEAST_MIB),
     "XFS_OPTIONS": shlex.join(XFS_OPTIONS),
 }
-"""What the host knows as well: `@NAME@` in a part stands for the constant NAME; lists are shell patterns."""
+"""The constants that the script shares with the host: `@NAME@` in a part stands for NAME; lists are shell patterns."""
 
 
 def entrypoint_script() -> str:
@@ -67,8 +67,8 @@ def read_parts() -> dict[str, str]:
 
 
 def assemble(parts: Mapping[str, str], words: Mapping[str, str]) -> str:
-    """Join parts in the order that they have, with a blank line between two, and put words in for their `@NAME@`.
+    """Join parts in their order, with a blank line between two, and replace each `@NAME@` by its word.
 
-    Each line stays a line. Raises KeyError for a name without a word.
+    Each line stays one line. Raises KeyError for a name without a word.
     """
     return _PLACEHOLDER.sub(lambda match: words[match[1]], "\n".join(parts.values()))

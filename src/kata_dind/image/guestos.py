@@ -1,7 +1,7 @@
 """The guest OS: a small read-only root of our own, with our agent as its one service.
 
-The packages are a base that is built once per release; our code is put on top of it, so that a change of the code
-costs seconds.
+The packages are a base that is built once per release; our code is added to it, so that a change of the code costs
+seconds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from kata_dind.image.workspace import Goal, Workspace
 from kata_dind.progress import Event, Report
 
 GUEST_CODE = Path(__file__).parents[1] / "guest"
-"""What runs in the guest, as data."""
+"""The files that run in the guest; here they are only data."""
 
 CODE_DIRECTORY = "usr/lib/kata-dind"
 
 _PACKAGES = ("python3", "kmod", "util-linux", "mount", "e2fsprogs", "iproute2")
 
-# Bytecode that is never checked against its source saves a slow guest a look at each source file.
+# Bytecode that is never checked against its source saves a slow guest the time to look at each source file.
 _HOOKS = (
     'chroot "$1" sh -c "exec python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3*"',
     'cd "$1" && rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/zoneinfo usr/share/perl5 '
@@ -82,7 +82,9 @@ def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path
     base = cache / "bases" / f"guest-{source.suite}-{rootfs.recipe_key(_RECIPE, source)}.tar"
     if base.exists():
         return base
-    report(Event("build", f"building the guest OS from packages of {source.suite}, once; half a minute or so"))
+    report(
+        Event("build", f"building the guest OS from packages of {source.suite}, once; this takes half a minute or so")
+    )
 
     def build(workspace: Workspace, product: Path) -> None:
         rootfs.build_archive(_RECIPE, source, workspace=workspace, output=product)

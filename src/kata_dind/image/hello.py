@@ -1,4 +1,4 @@
-"""The built-in image kata-dind/hello: a static busybox and the script that says which chain of machinery has run it."""
+"""The built-in image kata-dind/hello: a static busybox, and a script that says through what it was run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The guest kernel: the user's, Kata's, or the distribution's cloud kernel, unpacked and never installed on the host.
 
-Beside it come an initramfs that reaches the disks, and a disk with the modules that a Docker guest may need.
+With it come an initramfs that reaches the disks, and a disk with the modules that a Docker guest may need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KATA_KERNELS = tuple(
 
 @dataclass(frozen=True)
 class GuestKernel:
-    """A kernel and what it boots with; `modules` is a disk that holds VERSION/, to be mounted at /lib/modules."""
+    """A kernel and its files; `modules` is a disk with VERSION/ in it, to be mounted at /lib/modules."""
 
     version: str
     vmlinuz: Path
@@ -46,7 +46,7 @@ class GuestKernel:
 
 @dataclass(frozen=True)
 class _Packaged:
-    """A kernel as it lies in the cache: files of one directory."""
+    """A kernel in the cache: the files of one directory."""
 
     directory: Path
 
@@ -65,7 +65,7 @@ class _Packaged:
 
 
 def require_guest_kernel(path: Path | None, source: PackageSource, *, report: Report) -> GuestKernel:
-    """Return the kernel at `path`, else Kata's when installed, else the distribution's, fetched when absent.
+    """Return the kernel at `path`; without one Kata's, if installed, or the distribution's, fetched when absent.
 
     Raises SpecError when the file at `path` is not a kernel.
     """
@@ -120,11 +120,13 @@ def _unpack_kernel(tree: Path, product: Path, *, workspace: Workspace) -> None:
 
 
 def find_packaged_kernel(tree: Path) -> tuple[str, Path]:
-    """Return the version and the file of the one kernel in a tree: in /boot, or beside its modules since Debian 14."""
+    """Return the version and file of the one kernel in a tree: in /boot, or beside the modules since Debian 14."""
     kernels = {path.name.removeprefix("vmlinuz-"): path for path in (tree / "boot").glob("vmlinuz-*")}
     kernels |= {path.parent.name: path for path in (tree / "usr/lib/modules").glob("*/vmlinuz")}
     if len(kernels) != 1:
-        raise ImageError(f"the kernel package holds {len(kernels)} kernels; 1 was expected")
+        raise ImageError(
+            f"the kernel package has {len(kernels)} kernels; 1 was expected", id="kernel.package-unexpected"
+        )
     ((version, vmlinuz),) = kernels.items()
     return version, vmlinuz
 
@@ -154,7 +156,7 @@ def _own_kernel(path: Path, source: PackageSource, *, cache: Path, origin: str) 
 
 
 def _pack_modules(whole: Path, product: Path, *, version: str, workspace: Workspace) -> list[str]:
-    """Put the modules' disk and a copy of the boot modules into a kernel's directory; return the latter's paths."""
+    """Put a disk of modules and copies of the boot modules into a kernel's directory; return those modules' paths."""
     pruned = workspace.directory / "pruned"
     modules = make_module_root(pruned)
     boot = prune_modules(whole, pruned, version=version, workspace=workspace)
@@ -193,7 +195,7 @@ def _require_initramfs(kernel: _Packaged, busybox: Path, *, cache: Path) -> Path
 def initramfs_entries(
     modules: Path, version: str, *, boot_modules: Iterable[str], busybox: bytes, script: bytes
 ) -> list[cpio.Entry]:
-    """Return what an initramfs holds: our /init, busybox under its names, and the boot modules with their order."""
+    """Return the files of an initramfs: our /init, busybox under its names, and the boot modules with their order."""
     paths = list(boot_modules)
     home = f"lib/modules/{version}"
     return [
@@ -209,5 +211,5 @@ def initramfs_entries(
 
 
 def _format_key() -> str:
-    """Return a key of what shapes a kernel's directory and initramfs, so that a change of ours rebuilds them."""
+    """Return a key of our part in a kernel's directory and initramfs, so that a change of it rebuilds them."""
     return content_key(KEPT_MODULES, BOOT_MODULES, 2)

@@ -1,4 +1,4 @@
-"""What a kernel's file says of itself; a file that is no kernel is told apart, whatever is in it."""
+"""The version in a kernel's file; any other file is refused, whatever is in it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ def read_kernel_version(path: Path) -> str:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
             version = _bzimage_version(image) or _vmlinux_version(image)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise SpecError(f"--kernel: {path} cannot be read as a kernel: {error}") from error
+        raise SpecError(f"--kernel: {path} cannot be read as a kernel: {error}", id="kernel.unreadable") from error
     if version is None:
-        raise SpecError(f"--kernel: {path} is not a kernel; a bzImage (vmlinuz) or a PVH vmlinux is needed")
+        raise SpecError(
+            f"--kernel: {path} is not a kernel; a bzImage (vmlinuz) or a PVH vmlinux is needed",
+            id="kernel.not-a-kernel",
+        )
     return version
 
 

@@ -1,4 +1,4 @@
-"""Kernel modules: which of them a Docker guest needs, and in which order the first few are loaded."""
+"""Kernel modules: which ones a Docker guest needs, and in which order the first few are loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kata_dind.host.process import require_tool
 from kata_dind.image.workspace import Workspace
 
 BOOT_MODULES = ("crc32c_generic", "virtio_pci", "virtio_blk", "erofs", "ext4")
-"""What the initramfs loads before it can reach the disks. libcrc32c asks for crc32c by its alias, which nobody
-resolves there, so that one comes first."""
+"""The modules that the initramfs loads before it can reach the disks. libcrc32c asks for crc32c by an alias, which
+nothing resolves there, so crc32c comes first."""
 
 KEPT_MODULES = (
     "arch/x86/crypto",
@@ -72,11 +72,11 @@ KEPT_MODULES = (
     "net/vmw_vsock",
     "net/xfrm",
 )
-"""Beginnings of paths below `kernel/`; what these modules depend on is kept as well."""
+"""Beginnings of paths below `kernel/`; the modules on which these depend are kept as well."""
 
 
 def parse_dependencies(text: str) -> dict[str, tuple[str, ...]]:
-    """Parse modules.dep: each module's path, and the paths it needs, nearest first. Source: modules.dep(5)."""
+    """Parse modules.dep: each module's path, and the paths that it needs, nearest first. Source: modules.dep(5)."""
     rows = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {path.strip(): tuple(needs.split()) for path, _, needs in rows}
 
@@ -88,7 +88,7 @@ def kept_modules(dependencies: Mapping[str, tuple[str, ...]]) -> set[str]:
 
 
 def load_order(names: Iterable[str], dependencies: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return the paths to insert, in order, for the named modules; a name that is no module (built in) is left out."""
+    """Return the paths to insert, in order, for the named modules; a name without a module (built in) is left out."""
     paths = {module_name(path): path for path in dependencies}
     wanted = [paths[name.replace("-", "_")] for name in names if name.replace("-", "_") in paths]
     # modules.dep names the innermost dependency last.
@@ -111,10 +111,10 @@ def make_module_root(root: Path) -> Path:
 
 
 def prune_modules(whole: Path, pruned: Path, *, version: str, workspace: Workspace) -> list[str]:
-    """Copy what a Docker guest needs of a kernel's modules, decompressed and indexed; return the boot modules' paths.
+    """Copy the modules that a Docker guest needs, decompressed and indexed; return the boot modules' paths.
 
-    Both are roots of `make_module_root`; `whole` gets an index as well. The paths are relative to VERSION/, in the
-    order of loading.
+    `whole` and `pruned` are roots of `make_module_root`; `whole` gets an index as well. The paths are relative to
+    VERSION/, in the order of loading.
     """
     depmod = require_tool("depmod", package="kmod")
     source, target = (root / "lib/modules" / version for root in (whole, pruned))

@@ -28,7 +28,7 @@ _LINKS_FOLLOWED = 40  # as many as the kernel follows
 
 @dataclass(frozen=True)
 class Config:
-    """What an image says about the process that it starts."""
+    """An image's statements about the process that it starts."""
 
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -43,8 +43,8 @@ class Config:
 def pull_image(reference: str, *, report: Report, insecure: bool = False) -> DindImage:
     """Copy an image, and make it a dind image of the same name; an older one of that name stays without a name.
 
-    `insecure` lets a registry go without TLS or a known certificate, as one on this machine always may. Raises
-    SpecError for what is no reference, ImageError for what cannot be had or has no dockerd.
+    `insecure` allows a registry without TLS or a known certificate; one on this machine is always allowed. Raises
+    SpecError for an invalid reference, ImageError when the image cannot be copied or has no dockerd.
     """
     parsed = parse_reference(reference, relative_to=Path.cwd())
     cache = cache_directory()
@@ -60,7 +60,9 @@ def pull_image(reference: str, *, report: Report, insecure: bool = False) -> Din
         with open_workspace(cache, Goal(f"pull {parsed.text}", needs_mib=64)) as workspace:
             image = _pull(parsed, insecure=insecure, workspace=workspace, cache=cache, report=report)
     fields = {"image_id": image.image_id}
-    report(Event("built", f"{image.reference} is ready, Docker {image.docker_version}", time.time() - since, fields))
+    report(
+        Event("built", f"{image.reference} is ready, with Docker {image.docker_version}", time.time() - since, fields)
+    )
     return image
 
 
@@ -87,7 +89,7 @@ def parse_config(config: Mapping[str, Any]) -> Config:
 
 
 def find_program(tree: Path, name: str, *, search_path: str) -> PurePosixPath | None:
-    """Find a program in a root file system that we don't trust, as a process in it would: links stay inside."""
+    """Find a program in an untrusted root file system as a process in there would find it: links stay inside."""
     for directory in search_path.split(":"):
         if not directory.startswith("/"):
             continue
@@ -106,13 +108,14 @@ def _pull(parsed: Reference, *, insecure: bool, workspace: Workspace, cache: Pat
     workspace.run_rootlike("umoci", "raw", "unpack", "--image", f"{layout}:image", tree)
     if find_program(tree, "dockerd", search_path=config.variable("PATH") or _DEFAULT_PATH) is None:
         raise ImageError(
-            f"{parsed.text} has no dockerd, so it is no Docker-in-Docker image",
+            f"{parsed.text} has no dockerd, so it is not a Docker-in-Docker image",
+            id="image.without-dockerd",
             hint="pull one that has it, such as docker:dind",
         )
     finished = workspace.directory / "image"
     finished.mkdir(mode=0o700)
     rootfs.pack_foreign_disk(tree, finished / "disk.erofs", workspace=workspace)
-    record = DindImage(
+    image = DindImage(
         reference=parsed.text,
         image_id="",
         disk=finished,
@@ -124,7 +127,7 @@ def _pull(parsed: Reference, *, insecure: bool, workspace: Workspace, cache: Pat
         size_bytes=0,
         origin=parsed.source,
     )
-    return store.add_image(finished, record, cache=cache)
+    return store.add_image(finished, image, cache=cache)
 
 
 def _copy(parsed: Reference, layout: Path, *, insecure: bool, workspace: Workspace) -> None:
@@ -135,6 +138,7 @@ def _copy(parsed: Reference, layout: Path, *, insecure: bool, workspace: Workspa
         if "server gave HTTP response to HTTPS client" in error.details or "x509:" in error.details:
             raise ImageError(
                 f"could not pull {parsed.text}: the registry {parsed.host} has no TLS that this host trusts",
+                id="image.registry-untrusted",
                 details=error.details,
                 hint=f"kata-dind image pull --insecure {parsed.text}",
             ) from error
@@ -154,7 +158,7 @@ def _read_blob(layout: Path, descriptor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(tree: Path, path: PurePosixPath) -> Path | None:
-    """Follow a path's links as if `tree` were the root; None when it leads nowhere, or in circles."""
+    """Follow a path's links as if `tree` were the root; None when the path leads nowhere, or in circles."""
     pending = list(reversed(path.parts[1:]))
     resolved: list[str] = []
     for _ in range(_LINKS_FOLLOWED * 8):
@@ -166,7 +170,7 @@ def _resolve(tree: Path, path: PurePosixPath) -> Path | None:
             continue
         here = tree.joinpath(*resolved, part)
         try:
-            target = PurePosixPath(os.readlink(here))  # noqa: PTH115, for Path.readlink cannot tell a file from an error
+            target = PurePosixPath(os.readlink(here))  # noqa: PTH115 - Path.readlink cannot tell a file from an error
         except FileNotFoundError:
             return None
         except OSError:  # not a link

@@ -1,4 +1,4 @@
-"""Root file systems from distribution packages, through mmdebstrap, and read-only disks made of them."""
+"""Root file systems from distribution packages, built by mmdebstrap, and read-only disks made of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kata_dind.image.workspace import FIXED_TIME, Workspace
 
 _DISK_UUID = "6b617461-6469-6e64-8000-000000000000"
 
-# Without it init-system-helpers pulls in usrmerge, and that a whole perl: 50 MB in Debian 12. Ubuntu's usr-is-merged
-# does not replace the hook's own, so that it fails there.
+# Without this hook init-system-helpers pulls in usrmerge, which pulls in a whole perl: 50 MB in Debian 12. The hook
+# fails on Ubuntu, where usr-is-merged does not replace the hook's own package.
 _MERGED_USR_HOOK = "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 
 _HINTS = {
     "does not have a Release file": "name a release that the mirror has: --suite trixie",
-    "NO_PUBKEY|is not signed": "sudo apt-get install debian-archive-keyring, or that of the release's distribution",
+    "NO_PUBKEY|is not signed": "sudo apt-get install debian-archive-keyring, or the release's own keyring",
     "Release file .* is expired": """mend this host's clock, or --apt-option 'Acquire::Check-Valid-Until "false";'""",
     "Could not resolve|Could not connect|Unable to connect|Temporary failure|Connection (failed|timed out)": (
         "name a mirror that this host reaches: --mirror URL"
@@ -33,10 +33,10 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which packages make up a root file system, and what is done to it before it is packed."""
+    """The packages of a root file system, and the commands that change it before it is packed."""
 
     variant: str
-    """mmdebstrap's: `extract` unpacks only, `essential` has no apt, `minbase` has it."""
+    """One of mmdebstrap's variants: `extract` only unpacks, `essential` has no apt, `minbase` has it."""
     packages: tuple[str, ...]
     hooks: tuple[str, ...] = ()
     """Shell commands that run at the end with the root file system's path as `$1`."""
@@ -70,7 +70,7 @@ def _install_options(recipe: Recipe, source: PackageSource) -> list[str]:
 
 
 def recipe_key(recipe: Recipe, source: PackageSource) -> str:
-    """Return a key of everything that shapes a root file system, but the packages' versions."""
+    """Return a key of everything that a root file system depends on, except the packages' versions."""
     return content_key(rootfs_argv(recipe, source, output=Path("rootfs.tar")), platform.machine())
 
 
@@ -80,7 +80,7 @@ def build_archive(recipe: Recipe, source: PackageSource, *, workspace: Workspace
 
 
 def build_tree(recipe: Recipe, source: PackageSource, *, workspace: Workspace) -> Path:
-    """Build a recipe's root file system into a directory of the workspace, owned as `extract_archive` has it."""
+    """Build a recipe's root file system into a directory of the workspace, with owners as in `extract_archive`."""
     tree = workspace.directory / "tree"
     _install(rootfs_argv(recipe, source, output=tree, form="directory"), workspace=workspace)
     workspace.run_rootlike("find", tree / "dev", "-mindepth", "1", "-delete")
@@ -99,7 +99,7 @@ def _install(argv: Sequence[str], *, workspace: Workspace) -> None:
 
 
 def install_hint(output: str) -> str:
-    """Say what to change when packages could not be had, from what apt said; empty when it is something else."""
+    """Say what to change when apt could not fetch packages, by apt's own words; empty for any other failure."""
     return next((hint for pattern, hint in _HINTS.items() if re.search(pattern, output)), "")
 
 
@@ -128,7 +128,7 @@ def disk_argv(tree: Path, disk: Path, *, options: Sequence[str] = (f"-T{FIXED_TI
 
 
 def extract_archive(archive: Path, *, workspace: Workspace) -> Path:
-    """Unpack a root file system's tar into the workspace; files of its root are ours, others our subordinate ids'."""
+    """Unpack a root file system's tar into the workspace; root's files become ours, others our subordinate ids'."""
     require_rootlike()
     tree = workspace.directory / "tree"
     tree.mkdir(mode=0o755)
@@ -142,25 +142,25 @@ def pack_disk(tree: Path, disk: Path, *, workspace: Workspace) -> None:
 
 
 def pack_foreign_disk(tree: Path, disk: Path, *, workspace: Workspace) -> None:
-    """Pack somebody else's tree, with its times, for programs of theirs may look at them."""
+    """Pack a tree that we have not built, and keep the files' times, since programs in it may look at them."""
     require_tool("mkfs.erofs", package="erofs-utils")
     workspace.run_rootlike(*disk_argv(tree, disk, options=()))
 
 
 def replace_with_symlink(path: Path, target: str) -> None:
-    """Put a symbolic link where a file may be."""
+    """Put a symbolic link in the place of a file, if there is one."""
     path.unlink(missing_ok=True)
     path.symlink_to(target)
 
 
 def make_mount_points(tree: Path, names: Sequence[str]) -> None:
-    """Make directories in a tree that mounts will cover. A trusted tree: symbolic links in it are followed."""
+    """Make directories for mounts in a tree. The tree must be trusted: symbolic links in it are followed."""
     for name in names:
         (tree / name).mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a file of a tree, with its mode whatever the umask."""
+    """Write a file of a tree, with this mode whatever the umask."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.write_bytes(data)
     path.chmod(mode)

@@ -1,4 +1,4 @@
-"""Where packages come from: a release, a mirror, apt's options."""
+"""The source of packages: a release, a mirror, apt's options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UBUNTU_SUITES = frozenset(
 
 @dataclass(frozen=True)
 class PackageSource:
-    """A release's packages; without a mirror, those that mmdebstrap knows for the release."""
+    """A release's packages; without a mirror, mmdebstrap's own mirrors for the release are used."""
 
     suite: str
     mirror: str | None = None
@@ -29,7 +29,7 @@ class PackageSource:
 
 
 def default_source(*, mirror: str | None = None, apt_options: tuple[str, ...] = ()) -> PackageSource:
-    """Return the host's own release as a source. Raises HostError when the host is not a Debian or Ubuntu."""
+    """Return the host's own release as a source. Raises HostError when the host is neither Debian nor Ubuntu."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -42,16 +42,19 @@ def host_suite(release: Mapping[str, str]) -> str:
     suite = release.get("VERSION_CODENAME", "")
     if release.get("ID") in ("debian", "ubuntu") and suite:
         return suite
-    # Debian's testing and unstable have a code name only from some release on.
+    # Older releases of Debian's testing and unstable have no code name here.
     raise HostError(
         f"this host ({release.get('PRETTY_NAME', 'unknown')}) is not a Debian or Ubuntu release with a code name",
+        id="host.release-unknown",
         hint="name a release: --suite trixie",
     )
 
 
 def debian_architecture(machine: str) -> str:
-    """Translate a uname machine into Debian's word for it. Raises HostError for one we don't build for."""
+    """Translate uname's word for a processor into Debian's. Raises HostError for one that we don't build for."""
     try:
         return {"x86_64": "amd64", "aarch64": "arm64"}[machine]
     except KeyError:
-        raise HostError(f"machines of type {machine} are not supported; x86_64 and aarch64 are") from None
+        raise HostError(
+            f"machines of type {machine} are not supported; x86_64 and aarch64 are", id="host.processor-unsupported"
+        ) from None

@@ -1,10 +1,10 @@
-"""The dind images in the cache: content-addressed, each with what starts its container, named by references.
+"""The dind images in the cache: content-addressed, named by references, each with the command of its container.
 
-disk.erofs    the root file system          image.json   what is known of the image
+disk.erofs    the root file system          image.json   the facts about the image
 in-use.lock   shared by the sandboxes that run on the image
 
-A reference is a file elsewhere in the cache that holds an id; moving it leaves the older image in place, without a
-reference, until it is removed by its id.
+A reference is a file elsewhere in the cache, with an id in it. When it moves to a newer image, the older one stays in
+place without a reference until it is removed by its id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kata_dind.errors import ImageError, SpecError
 from kata_dind.host.directories import cache_directory, make_private
 from kata_dind.host.json_files import read_json, write_json
 from kata_dind.host.locks import is_locked
-from kata_dind.store.shelf import Shelf, delete, set_aside
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside
 
 _DISK = "disk.erofs"
 _FACTS = "image.json"
@@ -34,7 +34,7 @@ class DindImage:
     """A container's root file system with a dockerd in it, as a read-only disk, and how its container starts."""
 
     reference: str
-    """What it is called; empty for an image that has lost its reference to a newer one."""
+    """The image's name; empty for an image that has lost its reference to a newer one."""
     image_id: str
     disk: Path
     entrypoint: tuple[str, ...]
@@ -46,13 +46,13 @@ class DindImage:
     size_bytes: int
     origin: str
     recipe: str = ""
-    """A key of what it was built from, for a built one: whether another build would give something else."""
+    """For a built image, a key of its sources: when it differs, another build would give another image."""
 
 
 def list_images() -> list[DindImage]:
-    """Return all images, once per reference, ordered by reference; those without one come last.
+    """Return all images, once per reference, ordered by reference; those without a reference come last.
 
-    What killed removals have left is swept.
+    The leftovers of killed removals are swept.
     """
     cache = cache_directory()
     _shelf(cache).sweep()
@@ -67,7 +67,7 @@ def list_images() -> list[DindImage]:
 
 
 def find_image(name: str) -> DindImage | None:
-    """Return the image with this reference, or whose id begins so (4 digits at least, and only one's does)."""
+    """Return the image with this reference, or the only one whose id begins with the name (4 digits at least)."""
     images = list_images()
     for image in images:
         if image.reference in _spellings(name):
@@ -77,21 +77,22 @@ def find_image(name: str) -> DindImage | None:
 
 
 def require_image(name: str) -> DindImage:
-    """Return the image that `find_image` finds. Raises ImageError, which names those there are."""
+    """Return the image that `find_image` finds. Raises ImageError, which names the known images."""
     image = find_image(name)
     if image is None:
         known = sorted({image.reference or image.image_id for image in list_images()})
         raise ImageError(
             f"there is no image {name}; known are: {', '.join(known) or 'none'}",
+            id="image.unknown",
             hint=_way_to(name),
         )
     return image
 
 
 def remove_image(name: str) -> None:
-    """Remove a reference, and the image with the last of them; an id removes the image with all its references.
+    """Remove a reference, and the image with its last reference; an id removes the image with all its references.
 
-    Raises ImageError when there is none, or when a running sandbox uses it.
+    Raises ImageError when there is no such image, or when a running sandbox uses it.
     """
     image, doomed = require_image(name), None
     cache = cache_directory()
@@ -102,7 +103,8 @@ def remove_image(name: str) -> None:
         home = shelf.path(image.image_id)
         if removed == references and is_locked(home / _IN_USE):
             raise ImageError(
-                f"image {name} is in use by a running sandbox",
+                f"the image {name} is in use by a running sandbox",
+                id="image.in-use",
                 hint="stop the sandbox that uses it: kata-dind ls names it",
             )
         for reference in removed:
@@ -115,20 +117,23 @@ def remove_image(name: str) -> None:
 
 @contextlib.contextmanager
 def use_image(image: DindImage) -> Iterator[DindImage]:
-    """Keep an image from being removed for the length of the block. Raises ImageError when it is gone already."""
+    """Keep an image from being removed for the length of the block. Raises ImageError when it has been removed."""
     home = image.disk.parent
-    gone = ImageError(f"image {image.reference or image.image_id} has been removed", hint=_way_to(image.reference))
+    name = image.reference or image.image_id
+    gone = ImageError(f"the image {name} has been removed", id="image.removed", hint=_way_to(image.reference))
     with _shelf(home.parents[1]).shared(home.name, gone=gone):
         yield image
 
 
 def add_image(directory: Path, image: DindImage, *, cache: Path) -> DindImage:
-    """Publish an image whose disk lies in `directory`, and point its reference, if it has one, at it.
+    """Publish an image whose disk lies in `directory`, and move its reference, if it has one, to it.
 
-    Its id, disk and size are filled in. When there is one of the same content, that one stays where it is and gets what
-    is known of the new one.
+    The id, disk and size are filled in. When an image with the same content exists, it stays where it is and gets the
+    facts of the new one.
     """
-    from kata_dind.host.disks import make_durable  # imported here, for only builders need it: `image ls` is quick
+    from kata_dind.host.disks import (
+        make_durable,
+    )  # imported here, since only builders need it: `image ls` must be quick
 
     image_id, shelf = _identify(directory / _DISK, image), _shelf(cache)
     home = shelf.path(image_id)
@@ -142,7 +147,7 @@ def add_image(directory: Path, image: DindImage, *, cache: Path) -> DindImage:
         if (home / _FACTS).is_file():
             write_json(home / _FACTS, image_fields(image))
         else:
-            if home.exists():  # earlier versions left half an image when they were killed while they removed it
+            if home.exists():  # an earlier version was killed in the middle of a removal
                 set_aside(home)
             shelf.place(directory, image_id)
         if image.reference:
@@ -153,9 +158,10 @@ def add_image(directory: Path, image: DindImage, *, cache: Path) -> DindImage:
 
 
 def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
-    """Add an image that came from elsewhere, by its `image_fields`, unless it is here; its disk becomes a link to ours.
+    """Add an image from another machine, by its `image_fields`; if it is here already, `disk` becomes a link to ours.
 
-    It gets no reference, for that would decide what is started by it. Raises SpecError when the disk is another.
+    It gets no reference, since a reference decides which image a start uses. Raises SpecError when the content of the
+    disk is not that of the image.
     """
     from kata_dind.host.disks import link_or_copy
     from kata_dind.image.workspace import Goal, open_workspace
@@ -163,7 +169,7 @@ def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
     cache = cache_directory()
     image = image_from_fields(fields, disk=disk)
     if _identify(disk, image) != image.image_id:
-        raise SpecError(f"the disk of the image {image.image_id} holds something else")
+        raise SpecError(f"the content of the disk is not that of the image {image.image_id}", id="image.disk-differs")
     if found := find_image(image.image_id):
         disk.unlink()
         link_or_copy(found.disk, disk)
@@ -176,7 +182,7 @@ def adopt_image(disk: Path, fields: dict[str, Any]) -> None:
 
 
 def image_since(reference: str, *, since: float) -> DindImage | None:
-    """Return the image that a reference names, if it was given that name after `since` (wall-clock seconds)."""
+    """Return the image that a reference names, if the reference was set after `since` (wall-clock seconds)."""
     with contextlib.suppress(FileNotFoundError):
         if _reference_file(cache_directory(), reference).stat().st_mtime >= since:
             return find_image(reference)
@@ -184,7 +190,7 @@ def image_since(reference: str, *, since: float) -> DindImage | None:
 
 
 def now_as_text() -> str:
-    """Return the time as images record it."""
+    """Return the present time in the form of `created`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -196,13 +202,14 @@ def _way_to(reference: str) -> str:
 
 
 def _shelf(cache: Path) -> Shelf:
-    return Shelf(cache / "images", "image", lock=_IN_USE)
+    ids = ErrorIds(name_taken="image.name-taken", unknown="image.unknown", in_use="image.in-use")
+    return Shelf(cache / "images", "image", ids=ids, lock=_IN_USE)
 
 
 def _references(cache: Path) -> dict[str, str]:
-    """Return all references and the ids they hold."""
+    """Return all references with the ids of their images."""
     files = (read_json(path) for path in (cache / "references").glob("*.json"))
-    return {fields["reference"]: fields["image_id"] for fields in files if fields}  # one may be removed this moment
+    return {fields["reference"]: fields["image_id"] for fields in files if fields}  # a file may be removed this moment
 
 
 def _reference_file(cache: Path, reference: str) -> Path:
@@ -221,13 +228,13 @@ def _load_all(cache: Path) -> dict[str, DindImage]:
 
 
 def image_from_fields(fields: dict[str, Any], *, disk: Path) -> DindImage:
-    """Rebuild an image from `image_fields`, without a reference. Raises KeyError or TypeError for something else."""
+    """Rebuild an image from `image_fields`, without a reference. Raises KeyError or TypeError for other fields."""
     lists = {name: tuple(fields[name]) for name in ("entrypoint", "command", "environment")}
     return DindImage(**{**fields, **lists, "reference": "", "disk": disk})
 
 
 def image_fields(image: DindImage) -> dict[str, Any]:
-    """Return what is known of an image, as JSON values, but where it lies and what it is called."""
+    """Return the facts about an image as JSON values, without its place and its reference."""
     return {
         field.name: getattr(image, field.name)
         for field in dataclasses.fields(image)
@@ -236,7 +243,7 @@ def image_fields(image: DindImage) -> dict[str, Any]:
 
 
 def _identify(disk: Path, image: DindImage) -> str:
-    """Return an image's id: of its files, and of how its container starts."""
+    """Return an image's id: a key of its files and of the command of its container."""
     import hashlib
 
     with disk.open("rb") as file:

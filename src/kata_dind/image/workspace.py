@@ -1,4 +1,4 @@
-"""Temporary directories of builds: each under a lock that its builder holds, so that left-overs are known and swept."""
+"""Temporary directories of builds: each builder locks its own, so that a free lock marks a leftover to sweep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_SPACE = re.compile("No space left on device|Disk quota exceeded")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A build's private directory, and what its commands said."""
+    """A build's private directory, and the output of its commands."""
 
     directory: Path
 
@@ -35,14 +35,14 @@ class Workspace:
         return self.directory / "build.log"
 
     def output(self) -> str:
-        """Return all that commands have said so far."""
+        """Return the output of all commands so far."""
         try:
             return self.log.read_text(errors="replace")
         except FileNotFoundError:
             return ""
 
     def run(self, *argv: str | os.PathLike[str], timeout_seconds: float = 900) -> None:
-        """Run a command of the build as ourselves."""
+        """Run a command of the build as this user."""
         run(argv, timeout_seconds=timeout_seconds, log=self.log, environment=self._environment)
 
     def run_rootlike(self, *argv: str | os.PathLike[str], timeout_seconds: float = 900) -> None:
@@ -51,8 +51,8 @@ class Workspace:
 
     @property
     def _environment(self) -> dict[str, str]:
-        # What a killed tool leaves in its own temporary directory is swept with ours. Files made during the build
-        # get a fixed time, so that the same packages give the same image.
+        # A killed tool's temporary files are swept with our directory. Files that are made during the build get a fixed
+        # time, so that the same packages give the same image.
         return {"TMPDIR": str(self.directory), "SOURCE_DATE_EPOCH": str(FIXED_TIME)}
 
 
@@ -62,19 +62,19 @@ FIXED_TIME = 1577836800
 
 @dataclass(frozen=True)
 class Goal:
-    """What a build is for, and what it takes."""
+    """The purpose of a build, and the space that it needs."""
 
     what: str
     """Completes "could not …" in the ImageError or NoSpace that a failed command or a full disk becomes."""
     needs_mib: int
-    """Room for it while it goes on; without that it is not begun, for apt waits for ever on a disk that gets full."""
+    """Space for the build; without that it is not begun, since apt waits for ever when the disk becomes full."""
 
 
 @contextlib.contextmanager
 def open_workspace(cache: Path, goal: Goal) -> Iterator[Workspace]:
     """Make a build's directory in the cache, remove it after the block, and sweep those of builders that died.
 
-    Raises NoSpace when there is too little room to begin.
+    Raises NoSpace when there is too little space to begin.
     """
     parent = make_private(cache / "tmp")
     directory = parent / os.urandom(6).hex()
@@ -82,7 +82,7 @@ def open_workspace(cache: Path, goal: Goal) -> Iterator[Workspace]:
     with contextlib.ExitStack() as stack:
         with locked(parent / "sweep.lock", timeout_seconds=None):
             _sweep(parent)
-            _require_room(parent, goal)
+            _require_space(parent, goal)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -104,7 +104,7 @@ def sweep_workspaces(cache: Path) -> None:
 def _sweep(parent: Path) -> None:
     for lock in parent.glob("*.lock"):
         if lock.name != "sweep.lock" and not is_locked(lock):
-            logger.info("removing %s, left over from a build that was killed", lock.with_suffix(""))
+            logger.info("removing %s, which a killed build has left behind", lock.with_suffix(""))
             _discard(lock.with_suffix(""))
 
 
@@ -112,8 +112,8 @@ def _discard(directory: Path) -> None:
     try:
         remove_tree(directory)
     except HostError as error:
-        # A killed builder's tools may still be dying. The lock file stays, so that the next build tries again.
-        logger.warning("%s; the next build tries again", error.summary)
+        # The tools of a killed builder may not have ended yet. The lock file stays, so that the next build tries again.
+        logger.warning("%s; the next build will try again", error.summary)
     else:
         _lock_of(directory).unlink(missing_ok=True)
 
@@ -129,14 +129,16 @@ def _translated_errors(workspace: Workspace, goal: Goal) -> Iterator[None]:
     except (CommandFailed, CommandTimedOut) as error:
         if _NO_SPACE.search(error.details + workspace.output()) or _free_mib(workspace.directory) == 0:
             raise _no_space(workspace.directory.parent, goal, "is full") from error
-        raise ImageError(f"could not {goal.what}: {error.summary}", details=error.details, hint=error.hint) from error
+        raise ImageError(
+            f"could not {goal.what}: {error.summary}", id="image.command-failed", details=error.details, hint=error.hint
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(workspace.directory.parent, goal, "is full") from error
-        raise ImageError(f"could not {goal.what}: {error}") from error
+        raise ImageError(f"could not {goal.what}: {error}", id="image.file-failed") from error
 
 
-def _require_room(parent: Path, goal: Goal) -> None:
+def _require_space(parent: Path, goal: Goal) -> None:
     if (free := _free_mib(parent)) < goal.needs_mib:
         raise _no_space(parent, goal, f"has {free} MiB left, and {goal.needs_mib} MiB are needed")
 
@@ -149,5 +151,6 @@ def _free_mib(directory: Path) -> int:
 def _no_space(parent: Path, goal: Goal, why: str) -> NoSpace:
     return NoSpace(
         f"could not {goal.what}: the disk under {parent.parent} {why}",
+        id="host.no-space",
         hint="free 2 GiB there, or point KATA_DIND_CACHE_DIR at a directory on a larger disk",
     )

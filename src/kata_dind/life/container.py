@@ -34,7 +34,7 @@ class FollowedContainer:
         self._follower: asyncio.Task[None] | None = None
         self._exit_code: int | None = None
         self._complaint: dict[str, str] | None = None
-        """What the guest entrypoint, or the guest itself, has refused."""
+        """The error that the guest entrypoint, or the agent, has reported."""
         self.ended = asyncio.Event()
 
     def follow(self, guest: Guest, *, check: bool) -> None:
@@ -43,33 +43,39 @@ class FollowedContainer:
         self._follower = asyncio.ensure_future(self._follow(self._stream))
 
     async def unfollow(self) -> None:
-        """Follow it no longer."""
+        """Stop following it."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
 
     def let_go(self) -> None:
-        """Close its stream, once its guest has gone down: until then somebody must take what dockerd says."""
+        """Close its stream once its guest has ended; until then dockerd's output must be read."""
         if self._stream is not None:
             self._stream.close()
 
     def said_before(self, text: str) -> None:
-        """Begin the log with what dockerd said before this start."""
+        """Begin the log with what dockerd logged before this start."""
         self._log.write(f"{text}\n".encode())
 
     def failure(self, evidence: str) -> KataDindError:
-        """Return why a container that has ended did not become a dockerd that answers."""
+        """Return the error of a container that ended before dockerd answered."""
         details, complaint = f"{self.tail()}\n{evidence}".strip(), self._complaint
         if complaint is not None and self._exit_code in (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT):
-            kind = OverlayRefused if complaint["step"] == "verify" else DataRootError
-            return kind(complaint["message"], details=details, hint=complaint["hint"])
+            said, hint = complaint["message"], complaint["hint"]
+            if complaint["step"] == "verify":
+                return OverlayRefused(said, id="dataroot.overlay-refused", details=details, hint=hint)
+            if self._exit_code == EXIT_BAD_INPUT:
+                return DataRootError(said, id="dataroot.bad-input", details=details, hint=hint)
+            return DataRootError(said, id="dataroot.unusable", details=details, hint=hint)
         if complaint is not None and self._exit_code is None:
-            return SandboxError(f"the guest refused: {complaint['message']}", details=details)
-        return DockerdFailed(f"dockerd ended before it answered (exit {self._exit_code})", details=details)
+            return SandboxError(f"the guest refused: {complaint['message']}", id="guest.refused", details=details)
+        return DockerdFailed(
+            f"dockerd ended before it answered (exit {self._exit_code})", id="dockerd.ended-early", details=details
+        )
 
     def sudden_end(self) -> KataDindError:
         """Return the error of a container that ended while the sandbox was running."""
-        return DockerdFailed(f"dockerd ended (exit {self._exit_code})", details=self.tail())
+        return DockerdFailed(f"dockerd ended (exit {self._exit_code})", id="dockerd.ended", details=self.tail())
 
     def tail(self) -> str:
         """Return the last lines of the log, for an error's details."""
@@ -85,7 +91,7 @@ class FollowedContainer:
                     for line in lines.feed(part.data) if part.is_error else ():
                         self._hear(line)
         except StreamLost:
-            return  # the guest's end is reported by itself, or it could not be suspended and is followed anew
+            return  # the guest has ended, which is reported elsewhere, or could not be suspended and is followed anew
         result = container.result
         self._exit_code = result.exit_code if result else None
         if result and result.error:
@@ -95,7 +101,7 @@ class FollowedContainer:
     def _hear(self, line: bytes) -> None:
         if not line.startswith(b'{"kata_dind":'):
             return
-        # Anybody in the guest may have written the line.
+        # Any program in the guest may have written the line.
         try:
             spoken: dict[str, Any] = json.loads(line)
         except (ValueError, RecursionError):

@@ -1,11 +1,12 @@
-"""A guest that is started before it is known whose it will be: while the command line is parsed and the plan is made.
+"""A guest that is started early: while the command line is still parsed, and before the plan of its sandbox is made.
 
-Whoever types the same command again mostly wants the same machine. So a supervisor that waits restores what that
-command led to the last time, in a directory without a name; when the plan turns out to be another, the guest is cut
-off, and nothing was lost but some of a processor's time.
+The same command line mostly leads to the same machine. So a supervisor on standby restores the guest of the last plan
+that this command line led to, in a directory without a name. When the new plan allows it, the guest is adopted for the
+sandbox; else it is cut off, and only some processor time is lost.
 
-The door is `start_early`, called before the event loop is imported, for the machine's processes start meanwhile;
-`EarlyStart.meet` and `EarlyStart.take` follow inside the loop. Nobody else knows that a start has two halves.
+The door is `start_early`. It is called before the event loop is imported, so that the machine's processes start
+meanwhile; `EarlyStart.meet` and `EarlyStart.take` follow inside the loop. No other room knows that a start has two
+halves.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStart:
-    """A guest whose start has begun ahead of a plan."""
+    """A guest whose start has begun before the plan of its sandbox was made."""
 
     def __init__(self, plan: AnyPlan, snapshots: Snapshots) -> None:
         self._plan = plan
@@ -48,7 +49,7 @@ class EarlyStart:
         self._start: asyncio.Future[Guest] | None = None
         self._stack = contextlib.AsyncExitStack()
         self._workshop = contextlib.ExitStack()
-        """The directory without a name, which is needed until the guest has moved."""
+        """The directory without a name, which is needed until the guest is adopted."""
         self._stack.callback(self._workshop.close)
         with contextlib.ExitStack() as unless_begun:
             workshop = unless_begun.enter_context(new_workshop())
@@ -56,7 +57,7 @@ class EarlyStart:
             self._workshop.push(unless_begun.pop_all())
 
     def meet(self) -> None:
-        """Wait for the guest, beside whatever else the loop does."""
+        """Begin to wait for the guest, while the loop does other things."""
         import asyncio
 
         self._start = asyncio.ensure_future(self._started())
@@ -71,9 +72,9 @@ class EarlyStart:
         return guest
 
     async def _warm_up(self, guest: Guest) -> None:
-        """Let the guest do once what its owner will ask of it: an emulator translates code when it first runs.
+        """Let the guest do once what its owner will ask of it, since an emulator translates code when it first runs.
 
-        That is for the time in which there is no owner yet; an owner who waits asks at once.
+        This uses the time in which there is no owner yet. An owner that waits already asks at once.
         """
         import asyncio
 
@@ -99,7 +100,7 @@ class EarlyStart:
             self._on_event(event)
 
     async def take(self, plan: AnyPlan) -> Begin | None:
-        """Return how the sandbox of a plan begins with this guest; None, and nothing is left, where it can't."""
+        """Return the `Begin` of a sandbox that adopts this guest; where its plan does not fit, end the guest."""
         from kata_dind.wire.requests import StreamLost
 
         if self._start is None or self._snapshots.stand_in_key(plan) != self._snapshots.stand_in_key(self._plan):
@@ -131,18 +132,18 @@ class EarlyStart:
             yield guest
 
     async def end(self) -> None:
-        """Cut off what was started, unless it was taken."""
+        """Cut off the guest, unless it was adopted."""
         import asyncio
 
         if self._start is not None:
             self._start.cancel()
             await asyncio.gather(self._start, return_exceptions=True)
-        with contextlib.suppress(KataDindError):  # it was cut off, which is no news
+        with contextlib.suppress(KataDindError):  # it says that the guest was cut off, as intended
             await self._stack.aclose()
 
 
 class _Adopted:
-    """A guest that was met already."""
+    """A guest that was connected to already."""
 
     def __init__(self, hand_over: Callable[[OnEvent], AbstractAsyncContextManager[Guest]]) -> None:
         self._hand_over = hand_over
@@ -152,7 +153,7 @@ class _Adopted:
 
 
 def start_early(words: Sequence[str]) -> EarlyStart | None:
-    """Begin to start what a command line led to the last time, as far as that needs no event loop; None for nothing."""
+    """Begin to start the guest that a command line led to the last time; None where there is none."""
     try:
         known = read_json(_memory())
         if words and known.get("words") in _without_a_name(words):
@@ -160,14 +161,14 @@ def start_early(words: Sequence[str]) -> EarlyStart | None:
             snapshots = load_backend(plan.backend).snapshots
             if snapshots is not None and snapshots.stand_in_key(plan):
                 return EarlyStart(plan, snapshots)
-    # It is of another version, its seed is gone, there is no room.
+    # Its plan is of another version, its seed is gone, or there is no space.
     except (KataDindError, OSError, KeyError, TypeError, AttributeError) as error:
         logger.info("nothing is started early: %s", error)
     return None
 
 
 def remember(words: Sequence[str], plan: AnyPlan) -> None:
-    """Remember what a command line led to, for the next one that is the same but for the sandbox's name."""
+    """Keep the plan that a command line led to, for the next one that differs in the sandbox's name at most."""
     snapshots = load_backend(plan.backend).snapshots
     key = snapshots.stand_in_key(plan) if snapshots and words else ""
     if not key:
@@ -177,7 +178,7 @@ def remember(words: Sequence[str], plan: AnyPlan) -> None:
         before = read_json(_memory())
         if {key: before.get(key) for key in known} != known:
             write_passing_json(_memory(), {**known, "plan": plan_to_json(plan)})
-    except (OSError, KataDindError) as error:  # a full disk, which a sandbox that runs can do without
+    except (OSError, KataDindError) as error:  # such as a full disk; the sandbox runs all the same
         logger.warning("cannot remember this start: %s", error)
 
 
@@ -186,6 +187,6 @@ def _memory() -> Path:
 
 
 def _without_a_name(words: Sequence[str]) -> list[list[str]]:
-    """Return a command line as it is, and without each word of it that may be a sandbox's name."""
+    """Return a command line as it is, and copies that lack one word each that may be the sandbox's name."""
     names = {word for word in words[1:] if not word.startswith("-")}
     return [list(words), *([word for word in words if word != name] for name in names)]

@@ -1,7 +1,7 @@
 """Owning a sandbox: from a plan to a proven daemon, then its sockets, until it is told to stop.
 
-Used by the supervisor of `up` and, in a thread, by `run` and the Python API. Knows a backend by its protocols only.
-Where a guest outlives its owner, this is a relay: it may come and go, and its end closes the sockets alone.
+The supervisor of `up` uses it, and in a thread `run` and the Python API do. It knows a backend by its protocols only.
+Where a guest outlives its owner, the owner is a relay: it may come and go, and its end closes only the sockets.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import AbnormalShutdown, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.host.disks import is_full
 from kata_dind.life.container import FollowedContainer
+from kata_dind.life.guests import volume_of
 from kata_dind.life.readiness import Readiness, asking_first, gone
 from kata_dind.life.sockets import Sockets
 from kata_dind.life.status import Status
 from kata_dind.progress import Report
 from kata_dind.proof.verdict import Verdict
 from kata_dind.store.sandboxes import Record
-from kata_dind.store.volumes import find_volume_of
 from kata_dind.wire.channel import first_of
 from kata_dind.wire.requests import StreamLost
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _GONE_SECONDS = 5.0
 
 Begin = Callable[[Path], AbstractContextManager[Begun]]
-"""Begins the start of the guest of a sandbox's directory, for the length of a block."""
+"""Begins to start the guest of a sandbox in a directory, for the length of a block."""
 
 
 class Owner:
@@ -49,7 +49,7 @@ class Owner:
         self._plan = plan
         self._backend = backend
         self._begin = begin or functools.partial(backend.begin, plan)
-        self._volume = find_volume_of(record)
+        self._volume = volume_of(plan, backend)
         self._proven = backend.proven(plan, record.directory)
         self._status = Status(record, report=report)
         self._container = FollowedContainer(record.directory / backend.logs["dockerd"], self._status)
@@ -64,13 +64,13 @@ class Owner:
         self._kept = False
         """Whether the guest has ended with its state on file."""
         self._no_space: NoSpace | None = None
-        """Why a start was broken off, where that was a guest that is paused."""
+        """The error of a start that was broken off since the guest was paused."""
 
     async def run(self) -> None:
-        """Start the sandbox, serve it, stop it. Raises what made it fail; its status then says so, too."""
+        """Start the sandbox, serve it, stop it. Raises the error that made it fail, which is in its status, too."""
         self._status.write()
         self._task = asyncio.ensure_future(self._live())
-        if self._stop.is_set():  # asked for before there was a start to break off
+        if self._stop.is_set():  # the stop was requested before there was a start to break off
             self._task.cancel()
         try:
             await self._task
@@ -97,14 +97,14 @@ class Owner:
     def request_stop(self) -> None:
         """Ask `run` to end, from the loop's thread: a start is broken off, a running sandbox goes down in order.
 
-        Whatever goes down already is left alone: every step of that ends by itself.
+        A sandbox that is being stopped already is left alone, since every step of that ends by itself.
         """
         self._stop.set()
         if self._guest is None:
             self._break_off()
 
     def discard(self, guest: Guest) -> None:
-        """Take a client's word that nobody will miss what is on the sandbox's own disks; a volume's data stays."""
+        """Don't wait, at the end, for the sandbox's own disks, as a client has asked; a volume's data stays."""
         if self._volume is None:
             guest.discard()
 
@@ -115,21 +115,25 @@ class Owner:
         await cast(SnapshotGuest, self._guest).snapshot()
 
     async def suspend(self) -> None:
-        """Stop a running sandbox with its state saved; clients are hung up on.
+        """Suspend a running sandbox: its state is saved, and its clients' connections are closed.
 
-        Raises, with nothing done, SpecError for one that can't be saved, SandboxError for one that does not run, and
-        NoSpace; else what made it fail: then the sandbox runs on, or, as AbnormalShutdown, is stopped.
+        Raises SpecError, SandboxError or NoSpace, before anything is done, when it can't be suspended. Raises an error
+        when the suspension fails: after AbnormalShutdown the sandbox is stopped, after any other error it runs on.
         """
         guest, name = self._guest, self._record.name
         if guest is None or self._going_down or self._stop.is_set() or self._suspending is not None:
-            raise SandboxError(f"the sandbox '{name}' is {self._status.state}")
+            raise SandboxError(f"the sandbox '{name}' is {self._status.state}", id="sandbox.not-running")
         if why := self._why_not_suspendable():
-            raise SpecError(f"--save: the state of '{name}' can't be saved: {why}", hint=f"kata-dind stop {name}")
+            raise SpecError(
+                f"--save: the state of '{name}' can't be saved: {why}",
+                id="sandbox.not-suspendable",
+                hint=f"kata-dind stop {name}",
+            )
         suspendable = cast(SnapshotGuest, guest)
         suspendable.require_suspendable()
         self._suspending = asyncio.ensure_future(self._suspend(suspendable))
         self._suspending.add_done_callback(_note_failure)
-        await asyncio.shield(self._suspending)  # whoever asked may be gone before the end
+        await asyncio.shield(self._suspending)  # the client may be gone before the end
 
     def _why_not_suspendable(self) -> str:
         if self._backend.snapshots is None:
@@ -150,7 +154,7 @@ class Owner:
             raise
         except BaseException:
             if not guest.ended.is_set() and not self._stop.is_set():
-                # It runs on, and knows none of its clients any more.
+                # The guest runs on, and its streams are closed.
                 self._container.follow(guest, check=False)
                 self._status.enter("running")
             raise
@@ -162,11 +166,11 @@ class Owner:
     # --- start, serve, stop
 
     async def _live(self) -> None:
-        # The mark lies with the data, so that the next sandbox on the same volume checks it.
+        # The mark lies beside the data, so that the next sandbox on the same volume checks that.
         unclean = (self._volume or self._record).unclean
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
-            # The guest goes down before its clients' connections do, so that they hear all it has to say.
+            # The guest ends before its clients' connections do, so that they receive all that it sends.
             stack.push_async_callback(self._sockets.end_connections)
             stack.callback(self._container.let_go)
             if self._plan.outlives_owner:
@@ -180,7 +184,7 @@ class Owner:
                 raise await _guest_gone(guest) from error
             finally:
                 self._going_down = True
-        # A guest that was kept, or that lives on, has its file systems mounted.
+        # A guest that was suspended or snapshot, or that outlives its owner, has its file systems mounted.
         if not self._kept and not self._plan.outlives_owner:
             unclean.unlink(missing_ok=True)
 
@@ -222,7 +226,7 @@ class Owner:
                 sandbox=self._record.name, docker_version=verdict.docker_version, storage=verdict.storage
             )
         except OSError as error:
-            logger.warning("cannot write what the volume remembers: %s", error)  # as with the status
+            logger.warning("cannot write the verdict down for the volume: %s", error)  # as with the status
 
     # --- what the backend reports
 
@@ -241,7 +245,7 @@ class Owner:
                 self._readiness.usable.set()
 
     def _give_up_a_paused_start(self, problem: str) -> None:
-        """Break off a start whose guest stands still: nobody waits for room on the host."""
+        """Break off a start whose guest is paused, since space on the host may never come."""
         if self._guest is None and not self._going_down:
             self._no_space = _no_space(problem, "")
             self._break_off()
@@ -252,7 +256,7 @@ class Owner:
             self._task.cancel()
 
     def _explained(self, error: KataDindError) -> KataDindError:
-        """Name the cause that a guest does not know: to it a full disk of the host is an I/O error of any kind."""
+        """Name the cause that a guest can't know: it sees a full disk of the host as an I/O error of any kind."""
         directory = self._record.directory
         problem = self._status.get("problem")
         if isinstance(error, NoSpace) or not (problem or is_full(directory)):
@@ -264,16 +268,16 @@ class Owner:
 
 def _no_space(summary: str, details: str) -> NoSpace:
     hint = "free space there, or set KATA_DIND_STATE_DIR to a directory with more"
-    return NoSpace(summary, details=details, hint=hint)
+    return NoSpace(summary, id="host.no-space", details=details, hint=hint)
 
 
 def _note_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("the sandbox could not be saved: %s", error)
+        logger.warning("the sandbox could not be suspended: %s", error)
 
 
 async def _guest_gone(guest: Guest) -> SandboxError:
-    """Wait for the end of a guest whose streams are lost: its sockets close a moment before it has ended."""
+    """Wait for the end of a guest whose streams are lost, since its sockets close a moment earlier."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_GONE_SECONDS):
             await guest.ended.wait()

@@ -1,6 +1,6 @@
 """Own a sandbox in this process: the owner's loop runs in a thread that lasts as long as the sandbox.
 
-It must, for the death signal of the owner's children follows the thread that started them.
+The thread must last, since its end would send the death signal to the processes that it has started.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from kata_dind.progress import Event, Report
 from kata_dind.store.sandboxes import Record
 
 _SNAPSHOT_SECONDS = 1800.0
-"""For a snapshot, whose steps have deadlines of their own; this one is for a loop that has stopped turning."""
+"""For a snapshot. Its steps have deadlines of their own; this one is for an event loop that hangs."""
 
 
 class OwnerThread:
-    """An owner at work, for the thread that waits for it."""
+    """An owner at work in another thread."""
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -36,14 +36,16 @@ class OwnerThread:
         try:
             done.result(_SNAPSHOT_SECONDS)
         except TimeoutError as error:
-            raise SandboxError(f"the snapshot was not made within {_SNAPSHOT_SECONDS:g} s") from error
+            raise SandboxError(
+                f"the snapshot was not made within {_SNAPSHOT_SECONDS:g} s", id="sandbox.snapshot-timed-out"
+            ) from error
 
 
 @contextlib.contextmanager
 def own_in_thread(
     record: Record, plan: AnyPlan, backend: Backend, *, begin: Begin | None = None, report: Report
 ) -> Iterator[OwnerThread]:
-    """Start a sandbox, own it for the length of the block, and stop it. Raises what made it fail."""
+    """Start a sandbox, own it for the length of the block, and stop it. Raises the error that made it fail."""
     failure: list[BaseException] = []
 
     def heard(event: Event) -> None:
@@ -72,7 +74,7 @@ def own_in_thread(
         if not failure:
             yield OwnerThread(owner, loop)
     except GuestNotReady as error:
-        # The block met the end of the sandbox; the owner knows its cause.
+        # The block failed since the sandbox has ended, and the owner knows why.
         _end(loop, owner, ended)
         raise failure[0] if failure else error from None
     finally:
@@ -88,7 +90,7 @@ def own_in_thread(
 def _end(loop: asyncio.AbstractEventLoop, owner: Owner, ended: threading.Event) -> None:
     """Let the owner end, and wait for that, even if we are interrupted meanwhile: every step of it ends by itself.
 
-    Not by Thread.join, which takes a thread for ended, up to Python 3.12, once it was interrupted.
+    Thread.join would not do: up to Python 3.12 it takes a thread for ended once the join was interrupted.
     """
     with contextlib.suppress(RuntimeError):  # the loop has ended by itself
         loop.call_soon_threadsafe(owner.request_stop)

@@ -1,4 +1,4 @@
-"""From a guest that answers to a sandbox that is ready: dockerd's first answer, and the proof of its data root."""
+"""From a guest that answers to a sandbox that is ready: dockerd's first answer, and the proof of the data root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LetIn = Callable[[], Awaitable[None]]
 
 
 class Readiness:
-    """What one start waits for before its sandbox is ready, within the plan's time."""
+    """The wait of one start until its sandbox is ready, within the plan's time."""
 
     def __init__(
         self, record: Record, plan: AnyPlan, proven: Proven | None, *, status: Status, container: FollowedContainer
@@ -39,12 +39,12 @@ class Readiness:
         self._status = status
         self._container = container
         self.usable = asyncio.Event()
-        """Set when a guest that was proven before is this sandbox's own."""
+        """Set when a guest that was proven before has been renewed."""
 
     async def wait(self, guest: Guest, answer: asyncio.Future[None], let_in: LetIn) -> Verdict:
         """Wait for dockerd's first answer and the proof, and open the endpoint on the way.
 
-        Raises GuestNotReady when the time is over; else the reason why the sandbox will not be ready.
+        Raises GuestNotReady when the time is over, or the error that keeps the sandbox from being ready.
         """
         async with _deadline(self._remaining_seconds(), lambda: self._not_ready(guest)):
             if self._proven is None:
@@ -54,17 +54,17 @@ class Readiness:
                 verdict = await self._prove(guest)
             else:
                 await self._wait_for(guest, asyncio.ensure_future(self.usable.wait()))
-                # Its dockerd was proven and has been asked already: whoever asks now is answered next.
+                # Its dockerd was proven, and is answering our question already: a client's comes next.
                 await let_in()
                 await self._wait_for(guest, answer)
                 self._status.phase("dockerd", "dockerd answers")
                 verdict = self._known(self._proven)
-        proven = "the data root is proven" if verdict.seconds else "the data root has no room for the proof"
+        proven = "the data root is proven" if verdict.seconds else "the data root has no space for the proof"
         self._status.phase("proof", proven)
         return verdict
 
     async def _wait_for(self, guest: Guest, awaited: asyncio.Future[Any]) -> None:
-        """Wait for what a guest that starts will do. Raises the reason why it will not."""
+        """Wait for something that a starting guest will do. Raises the error that keeps it from that."""
         try:
             await first_of(asyncio.wait([awaited]), guest.ended.wait(), self._container.ended.wait())
             if guest.ended.is_set():
@@ -93,13 +93,13 @@ class Readiness:
             raise
 
     def _known(self, proven: Proven) -> Verdict:
-        """Return the earlier verdict; the guest has repeated what could have been undone since."""
+        """Return the earlier verdict; the guest has repeated the part of the proof that could fail now."""
         self._status.know(data_root={**proven.data_root, **(self._status.get("data_root") or {})}, kernel=proven.kernel)
         self._status.warnings.extend(proven.warnings)
         return Verdict(**proven.verdict)
 
     def _is_full_again(self, error: VerdictFailed) -> bool:
-        """Tell whether a proven data root only has no room for the proof: its owner must be let in to tidy up."""
+        """Tell whether a proven data root only lacks space for the proof; then its user must be let in to tidy up."""
         said = f"{error.summary}\n{error.details}"
         if not self._status.earlier_verdict or "no space left on device" not in said:
             return False
@@ -112,6 +112,7 @@ class Readiness:
     def _not_ready(self, guest: Guest) -> KataDindError:
         return GuestNotReady(
             f"dockerd was not ready within {self._plan.timeout_seconds:g} s",
+            id="dockerd.not-ready",
             details=f"{guest.evidence()}\n{self._container.tail()}",
             hint="give it more time with --timeout",
         )
@@ -120,14 +121,14 @@ class Readiness:
 def gone(guest: Guest) -> SandboxError:
     """Return the error of a guest that has ended by itself."""
     evidence = guest.evidence()
-    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", details=evidence)
+    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", id="guest.gone", details=evidence)
 
 
 @contextlib.asynccontextmanager
 async def asking_first(guest: Guest) -> AsyncIterator[asyncio.Future[None]]:
-    """Wait for dockerd's first answer beside the block; it has been asked before anything that the block asks.
+    """Ask dockerd before the block asks the guest for anything, and wait for the answer while the block runs.
 
-    So it thinks about its answer while a guest that ran before is being renewed.
+    So dockerd works on its answer while a guest that ran before is renewed.
     """
     answer = asyncio.ensure_future(_first_answer(guest))
     try:
@@ -138,7 +139,7 @@ async def asking_first(guest: Guest) -> AsyncIterator[asyncio.Future[None]]:
 
 
 async def _first_answer(guest: Guest) -> None:
-    """Ask /_ping until dockerd answers; it listens long before it does, so one question mostly suffices."""
+    """Ask /_ping until dockerd answers; it listens long before it answers, so one question mostly suffices."""
     while True:
         stream = guest.open(Docker())
         try:
@@ -154,7 +155,7 @@ async def _first_answer(guest: Guest) -> None:
 
 
 async def _in_thread(call: Callable[[], Verdict]) -> Verdict:
-    """Call what blocks. Not by `asyncio.to_thread`, for whose threads Python waits when it ends, cancelled or not."""
+    """Call a function that blocks. Not by `asyncio.to_thread`, since Python waits at its end for such threads."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     outcome: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
 
@@ -163,7 +164,7 @@ async def _in_thread(call: Callable[[], Verdict]) -> Verdict:
             outcome.set_result(call())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             outcome.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the caller has ended
             loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=work, name="proof", daemon=True).start()

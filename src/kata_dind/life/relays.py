@@ -1,4 +1,4 @@
-"""Carrying bytes between a client and a guest's stream, each half closed as its source closes it."""
+"""Carrying bytes between a client and a guest's stream; each half closes when its source does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _upload(reader: asyncio.StreamReader, stream: Stream) -> None:
         while data := await reader.read(READ_BYTES):
             await stream.send(data)
     except ConnectionError:
-        stream.close()  # a client that was killed; there is nobody to answer
+        stream.close()  # the client was killed, so no answer is needed
     else:
         stream.end()
 

@@ -20,16 +20,16 @@ _LAST_WORDS_SECONDS = 1.0
 
 
 class Commanded(Protocol):
-    """Whoever does what is asked over the control socket."""
+    """Carries out what clients ask over the control socket."""
 
     def discard(self, guest: Guest) -> None:
-        """Nobody will miss what is on the sandbox's own disks."""
+        """Don't wait, at the end, for the sandbox's own disks, whose contents are not needed any more."""
 
     def request_stop(self) -> None:
         """End the sandbox."""
 
     async def suspend(self) -> None:
-        """Stop the sandbox with its state saved. Raises KataDindError."""
+        """Suspend the sandbox. Raises KataDindError."""
 
 
 class Sockets:
@@ -40,9 +40,9 @@ class Sockets:
         self._commanded = commanded
         self._connections: set[asyncio.Task[None]] = set()
         self._relays: set[asyncio.Task[None]] = set()
-        """What carries a client's connection to the guest."""
+        """The tasks that carry clients' connections to the guest."""
         self.turns_away = False
-        """Whether clients get nothing carried to the guest, since that is being suspended."""
+        """Whether clients are turned away, since the guest is being suspended."""
 
     @contextlib.asynccontextmanager
     async def endpoint(self, guest: Guest) -> AsyncIterator[None]:
@@ -54,7 +54,7 @@ class Sockets:
                 if not self.turns_away:
                     await self._relay(relay_connection(reader, writer, guest.open(Docker())))
             except StreamLost:
-                pass  # the guest went a moment ago
+                pass  # the guest has ended a moment ago
             finally:
                 writer.close()
 
@@ -93,14 +93,14 @@ class Sockets:
             yield
 
     async def hang_up(self) -> None:
-        """End what clients have carried to the guest."""
+        """End all that is carried between clients and the guest."""
         relays = [*self._relays]
         for relay in relays:
             relay.cancel()
         await asyncio.gather(*relays, return_exceptions=True)
 
     async def end_connections(self) -> None:
-        """Let clients take what the guest has said, then hang up."""
+        """Let clients receive what the guest has sent, then close their connections."""
         connections = [*self._connections]
         if connections:
             await asyncio.wait(connections, timeout=_LAST_WORDS_SECONDS)
@@ -114,7 +114,7 @@ class Sockets:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             stream.close({"error": f"not a command: {error}"})
             return
-        with contextlib.suppress(StreamLost):  # the guest went a moment ago
+        with contextlib.suppress(StreamLost):  # the guest has ended a moment ago
             await self._relay(relay_command(stream, guest.open(command)))
 
     async def _suspended(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Sockets:
         return {}
 
     async def _relay(self, work: Coroutine[Any, Any, None]) -> None:
-        """Carry a client's connection to the guest, until either ends it or the client is hung up on."""
+        """Carry a client's connection to the guest, until either of them ends it or we hang up."""
         task = asyncio.ensure_future(work)
         self._relays.add(task)
         try:

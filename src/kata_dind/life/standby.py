@@ -1,6 +1,7 @@
-"""A supervisor that waits for its sandbox: started before the command line is parsed, it is ready when the plan is.
+"""A supervisor on standby: it is started before the command line is parsed, and is ready when the plan is.
 
-Both take Python a quarter of a second, and have a processor each. `kata_dind.life.early` tells what it does meanwhile.
+Both take Python a quarter of a second, on a processor each. `kata_dind.life.early` has what the supervisor does
+meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from kata_dind.host.detached import Detached
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # nothing is imported here that is not used before the command line is parsed
+if TYPE_CHECKING:  # this module imports only what it needs before the command line is parsed
     from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import IO
@@ -30,14 +31,14 @@ class Standby:
             # -P: `-m` would look for modules in the user's directory first.
             argv = [sys.executable, "-P", "-m", "kata_dind.life.supervisor", str(theirs.fileno())]
             self._process = Detached(argv, pass_fds=[theirs.fileno()])
-        # Not as arguments, which everybody on this host could read for as long as the sandbox runs.
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` tells
+        # Not as arguments, which every user of this host could read for as long as the sandbox runs.
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hand_over` reports
             self._socket.sendall(json.dumps({"words": list(words)}).encode() + b"\n")
 
     def hand_over(self, directory: Path, locks: Sequence[int], *, verbose: bool) -> IO[bytes]:
-        """Give it a sandbox's directory with the locks that it is to hold; return what it reports, line by line.
+        """Give it a sandbox's directory and locks; return the file from which its reports are read, line by line.
 
-        With `verbose`, what it logs is among that. Raises SandboxError when it has ended already.
+        With `verbose` it also reports what it logs. Raises SandboxError when it has ended already.
         """
         message = {"directory": str(directory), "verbose": verbose}
         try:
@@ -45,15 +46,17 @@ class Standby:
         except OSError as error:
             from kata_dind.errors import SandboxError
 
-            raise SandboxError(f"the supervisor ended before it had a sandbox: {error}") from error
+            raise SandboxError(
+                f"the supervisor ended before it had a sandbox: {error}", id="sandbox.supervisor-ended"
+            ) from error
         return self._socket.makefile("rb")
 
     def close(self) -> None:
-        """Leave it alone with its sandbox; without one it ends."""
+        """Hang up: it runs on with its sandbox, and ends where it has none."""
         self._socket.close()
 
     def end(self, *, rung_seconds: float) -> None:
-        """End it, and its sandbox, in order; harmless when it has ended."""
+        """End it and its sandbox in order; harmless when it has ended."""
         self._socket.close()
         self._process.end(rung_seconds=rung_seconds)
 
@@ -63,7 +66,7 @@ _waiting: list[Standby] = []
 
 @contextlib.contextmanager
 def standby_for(words: Sequence[str]) -> Iterator[None]:
-    """Have a supervisor waiting during a command, whose words these are; it ends with the block unless it was taken."""
+    """Have a supervisor on standby during a command with these words; unless taken, it ends with the block."""
     _waiting.append(Standby(words))
     try:
         yield
@@ -73,5 +76,5 @@ def standby_for(words: Sequence[str]) -> Iterator[None]:
 
 
 def take_standby() -> Standby:
-    """Return the supervisor that waits, or a new one."""
+    """Return the supervisor on standby, or a new one."""
     return _waiting.pop() if _waiting else Standby()

@@ -18,18 +18,18 @@ _REWRITE_SECONDS = 1.0
 
 
 class Status:
-    """The status of one start, in memory and on file; whoever follows the start hears of its phases and warnings."""
+    """The status of one start, in memory and on file; `report` is told of phases and warnings."""
 
     def __init__(self, record: Record, *, report: Report, started: float | None = None) -> None:
         self._record = record
         self._report = report
         self._started = time.monotonic() if started is None else started
         self.earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
-        """The last one that passed, in an earlier start; empty for none."""
+        """The last verdict that passed in an earlier start; empty where none did."""
         self.warnings: list[str] = []
         self._phases: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
-        if self.earlier_verdict:  # kept, so that a start which fails does not forget that there was one
+        if self.earlier_verdict:  # kept, so that it is not forgotten when this start fails
             self._facts["verdict"] = self.earlier_verdict
         self._rewrite: asyncio.TimerHandle | None = None
         """Another attempt at a status that could not be written."""
@@ -45,7 +45,7 @@ class Status:
         return time.monotonic() - self._started
 
     def get(self, name: str) -> Any:
-        """Return a fact; None for one that is not known."""
+        """Return a fact; None where it is not known."""
         return self._facts.get(name)
 
     def know(self, **facts: Any) -> None:
@@ -58,7 +58,7 @@ class Status:
         self.write()
 
     def phase(self, name: str, message: str, *, ended_seconds_ago: float = 0.0) -> None:
-        """Note, once, that a phase has ended."""
+        """Take note, once, that a phase has ended."""
         if any(phase["name"] == name for phase in self._phases):
             return
         elapsed = max(self.elapsed_seconds - ended_seconds_ago, 0.0)
@@ -68,19 +68,19 @@ class Status:
         self.write()
 
     def warn(self, message: str) -> None:
-        """Tell of something that the user should know."""
-        if message not in self.warnings:  # it may be known from an earlier life of the guest
+        """Report a warning to the user."""
+        if message not in self.warnings:  # it may be known since the guest was proven
             self.warnings.append(message)
         self._report(Event("warning", message))
 
     def problem(self, message: str, *, solved: str) -> None:
-        """Tell of a problem that the sandbox lives with, or, by an empty message, that it is over."""
+        """Report a problem that the sandbox runs on with, or, by an empty message, its end."""
         self._facts["problem"] = message or None
         self._report(Event("warning", message) if message else Event("notice", solved))
         self.write()
 
     def ready(self) -> None:
-        """Tell that the sandbox is ready."""
+        """Report that the sandbox is ready."""
         self.enter("running")
         seconds = self.elapsed_seconds
         self._report(Event("ready", f"ready after {seconds:.1f} s", seconds=seconds))
@@ -93,18 +93,18 @@ class Status:
         elif error is not None:
             self._facts["error"] = {"summary": f"{type(error).__name__}: {error}"}
         self.write()
-        self._forget_rewrite()  # by then nobody may own the sandbox any more, or another process
+        self._forget_rewrite()  # later this process may not be the sandbox's owner any more
 
     def write(self) -> None:
-        """Write what is known; a full disk is no reason to end."""
+        """Write what is known; where the disk is full, try again later."""
         again = self._forget_rewrite()
         try:
             self._record.write_status(
                 {**self._facts, "warnings": self.warnings, "phases": self._phases, "timings": _timings(self._phases)}
             )
         except OSError as error:
-            # `ls` asks the lock whether a sandbox runs, and not this file. What the status has to tell may be just
-            # that the disk is full, and nothing may happen before somebody has read that.
+            # `ls` asks the lock whether a sandbox runs, and not this file. The status may have to tell just that the
+            # disk is full, and no other event may come that would write it, so it is tried again.
             if not again:
                 logger.warning("cannot write the status: %s", error)
             self._rewrite = asyncio.get_running_loop().call_later(_REWRITE_SECONDS, self.write)
@@ -123,7 +123,7 @@ def _timings(phases: list[dict[str, Any]]) -> dict[str, float]:
     for phase in phases:
         until += phase["seconds"]
         ends[phase["name"]] = round(until, 3)
-    # The guest is up when it has booted; one that ran before is when its machine is.
+    # A guest that boots is up when it has booted; one that ran before is up when its machine is.
     up = ends.get("boot", ends.get("machine"))
     proof = next((phase["seconds"] for phase in phases if phase["name"] == "proof"), None)
     named = {"boot_seconds": up, "docker_seconds": ends.get("dockerd"), "ready_seconds": ends.get("proof"),

@@ -1,11 +1,11 @@
 """The process that owns a sandbox started by `up`: `python -m kata_dind.life.supervisor SOCKET`.
 
-From the socket, a descriptor, it hears its starter's command line, by which it knows what to start while it waits;
-then a sandbox's directory, with the locks of the sandbox and of its volume, if it has one. It holds them until it ends;
-the volume's it hands on to what writes the volume.
+Its starter is the process of `up`. The socket, a descriptor, first brings the starter's command line, which tells what
+to start early; then a sandbox's directory, with the locks of the sandbox and of its volume, if it has one. The
+supervisor keeps them until it ends; the processes that write the volume inherit the volume's lock.
 
-It reports to its starter, a JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
-nobody reads that before the sandbox is ready, the start is broken off: its starter was killed.
+It reports to its starter, one JSON object a line, until the sandbox is ready or has failed; then it is on its own. When
+the starter closes the socket before the sandbox is ready, it was killed, and the start is broken off.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST_MESSAGE, _MOST_LOCKS = 8192, 2
 
 
 class Reporter:
-    """Sends events to the starter; `close` lets go of it."""
+    """Sends events to the starter, until `close`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -54,11 +54,11 @@ class Reporter:
         self._send({"name": event.name, "message": event.message, "seconds": event.seconds})
 
     def log(self, message: str) -> None:
-        """Send what was logged."""
+        """Send a logged message."""
         self._send({"log": message})
 
     def error(self, error: BaseException) -> None:
-        """Send what made the start fail."""
+        """Send the error that made the start fail."""
         if isinstance(error, KataDindError):
             self._send(error.as_fields())
         else:
@@ -81,7 +81,7 @@ class Reporter:
 
 
 class ToldLog(logging.Handler):
-    """Tells the starter what is logged, for `up --verbose`; what was logged before there was a sandbox, too."""
+    """Sends logged messages to the starter, for `up --verbose`, also those from before there was a sandbox."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -91,20 +91,20 @@ class ToldLog(logging.Handler):
         logging.getLogger("kata_dind").setLevel(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one message."""
+        """Send one message, or keep it for later."""
         if self._tell is None:
             self._kept.append(record.getMessage())
         else:
             self._tell(record.getMessage())
 
     def tell(self, tell: Callable[[str], None]) -> None:
-        """Tell from here on, and what was kept first."""
+        """Send the messages that were kept, and from here on each new one."""
         kept, self._kept, self._tell = self._kept, [], tell
         for message in kept:
             tell(message)
 
     def end(self) -> None:
-        """Tell and keep no more."""
+        """Stop sending and keeping messages."""
         logging.getLogger("kata_dind").removeHandler(self)
 
 
@@ -127,7 +127,7 @@ async def _own(record: Record, reporter: Reporter, handed: Handed, early: EarlyS
             reporter.close()
 
     def starter_gone() -> None:
-        logger.info("the starter is gone before the sandbox was ready")
+        logger.info("the starter ended before the sandbox was ready")
         let_go()
         owner.request_stop()
 
@@ -136,7 +136,7 @@ async def _own(record: Record, reporter: Reporter, handed: Handed, early: EarlyS
     plan = require_plan(record.directory)
     backend = load_backend(plan.backend)
     begin = await early.take(plan) if early else None
-    # The first lock is the sandbox's, which ends with us; the volume's are for whatever writes the volume.
+    # The first lock is the sandbox's, which only we have. The volume's is passed on to the processes that write it.
     begin = begin or functools.partial(backend.begin, plan, locks=handed.locks[1:])
     owner = Owner(record, plan, backend, begin=begin, report=report)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -157,7 +157,7 @@ async def _serve(reporter: Reporter, words: list[str], early: EarlyStart | None,
         early.meet()
     try:
         await asyncio.sleep(0)
-        importlib.import_module("kata_dind.life.owner")  # while QEMU starts, if one was
+        importlib.import_module("kata_dind.life.owner")  # while a QEMU that was started early comes up
         handed = await _take_over(reporter.fd)
         if handed is None:
             return 0
@@ -173,7 +173,7 @@ async def _serve(reporter: Reporter, words: list[str], early: EarlyStart | None,
             if record.ephemeral.exists():
                 from kata_dind.life.guests import remove_sandbox
 
-                remove_sandbox(record)  # the starter would, but it may be gone
+                remove_sandbox(record)  # the starter would do it, but may have ended
         except KataDindError as error:
             logger.exception("the sandbox failed")
             reporter.error(error)
@@ -190,7 +190,7 @@ async def _serve(reporter: Reporter, words: list[str], early: EarlyStart | None,
 
 
 def main() -> int:
-    """Own the sandbox that is handed over until it ends; exit code 0 when it was stopped, else the error's."""
+    """Own the sandbox that is handed over until it ends; return 0 when it was stopped, else the error's exit code."""
     reporter = Reporter(int(sys.argv[1]))
     os.chdir("/")
     use_small_pages()
@@ -205,7 +205,7 @@ def main() -> int:
 
 
 def _hear_words(fd: int) -> list[str]:
-    """Return the starter's command line; empty when it has none, or is gone. What follows it is left in the socket."""
+    """Return the starter's command line, empty where there is none; what follows it is left in the socket."""
     line = b""
     with socket.socket(fileno=os.dup(fd)) as starter:
         while not line.endswith(b"\n"):
@@ -226,7 +226,7 @@ class Handed(NamedTuple):
 
 
 async def _take_over(fd: int) -> Handed | None:
-    """Wait for a sandbox, or None when none comes."""
+    """Wait for a sandbox; return None when the starter ends without one."""
     import asyncio
 
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
@@ -244,7 +244,7 @@ async def _take_over(fd: int) -> Handed | None:
 
 
 def _speak_to(log: Path) -> None:
-    """Let all that is printed and logged go to a file."""
+    """Send all that is printed and logged to a file."""
     with log.open("ab") as sink:
         for fd in (1, 2):
             os.dup2(sink.fileno(), fd)

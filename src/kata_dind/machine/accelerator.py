@@ -1,4 +1,4 @@
-"""KVM or TCG. KVM counts once a guest has booted on it, for /dev/kvm can open, create a VM and hang every guest."""
+"""KVM or TCG. KVM counts once a guest has booted on it: a /dev/kvm that opens and creates a VM may hang every guest."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class Obstacle(NamedTuple):
 
     state: str
     """absent or not-permitted"""
+    id: str
+    """Of the error that tells of it."""
     reason: str
 
 
@@ -61,13 +63,13 @@ def choose_accelerator(
 ) -> tuple[Accelerator, str]:
     """Return KVM or TCG, and the reason in one sentence.
 
-    With KVM asked for, a guest that makes progress may take `timeout_seconds`, and that none booted earlier does not
-    count. Raises KvmUnavailable when none boots then.
+    When KVM was asked for, a guest that makes progress may take `timeout_seconds`, and earlier failures don't count.
+    Raises KvmUnavailable when no guest boots then.
     """
     if asked is Accelerator.TCG:
         return Accelerator.TCG, "as asked"
     if obstacle := find_obstacle(settings.device):
-        reason, again = obstacle.reason, ""
+        reason, again, error_id = obstacle.reason, "", obstacle.id
     else:
         finding = find_kvm(
             kernel=kernel, initramfs=initramfs, settings=settings,
@@ -76,9 +78,11 @@ def choose_accelerator(
         if finding.works:
             return Accelerator.KVM, "a guest has booted on KVM here"
         reason, again = finding.reason, "" if finding.is_firm else "; the next start tries again"
+        error_id = "kvm.no-guest-boots"
     if asked is Accelerator.KVM:
         raise KvmUnavailable(
             f"KVM does not work here: {reason}",
+            id=error_id,
             hint="use --accel tcg, which is about ten times slower; kata-dind accel shows what was found",
         )
     told = f"no KVM ({reason}{again}); using TCG emulation, about ten times slower; see kata-dind accel"
@@ -92,16 +96,18 @@ def find_obstacle(device: Path | None = None) -> Obstacle | None:
     if os.access(device, os.R_OK | os.W_OK):
         return None
     if not device.exists():
-        return Obstacle("absent", f"{device} does not exist")
-    return Obstacle("not-permitted", f"this user may not open {device}: join the group kvm")
+        return Obstacle("absent", id="kvm.absent", reason=f"{device} does not exist")
+    return Obstacle(
+        "not-permitted", id="kvm.not-permitted", reason=f"this user may not open {device}: join the group kvm"
+    )
 
 
 def find_kvm(
     *, kernel: Path, initramfs: Path, settings: ProbeSettings, insist_seconds: float | None = None, report: Report
 ) -> KvmFinding:
-    """Find out whether a guest boots on KVM, where it is usable: from what is known, or by booting one.
+    """Find out whether a guest boots on KVM: from an earlier finding, or by booting one.
 
-    `insist_seconds` looks again in any case unless one has booted, and waits so long for a guest that makes progress.
+    `insist_seconds` ignores earlier failures, and waits so long for a guest that makes progress.
     """
     place = this_place(kernel)
     began = process_began() if settings.began is None else settings.began
@@ -115,7 +121,7 @@ def find_kvm(
     if finding := known():
         return finding
     with _one_at_a_time(settings, insist_seconds):
-        if finding := known():  # another command has looked meanwhile
+        if finding := known():  # another command has tried it meanwhile
             return finding
         trial = _try(kernel, initramfs, settings=settings, insist_seconds=insist_seconds, report=report)
         before = load_finding(place, cache=settings.cache)
@@ -126,13 +132,13 @@ def find_kvm(
 
 @contextlib.contextmanager
 def _one_at_a_time(settings: ProbeSettings, insist_seconds: float | None) -> Iterator[None]:
-    """Let commands that begin together try KVM once; one that has waited as long as a trial takes tries it beside."""
+    """Let commands that begin together try KVM once; one that has waited as long as a trial takes makes its own."""
     wait_seconds = settings.patience.limit_seconds if insist_seconds is None else insist_seconds
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(settings.cache / "kvm.lock", timeout_seconds=wait_seconds))
         except LockBusy as error:
-            logger.warning("KVM is tried by another command as well: %s", error.summary)
+            logger.warning("another command tries KVM at the same time: %s", error.summary)
         yield
 
 

@@ -44,7 +44,7 @@ def machine_argv(shape: MachineShape, wiring: Wiring) -> list[str]:
     if wiring.state_fd is None:
         argv += _kernel(shape)
     else:
-        # The kernel runs already. Until QEMU has been told that the memory is there, too, it must not read the state.
+        # There is no kernel to boot. QEMU must not read the state until it was told where the memory is.
         argv += ["-incoming", "defer"]
     argv += _wires(wiring)
     argv += _hotplug_ports(shape.hotplug_ports)
@@ -65,7 +65,7 @@ def _accelerator(shape: MachineShape) -> list[str]:
 
 
 def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
-    # vhost-user-fs reads the guest's memory in another process; without it the memory is nobody's but QEMU's.
+    # vhost-user-fs reads the guest's memory in another process; without it only QEMU uses the memory.
     kind, share = "memfd", shape.shared_directory
     if shape.memory_file:
         kind, share = f"file,mem-path={_escaped(shape.memory_file.path)}", shape.memory_file.written
@@ -82,15 +82,15 @@ def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
 
 def _kernel(shape: MachineShape) -> list[str]:
     arguments = ["console=ttyS0", "quiet", "loglevel=5", "panic=-1", "random.trust_cpu=on", "cgroup_no_v1=all"]
-    # What a guest's kernel does unasked, its host pays for: to look twice a second whether memory is in pieces, and to
-    # copy the heaps of dockerd and containerd into large pages, which a clone then has for itself, 20 MiB of them.
+    # The host pays for what a guest's kernel does unasked: to check twice a second whether memory is fragmented, and
+    # to copy the heaps of dockerd and containerd into large pages, 20 MiB of which each clone then has for itself.
     arguments += ["sysctl.vm.compaction_proactiveness=0", "transparent_hugepage=madvise"]
-    # Of what dockerd writes, half is gone again within seconds: the archive that it loads, what a build's steps leave.
-    # With the kernel's 10 and 20 percent of memory it reaches the disk before that, and the writer waits for it.
+    # Half of what dockerd writes is deleted within seconds: the archive that it loads, and what a build's steps leave.
+    # With the kernel's own limits, 10 and 20 percent of memory, it reaches the disk first, and the writer waits.
     arguments += ["sysctl.vm.dirty_background_ratio=30", "sysctl.vm.dirty_ratio=50"]
     if shape.most_memory_mib:
-        # Memory that is plugged in is used at once. Where there could be some above 4 GiB, Linux sets 64 MiB aside to
-        # copy through for devices that can't reach it; none of ours is such a device.
+        # Memory that is plugged in is used at once. Where memory could lie above 4 GiB, Linux sets 64 MiB aside to
+        # copy through for devices that can't reach so far; all of our devices can.
         arguments += ["memhp_default_state=online", "swiotlb=noforce"]
     return [
         "-kernel", str(shape.kernel),
@@ -136,8 +136,8 @@ def _disk(disk: Disk) -> list[str]:
     discard = "" if disk.read_only else ",discard=unmap"
     device = f"virtio-blk-pci,drive={node},serial={disk.serial}"
     if not disk.read_only:
-        # On a full host disk the guest is paused, since to its file systems an error there is a broken disk. It is the
-        # default, and named because `Machine` counts on it; all other errors are the guest's to deal with.
+        # QEMU pauses the guest when the host's disk is full, since its file systems would take the error for a broken
+        # disk. This is the default, and named because `Machine` counts on it; the guest hears of all other errors.
         device += ",werror=enospc"
     driver = f"raw,node-name={node}"
     if disk.backing:
@@ -156,7 +156,7 @@ def _disk(disk: Disk) -> list[str]:
 
 
 def _network() -> list[str]:
-    # Without the announcement, for which a restored guest would send packets about: it is alone on its network.
+    # A restored guest need not announce itself by packets: it is alone on its network.
     return [
         "-netdev", f"user,id=network,net={GUEST_NETWORK},host={GUEST_GATEWAY},ipv6=off",
         "-device", "virtio-net-pci,netdev=network,romfile=,guest_announce=off",

@@ -1,8 +1,8 @@
 """What trials have shown of KVM on this host: how sure that is, until when it holds, and where it is kept.
 
-A finding is one host kernel's, one host boot's, one QEMU build's and one guest kernel's. That a guest booted holds for
-all of that time. That none did is preliminary when it was found once, since a host may have had a busy moment: the
-next command looks again. Found twice, it is firm, and forgotten after FIRM_SECONDS.
+A finding belongs to one host kernel, one boot of the host, one QEMU build and one guest kernel. It holds for as long as
+none of these changes when a guest has booted. When none has, the first finding is preliminary, since the host may have
+been busy at the moment, and the next command tries again. The second one is firm, and forgotten after FIRM_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.probe import Outcome, Trial
 
 FIRM_SECONDS = 24 * 3600.0
-"""After so long KVM is tried again where it did not work; the page Troubleshooting tells users of it."""
+"""After this time KVM is tried again where it did not work; the page Troubleshooting says so to users."""
 
 PRELIMINARY_SECONDS = 600.0
-"""A process that lives long, and starts many sandboxes, looks again after so long."""
+"""After this time a long-lived process that starts many sandboxes tries again."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Place:
     host_boot: str
     qemu: str
     qemu_mark: str
-    """What changes when the program is replaced."""
+    """It changes when the program is replaced."""
     guest_kernel: str
     guest_kernel_mark: str
 
     @property
     def fingerprint(self) -> str:
-        """Name the place in a file's name."""
+        """Return a name for the place that can be a part of a file's name."""
         return hashlib.sha256("\n".join(asdict(self).values()).encode()).hexdigest()[:16]
 
     @property
@@ -83,14 +83,14 @@ class KvmFinding:
         return None if self.works else self.tried_at + FIRM_SECONDS
 
     def is_forgotten(self, *, now: float) -> bool:
-        """Tell whether it is too old, or from a time that has not come yet, as after the clock was set."""
+        """Tell whether it is too old, or dated in the future, as after the clock was set back."""
         return not self.works and not 0 <= now - self.tried_at < FIRM_SECONDS
 
     def holds(self, *, began: float, now: float) -> bool:
-        """Tell whether a command that began at `began` lives with it, or is to look again."""
+        """Tell whether it holds for a command that began at `began`; else that command tries again."""
         if self.is_forgotten(now=now):
             return False
-        # A finding that is younger than the command is the command's own, or that of another one at the same moment.
+        # A finding that is younger than the command is its own, or that of another command at the same moment.
         return self.is_firm or (self.tried_at >= began and now - self.tried_at < PRELIMINARY_SECONDS)
 
     def as_fields(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class KvmFinding:
 
 
 def new_finding(trial: Trial, place: Place, *, before: KvmFinding | None, began: float, now: float) -> KvmFinding:
-    """Make a finding of a trial; one of before counts unless it is forgotten, says otherwise, or is of this moment."""
+    """Make a finding of a trial; an equal finding from before `began` makes it firm, unless that is forgotten."""
     agreeing = 1
     works = trial.outcome is Outcome.WORKS
     if before and before.works is works and not before.is_forgotten(now=now):
@@ -120,17 +120,17 @@ def new_finding(trial: Trial, place: Place, *, before: KvmFinding | None, began:
 
 def this_place(kernel: Path) -> Place:
     """Return where a trial with a guest kernel would take place now. Raises ToolMissing without QEMU."""
-    # To ask QEMU for its version takes longer than all else that a restore needs of us.
+    # By the file's mark: to ask QEMU for its version takes longer than all other work before a restore.
     return _place(require_tool(qemu_binary(), package="qemu-system-x86").resolve(), kernel)
 
 
 def load_finding(place: Place, *, cache: Path) -> KvmFinding | None:
-    """Return what is known of a place; None for nothing, or nothing that can be read."""
+    """Return what is known of a place; None where nothing is known or the file can't be read."""
     return _read(_file(place, cache))
 
 
 def keep_finding(finding: KvmFinding, *, cache: Path) -> None:
-    """Write a finding down, and throw away those of a host or of files that are not as they were."""
+    """Write a finding down, and remove those of a host or of files that have changed since."""
     for file in _files(cache):
         other = _read(file)
         if other is None or not other.place.is_as_it_was:
@@ -146,7 +146,7 @@ def list_findings(*, cache: Path, now: float) -> list[KvmFinding]:
 
 
 def forget_findings(*, cache: Path) -> None:
-    """Throw away all that is known."""
+    """Remove all findings."""
     for file in _files(cache):
         file.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from kata_dind.errors import AbnormalShutdown, BootFailed, GuestNotReady, HostEr
 from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
 from kata_dind.machine.argv import SHARE_TAG, node_name
-from kata_dind.machine.qemu import Qemu, saved_parts
+from kata_dind.machine.qemu import Qemu, state_parts
 from kata_dind.machine.shape import StopDeadlines
 from kata_dind.wire.channel import Channel, ChannelClosed, first_of, open_channel
 
@@ -38,20 +38,20 @@ _ANSWER_SECONDS = 60.0
 """For QEMU to answer a command, some of which wait for a disk that may be slow."""
 
 _LAST_MOMENT_SECONDS = 2.0
-"""From the moment at which a program closes its sockets, or leaves its network, to the one at which it has ended."""
+"""A program closes its sockets, or leaves its network, at most this long before it has ended."""
 
 _STATE_SECONDS = 60.0
 _STATE_BYTES_PER_SECOND = 8 << 20
 """For a state to be written: less than any disk takes, a memory card and a share over a network included."""
 
-_SAVED_END_SECONDS = 30.0
-"""For a QEMU that has saved its machine to end; it has nothing left to write."""
+_QUIT_SECONDS = 30.0
+"""For QEMU to end after the machine's state was written; it has nothing left to write."""
 
-_HOLD_SECONDS = 300.0
-"""For the guest to write everything out, which may be a fifth of its memory, on a slow disk."""
+_FLUSH_SECONDS = 300.0
+"""For the guest to flush: what it has to write out may be a fifth of its memory, and the disk slow."""
 
-_GO_ON_SECONDS = 60.0
-"""For its agent to answer again; on a busy host an emulated guest takes seconds to."""
+_RUN_ON_SECONDS = 60.0
+"""For the agent of a guest that could not be suspended to answer again; in an emulated guest that can take seconds."""
 
 
 class Machine:
@@ -71,11 +71,11 @@ class Machine:
         self.dockerd_was_killed = False
         """Set when the agent had to kill dockerd on the way down."""
         self.discarded = False
-        """Set when nobody will miss what is on the machine's disks: it ends at once, and that is no failure."""
+        """Set when the contents of the machine's disks are not needed any more: to cut it off is no failure then."""
         self.cut_off = False
-        """Set to end QEMU without asking the guest, which could not do what it is asked any more."""
-        self.saved = False
-        """Set when the machine has ended with its state on file, from which it goes on."""
+        """Set when the guest can't answer any more: QEMU ends without asking it to shut down."""
+        self.kept = False
+        """Set when the machine's state is on file and its QEMU was told to quit."""
         self.paused = asyncio.Event()
         """Set while the guest stands still because the host's disk is full."""
         self._loads = False
@@ -83,9 +83,9 @@ class Machine:
         self._migrated = asyncio.Event()
         """Set when a state has been written or read, or could not be."""
         self._migration = ""
-        """How that went: `completed` or `failed`."""
+        """How the last of these ended: `completed` or `failed`."""
         self._still = asyncio.Lock()
-        """Held while the guest stands still to be saved, so that nobody else lets it go on, or ends it."""
+        """Locked during a snapshot or a suspension, so that nothing else pauses, unpauses or ends the guest then."""
         asyncio.get_running_loop().add_reader(process.pidfd, self._process_ended)
 
     def _process_ended(self) -> None:
@@ -99,16 +99,18 @@ class Machine:
                 await first_of(self.channel.agreed.wait(), self.ended.wait())
         except TimeoutError as error:
             raise BootFailed(
-                f"the guest did not answer within {timeout_seconds:g} s", details=self.evidence()
+                f"the guest did not answer within {timeout_seconds:g} s",
+                id="vm.boot-timed-out",
+                details=self.evidence(),
             ) from error
         if not self.channel.agreed.is_set():
             raise self._ended_early()
 
     def _ended_early(self) -> BootFailed:
-        """Return the one sentence for a QEMU that ends before its guest answers, whichever wait sees it first."""
+        """Return the one error of a QEMU that ends before its guest answers, whichever wait notices it first."""
         if self._loads and self._migration != "completed":
-            return BootFailed("QEMU could not read the saved state", details=self.evidence())
-        return BootFailed("QEMU ended before the guest answered", details=self.evidence())
+            return BootFailed("QEMU could not read the saved state", id="vm.state-unreadable", details=self.evidence())
+        return BootFailed("QEMU ended before the guest answered", id="vm.boot-failed", details=self.evidence())
 
     async def load(self, state_fd: int) -> None:
         """Let QEMU read a state that has the memory in it, for which `wait_until_loaded` waits.
@@ -118,11 +120,13 @@ class Machine:
         from qemu.qmp import ExecuteError
 
         try:
-            await self._ask("migrate-set-capabilities", saved_parts(memory=True))
+            await self._ask("migrate-set-capabilities", state_parts(memory=True))
             self._loads = True
             await self._ask("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except ExecuteError as error:
-            raise BootFailed(f"QEMU could not read the saved state: {error}", details=self.evidence()) from error
+            raise BootFailed(
+                f"QEMU could not read the saved state: {error}", id="vm.state-unreadable", details=self.evidence()
+            ) from error
         except SandboxError as error:
             if not self.ended.is_set():
                 raise
@@ -141,9 +145,11 @@ class Machine:
                 await self.ended.wait()
 
     async def _gone(self) -> SandboxError:
-        """Return the one sentence for a QEMU that ends at its work, whichever wait sees it first."""
+        """Return the one error of a QEMU that ends later, whichever wait notices it first."""
         await self._last_moment()
-        return SandboxError(f"the guest is gone: {self.process.describe_state()}", details=self.evidence())
+        return SandboxError(
+            f"the guest is gone: {self.process.describe_state()}", id="guest.gone", details=self.evidence()
+        )
 
     def heard_block_error(self, event: Any) -> bool:
         """Take note of a BLOCK_IO_ERROR that has paused the guest. Source: qapi/block-core.json."""
@@ -159,62 +165,64 @@ class Machine:
         return False  # nothing to queue
 
     async def pause(self) -> None:
-        """Let the guest stand still; one that is being saved does."""
+        """Pause the guest, unless a snapshot or a suspension is under way, in which it stands still anyway."""
         if not self._still.locked():
             self.paused.set()
             await self._execute("stop")
 
-    async def resume(self) -> None:
-        """Let the guest go on, and repeat the writes that it was paused for; one that fails again pauses it again.
+    async def unpause(self) -> None:
+        """Let a paused guest run again; QEMU repeats the write that failed, and pauses it anew if that fails again.
 
-        A guest that is being saved goes on by itself if it can't be.
+        Does nothing during a suspension, after which a guest that could not be suspended runs on anyway.
         """
         if not self._still.locked():
             self.paused.clear()
             await self._execute("cont")
 
-    async def save(self, state: Path, *, hold: dict[str, Any]) -> None:
-        """End the machine with its devices' state in a file; its memory is in the shape's, which it must write to.
+    async def snapshot(self, state: Path, *, flush: dict[str, Any]) -> None:
+        """End the machine with its devices' state in a file; its memory stays in its shape's memory file.
 
-        Its disks are as they are, mounted. `hold` is what tells the agent. Raises SandboxError when QEMU can't.
+        Its file systems stay mounted. `flush` is the agent's request to flush. Raises NoSpace or SandboxError.
         """
         async with self._still:
-            await self._hold(hold)
+            await self._flush(flush)
             await self._write_state(state, memory=False)
-            await self._end_saved()
+            await self._end_kept()
 
-    async def suspend(self, state: Path, *, hold: dict[str, Any], commit: Callable[[], None]) -> None:
+    async def suspend(self, state: Path, *, flush: dict[str, Any], commit: Callable[[], None]) -> None:
         """End the machine with its memory and its devices' state in a file. `commit` blocks until all of it is safe.
 
-        Its disks are as they are, mounted. `hold` is what tells the agent. Raises what `commit` raises, and NoSpace or
-        SandboxError when QEMU can't: then the guest goes on, with a channel that has begun anew; where it can't, raises
-        AbnormalShutdown.
+        Its file systems stay mounted. `flush` is the agent's request to flush. Raises NoSpace, SandboxError, and what
+        `commit` raises: then the guest runs on, with a channel that has begun anew. Raises AbnormalShutdown when it
+        can't run on.
         """
         async with self._still:
             try:
-                await self._hold(hold)
+                await self._flush(flush)
                 await self._command("stop")
                 await self._write_state(state, memory=True)
                 await asyncio.to_thread(commit)
             except BaseException as error:
-                _remove(state)  # before the guest needs the room
-                await self._go_on(error)
+                _remove(state)  # before the guest needs the space
+                await self._run_on(error)
                 raise
-            await self._end_saved()
+            await self._end_kept()
 
-    async def _hold(self, request: dict[str, Any]) -> None:
+    async def _flush(self, request: dict[str, Any]) -> None:
         stream = self.channel.open(request)
         self.channel.hush()
         answer = asyncio.ensure_future(stream.wait_closed())
         try:
-            async with asyncio.timeout(_HOLD_SECONDS):
+            async with asyncio.timeout(_FLUSH_SECONDS):
                 await first_of(asyncio.wait([answer]), self.paused.wait())
             if not answer.done():
-                raise SandboxError("the guest was paused, since the host's disk is full")
+                raise SandboxError("the guest was paused, since the host's disk is full", id="guest.paused")
             if "error" in (result := answer.result()):
-                raise SandboxError(f"the guest could not be held still: {result['error']}")
+                raise SandboxError(f"the guest could not flush its data: {result['error']}", id="guest.flush-failed")
         except TimeoutError as error:
-            raise SandboxError(f"the guest did not hold still within {_HOLD_SECONDS:g} s") from error
+            raise SandboxError(
+                f"the guest did not flush its data within {_FLUSH_SECONDS:g} s", id="guest.flush-timed-out"
+            ) from error
         except ChannelClosed as error:
             raise await self._gone() from error
         finally:
@@ -226,7 +234,7 @@ class Machine:
         try:
             with state.open("xb") as file:
                 await self._give(file.fileno(), "state")
-                await self._ask("migrate-set-capabilities", saved_parts(memory=memory))
+                await self._ask("migrate-set-capabilities", state_parts(memory=memory))
                 await self._ask("migrate-set-parameters", _NO_LIMIT)
                 seconds = state_seconds(await self._memory_bytes() if memory else 0)
                 self._migrated.clear()
@@ -234,10 +242,14 @@ class Machine:
                 await self._wait_until_written(timeout_seconds=seconds)
                 if self._migration == "failed":
                     info = await self._ask("query-migrate")
-                    why = f"QEMU could not save the machine: {info.get('error-desc', 'no reason given')}"
-                    raise NoSpace(why) if is_full(state.parent) else SandboxError(why, details=self.evidence())
+                    why = f"QEMU could not write the machine's state: {info.get('error-desc', 'no reason given')}"
+                    if is_full(state.parent):
+                        raise NoSpace(why, id="host.no-space")
+                    raise SandboxError(why, id="vm.state-not-written", details=self.evidence())
         except (ExecuteError, OSError) as error:
-            raise SandboxError(f"QEMU could not save the machine: {error}", details=self.evidence()) from error
+            raise SandboxError(
+                f"QEMU could not write the machine's state: {error}", id="vm.state-not-written", details=self.evidence()
+            ) from error
 
     async def _wait_until_written(self, *, timeout_seconds: float) -> None:
         try:
@@ -246,13 +258,15 @@ class Machine:
         except TimeoutError as error:
             how_far = await self._how_far()
             raise SandboxError(
-                f"QEMU did not save the machine within {timeout_seconds:g} s{how_far}", details=self.evidence()
+                f"QEMU did not write the machine's state within {timeout_seconds:g} s{how_far}",
+                id="vm.state-write-timed-out",
+                details=self.evidence(),
             ) from error
         if not self._migrated.is_set():
             raise await self._gone()
 
     async def _how_far(self) -> str:
-        """Return how far a state that takes too long has come, as a part of a sentence; empty where QEMU is silent."""
+        """Return how much of a state was written or read, as a part of a sentence; empty where QEMU does not tell."""
         from qemu.qmp import ExecuteError
 
         with contextlib.suppress(TimeoutError, SandboxError, ExecuteError):
@@ -260,29 +274,31 @@ class Machine:
                 info = await self._ask("query-migrate")
                 ram = info.get("ram", {})
                 done, all_of_it = (ram.get(key, 0) >> 20 for key in ("transferred", "total"))
-                return f": {done} of {all_of_it} MiB are done, and its state is '{info.get('status', 'unknown')}'"
+                return f": {done} of {all_of_it} MiB are done, and the migration is '{info.get('status', 'unknown')}'"
         return ""
 
     async def _memory_bytes(self) -> int:
         sizes = await self._ask("query-memory-size-summary")
         return int(sizes["base-memory"]) + int(sizes.get("plugged-memory", 0))
 
-    async def _end_saved(self) -> None:
-        self.saved = True
+    async def _end_kept(self) -> None:
+        self.kept = True
         await self._execute("quit")
-        await self._wait_for_the_saved_end()
+        await self._wait_until_quit()
 
-    async def _wait_for_the_saved_end(self) -> None:
+    async def _wait_until_quit(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SAVED_END_SECONDS):
+            async with asyncio.timeout(_QUIT_SECONDS):
                 await self.ended.wait()
         if not self.ended.is_set():
-            logger.warning("QEMU has saved the machine and does not end, so it is forced to: %s", self.evidence())
+            logger.warning(
+                "QEMU has written the machine's state and does not end, so it is forced to: %s", self.evidence()
+            )
 
-    async def _go_on(self, why: BaseException) -> None:
-        """Let a guest that was to be saved go on. Raises AbnormalShutdown when it can't."""
+    async def _run_on(self, why: BaseException) -> None:
+        """Let a guest run on that could not be suspended. Raises AbnormalShutdown when it can't."""
         try:
-            async with asyncio.timeout(_GO_ON_SECONDS):
+            async with asyncio.timeout(_RUN_ON_SECONDS):
                 self.paused.clear()
                 await self._command("migrate_cancel")  # harmless when there is nothing to cancel
                 await self._command("cont")
@@ -292,10 +308,16 @@ class Machine:
             self.cut_off = True
             if not self.ended.is_set():
                 raise AbnormalShutdown(
-                    f"the sandbox could neither be saved nor go on: {why}", details=f"{error}\n{self.evidence()}"
+                    f"the sandbox could not be suspended and can't run on: {why}",
+                    id="vm.cannot-run-on",
+                    details=f"{error}\n{self.evidence()}",
                 ) from why
         if self.ended.is_set():
-            raise AbnormalShutdown(f"QEMU ended while it was saved: {why}", details=self.evidence()) from why
+            raise AbnormalShutdown(
+                f"QEMU ended while the sandbox was being suspended: {why}",
+                id="vm.ended-while-suspending",
+                details=self.evidence(),
+            ) from why
 
     async def wait_until_loaded(self, *, timeout_seconds: float) -> None:
         """Wait until QEMU has read all of a state that has the memory in it. Raises BootFailed when it can't."""
@@ -305,7 +327,9 @@ class Machine:
         except TimeoutError as error:
             how_far = await self._how_far()
             raise BootFailed(
-                f"QEMU did not read the saved state within {timeout_seconds:g} s{how_far}", details=self.evidence()
+                f"QEMU did not read the saved state within {timeout_seconds:g} s{how_far}",
+                id="vm.state-read-timed-out",
+                details=self.evidence(),
             ) from error
         if self._migration != "completed":
             raise self._ended_early()
@@ -321,10 +345,12 @@ class Machine:
             await self._ask("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
                                                    "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
         except ExecuteError as error:
-            raise HostError(f"the machine takes no share: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no share: {error}", id="share.not-plugged", details=self.evidence()
+            ) from error
 
     async def plug_cpus(self, count: int) -> None:
-        """Give a running machine further processors, of those that its shape has room for. Raises HostError."""
+        """Give a running machine further processors, up to the number that its shape allows. Raises HostError."""
         from qemu.qmp import ExecuteError
 
         try:
@@ -333,7 +359,9 @@ class Machine:
             for place in free[:count]:
                 await self._ask("device_add", {"driver": place["type"], **place["props"]})
         except ExecuteError as error:
-            raise HostError(f"the machine takes no further processor: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no further processor: {error}", id="vm.cpu-not-plugged", details=self.evidence()
+            ) from error
 
     async def plug_memory(self, size_mib: int, *, shared: bool) -> None:
         """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
@@ -344,7 +372,9 @@ class Machine:
             await self._ask("object-add", memory)
             await self._ask("device_add", {"driver": "pc-dimm", "memdev": "further"})
         except ExecuteError as error:
-            raise HostError(f"the machine takes no further memory: {error}", details=self.evidence()) from error
+            raise HostError(
+                f"the machine takes no further memory: {error}", id="vm.memory-not-plugged", details=self.evidence()
+            ) from error
 
     async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
         """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
@@ -354,12 +384,12 @@ class Machine:
             await self._ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
         except ExecuteError as error:
             raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
-                          hint="use a smaller --size") from error  # fmt: skip
+                          id="dataroot.cannot-grow", hint="use a smaller --size") from error  # fmt: skip
 
     async def _execute(self, command: str) -> None:
         try:
             await self._command(command)
-        except SandboxError as error:  # QEMU has ended, which `ended` tells
+        except SandboxError as error:  # QEMU has ended, and `ended` says so
             logger.warning("qmp: %s: %s", command, error.summary)
 
     async def _command(self, command: str) -> None:
@@ -368,7 +398,9 @@ class Machine:
         try:
             await self._ask(command)
         except ExecuteError as error:
-            raise SandboxError(f"QEMU refused '{command}': {error}", details=self.evidence()) from error
+            raise SandboxError(
+                f"QEMU refused '{command}': {error}", id="vm.command-refused", details=self.evidence()
+            ) from error
 
     async def _ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Return QEMU's answer to a command.
@@ -384,7 +416,9 @@ class Machine:
             raise
         except TimeoutError as error:
             raise SandboxError(
-                f"QEMU did not answer '{command}' within {_ANSWER_SECONDS:g} s", details=self.evidence()
+                f"QEMU did not answer '{command}' within {_ANSWER_SECONDS:g} s",
+                id="vm.no-answer",
+                details=self.evidence(),
             ) from error
         except QMPError as error:
             raise await self._gone() from error
@@ -406,7 +440,9 @@ class Machine:
                 return await self.channel.open(request).wait_closed()
         except TimeoutError as error:
             raise GuestNotReady(
-                f"the guest did not answer '{request['kind']}' within {timeout_seconds:g} s", details=self.evidence()
+                f"the guest did not answer '{request['kind']}' within {timeout_seconds:g} s",
+                id="guest.no-answer",
+                details=self.evidence(),
             ) from error
         except ChannelClosed as error:
             raise await self._gone() from error
@@ -421,21 +457,22 @@ class Machine:
 
         Raises AbnormalShutdown when the guest had to be cut off.
         """
-        async with self._still:  # what is being saved is saved, or goes on, before it goes down
+        async with self._still:  # a snapshot or a suspension under way ends first, well or not
             pass
-        if self.saved:
-            await self._wait_for_the_saved_end()
+        if self.kept:
+            await self._wait_until_quit()
             return
         if self.ended.is_set():
-            raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+            raise AbnormalShutdown("QEMU ended by itself", id="vm.ended-by-itself", details=self.evidence())
         deadlines = self.deadlines
         if not self.discarded and await self._guest_powers_off(deadlines):
             if self.process.returncode() != 0:
-                raise AbnormalShutdown("QEMU ended by itself", details=self.evidence())
+                raise AbnormalShutdown("QEMU ended by itself", id="vm.ended-by-itself", details=self.evidence())
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
                     f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
-                    "its data root is checked at the next start"
+                    "its data root is checked at the next start",
+                    id="dockerd.stop-timed-out",
                 )
             return
         with contextlib.suppress(Exception):  # whatever fails here, the next rung is TERM
@@ -444,9 +481,16 @@ class Machine:
                 await self.ended.wait()
         if self.discarded:
             return
-        why = "was paused, since the host's disk is full," if self.paused.is_set() else "could not shut down"
+        if self.paused.is_set():
+            raise AbnormalShutdown(
+                "the guest was paused, since the host's disk is full, and was cut off; "
+                "its data root is checked at the next start",
+                id="guest.paused",
+                details=self.evidence(),
+            )
         raise AbnormalShutdown(
-            f"the guest {why} and was cut off; its data root is checked at the next start",
+            "the guest could not shut down and was cut off; its data root is checked at the next start",
+            id="guest.cut-off",
             details=self.evidence(),
         )
 
@@ -461,30 +505,33 @@ class Machine:
 
 
 async def _require_restore(control: socket.socket) -> None:
-    """Hear how QEMU took `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
-    with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which others tell
-        await _hear_answers(control, 3, refusal="QEMU does not go on from the saved machine")
+    """Read QEMU's answers to `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
+    with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which is reported elsewhere
+        await _hear_answers(
+            control, 3, refusal=BootFailed("QEMU does not restore the seed's machine", id="vm.restore-refused")
+        )
     control.close()
 
 
 async def _negotiate(control: socket.socket) -> None:
     """Make QEMU take commands. Raises OSError when it ends, BootFailed when it refuses.
 
-    Not by QMPClient, which takes an event that comes before the answer for a refusal; a guest that goes on has some.
+    QMPClient can't do it: it takes an event before the answer for a refusal, and a restored guest causes some.
     """
     await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
-    await _hear_answers(control, 1, refusal="QEMU does not take commands")
+    await _hear_answers(control, 1, refusal=BootFailed("QEMU does not take commands", id="vm.control-failed"))
 
 
-async def _hear_answers(control: socket.socket, count: int, *, refusal: str) -> None:
-    """Hear QEMU's answers to so many commands; what follows them is left in the socket.
+async def _hear_answers(control: socket.socket, count: int, *, refusal: BootFailed) -> None:
+    """Read QEMU's answers to `count` commands; what follows them is left in the socket.
 
-    Raises ConnectionResetError when QEMU ends, BootFailed when it refuses a command.
+    Raises ConnectionResetError when QEMU ends, `refusal` when it refuses a command.
     """
     while count:
         message = json.loads(await _receive_line(control))
         if "error" in message:
-            raise BootFailed(refusal, details=message["error"]["desc"])
+            refusal.details = message["error"]["desc"]
+            raise refusal
         count -= "return" in message
 
 
@@ -511,13 +558,13 @@ async def _receive_line(control: socket.socket) -> bytes:
 async def open_machine(
     qemu: Qemu, *, on_event: Callable[[dict[str, Any]], None], deadlines: StopDeadlines
 ) -> AsyncIterator[Machine]:
-    """Meet a QEMU that has been started; at the block's end the guest is told to go down.
+    """Connect to a QEMU that has been started; at the block's end the guest is told to shut down.
 
-    A machine whose saved state has the memory in it stands still until `wait_until_loaded` and `resume`.
-    Raises BootFailed when QEMU does not start, HostError when its network can't be made, AbnormalShutdown at the end of
-    a block that itself went well.
+    A machine that resumes stands still until `wait_until_loaded` has returned and `unpause` is called.
+    Raises BootFailed when QEMU does not start, HostError when its network can't be made, and AbnormalShutdown at the
+    end of a block that raised nothing itself.
     """
-    from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU is at it
+    from qemu.qmp import EventListener, QMPClient, QMPError  # while QEMU starts
 
     def heard(message: dict[str, Any]) -> None:
         if message.get("event") == "container-killed":
@@ -534,7 +581,7 @@ async def open_machine(
             async with asyncio.timeout(_MEET_SECONDS):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 if qemu.answers:
-                    await _require_restore(qemu.answers)  # first, so that QEMU has one control socket at a time to mind
+                    await _require_restore(qemu.answers)  # first, so that QEMU serves one control socket at a time
                 await _negotiate(qemu.control)
                 await qmp.connect(qemu.control)
         except BootFailed as error:
@@ -542,16 +589,20 @@ async def open_machine(
             raise
         except TimeoutError as error:
             raise BootFailed(
-                f"QEMU did not take commands within {_MEET_SECONDS:g} s", details=machine.evidence()
+                f"QEMU did not take commands within {_MEET_SECONDS:g} s",
+                id="vm.control-timed-out",
+                details=machine.evidence(),
             ) from error
         except (QMPError, OSError) as error:
             await machine.require_running()
-            raise BootFailed(f"QEMU does not take commands: {error}", details=machine.evidence()) from error
+            raise BootFailed(
+                f"QEMU does not take commands: {error}", id="vm.control-failed", details=machine.evidence()
+            ) from error
         stack.push_async_callback(_disconnect, qmp)
         if qemu.state_fd is not None and not qemu.answers:
             await machine.load(qemu.state_fd)
         try:
-            qemu.way_out.wait_until_open()  # which took less time than QEMU
+            qemu.way_out.wait_until_open()  # which it mostly is: it takes less time than QEMU
         except HostError:
             await machine.require_running()  # there is no way out of the network of a QEMU that has ended
             raise
@@ -561,7 +612,7 @@ async def open_machine(
 
 
 def state_seconds(memory_bytes: int) -> float:
-    """Compute how long it may take to write a machine's state, with so much memory in it."""
+    """Compute how long QEMU may take to write a machine's state with `memory_bytes` of memory in it."""
     return _STATE_SECONDS + memory_bytes / _STATE_BYTES_PER_SECOND
 
 

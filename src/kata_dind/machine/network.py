@@ -1,8 +1,8 @@
 """The guest's way out: QEMU's user network, in a network namespace whose only exit is slirp4netns.
 
-QEMU's user network alone maps the guest's gateway to the host's loopback, so QEMU runs where that loopback is empty.
-slirp4netns carries what leaves the namespace; routing rules in it close what no guest should reach. No privilege is
-needed beyond a user namespace, and nothing is left when QEMU ends: the namespace ends with it.
+QEMU's user network maps the guest's gateway to the loopback of the host, so QEMU runs in a namespace whose loopback is
+empty. slirp4netns carries what leaves the namespace, and routing rules in the namespace close what no guest should
+reach. No privilege is needed beyond a user namespace. The namespace ends with QEMU, so nothing is left then.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ OUTER_NETWORK = "198.18.0.0/24"
 OUTER_DNS = "198.18.0.3"
 LINK_LOCAL = "169.254.0.0/16"
 
-# The exits are closed before the program begins; its way out is opened beside it. The path through /proc is for dash,
-# whose redirections know one-digit descriptors only.
+# The exits are closed before the program begins; its way out opens while it runs. The path leads through /proc since
+# the redirections of dash know one-digit descriptors only.
 _CLOSE_AND_EXEC = """
 printf x >"/proc/self/fd/$0"
 [ -z "$1" ] || printf '%s\\n' "$1" | ip -batch - || exit 1
@@ -75,7 +75,7 @@ class Isolation(NamedTuple):
 
 
 class WayOut:
-    """What leads out of a guest's network namespace; it opens beside the program in there."""
+    """The way out of a guest's network namespace, which opens while the program in it starts."""
 
     def __init__(self, slirp: Daemon | None, ready_fd: int) -> None:
         self._slirp = slirp
@@ -84,7 +84,7 @@ class WayOut:
     def wait_until_open(self) -> None:
         """Wait until the guest can get out, if it may. Raises HostError when it can't."""
         if self._slirp is not None:
-            _wait_for_byte(self._ready_fd, self._slirp, "give the guest a network")
+            _wait_for_byte(self._ready_fd, self._slirp, "give the guest a network", id="network.no-way-out")
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def isolated_daemon(
         process = stack.enter_context(
             daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], command=argv)
         )
-        _wait_for_byte(made_read, process, "make a network namespace")
+        _wait_for_byte(made_read, process, "make a network namespace", id="network.no-namespace")
         way_out = WayOut(None, -1)
         if isolation.outbound:
             way_out = stack.enter_context(_open_exit(process, log.with_name("network.log")))
@@ -114,7 +114,7 @@ def isolated_daemon(
 def _open_exit(process: Daemon, log: Path) -> Iterator[WayOut]:
     with contextlib.ExitStack() as stack:
         ready_read, ready_write = _pipe(stack)
-        exit_read, _exit_write = _pipe(stack)  # slirp4netns ends when our end closes, even by our death
+        exit_read, _exit_write = _pipe(stack)  # slirp4netns ends when our end closes, also when we are killed
         argv = slirp4netns_argv(process.pid, ready_fd=ready_write, exit_fd=exit_read)
         slirp = stack.enter_context(daemon(argv, name="slirp4netns", log=log, pass_fds=[ready_write, exit_read]))
         yield WayOut(slirp, ready_read)
@@ -127,13 +127,14 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def _wait_for_byte(fd: int, process: Daemon, what: str, *, timeout_seconds: float = 10.0) -> None:
+def _wait_for_byte(fd: int, process: Daemon, what: str, *, id: str, timeout_seconds: float = 10.0) -> None:
     ready = select.select([fd, process.pidfd], [], [], timeout_seconds)[0]
     if fd in ready and os.read(fd, 1):
         return
-    cause = ProcessExited(process.describe_end())
+    cause = ProcessExited(process.describe_end(), id="process.exited")
     raise HostError(
         f"cannot {what}",
+        id=id,
         details=str(cause),
         hint="--network none, or see Troubleshooting, https://kata-dind.io/docs/troubleshooting",
     ) from cause

@@ -1,9 +1,9 @@
 """Trying an accelerator: a small guest boots on it and is watched, so that a slow guest is told from one that hangs.
 
-A guest's processor that executes has registers that it did not have before, and a guest that boots writes to its
-console. Where neither happens though QEMU is busy, the guest hangs. Where QEMU is idle, the guest may be waiting, or a
-busy host may not let it run, so it is given more time. A guest that makes progress is waited for, but not for longer
-than an emulated one would take, when emulation may be used instead.
+The registers of a processor that executes take values that they did not have before, and a guest that boots writes to
+its console. Where neither happens while QEMU is busy, the guest hangs. Where QEMU is idle, the guest may be waiting, or
+a busy host may not let it run, so it is given more time. A guest that makes progress is waited for; where emulation may
+be used instead, not for longer than an emulated guest takes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BOOT_MARK = "kata-dind: booted"
 
 _TURN_SECONDS = 0.05
 _LOOK_SECONDS = 0.25
-"""Between two looks at the registers, for each of which the guest's processor stands still for a moment."""
+"""Between two looks at the registers. During each look the guest's processor stands still for a moment."""
 _SPUN_SECONDS = 1.0
 """Of processor time without progress, after which a guest seems to spin."""
 _STILL_SECONDS = 3.0
-"""Without progress, after which a guest that has lost seems to hang, and not just to be slow."""
+"""Without progress, after which a guest that was slower than its rival is taken to hang, and not just to be slow."""
 
 _QUESTION = {"execute": "human-monitor-command", "arguments": {"command-line": "info registers"}}
 
@@ -52,7 +52,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Patience:
-    """For how long a guest is waited for."""
+    """How long to wait for a guest."""
 
     limit_seconds: float = 90.0
     """In all, while it makes progress."""
@@ -62,7 +62,7 @@ class Patience:
     """Without any progress, however little processor time that is. On a busy host with an emulated KVM, a guest that
     then booted was seen to be still for 5 s."""
     start_seconds: float = 20.0
-    """Until QEMU itself answers, which may have to be read from a slow disk first."""
+    """Until QEMU itself answers; its program may have to be read from a slow disk first."""
     rival_seconds: float | None = 5.0
     """After so long an emulated guest is started beside it, and the first one to boot wins; None for no such rival."""
 
@@ -73,7 +73,7 @@ class Trial:
 
     outcome: Outcome
     reason: str
-    """In words that go behind 'no KVM'."""
+    """A part of a sentence, to follow 'no KVM'."""
     seconds: float
     qemu_version: str = ""
 
@@ -81,7 +81,7 @@ class Trial:
 def try_accelerator(
     accelerator: Accelerator, *, kernel: Path, initramfs: Path, patience: Patience, report: Report
 ) -> Trial:
-    """Boot a guest and tell how that went; nothing of it is left. Raises ToolMissing without QEMU."""
+    """Boot a guest, tell how that went, and leave nothing behind. Raises ToolMissing without QEMU."""
     with contextlib.ExitStack() as stack:
         guest = stack.enter_context(_started(accelerator, kernel, initramfs, patience))
         rival: _WatchedGuest | None = None
@@ -93,7 +93,9 @@ def try_accelerator(
             if rival and (rivals := rival.look()) and rivals.outcome is Outcome.WORKS:
                 return guest.beaten_by(rivals)
             if rival is None and guest.is_due_for_a_rival:
-                report(Event("accelerator", "the guest on KVM is slow; an emulated one is started to compare it with"))
+                report(
+                    Event("accelerator", "the guest on KVM is slow; an emulated guest is started to compare it with")
+                )
                 rival = stack.enter_context(_started(Accelerator.TCG, kernel, initramfs, patience))
             time.sleep(_TURN_SECONDS)
 
@@ -118,7 +120,7 @@ def _started(accelerator: Accelerator, kernel: Path, initramfs: Path, patience: 
         stack.enter_context(control)
         control.setblocking(False)
         console = directory / "console"
-        with its_control:  # only QEMU has it then
+        with its_control:  # afterwards only QEMU has it
             fd = its_control.fileno()
             argv = probe_argv(accelerator, kernel=kernel, initramfs=initramfs, console=console, qmp_fd=fd)
             started = daemon(argv, name="qemu", log=directory / "log", pass_fds=[fd], rung_seconds=2.0)
@@ -127,7 +129,7 @@ def _started(accelerator: Accelerator, kernel: Path, initramfs: Path, patience: 
 
 
 class _WatchedGuest:
-    """A guest that boots: `look` says how that ended, once it has, and takes note of progress until then."""
+    """A guest that boots: `look` returns the result once there is one, and takes note of progress until then."""
 
     def __init__(self, process: Daemon, control: socket.socket, console: Path, patience: Patience) -> None:
         self._process = process
@@ -146,7 +148,7 @@ class _WatchedGuest:
 
     @property
     def is_due_for_a_rival(self) -> bool:
-        """Whether it has been slow for a while, and does not seem to spin, which we shall soon know for sure."""
+        """Whether it has been slow for a while and does not seem to spin; a guest that spins is soon told anyway."""
         after_seconds = self._patience.rival_seconds
         if after_seconds is None or self.seconds < after_seconds:
             return False
@@ -165,7 +167,7 @@ class _WatchedGuest:
 
     def look(self) -> Trial | None:
         """Return how it went when that is clear, and None while the guest is to be waited for."""
-        ended = self._process.ended()  # before the console is read: what was written last is there
+        ended = self._process.ended()  # asked first, so that the last words of a QEMU that has ended are read
         if BOOT_MARK in tail(self._console):
             return self.trial(Outcome.WORKS, "a guest has booted")
         if ended:
@@ -190,7 +192,7 @@ class _WatchedGuest:
 
     def _still(self, moved: bool) -> Trial | None:
         now = time.monotonic()
-        # A turn counts for little: where we did not get to look, as on a host that was busy or stopped, we saw nothing.
+        # A long turn counts as a short one: while we did not run, on a busy or a stopped host, we saw nothing.
         turn_seconds = min(now - self._last_turn, 4 * _TURN_SECONDS)
         self._last_turn, self._still_seconds = now, 0.0 if moved else self._still_seconds + turn_seconds
         if moved:
@@ -198,7 +200,7 @@ class _WatchedGuest:
         patience = self._patience
         if not self._monitor.qemu_version:
             return self._hung("QEMU hung on it for") if self._still_seconds >= patience.start_seconds else None
-        # Both: processor time may be that of several threads, and that of a turn that counts for little.
+        # The lesser of the two, since several threads may have spent the processor time, or one long turn.
         spins = min(self._still_seconds, self._spun_seconds()) >= patience.still_seconds
         return self._hung() if spins or self._still_seconds >= patience.idle_seconds else None
 
@@ -210,7 +212,7 @@ class _WatchedGuest:
 
 
 class _Monitor:
-    """QEMU's control socket, read without ever waiting."""
+    """QEMU's control socket, which is read without ever waiting."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control

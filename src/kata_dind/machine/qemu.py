@@ -19,7 +19,7 @@ from kata_dind.machine.shape import MachineShape, Wiring
 
 
 class Qemu(NamedTuple):
-    """A QEMU that has been started, and may not be there yet."""
+    """A QEMU process that has been started, and may not take commands yet."""
 
     name: str
     process: Daemon
@@ -28,9 +28,9 @@ class Qemu(NamedTuple):
     control: socket.socket
     agent: socket.socket
     state_fd: int | None
-    """The saved machine that it is to go on from; None for one that boots."""
+    """The state that it restores or resumes; None for a machine that boots."""
     answers: socket.socket | None
-    """Where it answers `restore_commands`, when it finds them at its start; else it is told later."""
+    """Where it answers `restore_commands`, if it was given them at its start."""
 
 
 @contextlib.contextmanager
@@ -46,8 +46,9 @@ def start_qemu(
 ) -> Iterator[Qemu]:
     """Start QEMU, which inherits `pass_fds`, for the length of the block; its logs lie in a directory.
 
-    With `state`, which `Machine.save` has written, the machine goes on from there instead of booting; its memory is the
-    shape's file, or that of `memory_fd`. With neither, it is a state of `Machine.suspend`, which has the memory in it.
+    Without `state` the machine boots. With a state of `Machine.snapshot` it is restored, and its memory is the
+    shape's memory file or the file `memory_fd`. With neither of those, `state` is one of `Machine.suspend`, which has
+    the memory in it, and the machine resumes.
     Raises HostError when its network can't be made.
     """
     console, log = directory / "guest.log", directory / "vmm.log"
@@ -59,7 +60,8 @@ def start_qemu(
         if state:
             state_fd = stack.enter_context(state.open("rb")).fileno()
         if state_fd is not None and (shape.memory_file or memory_fd is not None):
-            # A clone is to be there in a moment; of a state with all the memory we want to hear how its reading ends.
+            # A clone is to be there in a moment. A state with the memory in it is loaded later, by `Machine.load`,
+            # which hears how that ends.
             asks_fd = its_answers.fileno()
             answers.send(restore_commands(state_fd))
         wiring = Wiring(
@@ -70,23 +72,23 @@ def start_qemu(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )
         for its in (its_control, its_agent, its_answers):
-            its.close()  # so that a QEMU that ends is an end of file for us
+            its.close()  # so that we read an end of file when QEMU ends
         yield Qemu(
             shape.name, process, way_out, (log, console), control, agent, state_fd, None if asks_fd is None else answers
         )
 
 
-def saved_parts(*, memory: bool) -> dict[str, Any]:
-    """Return QEMU's setting of what a saved state has beside the devices'. Source: qapi/migration.json."""
+def state_parts(*, memory: bool) -> dict[str, Any]:
+    """Return QEMU's setting of whether a state has the memory in it beside the devices. Source: qapi/migration.json."""
     states = {"events": True, "x-ignore-shared": not memory}
     return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
 
 
 def restore_commands(state_fd: int) -> bytes:
-    """Return what lets a QEMU go on from the devices' state; it finds them when it starts to listen."""
+    """Return the commands that make QEMU restore the devices' state; it reads them when it starts to listen."""
     commands = [
         {"execute": "qmp_capabilities"},
-        {"execute": "migrate-set-capabilities", "arguments": saved_parts(memory=False)},
+        {"execute": "migrate-set-capabilities", "arguments": state_parts(memory=False)},
         {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state_fd}"}},
     ]
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)

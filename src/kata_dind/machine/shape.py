@@ -1,6 +1,7 @@
-"""What a machine is made of, from which `argv` computes QEMU's arguments, and how it goes down: plain values.
+"""What a machine is made of, from which `argv` computes QEMU's arguments, and how it shuts down: plain values.
 
-Named tuples, as in other modules that QEMU waits for: to make a dataclass takes Python three times as long, 0.5 ms.
+Named tuples, as in other modules that are imported before QEMU starts: a dataclass takes Python three times as long
+to make, 0.5 ms.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Disk(NamedTuple):
 class MemoryFile(NamedTuple):
     """A file that is the guest's memory, of its size.
 
-    A machine that is to be saved writes to it; else what the guest writes stays in the machine's own copies of the
-    pages, and the file as it is.
+    A machine that is to become a seed writes to it. A clone keeps what its guest writes in its own copies of the pages,
+    and leaves the file as it is.
     """
 
     path: Path
@@ -65,16 +66,16 @@ class Wiring(NamedTuple):
     console: Path
     virtiofsd_socket: Path | None = None
     state_fd: int | None = None
-    """A saved machine's device state, to go on from instead of booting; its memory is the shape's file, `memory_fd`, or
-    in this, too."""
+    """The state to restore or resume instead of booting; the memory is the shape's memory file, `memory_fd`, or in this
+    file, too."""
     memory_fd: int | None = None
-    """A file that is the guest's memory and written to, so that another process can see it."""
+    """A file that is the guest's memory and that the guest writes to, so that another process can see it."""
     first_fd: int | None = None
-    """A second control socket, for what QEMU is told before anybody listens to it."""
+    """A second control socket, with commands that QEMU reads before we listen for its answers."""
 
 
 class StopDeadlines(NamedTuple):
-    """How long each step of going down may take, in seconds."""
+    """How long each step of a shutdown may take, in seconds."""
 
     dockerd_seconds: float = 20.0
     """Dockerd and its containers, from the agent's TERM on."""
@@ -86,7 +87,8 @@ class StopDeadlines(NamedTuple):
 
 IN_ORDER = StopDeadlines()
 
-# Shares are written through, and the agent syncs; dockerd's own files go with the sandbox.
+# What the guest writes to shares goes through at once, and the agent syncs; dockerd's own files are removed with the
+# sandbox.
 EPHEMERAL = StopDeadlines(dockerd_seconds=0)
 
 CUT_OFF = StopDeadlines(dockerd_seconds=0, guest_seconds=0)

@@ -1,7 +1,7 @@
 """File sharing: one virtiofsd per sandbox, serving a directory in which every share is a submount, as Kata does it.
 
 The shares are bound into the sandbox's shared directory in a mount namespace that only virtiofsd lives in, so nothing
-stays mounted when it ends. We bind and listen; the daemon inherits the descriptor, so nobody polls for a socket.
+stays mounted when it ends. We bind and listen, and the daemon inherits the descriptor, so QEMU may connect at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SYSTEM_PATHS = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/qemu/virtiofsd")
 # $0 is the shared directory; then three words a share: name, host path, ro or rw; then `--` and the daemon.
 _BIND_AND_EXEC = """
 set -e
-# The share's root is ours: read-only, so that a guest finds there what was shared, and can leave nothing.
+# The shared directory itself is read-only: a guest finds the shares in it, and can't leave anything beside them.
 targets() {
 	while [ "$1" != -- ]; do
 		if [ -d "$2" ]; then mkdir -p "$root/$1"; else : >>"$root/$1"; fi
@@ -71,7 +71,7 @@ def _is_rust(program: Path) -> bool:
     try:
         version = run([program, "--version"], timeout_seconds=10)
     except CommandFailed:
-        return False  # the C daemon drops its groups before all else, which an ordinary user may not
+        return False  # the C daemon first drops its groups, which an ordinary user may not do
     return "FUSE" not in version.stdout + version.stderr
 
 
@@ -80,7 +80,8 @@ def require_virtiofsd() -> Virtiofsd:
     found = find_virtiofsd()
     if found is None:
         raise ToolMissing(
-            "virtiofsd is not installed, which shares and the kinds loop and virtiofs need",
+            "virtiofsd is not installed; shares and the kinds loop and virtiofs need it",
+            id="host.tool-missing",
             hint="sudo apt-get install virtiofsd",
         )
     return found
@@ -89,8 +90,8 @@ def require_virtiofsd() -> Virtiofsd:
 def virtiofsd_argv(virtiofsd: Virtiofsd, *, directory: Path, socket_fd: int, xattr: bool) -> list[str]:
     """Compute the daemon's arguments: Kata's defaults, and submounts announced.
 
-    By default there are no extended attributes. With `xattr` there are, and the daemon keeps CAP_SYS_ADMIN, without
-    which the kernel gives it no `trusted.*`.
+    With `xattr` it passes extended attributes on, and keeps CAP_SYS_ADMIN, without which the kernel refuses it those of
+    `trusted.*`.
     """
     if virtiofsd.is_rust:
         return [
@@ -137,7 +138,7 @@ def start_virtiofsd(
             listener.bind(str(socket_path))
             listener.listen(1)
         except OSError as error:
-            raise HostError(f"cannot listen on {socket_path}: {error.strerror}") from error
+            raise HostError(f"cannot listen on {socket_path}: {error.strerror}", id="share.socket-failed") from error
         stack.callback(socket_path.unlink, missing_ok=True)
         argv = virtiofsd_argv(virtiofsd, directory=directory, socket_fd=listener.fileno(), xattr=xattr)
         wrapped = private_mounts_argv(binding_argv(argv, directory, binds), unshare=unshare, as_root=as_root)

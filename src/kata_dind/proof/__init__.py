@@ -1,1 +1,1 @@
-"""The proof that dockerd's storage works, and the calls of the Docker API that it makes."""
+"""The proof that dockerd's storage works, and the Docker API calls that the proof makes."""

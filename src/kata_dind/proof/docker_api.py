@@ -35,12 +35,12 @@ class DockerApi:
         return self._json("GET", "/info")
 
     def load_image(self, archive: bytes | BinaryIO) -> str:
-        """Load a `docker save` archive, an open file a piece at a time; return what the daemon said about it."""
+        """Load a `docker save` archive, an open file a piece at a time; return the daemon's words about it."""
         lines = self._call("POST", "/images/load?quiet=1", archive, content_type="application/x-tar").splitlines()
         messages = [_parse_object(line, call="POST /images/load") for line in lines if line.strip()]
         for message in messages:
             if "error" in message:
-                raise DockerdFailed(f"dockerd cannot load an image: {message['error']}")
+                raise DockerdFailed(f"dockerd cannot load an image: {message['error']}", id="dockerd.load-failed")
         return "".join(str(message.get("stream", "")) for message in messages).strip()
 
     def create_container(self, image: str, command: list[str]) -> str:
@@ -58,7 +58,7 @@ class DockerApi:
         self._call("DELETE", f"/containers/{quote(container_id)}?" + urlencode({"force": 1}))
 
     def remove_image(self, reference: str) -> None:
-        """Remove an image's tag, and the image when it was the last."""
+        """Remove an image's tag, and with the last tag the image."""
         self._call("DELETE", f"/images/{quote(reference)}")
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
@@ -67,22 +67,23 @@ class DockerApi:
     def _call(
         self, method: str, path: str, body: bytes | BinaryIO | None = None, *, content_type: str = "application/json"
     ) -> bytes:
+        call = f"{method} {path.partition('?')[0]}"
         connection = _UnixConnection(self._endpoint, timeout_seconds=self._timeout_seconds)
         headers = {"Content-Type": content_type} if body else {}
         if body is not None and not isinstance(body, bytes):
             headers["Content-Length"] = str(os.fstat(body.fileno()).st_size)
         try:
-            # One that refuses what it has not read to the end hangs up, and has said why.
+            # A daemon that refuses a body before it has read all of it hangs up, after it has said why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise DockerdFailed(f"dockerd does not answer {method} {path.partition('?')[0]}: {error}") from error
+            raise DockerdFailed(f"dockerd does not answer {call}: {error}", id="dockerd.no-answer") from error
         finally:
             connection.close()
         if response.status >= 400:
-            raise DockerdFailed(f"dockerd refused {method} {path.partition('?')[0]}: {_message(content)}")
+            raise DockerdFailed(f"dockerd refused {call}: {_message(content)}", id="dockerd.refused")
         return content
 
 
@@ -103,7 +104,9 @@ def _parse_object(content: bytes, *, call: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise DockerdFailed(f"dockerd answers {call} with something else than an object: {content[:200]!r}")
+        raise DockerdFailed(
+            f"dockerd's answer to {call} is not a JSON object: {content[:200]!r}", id="dockerd.answer-unreadable"
+        )
     return value
 
 

@@ -41,13 +41,14 @@ _EXPECTED = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper", "progr
 _OURS = frozenset(name.partition("/")[0] for name in _EXPECTED)
 
 _LARGEST_BYTES = 4096
-"""The proof's files are smaller; the guest's word for a size is not memory of ours."""
+"""The proof's files are smaller; a size that the guest claims must not cost us memory."""
 
 
 def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallback.NONE) -> Verdict:
     """Make the round trip through a daemon and return the verdict.
 
-    Raises VerdictFailed with the step that failed. `fallback` accepts its storage driver, for who has asked for it.
+    Raises VerdictFailed with the step that failed. `fallback` is the one that the user has asked for; a driver that
+    belongs to it is accepted.
     """
     started = time.monotonic()
     api = DockerApi(endpoint, timeout_seconds=timeout_seconds)
@@ -56,7 +57,9 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     driver = str(info.get("Driver"))
     if driver in UNFIT_DRIVERS and driver not in FALLBACK_DRIVERS[fallback]:
         raise VerdictFailed(
-            f"dockerd fell back to the storage driver {driver}, which {UNFIT_DRIVERS[driver]}", hint=_HINT
+            f"dockerd fell back to the storage driver {driver}, which {UNFIT_DRIVERS[driver]}",
+            id="proof.unfit-driver",
+            hint=_HINT,
         )
     file_capabilities = True
     try:
@@ -64,7 +67,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
     except VerdictFailed as error:
         if driver not in UNFIT_DRIVERS:
             raise
-        # Where overlay does not work there are no extended attributes, mostly; all else must still be right.
+        # Where overlay does not work, extended attributes mostly don't either; everything else must still be right.
         logger.warning("%s; trying %s without a file capability", error.summary, driver)
         _round_trip(api, dataclasses.replace(_UPPER, capabilities={}))
         file_capabilities = False
@@ -73,7 +76,7 @@ def prove(endpoint: Path, *, timeout_seconds: float, fallback: Fallback = Fallba
 
 
 def describe_storage(info: dict[str, Any]) -> str:
-    """Say what GET /info tells of the storage: `overlay2 on extfs`, or a snapshotter's name alone."""
+    """Put what GET /info says about the storage into words: `overlay2 on extfs`, or a snapshotter's name alone."""
     backing = _driver_status(info).get("Backing Filesystem")
     driver = str(info.get("Driver", "unknown"))
     return f"{driver} on {backing}" if backing else driver
@@ -93,7 +96,7 @@ def _driver_status(info: dict[str, Any]) -> dict[str, str]:
 
 
 def _round_trip(api: DockerApi, upper: Layer) -> None:
-    """Load, create and export; raises VerdictFailed for what failed or came back otherwise."""
+    """Load, create and export; raises VerdictFailed when a step fails or the content comes back changed."""
     try:
         with _step("load"):
             api.load_image(docker_archive(PROOF_IMAGE, [_LOWER, upper]))
@@ -104,13 +107,15 @@ def _round_trip(api: DockerApi, upper: Layer) -> None:
             api.remove_image(PROOF_IMAGE)
     if files != _EXPECTED:
         raise VerdictFailed(
-            "the proof failed: a container does not hold what its image's layers say",
+            "the proof failed: the files of a container are not those of its image's layers",
+            id="proof.files-differ",
             details=f"expected {_EXPECTED}\nfound    {files}",
             hint=_HINT,
         )
     if capabilities != upper.capabilities:
         raise VerdictFailed(
-            "the proof failed at file capability: a container's files do not have those of its image's layers",
+            "the proof failed: the file capabilities in a container are not those of its image's layers",
+            id="proof.capabilities-differ",
             details=f"expected {upper.capabilities}\nfound    {capabilities}",
             hint=_HINT,
         )
@@ -122,12 +127,15 @@ def _step(name: str) -> Iterator[None]:
         yield
     except DockerdFailed as error:
         raise VerdictFailed(
-            f"the proof failed at {name}: {error.summary}", details=error.details, hint=_HINT
+            f"the proof failed at {name}: {error.summary}",
+            id="proof.docker-failed",
+            details=error.details,
+            hint=_HINT,
         ) from error
 
 
 _Content = tuple[dict[str, bytes], dict[str, bytes]]
-"""What files hold, and their capabilities."""
+"""The content of files by name, and their capabilities."""
 
 
 def _export(api: DockerApi) -> _Content:
@@ -139,7 +147,9 @@ def _export(api: DockerApi) -> _Content:
     try:
         return _proof_content(archive)
     except tarfile.TarError as error:
-        raise DockerdFailed(f"dockerd exports what is no archive: {error}") from error
+        raise DockerdFailed(
+            f"what dockerd exports is not a tar archive: {error}", id="dockerd.answer-unreadable"
+        ) from error
 
 
 def _proof_content(archive: bytes) -> _Content:

@@ -1,4 +1,4 @@
-"""What a proof that passed has found. Pure."""
+"""The result of a proof that passed. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Verdict:
 
     docker_version: str
     storage: str
-    """Driver or snapshotter, with the backing file system where Docker tells it: `overlay2 on extfs`."""
+    """Driver or snapshotter, with the backing file system where Docker names it: `overlay2 on extfs`."""
     native_diff: bool | None
     seconds: float
-    """How long it took; 0 for one of an earlier start, since there was no room to make it again."""
+    """How long the proof took; 0 when there was no space for it, and the verdict is that of an earlier start."""
     file_capabilities: bool = True
-    """Whether layers keep them; False only on a driver that was accepted as a fallback."""
+    """Whether layers keep file capabilities; False only on a driver that was accepted as a fallback."""

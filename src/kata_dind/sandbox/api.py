@@ -19,6 +19,7 @@ from kata_dind.progress import Event, Report, silent
 from kata_dind.sandbox.handle import STOP_SECONDS, Sandbox
 from kata_dind.sandbox.planning import plan_start, used_volume
 from kata_dind.sandbox.view import SandboxSummary
+from kata_dind.sandbox.volumes import require_volume
 from kata_dind.store.sandboxes import (
     Record,
     create_record,
@@ -28,9 +29,9 @@ from kata_dind.store.sandboxes import (
     require_free,
     require_record,
 )
-from kata_dind.store.volumes import Volume, require_volume
 
 if TYPE_CHECKING:
+    from kata_dind.backend import UsedVolume
     from kata_dind.image.source import PackageSource
     from kata_dind.spec import SandboxSpec
 
@@ -77,19 +78,19 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
         return sandbox
     before = earlier_plan(record.directory)
     spec = _spec_of(record, before)
-    with used_volume(spec) as (volume, volume_locks):
+    with used_volume(spec) as volume:
         plan_again = functools.partial(_plan, spec, volume, before=before, report=report, source=source)
         plan = plan_again()
         with record.owned() as lock:
             write_plan(record.directory, plan)
             try:
-                _supervise(record, [lock, *volume_locks], report)
+                _supervise(record, [lock, *(volume.locks if volume else ())], report)
             except SandboxError as error:
                 if plan.start is not StartKind.RESUME or sandbox.saved_state is not None:
                     raise
                 report(Event("warning", f"the saved state is lost, so the guest boots: {error.summary}"))
                 write_plan(record.directory, plan_again())
-                _supervise(record, [lock, *volume_locks], report)
+                _supervise(record, [lock, *(volume.locks if volume else ())], report)
     return sandbox
 
 
@@ -160,7 +161,7 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
     from kata_dind.spec import spec_to_json
 
     require_free(spec.name)
-    with used_volume(spec) as (volume, volume_locks):
+    with used_volume(spec) as volume:
         plan = _plan(spec, volume, report=report, source=source)
         record = create_record(spec.name)
         try:
@@ -168,7 +169,7 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
                 record.ephemeral.touch()
                 record.write("spec.json", spec_to_json(spec))
                 write_plan(record.directory, plan)
-                yield record, plan, [lock, *volume_locks]
+                yield record, plan, [lock, *(volume.locks if volume else ())]
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):  # the supervisor may have removed it
                 if isinstance(error, KataDindError) and (kept := keep_logs(record)):
@@ -178,7 +179,7 @@ def _created(spec: SandboxSpec, *, report: Report, source: Source) -> Iterator[t
 
 
 def _plan(
-    spec: SandboxSpec, volume: Volume | None, *, before: AnyPlan | None = None, report: Report, source: Source
+    spec: SandboxSpec, volume: UsedVolume | None, *, before: AnyPlan | None = None, report: Report, source: Source
 ) -> AnyPlan:
     directory = record_of(spec.name).directory
     return plan_start(spec, directory, volume, before=before, packages=source, report=report)

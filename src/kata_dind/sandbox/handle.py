@@ -14,6 +14,7 @@ from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecErr
 from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared
 from kata_dind.life.guests import (
+    find_guest_without_owner,
     guest_outlives_owner,
     guest_runs,
     remove_sandbox,
@@ -67,10 +68,9 @@ class Sandbox:
 
     @property
     def state(self) -> str:
-        """starting, running, stopping, stopped or crashed."""
-        status = self._record.read("status.json")
-        owned = self._record.is_owned()
-        return view.state_of(status, is_owned=owned, guest_runs=not owned and guest_outlives_owner(self._record))
+        """starting, running, stopping, stopped, crashed, or unknown while its backend does not answer."""
+        status, owned = self._record.read("status.json"), self._record.is_owned()
+        return view.state_of(status, is_owned=owned, guest_runs=not owned and find_guest_without_owner(self._record))
 
     def inspect(self) -> dict[str, Any]:
         """Return all that is known of the sandbox: spec, plan, phases, verdict, disk use, error."""
@@ -266,7 +266,7 @@ class Sandbox:
             plan=find_plan(self.directory),
             status=self._record.read("status.json"),
             is_owned=owned,
-            guest_runs=not owned and guest_outlives_owner(self._record),
+            guest_runs=not owned and find_guest_without_owner(self._record),
             is_full=is_full(self.directory),
             created=self._created(),
             now=time.time(),

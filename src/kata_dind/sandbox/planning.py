@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kata_dind.backend import UsedVolume, Wish, load_backend
 from kata_dind.backend.plan import AnyPlan, WantedSeed
-from kata_dind.errors import NoSpace, SeedUnfit
+from kata_dind.errors import NoSpace, SeedUnfit, SpecError
 from kata_dind.progress import Event, Report, without
-from kata_dind.store.volumes import Volume, use_volume
-from kata_dind.vocabulary import Filesystem
 
 if TYPE_CHECKING:
     from kata_dind.image.source import PackageSource
@@ -19,35 +18,32 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def used_volume(spec: SandboxSpec) -> Iterator[tuple[Volume | None, list[int]]]:
-    """Use the volume that a spec names, if any, for the length of the block; yield its lock's descriptor, too."""
+def used_volume(spec: SandboxSpec) -> Iterator[UsedVolume | None]:
+    """Use the volume that a spec names, if it does, for the length of the block. Raises what `Volumes.use` raises."""
     if not spec.volume:
-        yield None, []
+        yield None
         return
-    with use_volume(spec.volume, asked=spec.data_root) as (volume, lock):
-        yield volume, [lock]
+    volumes = load_backend(spec.backend.value).volumes
+    if volumes is None:
+        raise SpecError(f"--volume: the backend {spec.backend} has no named volumes", id="spec.no-volumes")
+    with volumes.use(spec) as volume:
+        yield volume
 
 
 def plan_start(
     spec: SandboxSpec,
     directory: Path,
-    volume: Volume | None,
+    volume: UsedVolume | None,
     *,
     before: AnyPlan | None = None,
     packages: PackageSource | None,
     report: Report,
 ) -> AnyPlan:
-    """Return the plan of a start in a sandbox's directory; make the seed that it wants when there is none."""
-    from kata_dind.backend import StoredRoot, Wish, load_backend
-
-    backend, stored = load_backend(spec.backend.value), None
+    """Return the plan of a start in a sandbox's directory; the seed that it wants is made when there is none."""
+    backend = load_backend(spec.backend.value)
     if volume:
-        facts = volume.facts
-        stored = StoredRoot(
-            volume.name, volume.directory, str(facts.get("docker_version", "")), str(facts.get("storage", ""))
-        )
-        spec = _on_volume(spec, volume, report=report)
-    wish = Wish(spec, directory, stored=stored, before=before, packages=packages)
+        spec = volume.fitted(spec, report=report)
+    wish = Wish(spec, directory, stored=volume.stored if volume else None, before=before, packages=packages)
     plan = backend.prepare(wish, report=report)
     # Making the seed plans a machine as well, and this start is planned again once the seed exists. The first plan has
     # reported the accelerator, which is the same for all three.
@@ -76,25 +72,3 @@ def _make_seed(
         report(Event("warning", f"no seed could be made, so the guest boots: {error.summary}"))
         return False
     return True
-
-
-def _on_volume(spec: SandboxSpec, volume: Volume, *, report: Report) -> SandboxSpec:
-    """Return a spec with the kind, the size and the file system that its volume will have."""
-
-    def warn(message: str) -> None:
-        report(Event("warning", message))
-
-    update: dict[str, Any] = {"data_root": volume.kind}
-    if spec.size and volume.disk is None:
-        warn(f"--size: the volume '{volume.name}' is of the kind {volume.kind}, whose size is that of the host's disk")
-    if present := volume.size_bytes:
-        if spec.size and spec.size_bytes < present:
-            warn(f"--size: the volume '{volume.name}' keeps its {present >> 20}M; a volume only grows")
-        update["size"] = f"{max(present, spec.size_bytes if spec.size else 0) >> 20}M"
-    if found := volume.filesystem:
-        if "filesystem" in spec.given and spec.filesystem != found:
-            warn(
-                f"--filesystem: the volume '{volume.name}' keeps its {found}; only a new one can have {spec.filesystem}"
-            )
-        update["filesystem"] = Filesystem(found)
-    return spec.settled(**update)

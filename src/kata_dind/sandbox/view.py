@@ -22,8 +22,8 @@ class Facts:
     status: Mapping[str, Any]
     is_owned: bool
     """Whether a process of this host owns it."""
-    guest_runs: bool
-    """Whether its guest runs while no process of this host owns it."""
+    guest_runs: bool | None
+    """Whether its guest runs without such a process; None where its backend can't tell at the moment."""
     is_full: bool
     """Whether the file system of its directory is full, so that its owner can't write its status either."""
     created: float
@@ -40,7 +40,7 @@ class SandboxSummary:
 
     name: str
     state: str
-    """starting, running, stopping, stopped or crashed"""
+    """starting, running, stopping, stopped, crashed, or unknown while its backend can't tell"""
     backend: str
     image: str
     data_root: str
@@ -57,11 +57,13 @@ class SandboxSummary:
     """What is wrong with a running sandbox at the moment, such as a full disk of the host."""
 
 
-def state_of(status: Mapping[str, Any], *, is_owned: bool, guest_runs: bool) -> str:
-    """Return starting, running or stopping while there is an owner or a guest, else stopped or crashed."""
+def state_of(status: Mapping[str, Any], *, is_owned: bool, guest_runs: bool | None) -> str:
+    """Return starting, running or stopping while there is an owner or a guest, else stopped, crashed or unknown."""
     state = str(status.get("state", "starting"))
     if is_owned:
         return state if state in {"starting", "running", "stopping"} else "starting"
+    if guest_runs is None:
+        return "unknown"
     if guest_runs:
         return "running"
     return "stopped" if state == "stopped" else "crashed"
@@ -136,6 +138,8 @@ def _state(facts: Facts) -> str:
 
 
 def _problem(facts: Facts) -> str | None:
+    if _state(facts) == "unknown":
+        return "its backend does not answer, so that nobody can tell whether its guest runs"
     if _state(facts) != "running":
         return None
     if not facts.is_owned:

@@ -1,4 +1,4 @@
-"""What this host has of what kata-dind needs; reads only."""
+"""Which of the things that kata-dind needs this host has; reads only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kata_dind.setup.plan import Facts, apparmor_profile_name
 
 _ETC = Path("/etc")
 _PLACES_OF_PROGRAMS = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib")
-"""Where virtiofsd is found beside PATH."""
+"""Where virtiofsd may be when it is not on PATH."""
 
 
 def read_facts() -> Facts:
-    """Return what is found on this host for the user that runs us."""
+    """Return the facts about this host, for the user of this process."""
     distribution, version = _distribution()
     machine, uid, unshare = platform.machine(), os.geteuid(), allowed_unshare()
     with_apt = distribution in WITH_APT
@@ -56,7 +56,7 @@ def _user_name(uid: int) -> str:
 
 def _not_installed(packages: Sequence[str]) -> tuple[str, ...]:
     argv = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\\n", *packages]
-    answer = run(argv, timeout_seconds=60, allowed_codes=(0, 1))  # 1: it doesn't know one of them
+    answer = run(argv, timeout_seconds=60, allowed_codes=(0, 1))  # 1: one of them is unknown to dpkg
     installed = {line.removeprefix("installed ") for line in answer.stdout.splitlines()}
     return tuple(package for package in packages if package not in installed)
 

@@ -10,7 +10,7 @@ WITH_APT = frozenset(("debian", "ubuntu"))
 
 
 class Program(NamedTuple):
-    """A program, Debian's package with it, and what it is for where most users can do without it."""
+    """A program, the Debian package that has it, and its only use, if most users can do without it."""
 
     name: str
     package: str
@@ -44,7 +44,7 @@ def apt_packages(distribution: str, version: str, *, machine: str) -> list[str]:
     """Return the packages to install on Debian or Ubuntu, in the alphabet's order."""
     wanted = {"ca-certificates", *(program.package for program in programs(machine))}
     if (distribution, version) == ("debian", "12"):
-        wanted.remove("virtiofsd")  # which qemu-system-common has there
+        wanted.remove("virtiofsd")  # qemu-system-common has it there
     if distribution != "debian":
         wanted.add("debian-archive-keyring")
     return sorted(wanted)

@@ -1,4 +1,4 @@
-"""Doing what a plan says, as root or through sudo, which may ask for a password on the terminal."""
+"""Doing the steps of a plan, as root or through sudo, which may ask for a password on the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def perform(steps: Sequence[Step], *, as_root: bool, report: Report) -> None:
         if not as_root and find_tool("sudo") is None:
             lines = "\n".join(command.as_shell(as_root=True) for command in step.commands)
             raise PermissionMissing(
-                f"{step.name}: this needs root, and sudo is not installed", details=f"run as root:\n{lines}"
+                f"{step.name}: this needs root, and sudo is not installed",
+                id="setup.sudo-missing",
+                details=f"run as root:\n{lines}",
             )
         report(Event("notice", f"{step.name}: {step.what}"))  # a line that moves would hide sudo's question
         for command in step.commands:
@@ -38,5 +40,7 @@ def _run(command: Command, *, step: Step, as_root: bool) -> None:
             run_in_foreground(argv, stdin=stdin, timeout_seconds=command.timeout_seconds)
         except (CommandFailed, CommandTimedOut) as error:
             raise HostError(
-                f"{step.name}: it was not possible to {step.what}: {error.summary}", details=error.details
+                f"{step.name}: it was not possible to {step.what}: {error.summary}",
+                id="setup.command-failed",
+                details=error.details,
             ) from error

@@ -1,4 +1,4 @@
-"""What has to be done to make a host ready, and why; pure."""
+"""The steps that make a host ready, and why each is needed; pure."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _FIRST_ID = 100_000
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found on this host."""
+    """The facts about this host."""
 
     distribution: str
     """ID in os-release(5)."""
     user: str
     uid: int
     missing_packages: tuple[str, ...]
-    """Where we know the distribution's packages."""
+    """Empty where we don't know the distribution's packages."""
     missing_programs: tuple[Program, ...]
-    """Where we don't."""
+    """Empty where we know the distribution's packages."""
     subuid: str
     """The text of /etc/subuid."""
     subgid: str
     restricts_namespaces: bool
     """Whether AppArmor lets only programs that a profile names make user namespaces."""
     unshare: Path
-    """Where the copy of `unshare` belongs which a profile lets make them."""
+    """The place of the copy of `unshare` that a profile allows to make them."""
     unshare_is_allowed: bool
 
     @property
@@ -46,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Command:
-    """A command for root, and what it reads."""
+    """A command for root, and its standard input."""
 
     argv: tuple[str, ...]
     stdin: str = ""
@@ -64,7 +64,7 @@ class Step:
 
     name: str
     what: str
-    """What is to be done, or why nothing is."""
+    """What is to be done, or why there is nothing to do."""
     why: str
     needed: bool = False
     commands: tuple[Command, ...] = ()
@@ -109,16 +109,16 @@ def _packages(facts: Facts) -> Step:
 
 
 def _programs(name: str, missing: Iterable[Program], *, why: str) -> Step:
-    """Name the programs that are missing where we don't know the distribution's packages."""
+    """Name the missing programs, where we don't know the distribution's packages."""
     needed = [f"{program.name} (in Debian's package {program.package})" for program in missing if not program.only_for]
-    rest = [f"{program.name}, only for {program.only_for}" for program in missing if program.only_for]
-    what = f"please install what has {', '.join(needed)}" if needed else "all that every user needs is installed"
-    return Step(name, "; ".join([what, *(f"missing is {program}" for program in rest)]), why, needed=bool(needed))
+    rest = [f"{program.name}, needed only for {program.only_for}" for program in missing if program.only_for]
+    what = f"please install {', '.join(needed)}" if needed else "everything that every user needs is installed"
+    return Step(name, "; ".join([what, *(f"{program}, is missing" for program in rest)]), why, needed=bool(needed))
 
 
 def _subordinate_ids(facts: Facts) -> Step:
     name = "subordinate-ids"
-    why = "An image has files of many users; to an ordinary user, they belong to subordinate ids, see subuid(5)."
+    why = "An image has files of many users; an ordinary user owns them through subordinate ids, see subuid(5)."
     if facts.is_root:
         return Step(name, "root needs none", why)
     flags = {"--add-subuids": facts.subuid, "--add-subgids": facts.subgid}
@@ -143,7 +143,7 @@ def _first_free_id(text: str) -> int:
 
 def _user_namespaces(facts: Facts) -> Step:
     name = "user-namespaces"
-    why = "Where AppArmor restricts them, as on Ubuntu since 23.10, a profile must name the program that makes them."
+    why = "Where AppArmor restricts user namespaces, as on Ubuntu since 23.10, only programs with a profile make them."
     if facts.is_root:
         return Step(name, "root may make them", why)
     if not facts.restricts_namespaces:

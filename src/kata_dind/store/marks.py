@@ -1,4 +1,4 @@
-"""The files of a seed: what they held when it was made, and whether they still do.
+"""The files of a seed: their content when the seed was made, and whether it is still the same.
 
 A full look hashes gigabytes; a cheap one, at every clone, asks the file system whether a file was written or replaced.
 """
@@ -18,17 +18,17 @@ _ZEROS = bytes(_BLOCK_BYTES)
 
 
 def mark_files(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return, of each file, what a later look compares: size_bytes, mtime_ns, inode and sha256."""
+    """Return the mark of each file, with which a later look compares it: size_bytes, mtime_ns, inode and sha256."""
     return {name: {**_cheap_mark(directory / name), "sha256": content_hash(directory / name)} for name in sorted(names)}
 
 
 def remarked_files(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return marks of the same content for files that were copied, whose time and inode are others now."""
+    """Return new marks for files that were copied: the content is the same, time and inode have changed."""
     return {name: {**_cheap_mark(directory / name), "sha256": mark["sha256"]} for name, mark in marks.items()}
 
 
 def changed_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the first file that is absent, or of another size, time or inode than its mark says; None for none."""
+    """Return the first file that is absent, or whose size, time or inode has changed; None without one."""
     for name, mark in marks.items():
         try:
             found = _cheap_mark(directory / name)
@@ -40,7 +40,7 @@ def changed_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def damaged_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the first file that is absent or holds something else than its mark says; None for none."""
+    """Return the first file that is absent, or whose content has changed; None without one."""
     for name, mark in marks.items():
         path = directory / name
         if not path.is_file() or path.stat().st_size != mark["size_bytes"] or content_hash(path) != mark["sha256"]:
@@ -49,8 +49,8 @@ def damaged_file(directory: Path, marks: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's blocks that are not zero, each with its place: holes cost nothing."""
-    import hashlib  # no start needs it
+    """Return the SHA-256 of a file's blocks that are not zero, each with its position, so that holes cost nothing."""
+    import hashlib  # imported here, since no start needs it
 
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_READ_BYTES))

@@ -1,11 +1,11 @@
-"""A sandbox's directory: what was asked, what was planned, what goes on. The lock in it says whether it is owned.
+"""A sandbox's directory: what was asked, planned and done. The lock in it says whether the sandbox is owned.
 
-lock          held by the owner for as long as the sandbox runs; the only truth about that
+lock          the owner has it for as long as the sandbox runs; no other file tells whether there is an owner
 spec.json     what the user asked for        plan.json   what the last start did, and why
 status.json   phases, timings, error of the last start, and the last verdict that passed
 docker.sock   the endpoint                   control.sock   exec and stop, for our own commands
 lasting       there while a guest may run that outlives its owner
-unclean       there while the guest runs: found at a start, it demands a check of the data root; a volume has its own
+unclean       there while the guest runs: a start that finds it must check the data root; a volume has one of its own
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from kata_dind.errors import HostError, SandboxError
 from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.json_files import read_json, write_json, write_passing_json
 from kata_dind.host.locks import is_locked_exclusively
-from kata_dind.store.shelf import Shelf, delete, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside, used_alone
 
 SOCKET_PATH_LIMIT = 107
-"""What fits into sockaddr_un beside its closing zero, unix(7)."""
+"""How long a path in sockaddr_un may be, without its closing zero. Source: unix(7)."""
 
 _SOCKET_NAME_LIMIT = 16
 """How long the name of a socket in the directory may be; the vm backend has `virtiofsd.sock`."""
 
 _KEPT_FAILURES = 5
-"""Of how many sandboxes whose start failed the logs are kept."""
+"""How many sandboxes whose start failed have their logs kept."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def owner_log(self) -> Path:
-        """What the owning process had to say."""
+        """The log of the process that owns the sandbox."""
         return self.directory / "supervisor.log"
 
     def is_owned(self) -> bool:
@@ -63,10 +63,10 @@ class Record:
     def owned(self, *, timeout_seconds: float = 1.0) -> contextlib.AbstractContextManager[int]:
         """Own the sandbox for the length of the block. Raises SandboxError when another process owns it.
 
-        Yields the lock's descriptor: a process that inherits it owns the sandbox as well, and after us. The default
-        waits a moment, for a look at the lock by `ls` holds it, too.
+        Yields the lock's descriptor: a process that inherits it owns the sandbox as well, and still does after us. The
+        default waits a moment, since `ls` takes the lock briefly when it looks at it.
         """
-        busy = SandboxError(f"the sandbox '{self.name}' is running or starting already")
+        busy = SandboxError(f"the sandbox '{self.name}' is running or starting already", id="sandbox.already-running")
         return used_alone(self.directory / "lock", timeout_seconds=timeout_seconds, busy=lambda: busy)
 
     def read(self, file: str) -> dict[str, Any]:
@@ -83,21 +83,21 @@ class Record:
 
     @property
     def ephemeral(self) -> Path:
-        """A mark that is there while nobody would miss the sandbox: it is one of `run`, or was never ready."""
+        """A mark that is there while the sandbox may be swept: it is one of `run`, or was never ready."""
         return self.directory / "ephemeral"
 
     @property
     def lasting(self) -> Path:
-        """A mark that is there while a guest may run that outlives its owner; only the backend can tell."""
+        """A mark that is there while a guest that outlives its owner may run; whether it does, the backend tells."""
         return self.directory / "lasting"
 
     @property
     def unclean(self) -> Path:
-        """A mark that is there while the guest runs; found at a start, it demands a check of the data root."""
+        """A mark that is there while the guest runs; a start that finds it must check the data root."""
         return self.directory / "unclean"
 
     def sweep(self) -> None:
-        """Remove the sockets that an owner that was killed has left."""
+        """Remove the sockets that a killed owner has left."""
         sockets = [path for path in self.directory.glob("*.sock") if path.is_socket()]
         if sockets:
             with contextlib.suppress(SandboxError, HostError), self.owned(timeout_seconds=0):
@@ -119,6 +119,7 @@ def _shelf() -> Shelf:
     return Shelf(
         sandboxes_directory(),
         "sandbox",
+        ids=ErrorIds(name_taken="sandbox.name-taken", unknown="sandbox.unknown", in_use="sandbox.in-use"),
         unmissed="ephemeral",
         kept_by="lasting",
         make_hint="kata-dind up {}",
@@ -129,20 +130,21 @@ def _shelf() -> Shelf:
 def record_of(name: str) -> Record:
     """Return the record that a name has or would have.
 
-    Raises HostError when the state directory's path leaves no room for a socket's name.
+    Raises HostError when the state directory's path is too long for a socket in the sandbox's directory.
     """
     record = Record(name, sandboxes_directory() / name)
     limit = SOCKET_PATH_LIMIT - len("/") - _SOCKET_NAME_LIMIT
     if len(os.fsencode(record.directory)) > limit:
         raise HostError(
             f"the path {record.directory} is too long for a socket in it (at most {limit} bytes)",
+            id="host.state-path-too-long",
             hint="set KATA_DIND_STATE_DIR to a shorter path",
         )
     return record
 
 
 def require_free(name: str) -> None:
-    """Raise SpecError when a sandbox has this name, HostError when none could have it: as `record_of` does."""
+    """Raise SpecError when a sandbox has this name, and HostError as `record_of` does."""
     record_of(name)
     _shelf().require_free(name)
 
@@ -150,7 +152,7 @@ def require_free(name: str) -> None:
 def create_record(name: str) -> Record:
     """Take a free name. Raises SpecError when it is used.
 
-    The directory is empty then, for a sandbox is there from the beginning of its first start: its owner fills it.
+    The directory is empty at first, since a sandbox exists from the beginning of its first start: its owner fills it.
     """
     record, shelf = record_of(name), _shelf()
     with shelf.changing():
@@ -161,13 +163,13 @@ def create_record(name: str) -> Record:
 
 @contextlib.contextmanager
 def new_workshop() -> Iterator[Record]:
-    """Make and own a record without a name, for a sandbox that is never to be seen; it is removed after the block."""
+    """Make and own a record without a name, for a sandbox that users never see; it is removed after the block."""
     with _shelf().workshop() as directory:
         yield record_of(directory.name)
 
 
 def list_records() -> list[Record]:
-    """Return all sandboxes' records by name; what killed owners and removals have left is swept."""
+    """Return all sandboxes' records by name, and sweep the leftovers of killed owners and removals."""
     shelf = _shelf()
     shelf.sweep()
     records = [Record(path.name, path) for path in shelf.paths()]
@@ -185,7 +187,7 @@ def require_record(name: str) -> Record:
 def keep_logs(record: Record) -> Path | None:
     """Keep the logs of a sandbox that is about to be removed, in place of those of an earlier one of its name.
 
-    Returns the directory; None where there are no logs, or no room for them. The last few directories stay.
+    Returns the directory; None where there are no logs, or no space for them. The last few directories stay.
     """
     logs = [path for path in record.directory.glob("*.log") if path.stat().st_size]
     kept = make_private(state_directory() / "failed") / record.name

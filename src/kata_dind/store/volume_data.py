@@ -1,10 +1,10 @@
-"""What lies in a volume's directory: its kind, its disk, what it remembers; and what is done to the disk.
+"""The content of a volume's directory: its kind, its disk, its facts; and the operations on the disk.
 
 volume.json   kind, creation; sandbox, Docker and storage of the last passing verdict
 data.img      the block kind's disk           data-root/   the share of the loop and virtiofs kinds
 growth.undo   there while the disk grows
-unclean       there while a guest uses the volume: found at a start, it demands a check of the data root
-unproven      there until the first passing verdict: nobody would miss a volume whose first start failed
+unclean       there while a guest uses the volume: a start that finds it must check the data root
+unproven      there until the first passing verdict: a volume whose first start failed is swept
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNPROVEN = "unproven"
 
 
 def write_new(directory: Path, *, name: str, kind: DataRootKind) -> None:
-    """Put into an empty directory what makes it a volume."""
+    """Make an empty directory a volume."""
     (directory / UNPROVEN).touch()
     write_json(directory / FACTS, {"name": name, "kind": str(kind), "created_at": time.time()})
 
@@ -48,22 +48,23 @@ class VolumeData:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `volume.json` says."""
+        """The content of `volume.json`."""
         return read_json(self.directory / FACTS)
 
     @property
     def kind(self) -> DataRootKind:
-        """Its kind, for good. Raises HostError when neither the volume's own file nor its data tells."""
+        """The kind, which never changes. Raises HostError when neither the volume's own file nor its data tells it."""
         kind = self.find_kind()
         if kind is None:
             raise HostError(
-                f"the volume '{self.name}' cannot be used: {self.directory} holds no volume.json that says its kind",
-                hint=f"touch {self.directory}/volume.json, if it is a volume with a data root in it",
+                f"the volume '{self.name}' cannot be used: {self.directory} has no volume.json that says its kind",
+                id="volume.kind-unknown",
+                hint=f"touch {self.directory}/volume.json, if the directory is a volume with a data root in it",
             )
         return kind
 
     def find_kind(self) -> DataRootKind | None:
-        """Return its kind; None when neither the volume's own file nor its data tells."""
+        """Return the kind; None when neither the volume's own file nor its data tells it."""
         with contextlib.suppress(KeyError, ValueError):
             return DataRootKind(self.facts["kind"])
         share = self.directory / DATA_ROOT_SHARE
@@ -78,27 +79,29 @@ class VolumeData:
 
     @property
     def disk(self) -> Path | None:
-        """The file that holds its file system; None for the virtiofs kind, which has none of its own."""
+        """The file with the volume's file system; None for the virtiofs kind, which has no disk of its own."""
         if self.kind is DataRootKind.VIRTIOFS:
             return None
         return self.directory / (DATA_DISK if self.kind is DataRootKind.BLOCK else Path(DATA_ROOT_SHARE, LOOP_FILE))
 
     @property
     def size_bytes(self) -> int | None:
-        """How large its disk is; None when it has none, or none yet."""
+        """The size of the disk; None when the volume has no disk, or no disk yet."""
         return find_size(self.disk) if self.disk else None
 
     @property
     def filesystem(self) -> str:
-        """What its disk holds, ext4 or xfs; empty when it has none, or none yet."""
+        """The file system of the disk, ext4 or xfs; empty when the volume has no disk, or no disk yet."""
         found = None
-        with contextlib.suppress(ForeignData):  # whatever uses the volume will meet it; a list tells of the others too
+        with contextlib.suppress(
+            ForeignData
+        ):  # a list must show the other volumes all the same; a use of this one raises it
             found = find_filesystem(self.disk) if self.disk else None
         return found.kind if found else ""
 
     @property
     def undo(self) -> Path:
-        """What takes back a growth that was killed; not beside a loop disk, where the guest could put one."""
+        """The file with which a killed growth is taken back; not beside a loop disk, where the guest could put one."""
         return self.directory / "growth.undo"
 
     @property
@@ -111,11 +114,11 @@ class VolumeData:
         """A mark that is there until the first passing verdict."""
         return self.directory / UNPROVEN
 
-    # --- what the volume's one user may do
+    # --- for the one user of the volume
 
     def note_verdict(self, *, sandbox: str, docker_version: str, storage: str) -> None:
-        """Remember what a passing verdict said; from the first on, the volume stays. Raises OSError on a full host."""
-        self.unproven.unlink(missing_ok=True)  # first, for it needs no space
+        """Note the facts of a passing verdict; after the first one, the volume stays. Raises OSError on a full host."""
+        self.unproven.unlink(missing_ok=True)  # first, since it needs no space
         # Name and kind as well: the file may have been unreadable.
         said = {"sandbox": sandbox, "docker_version": docker_version, "storage": storage}
         write_json(self.directory / FACTS, {**self.facts, "name": self.name, "kind": str(self.kind), **said})
@@ -126,7 +129,7 @@ class VolumeData:
             mend_filesystem(self.disk, undo=self.undo)
 
     def grow(self, size_bytes: int) -> None:
-        """Let the disk have at least a size, which is whole MiB; one that is larger keeps it.
+        """Grow the disk to a size in whole MiB; a disk that is larger stays as it is.
 
         Raises DataRootError, NoSpace.
         """
@@ -134,12 +137,13 @@ class VolumeData:
             grow_filesystem(self.disk, size_bytes, undo=self.undo)
 
     def grow_to(self, size_bytes: int) -> None:
-        """Let the disk have a size. Raises SpecError for a smaller one than it has, else as `grow` does."""
+        """Grow the disk to a size. Raises SpecError when the disk is larger, and errors as `grow` does."""
         present = self.require_disk().lstat().st_size
         if size_bytes < present:
             raise SpecError(
                 f"SIZE: {size_bytes >> 20}M is less than the volume '{self.name}' has ({present >> 20}M); "
-                "a volume only grows"
+                "a volume only grows",
+                id="volume.shrinking",
             )
         self.grow(size_bytes)
 
@@ -150,6 +154,7 @@ class VolumeData:
         if found is not None and found.kind == "xfs" and self.unclean.exists():
             raise SpecError(
                 f"the volume '{self.name}' was not unmounted, and only a mount replays the log of its xfs",
+                id="volume.not-unmounted",
                 hint=f"start and stop a sandbox with --volume {self.name}, then fsck",
             )
         outcome = check_filesystem(disk)
@@ -157,17 +162,21 @@ class VolumeData:
         return outcome
 
     def require_place_of_disk(self) -> Path:
-        """Return where the disk lies. Raises SpecError for a kind that has none of its own."""
+        """Return where the disk lies. Raises SpecError for a kind without a disk."""
         if self.disk is None:
-            raise SpecError(f"the volume '{self.name}' is of the kind {self.kind}, which has no disk of its own")
+            raise SpecError(
+                f"the volume '{self.name}' is of the kind {self.kind}, which has no disk of its own",
+                id="volume.without-disk",
+            )
         return self.disk
 
     def require_disk(self) -> Path:
-        """Return the disk. Raises SpecError for a kind that has none of its own, HostError when it is gone."""
+        """Return the disk. Raises SpecError for a kind without a disk, HostError when the disk is gone."""
         disk = self.require_place_of_disk()
         if not os.path.lexists(disk):
             raise HostError(
                 f"the disk of the volume '{self.name}' is gone: there is no {disk}",
+                id="volume.disk-gone",
                 hint=f"put it back, or kata-dind volume rm {self.name}",
             )
         return disk

@@ -1,4 +1,4 @@
-"""What users see of a volume: its row of `volume ls`, and all that `volume inspect` tells."""
+"""A volume as users see it: its row of `volume ls`, and the facts of `volume inspect`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class VolumeSummary:
 
     name: str
     kind: str
-    """Empty when neither its own file nor its data tells."""
+    """Empty when neither the volume's own file nor its data tells the kind."""
     filesystem: str
-    """ext4 or xfs; empty when there is none of its own, or none yet."""
+    """ext4 or xfs; empty when the volume has no disk, or no disk yet."""
     size_bytes: int | None
     """How large the data root may become; None for a kind without a disk, or before its first start."""
     disk_bytes: int
-    """What it really takes on the host."""
+    """How much of the host's disk the volume really takes."""
     used_by: list[str]
-    """The sandboxes, running or not, whose data root it is."""
+    """The names of the sandboxes, running or not, that have their data root on this volume."""
     in_use: bool
     """Whether a running sandbox, or a command, uses it now."""
     docker_version: str
-    """Of the Docker that wrote it last."""
+    """The version of the Docker that wrote to the volume last."""
     storage: str
 
 
@@ -52,7 +52,7 @@ def summary_of(volume: Volume) -> VolumeSummary:
 
 
 def inspect_volume(volume: Volume) -> dict[str, Any]:
-    """Return all that is known of a volume."""
+    """Return all facts about a volume."""
     facts, summary = volume.facts, summary_of(volume)
     return {
         **asdict(summary),
@@ -64,13 +64,13 @@ def inspect_volume(volume: Volume) -> dict[str, Any]:
 
 
 def _tree_bytes(directory: Path) -> int:
-    """Return what a directory and all below it really take on disk; a file of many names counts once."""
+    """Return how much a directory and all below it really take on disk; a file with many names counts once."""
     total, seen, pending = 0, set(), [str(directory)]
     # Not os.walk, which recurses before Python 3.12: a guest may make its share as deep as it likes.
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
-                with contextlib.suppress(OSError):  # it may vanish meanwhile, and be closed to us
+                with contextlib.suppress(OSError):  # it may vanish meanwhile, or be closed to us
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(entry.path)

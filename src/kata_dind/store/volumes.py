@@ -1,7 +1,7 @@
 """Named volumes: data roots that outlive their sandboxes, each used by one at a time. Host state only, no backend.
 
-A volume is in use while the lock in its directory is held: by the owner of the sandbox that uses the volume and by its
-processes that write to it, or by a command that works on it. `volume_data.py` tells what else lies in the directory.
+A volume is in use while the lock in its directory is taken: by the owner of the sandbox that uses the volume and the
+owner's processes that write to it, or by a command that works on it. `volume_data.py` describes the directory.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from kata_dind.host.directories import make_private, state_directory
 from kata_dind.host.filesystems import Outcome
 from kata_dind.host.locks import is_locked_exclusively
 from kata_dind.store.sandboxes import Record, list_records
-from kata_dind.store.shelf import Shelf, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, set_aside, used_alone
 from kata_dind.store.volume_data import FACTS, UNPROVEN, VolumeData, write_new
 from kata_dind.store.volume_view import VolumeSummary, inspect_volume, summary_of
 from kata_dind.vocabulary import DataRootKind
 
 _LOCK_SECONDS = 1.0
-"""A look at a lock, as by `volume ls`, holds it for a moment."""
+"""A process that only looks at a lock, as `volume ls` does, has it for a moment."""
 
 _LETS_GO_SECONDS = 5.0
-"""For the processes of an owner that was killed: they are told at once, and end within milliseconds on an idle host."""
+"""For the processes of a killed owner: they get a signal at once, and end within milliseconds on an idle host."""
 
 
 class Volume(VolumeData):
@@ -35,7 +35,7 @@ class Volume(VolumeData):
         return summary_of(self)
 
     def inspect(self) -> dict[str, Any]:
-        """Return all that is known of the volume."""
+        """Return all facts about the volume."""
         return inspect_volume(self)
 
     @property
@@ -44,7 +44,7 @@ class Volume(VolumeData):
         return is_locked_exclusively(self.directory / "lock")
 
     def used_by(self) -> list[str]:
-        """Return the names of the sandboxes, running or not, whose data root this is."""
+        """Return the names of the sandboxes, running or not, that have their data root on this volume."""
         return [record.name for record in self._users()]
 
     def require_unused(self) -> None:
@@ -53,10 +53,10 @@ class Volume(VolumeData):
 
     @contextlib.contextmanager
     def used(self) -> Iterator[int]:
-        """Use the volume for the length of the block; a growth that was killed is mended first.
+        """Use the volume for the length of the block; a growth that was killed is taken back first.
 
-        Yields the lock's descriptor: a process that inherits it uses the volume as well, and after us. Raises
-        DataRootBusy, which names the sandbox that has it.
+        Yields the lock's descriptor: a process that inherits it uses the volume as well, and still does after us.
+        Raises DataRootBusy, which names the sandbox that uses the volume.
         """
         with contextlib.ExitStack() as stack:
             with _shelf().changing():
@@ -74,9 +74,9 @@ class Volume(VolumeData):
             self.grow_to(size_bytes)
 
     def fsck(self) -> Outcome:
-        """Check the file system of a volume that no sandbox uses now, and repair what needs no choice.
+        """Check the file system of a volume that no sandbox uses now, and repair what can be repaired without a choice.
 
-        Raises SpecError for a kind without a file system of its own, DataRootBusy, DataRootError for a damaged one.
+        Raises SpecError for a kind without a disk, DataRootBusy, DataRootError for a damaged file system.
         """
         self.require_place_of_disk()
         with self.used():
@@ -95,10 +95,13 @@ class Volume(VolumeData):
         if owner := self._owned_by():
             return DataRootBusy(
                 f"the volume '{self.name}' is in use by the sandbox '{owner}'",
+                id="volume.used-by-running-sandbox",
                 hint=f"kata-dind stop {owner}, or use another volume",
             )
         return DataRootBusy(
-            f"the volume '{self.name}' is in use by another command", hint="try again when that has ended"
+            f"the volume '{self.name}' is in use by another command",
+            id="volume.used-by-command",
+            hint="try again when that command has ended",
         )
 
     def _owned_by(self) -> str:
@@ -110,11 +113,11 @@ class Volume(VolumeData):
 
 @contextlib.contextmanager
 def use_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int]]:
-    """Use a volume for the length of the block; it is made, of the asked kind, when there is none.
+    """Use a volume for the length of the block; when it does not exist, it is made with the asked kind.
 
-    Yields the volume and its lock's descriptor, as `Volume.used` does. One that is made and has no passing verdict by
-    the block's end goes with it. Raises SpecError when it is of another kind than asked, DataRootBusy, HostError when
-    its disk is gone.
+    Yields the volume and its lock's descriptor, as `Volume.used` does. A volume that has no passing verdict by the end
+    of the block is removed. Raises SpecError when the volume is of another kind than asked, DataRootBusy, HostError
+    when its disk is gone.
     """
     shelf = _shelf()
     volume = Volume(name, shelf.path(name))
@@ -127,7 +130,8 @@ def use_volume(name: str, *, asked: DataRootKind) -> Iterator[tuple[Volume, int]
             elif asked not in (DataRootKind.AUTO, volume.kind):
                 raise SpecError(
                     f"--data-root: '{asked}' is not the kind of the volume '{name}', which is {volume.kind}; "
-                    "leave --data-root out"
+                    "leave --data-root out",
+                    id="volume.other-kind",
                 )
             descriptor = stack.enter_context(volume._locked())
         volume.mend()
@@ -148,23 +152,27 @@ def _make(volume: Volume, asked: DataRootKind, shelf: Shelf) -> None:
 
 
 def list_volumes() -> list[Volume]:
-    """Return this user's volumes by name; what killed commands have left is swept."""
+    """Return this user's volumes by name, and sweep the leftovers of killed commands."""
     shelf = _shelf()
     shelf.sweep()
     return [Volume(path.name, path) for path in shelf.paths() if (path / FACTS).exists()]
 
 
 def require_volume(name: str) -> Volume:
-    """Return a volume by its name. Raises SpecError for an unknown one, naming those that exist."""
+    """Return a volume by its name. Raises SpecError for an unknown name, with the known ones."""
     return _shelf().require(name, {volume.name: volume for volume in list_volumes()})
 
 
-def find_volume_of(record: Record) -> Volume | None:
-    """Return the volume that holds a sandbox's data root; None when that is the sandbox's own."""
-    name = record.read("spec.json").get("volume")
-    return Volume(name, _shelf().path(name)) if name else None
+def volume_named(name: str) -> Volume:
+    """Return the volume that a name has or would have."""
+    return Volume(name, _shelf().path(name))
 
 
 def _shelf() -> Shelf:
-    directory = make_private(state_directory() / "volumes")
-    return Shelf(directory, "volume", unmissed=UNPROVEN, make_hint="kata-dind up --volume {}")
+    return Shelf(
+        make_private(state_directory() / "volumes"),
+        "volume",
+        ids=ErrorIds(name_taken="volume.name-taken", unknown="volume.unknown", in_use="volume.in-use"),
+        unmissed=UNPROVEN,
+        make_hint="kata-dind up --volume {}",
+    )

@@ -1,7 +1,7 @@
 """A channel of framed streams over a connected socket, in asyncio: to the agent in a guest, and from our own clients.
 
-The protocol, with its credit and epochs, is `kata_dind.guest.agent.protocol`; this file only moves bytes and wakes
-waiters. Nothing here polls.
+The protocol, with its credit and epochs, is in `kata_dind.guest.agent.protocol`; this file only moves bytes and wakes
+tasks that wait. Nothing here polls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ChannelClosed(Exception):
 
 
 class ChannelStream:
-    """One stream of a channel. `result` is what the other side closed it with; None while it is open."""
+    """One stream of a channel. `result` came with the other side's CLOSE; None while the stream is open."""
 
     def __init__(self, channel: Channel, number: int) -> None:
         self._channel = channel
@@ -43,7 +43,7 @@ class ChannelStream:
     async def receive(self) -> Frame | None:
         """Return the next DATA, END or CONTROL frame, None when the stream is closed.
 
-        Raises ChannelClosed when the channel broke, or began anew, before the stream was closed.
+        Raises ChannelClosed when the channel broke or began anew before the stream was closed.
         """
         while not self._incoming:
             if self._lost:
@@ -59,21 +59,21 @@ class ChannelStream:
         return frame
 
     async def send(self, data: bytes, substream: int = protocol.MAIN) -> None:
-        """Send bytes, waiting for credit and for the socket; after the other side's CLOSE they are dropped."""
+        """Send bytes, waiting for credit and for the socket; after the other side's CLOSE, drop them."""
         view = memoryview(data)
         while view and self.result is None:
             await self._channel.writable()
-            room = self._channel.mux.credit(self._number)
-            if not room:
+            credit = self._channel.mux.credit(self._number)
+            if not credit:
                 self._credit.clear()
                 await self._credit.wait()
                 continue
-            self._channel.mux.send(self._number, bytes(view[:room]), substream)
+            self._channel.mux.send(self._number, bytes(view[:credit]), substream)
             self._channel.flush()
-            view = view[room:]
+            view = view[credit:]
 
     def end(self) -> None:
-        """Say that we send no more; receiving goes on."""
+        """Say that we send no more; receiving continues."""
         self._channel.mux.end(self._number)
         self._channel.flush()
 
@@ -91,7 +91,7 @@ class ChannelStream:
         self.wake()
 
     async def wait_closed(self) -> dict[str, Any]:
-        """Drop what comes until the other side closes the stream; return its result."""
+        """Drop all frames until the other side closes the stream; return the result."""
         while await self.receive() is not None:
             pass
         return self.result or {}
@@ -111,7 +111,7 @@ class ChannelStream:
         self.wake()
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
+        """Let the tasks that wait look again."""
         self._arrived.set()
         self._credit.set()
 
@@ -134,7 +134,7 @@ class Channel(asyncio.Protocol):
         self._hushed = False
 
     def begin(self) -> None:
-        """Send the host's HELLO, with the clock that the guest should take; streams that there were are lost.
+        """Send the host's HELLO, with the time to which the guest should set its clock; all earlier streams are lost.
 
         `agreed` is set again once the guest has answered.
         """
@@ -147,9 +147,9 @@ class Channel(asyncio.Protocol):
         self.flush()
 
     def hush(self) -> None:
-        """Send nothing after what was sent by now, until the channel begins anew.
+        """Send nothing more until the channel begins anew.
 
-        A guest that is saved in the middle of a frame would take the HELLO that it is told later for the frame's rest.
+        A guest that is suspended in the middle of a frame would take a later HELLO for the rest of that frame.
         """
         self._hushed = True
 
@@ -179,7 +179,7 @@ class Channel(asyncio.Protocol):
         self.raise_if_lost()
 
     def flush(self) -> None:
-        """Hand what the mux holds to the socket, unless that is closed or nothing is to be sent."""
+        """Hand the bytes in the mux to the socket, unless the socket is closed or the channel hushed."""
         if self._transport is None or self._transport.is_closing() or self._hushed:
             return
         while data := self.mux.peek():
@@ -187,7 +187,7 @@ class Channel(asyncio.Protocol):
             self._transport.write(data)
 
     def consumed(self, number: int, count: int) -> None:
-        """Grant credit for bytes that a reader took."""
+        """Grant credit for bytes that a reader has taken."""
         self.mux.consumed(number, count)
         self.flush()
 
@@ -204,7 +204,7 @@ class Channel(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Feed the mux, and act on what comes of it; nonsense ends the channel."""
+        """Feed the mux, and act on the frames; bytes that make no sense end the channel."""
         try:
             for frame in self.mux.receive(data):
                 self._act(frame)
@@ -219,11 +219,11 @@ class Channel(asyncio.Protocol):
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let senders go on."""
+        """Let senders continue."""
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake everybody who waits; their next step raises ChannelClosed."""
+        """Wake all tasks that wait; the next step of each raises ChannelClosed."""
         self._cause = self._cause or exc
         self.lost.set()
         self._writable.set()

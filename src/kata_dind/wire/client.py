@@ -1,6 +1,6 @@
 """A client of a sandbox's control socket: run a command in the guest, attached or captured; ask it to stop.
 
-Plain blocking sockets and `selectors`, since a command-line program carries one stream and must start quickly.
+It uses plain blocking sockets and `selectors`, since a command-line program has one stream and must start quickly.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ExecResult:
     stderr: bytes
 
 
-class Control:
-    """One connection, one stream on it."""
+class Connection:
+    """A client's one connection to a sandbox, with one stream on it."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -53,23 +53,17 @@ class Control:
         """The descriptor to wait on for reading."""
         return self._socket.fileno()
 
-    @property
-    def owner_pid(self) -> int:
-        """The process at the other end, as the kernel knows it."""
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[0])
-
     def open(self, request: dict[str, Any]) -> int:
         """Open a stream. Raises SandboxError for a request above 32 KiB: too many or too long arguments."""
         try:
             number = self._mux.open(request)
         except ValueError as error:
-            raise SandboxError(f"the command is too long: {error}") from error
+            raise SandboxError(f"the command is too long: {error}", id="process.command-too-long") from error
         self._flush()
         return number
 
     def send(self, number: int, data: bytes) -> None:
-        """Send bytes; at most `credit` of them."""
+        """Send bytes, at most `credit` of them."""
         self._mux.send(number, data)
         self._flush()
 
@@ -82,8 +76,8 @@ class Control:
         self._mux.end(number)
         self._flush()
 
-    def control(self, number: int, message: dict[str, Any]) -> None:
-        """Send a message: a resize, a signal."""
+    def send_message(self, number: int, message: dict[str, Any]) -> None:
+        """Send a message beside the bytes: a resize, a signal."""
         self._mux.control(number, message)
         self._flush()
 
@@ -96,9 +90,9 @@ class Control:
             data = self._socket.recv(65536)
             frames = self._mux.receive(data)
         except (OSError, ProtocolError) as error:
-            raise GuestNotReady(f"the sandbox broke the connection: {error}") from error
+            raise GuestNotReady(f"the sandbox broke the connection: {error}", id="sandbox.connection-broken") from error
         if not data:
-            raise GuestNotReady("the sandbox has ended")
+            raise GuestNotReady("the sandbox has ended", id="sandbox.ended")
         for frame in frames:
             if frame.kind == protocol.DATA:
                 self._mux.consumed(frame.stream, len(frame.payload))
@@ -114,66 +108,70 @@ class Control:
             try:
                 self._mux.took(self._socket.send(data))
             except OSError as error:
-                raise GuestNotReady("the sandbox has ended") from error
+                raise GuestNotReady("the sandbox has ended", id="sandbox.ended") from error
 
 
 def exec_request(
     argv: Sequence[str], where: str = "container", environment: dict[str, str] | None = None, cwd: str = ""
 ) -> dict[str, Any]:
-    """Return what is asked of the guest to run a command, beside dockerd or in the guest OS (`where` is `guest`)."""
+    """Return the request to run a command, beside dockerd or, where `where` is `guest`, in the guest OS."""
     return {"kind": "exec", "argv": list(argv), "where": where, "environment": environment or {}, "cwd": cwd}
 
 
 @contextlib.contextmanager
-def connect(path: Path) -> Iterator[Control]:
-    """Connect to a control socket. Raises GuestNotReady when nobody serves it."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_CONNECT_SECONDS)
+def connect(path: Path) -> Iterator[Connection]:
+    """Connect to a control socket. Raises GuestNotReady when no process serves it."""
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.settimeout(_CONNECT_SECONDS)
         try:
-            connection.connect(str(path))
+            connected.connect(str(path))
         except OSError as error:
-            raise GuestNotReady(f"the sandbox does not answer: {error.strerror or error}") from error
-        control = Control(connection)
-        connection.settimeout(None)
-        yield control
+            raise GuestNotReady(
+                f"the sandbox does not answer: {error.strerror or error}", id="sandbox.no-answer"
+            ) from error
+        connection = Connection(connected)
+        connected.settimeout(None)
+        yield connection
 
 
 def ask(path: Path, request: dict[str, Any], *, timeout_seconds: float, late: str) -> dict[str, Any]:
     """Ask for something and return the answer.
 
-    Raises GuestNotReady when the sandbox ends without one or, with the summary `late`, when the time is over.
+    Raises GuestNotReady when the sandbox ends without an answer or, with the summary `late`, when the time is over.
     """
     deadline = time.monotonic() + timeout_seconds
-    with connect(path) as control:
-        control.open(request)
+    with connect(path) as connection:
+        connection.open(request)
         while True:
-            _wait_readable(control.fd, deadline, late)
-            for frame in control.receive():
+            if not _becomes_readable(connection.fd, deadline):
+                raise GuestNotReady(late, id="sandbox.answer-late")
+            for frame in connection.receive():
                 if frame.kind == protocol.CLOSE:
                     return protocol.load_message(frame.payload)
 
 
 def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_seconds: float) -> ExecResult:
-    """Run a command with given input and return what it printed.
+    """Run a command with given input and return its exit code and output.
 
-    Raises GuestNotReady when the sandbox ends before the command does, or the time is over.
+    Raises GuestNotReady when the sandbox ends before the command does, or when the time is over.
     """
     outputs = {protocol.MAIN: bytearray(), protocol.ERROR: bytearray()}
     deadline = time.monotonic() + timeout_seconds
-    with connect(path) as control:
-        number = control.open(request)
+    with connect(path) as connection:
+        number = connection.open(request)
         waiting = memoryview(stdin)
         ended = False
         while True:
-            count = min(len(waiting), control.credit(number))
+            count = min(len(waiting), connection.credit(number))
             if count:
-                control.send(number, bytes(waiting[:count]))
+                connection.send(number, bytes(waiting[:count]))
                 waiting = waiting[count:]
             if not waiting and not ended:
-                control.end(number)
+                connection.end(number)
                 ended = True
-            _wait_readable(control.fd, deadline, "the command in the guest did not end in time")
-            for frame in control.receive():
+            if not _becomes_readable(connection.fd, deadline):
+                raise GuestNotReady("the command in the guest did not end in time", id="guest.command-timed-out")
+            for frame in connection.receive():
                 if frame.kind == protocol.DATA:
                     outputs[frame.substream] += frame.payload
                 elif frame.kind == protocol.CLOSE:
@@ -184,15 +182,15 @@ def capture(path: Path, request: dict[str, Any], *, stdin: bytes, timeout_second
 def attach(path: Path, request: dict[str, Any], *, terminal: bool) -> int:
     """Run a command on our own standard descriptors and return its exit code.
 
-    With `terminal` our terminal is in raw mode meanwhile, and its size is passed on as it changes; else INT and TERM
-    are passed on. Raises GuestNotReady when the sandbox ends before the command does.
+    With `terminal` our terminal is in raw mode meanwhile, and its size is passed on as it changes; without it, INT and
+    TERM are passed on. Raises GuestNotReady when the sandbox ends before the command does.
     """
     with contextlib.ExitStack() as stack:
         if terminal:
             rows, columns = _terminal_size()
             request = {**request, "tty": True, "rows": rows, "columns": columns}
-        control = stack.enter_context(connect(path))
-        session = _Session(control, control.open(request))
+        connection = stack.enter_context(connect(path))
+        session = _Session(connection, connection.open(request))
         if terminal:
             stack.enter_context(_raw_terminal())
             stack.enter_context(_on_signals([signal.SIGWINCH], session.resized, session.wake_fd))
@@ -204,8 +202,8 @@ def attach(path: Path, request: dict[str, Any], *, terminal: bool) -> int:
 class _Session:
     """Carries our standard descriptors to and from one stream."""
 
-    def __init__(self, control: Control, number: int) -> None:
-        self._control = control
+    def __init__(self, connection: Connection, number: int) -> None:
+        self._connection = connection
         self._number = number
         self._selector = selectors.DefaultSelector()
         self._wake_read, self.wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -221,13 +219,13 @@ class _Session:
         self._messages.append({"signal": number})
 
     def run(self) -> int:
-        self._selector.register(self._control.fd, selectors.EVENT_READ)
+        self._selector.register(self._connection.fd, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         try:
             while True:
                 self._watch_input()
                 for key, _ in self._selector.select():
-                    if key.fd == self._control.fd:
+                    if key.fd == self._connection.fd:
                         code = self._receive()
                         if code is not None:
                             return code
@@ -241,14 +239,14 @@ class _Session:
             os.close(self.wake_fd)
 
     def _watch_input(self) -> None:
-        wanted = self._input_open and self._control.credit(self._number) > 0
+        wanted = self._input_open and self._connection.credit(self._number) > 0
         if wanted == self._reading_input:
             return
         if wanted:
             try:
                 self._selector.register(0, selectors.EVENT_READ)
             except PermissionError:  # epoll takes no regular files; those never block
-                while self._input_open and self._control.credit(self._number) > 0:
+                while self._input_open and self._connection.credit(self._number) > 0:
                     self._read_input()
                 return
         else:
@@ -256,21 +254,21 @@ class _Session:
         self._reading_input = wanted
 
     def _read_input(self) -> None:
-        data = os.read(0, min(65536, self._control.credit(self._number)))
+        data = os.read(0, min(65536, self._connection.credit(self._number)))
         if data:
-            self._control.send(self._number, data)
+            self._connection.send(self._number, data)
         else:
             self._input_open = False
-            self._control.end(self._number)
+            self._connection.end(self._number)
 
     def _send_messages(self) -> None:
         os.read(self._wake_read, 4096)
         messages, self._messages = self._messages, []
         for message in messages:
-            self._control.control(self._number, message)
+            self._connection.send_message(self._number, message)
 
     def _receive(self) -> int | None:
-        for frame in self._control.receive():
+        for frame in self._connection.receive():
             if frame.kind == protocol.DATA:
                 _write_all(2 if frame.substream == protocol.ERROR else 1, frame.payload)
             elif frame.kind == protocol.CLOSE:
@@ -280,18 +278,17 @@ class _Session:
 
 def _exit_code(result: dict[str, Any]) -> int:
     if "error" in result:
-        raise SandboxError(f"the guest could not run the command: {result['error']}")
+        raise SandboxError(f"the guest could not run the command: {result['error']}", id="guest.command-not-run")
     if "exit_code" not in result:
-        raise GuestNotReady("the sandbox ended before the command did")
+        raise GuestNotReady("the sandbox ended before the command did", id="sandbox.ended")
     code = result["exit_code"]
     return code if isinstance(code, int) and 0 <= code <= 255 else _LOST_EXIT_CODE
 
 
-def _wait_readable(fd: int, deadline: float, late: str) -> None:
+def _becomes_readable(fd: int, deadline: float) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise GuestNotReady(late)
+        return bool(selector.select(max(0.0, deadline - time.monotonic())))
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -311,7 +308,7 @@ def _terminal_size() -> tuple[int, int]:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0, termios.TCSADRAIN)  # the default would drop what is typed ahead
+    tty.setraw(0, termios.TCSADRAIN)  # the default would drop keys that were typed ahead
     try:
         yield
     finally:
@@ -320,7 +317,7 @@ def _raw_terminal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_signals(numbers: list[signal.Signals], handle: Callable[[int], None], wake_fd: int) -> Iterator[None]:
-    """Call `handle` for signals, and wake a `select` through the pipe; as it was before when the block ends."""
+    """Call `handle` for signals, and wake a `select` through the pipe, until the block ends."""
     before_fd = signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda seen, _frame: handle(seen)) for number in numbers}
     try:

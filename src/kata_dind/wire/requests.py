@@ -1,4 +1,4 @@
-"""What a guest is asked for, and the stream on which it answers; how either travels is the backend's business. Pure."""
+"""Requests to a guest, and the stream on which it answers; how they travel is the backend's business. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-# Named tuples, as in other modules that QEMU waits for: see machine/shape.py.
+# Named tuples, since this module is imported before QEMU starts: see machine/shape.py.
 
 
 class Where(StrEnum):
@@ -23,9 +23,9 @@ class Docker(NamedTuple):
 
 
 class Container(NamedTuple):
-    """The dind container: to be started, or to be told of again by a guest in which it runs.
+    """The dind container: the guest starts it, or connects to it again when it runs already.
 
-    What it says comes back: dockerd's own words and, on standard error, those of the guest entrypoint.
+    Its output comes back: that of dockerd and, on standard error, that of the guest entrypoint.
     """
 
     check: bool = False
@@ -33,7 +33,7 @@ class Container(NamedTuple):
 
 
 class Terminal(NamedTuple):
-    """The size of the terminal that a command is to have."""
+    """The size of a command's terminal."""
 
     rows: int
     columns: int
@@ -62,16 +62,16 @@ class Output(NamedTuple):
 
 
 class End(NamedTuple):
-    """The guest sends no more, but may still take what it is sent."""
+    """The guest sends no more, but may still receive."""
 
 
 class Result(NamedTuple):
     """How a stream ended."""
 
     exit_code: int | None = None
-    """None for what is no command, or was lost."""
+    """None when the stream was not that of a command, or the exit code was lost."""
     error: str = ""
-    """Why the guest could not do what it was asked; empty when it could."""
+    """Why the guest could not serve the request; empty when it could."""
 
 
 class StreamLost(Exception):
@@ -86,10 +86,10 @@ class Stream(Protocol):
         """How it ended; None while it is open."""
 
     async def receive(self) -> Output | End | None:
-        """Return what comes next, None when the stream has ended. Raises StreamLost."""
+        """Return the next part, None when the stream has ended. Raises StreamLost."""
 
     async def send(self, data: bytes) -> None:
-        """Send bytes, waiting until they can be taken; dropped when the stream has ended. Raises StreamLost."""
+        """Send bytes, waiting until the guest takes them; drop them when the stream has ended. Raises StreamLost."""
 
     def end(self) -> None:
         """Say that no more bytes follow; receiving continues."""
@@ -113,7 +113,7 @@ def exec_to_json(command: Exec) -> dict[str, Any]:
 
 
 def exec_from_json(values: Mapping[str, Any]) -> Exec:
-    """Rebuild a command. Raises KeyError, TypeError or ValueError for what is none."""
+    """Rebuild a command. Raises KeyError, TypeError or ValueError when the values don't make one."""
     terminal = Terminal(int(values.get("rows", 24)), int(values.get("columns", 80))) if values.get("tty") else None
     environment = tuple((str(key), str(value)) for key, value in (values.get("environment") or {}).items())
     return Exec(tuple(map(str, values["argv"])), Where(values.get("where", Where.CONTAINER)), environment,

@@ -356,7 +356,7 @@ def test_a_plan_of_another_version_is_told_as_such(change: dict[str, object]) ->
     [{"filesystem": "ntfs"}, {"shares": [{"name": "x"}]}, {"guest_os": None}, {"argv": None}],
     ids=["file system", "share", "no path", "no argv"],
 )
-def test_so_is_one_whose_own_part_is_another(change: dict[str, object]) -> None:
+def test_a_plan_whose_own_part_is_another_is_outdated(change: dict[str, object]) -> None:
     values = plan_to_json(plan_of(DataRootKind.BLOCK))
     for part in (values["own"], values["own"]["runs_on"], values["own"]["asked"]):
         part.update({name: value for name, value in change.items() if name in part})
@@ -364,7 +364,7 @@ def test_so_is_one_whose_own_part_is_another(change: dict[str, object]) -> None:
         vm_plan(plan_from_json(values))
 
 
-def test_so_is_a_plan_that_lacks_a_field_or_everything() -> None:
+def test_a_plan_that_lacks_a_field_or_everything_is_outdated() -> None:
     values = plan_to_json(plan_of(DataRootKind.BLOCK))
     del values["cpus"]
     for broken in (values, {}):

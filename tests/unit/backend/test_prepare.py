@@ -24,7 +24,7 @@ from kata_dind.vocabulary import DataRootKind, Fallback, NetworkMode
 from tests.unit.backend.test_plan import changed, plan_of
 
 
-def test_a_modest_request_is_no_complaint(tmp_path: Path) -> None:
+def test_a_modest_request_is_accepted(tmp_path: Path) -> None:
     check_against_host(parse_spec(name="demo", memory="256M", shares=[f"{tmp_path}:/src:ro"]))
 
 
@@ -37,7 +37,9 @@ def test_more_memory_than_the_host_has_is_refused() -> None:
 
 def test_a_memory_data_root_larger_than_the_guests_memory_is_refused() -> None:
     check_against_host(parse_spec(name="demo", memory="512M", size="512M", data_root="memory"))
-    with pytest.raises(SpecError, match=r"--size: '1G' of a memory data root is more than the guest's memory \(512M\)"):
+    with pytest.raises(
+        SpecError, match=r"--size: a memory data root of '1G' is larger than the guest's memory \(512M\)"
+    ):
         check_against_host(parse_spec(name="demo", memory="512M", size="1G", data_root="memory"))
     check_against_host(parse_spec(name="demo", memory="512M", size="1G", data_root="block"))
 
@@ -46,7 +48,9 @@ def test_xfs_is_for_disks_that_are_large_enough() -> None:
     check_against_host(parse_spec(name="demo", filesystem="xfs", size="300M"))
     with pytest.raises(SpecError, match=r"--size: '299M' is too small for xfs; it must be at least 300M"):
         check_against_host(parse_spec(name="demo", filesystem="xfs", size="299M", data_root="loop"))
-    with pytest.raises(SpecError, match=r"--filesystem: 'xfs' is for the kinds loop and block; a memory data root"):
+    with pytest.raises(
+        SpecError, match=r"--filesystem: 'xfs' needs a data root of the kind loop or block; a memory one"
+    ):
         check_against_host(parse_spec(name="demo", filesystem="xfs", size="1G", data_root="memory"))
 
 
@@ -56,7 +60,7 @@ def test_a_share_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no kernel", b"\x7fELF" + bytes(100), bytes(1 << 16)])
-def test_a_kernel_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_kernel_is_refused(tmp_path: Path, content: bytes) -> None:
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(content)
     with pytest.raises(SpecError, match="--kernel"):
@@ -64,7 +68,7 @@ def test_a_kernel_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize("what", ["absent", "directory"])
-def test_a_kernel_that_is_no_file_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_kernel_that_is_not_a_file_is_refused(tmp_path: Path, what: str) -> None:
     (tmp_path / "directory").mkdir()
     with pytest.raises(SpecError, match="--kernel"):
         check_against_host(parse_spec(name="demo", kernel=tmp_path / what))
@@ -106,7 +110,7 @@ def test_a_fallback_decides_what_dockerd_sees() -> None:
         require_compatible(volume, image_with("28.5.2"), [])
 
 
-def test_a_volume_that_no_docker_has_written_yet_is_for_any() -> None:
+def test_any_docker_may_open_a_volume_that_none_has_written_yet() -> None:
     require_compatible(StoredRoot("work", Path("/volumes/work"), "", ""), image_with("20.10.24"), [])
 
 
@@ -181,9 +185,12 @@ def test_what_the_seed_has_may_be_asked_for_and_so_may_what_can_be_added(tmp_pat
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"cpus": 2}, "--cpus: 2 can't be had from the seed 'web', which has 4; leave it out"),
-        ({"memory": "512M"}, "--memory: '512M' can't be had from the seed 'web', which has 1024M; leave it out"),
-        ({"size": "10G"}, "--size: '10G' can't be had from the seed 'web' (20480M); leave it out"),
+        ({"cpus": 2}, "--cpus: a clone of the seed 'web', which has 4, can't have 2; leave out --cpus"),
+        (
+            {"memory": "512M"},
+            "--memory: a clone of the seed 'web', which has 1024M, can't have '512M'; leave out --memory",
+        ),
+        ({"size": "10G"}, "--size: a clone of the seed 'web', which has 20480M, can't have '10G'; leave out --size"),
         ({"network": "nat"}, "--network: 'nat' is not what the seed 'web' has ('none'); leave it out"),
         ({"data_root": "memory"}, "--data-root: 'memory' is not what the seed 'web' has ('block'); leave it out"),
         ({"accelerator": "kvm"}, "--accel: 'kvm' is not what the seed 'web' has ('tcg'); leave it out"),

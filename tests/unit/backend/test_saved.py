@@ -18,7 +18,7 @@ from kata_dind.backend.vm.plan import (
     why_not_suspendable,
 )
 from kata_dind.backend.vm.saved import (
-    RECORD_FILE,
+    NOTE_FILE,
     STATE_FILE,
     UNFINISHED,
     commit_saved,
@@ -57,7 +57,7 @@ def test_a_committed_state_has_its_name_and_what_was_known(saved: Path) -> None:
     state = find_saved(saved)
     assert state is not None
     assert (state.why_unusable(), state.facts, state.size_bytes) == ("", {"kernel": "6.1"}, LARGE)
-    assert sorted(path.name for path in saved.iterdir()) == sorted([*DISKS, RECORD_FILE, STATE_FILE])
+    assert sorted(path.name for path in saved.iterdir()) == sorted([*DISKS, NOTE_FILE, STATE_FILE])
 
 
 def test_a_state_is_taken_once(saved: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_state_is_taken_once(saved: Path) -> None:
         take_saved(saved)
 
 
-def test_without_its_record_a_state_is_none(saved: Path) -> None:
-    (saved / RECORD_FILE).unlink()
+def test_a_state_without_its_note_does_not_count(saved: Path) -> None:
+    (saved / NOTE_FILE).unlink()
     assert find_saved(saved) is None
     drop_saved(saved)
     assert sorted(path.name for path in saved.iterdir()) == sorted(DISKS)
@@ -103,9 +103,9 @@ def test_disks_that_have_moved_on_make_a_state_useless(saved: Path, disk: str) -
 
 
 def test_another_versions_state_is_not_read(saved: Path) -> None:
-    record = (saved / RECORD_FILE).read_text()
-    (saved / RECORD_FILE).write_text(record.replace('"format": 1', '"format": 2'))
-    assert why(saved) == "it is another version's"
+    note = (saved / NOTE_FILE).read_text()
+    (saved / NOTE_FILE).write_text(note.replace('"format": 1', '"format": 2'))
+    assert why(saved) == "it was made by another version of kata-dind"
 
 
 def test_a_state_that_cannot_be_committed_leaves_nothing(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_state_that_cannot_be_committed_leaves_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("start", [StartKind.RESTORE, StartKind.RESUME])
-def test_what_goes_on_can_be_saved(start: StartKind) -> None:
+def test_a_clone_that_was_restored_or_resumed_can_be_saved(start: StartKind) -> None:
     assert why_not_suspendable(changed(clone_of(block_plan(40960)), start=start)) == ""
 
 

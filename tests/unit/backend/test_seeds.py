@@ -144,9 +144,9 @@ def test_a_clone_is_asked_for_what_it_is_given_beside_its_seed() -> None:
 @pytest.mark.parametrize(
     ("kind", "stored", "cold", "reason"),
     [
-        ("loop", False, False, "a loop data root lies on a share, which a saved machine can't have"),
-        ("virtiofs", False, False, "a virtiofs data root lies on a share, which a saved machine can't have"),
-        ("block", True, False, "a volume's data root is not the seed's"),
+        ("loop", False, False, "a loop data root lies on a share, which a seed's machine can't have"),
+        ("virtiofs", False, False, "a virtiofs data root lies on a share, which a seed's machine can't have"),
+        ("block", True, False, "its data root is a volume, and a seed brings its own"),
         ("block", False, True, "as asked"),
     ],
 )

@@ -6,36 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.backend.vm.space import MIB, Room, next_room
+from kata_dind.backend.vm.space import MIB, SpaceStage, next_stage
 from kata_dind.backend.vm.space_watch import AGAIN_SECONDS, Retries, describe_problem, pause_seconds
 
 
 @pytest.mark.parametrize(
     ("left_mib", "before", "now"),
     [
-        (100_000, Room.AMPLE, Room.AMPLE),
-        (1024, Room.AMPLE, Room.AMPLE),
-        (1023, Room.AMPLE, Room.LOW),
-        (2047, Room.LOW, Room.LOW),
-        (2048, Room.LOW, Room.AMPLE),
-        (64, Room.LOW, Room.LOW),
-        (63, Room.LOW, Room.SHORT),
-        (63, Room.AMPLE, Room.SHORT),
-        (127, Room.SHORT, Room.SHORT),
-        (128, Room.SHORT, Room.LOW),
-        (2048, Room.SHORT, Room.AMPLE),
-        (8, Room.SHORT, Room.SHORT),
-        (7, Room.SHORT, Room.FULL),
-        (0, Room.AMPLE, Room.FULL),
-        (15, Room.FULL, Room.FULL),
-        (16, Room.FULL, Room.SHORT),
-        (127, Room.FULL, Room.SHORT),
-        (600, Room.FULL, Room.LOW),
-        (2048, Room.FULL, Room.AMPLE),
+        (100_000, SpaceStage.AMPLE, SpaceStage.AMPLE),
+        (1024, SpaceStage.AMPLE, SpaceStage.AMPLE),
+        (1023, SpaceStage.AMPLE, SpaceStage.LOW),
+        (2047, SpaceStage.LOW, SpaceStage.LOW),
+        (2048, SpaceStage.LOW, SpaceStage.AMPLE),
+        (64, SpaceStage.LOW, SpaceStage.LOW),
+        (63, SpaceStage.LOW, SpaceStage.SHORT),
+        (63, SpaceStage.AMPLE, SpaceStage.SHORT),
+        (127, SpaceStage.SHORT, SpaceStage.SHORT),
+        (128, SpaceStage.SHORT, SpaceStage.LOW),
+        (2048, SpaceStage.SHORT, SpaceStage.AMPLE),
+        (8, SpaceStage.SHORT, SpaceStage.SHORT),
+        (7, SpaceStage.SHORT, SpaceStage.FULL),
+        (0, SpaceStage.AMPLE, SpaceStage.FULL),
+        (15, SpaceStage.FULL, SpaceStage.FULL),
+        (16, SpaceStage.FULL, SpaceStage.SHORT),
+        (127, SpaceStage.FULL, SpaceStage.SHORT),
+        (600, SpaceStage.FULL, SpaceStage.LOW),
+        (2048, SpaceStage.FULL, SpaceStage.AMPLE),
     ],
 )
-def test_a_stage_begins_at_its_limit_and_ends_at_twice_that(left_mib: int, before: Room, now: Room) -> None:
-    assert next_room(left_mib * MIB, before=before) is now
+def test_a_stage_begins_at_its_limit_and_ends_at_twice_that(left_mib: int, before: SpaceStage, now: SpaceStage) -> None:
+    assert next_stage(left_mib * MIB, before=before) is now
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_less_is_left_the_closer_it_is_looked_at(left_mib: int, seconds: flo
     assert pause_seconds(left_mib * MIB) == seconds
 
 
-# --- writes that are refused although there is room
+# --- writes that are refused although there is space
 
 
 def waits_of(retries: Retries, *, attempts: int, now: float = 1000.0) -> list[float]:
@@ -56,8 +56,8 @@ def waits_of(retries: Retries, *, attempts: int, now: float = 1000.0) -> list[fl
         while not retries.is_due(now):
             now += 0.5
         waits.append(now - paused_at)
-        retries.resumed(now)
-        retries.goes_on(now + 0.05)
+        retries.unpaused(now)
+        retries.runs(now + 0.05)
         now += 0.1
     return waits
 
@@ -68,7 +68,7 @@ def test_a_first_pause_ends_at_once_and_the_next_ones_later_and_later() -> None:
     assert retries.wait_seconds == 30
 
 
-def test_a_pause_long_after_the_guest_went_on_is_a_new_one() -> None:
+def test_a_pause_long_after_the_last_one_ended_is_a_new_one() -> None:
     retries = Retries()
     assert waits_of(retries, attempts=3) == [0, 2, 4]
     assert waits_of(retries, attempts=3, now=2000.0) == [0, 2, 4]
@@ -78,34 +78,34 @@ def test_writes_that_succeed_for_a_while_end_it() -> None:
     retries = Retries()
     waits_of(retries, attempts=2)
     retries.is_due(2000.0)
-    retries.resumed(2000.0)
+    retries.unpaused(2000.0)
     assert waits_of(retries, attempts=1, now=2001.0) == [2]
-    retries.resumed(3000.0)
-    retries.goes_on(3000.0 + AGAIN_SECONDS - 0.1)
+    retries.unpaused(3000.0)
+    retries.runs(3000.0 + AGAIN_SECONDS - 0.1)
     assert retries.wait_seconds > 0
-    retries.goes_on(3000.0 + AGAIN_SECONDS)
+    retries.runs(3000.0 + AGAIN_SECONDS)
     assert retries.wait_seconds == 0
 
 
 @pytest.mark.parametrize(
-    ("room", "refused", "message"),
+    ("stage", "refused", "message"),
     [
-        (Room.AMPLE, False, ""),
-        (Room.LOW, False, ""),
+        (SpaceStage.AMPLE, False, ""),
+        (SpaceStage.LOW, False, ""),
         (
-            Room.SHORT,
+            SpaceStage.SHORT,
             False,
             "the file system of /state has 40 MiB left; until there is more, the guest's writes fail with "
             "'no space left on device'",
         ),
-        (Room.FULL, True, "the file system of /state is full; the guest is paused until there is room"),
+        (SpaceStage.FULL, True, "the file system of /state is full; the guest is paused until there is space"),
         (
-            Room.AMPLE,
+            SpaceStage.AMPLE,
             True,
             "the host has no space for the guest's writes, although the file system of /state shows 40 MiB free, as "
             "with a quota; the guest is paused and tries again at least every 30 s",
         ),
     ],
 )
-def test_what_a_guest_lives_with_is_said(room: Room, refused: bool, message: str) -> None:
-    assert describe_problem(room, Path("/state"), 40 * MIB, refused=refused) == message
+def test_each_stage_has_its_message(stage: SpaceStage, refused: bool, message: str) -> None:
+    assert describe_problem(stage, Path("/state"), 40 * MIB, refused=refused) == message

@@ -139,7 +139,7 @@ def test_verify(cli: CommandLine, web: Seed) -> None:
     (web.directory / "memory").write_bytes(b"Memory of the machine")
     outcome = cli("seed", "verify")
     assert (outcome.exit_code, outcome.stdout) == (3, "db: ok\n")
-    assert "the seed 'web' is damaged: its file memory was changed since it was made" in outcome.stderr
+    assert "the seed 'web' is damaged: the file memory has changed since the seed was made" in outcome.stderr
     outcome = cli("seed", "verify", "--json")
     assert outcome.exit_code == 3
     assert json.loads(outcome.stdout) == [{"id": "db", "ok": True}, {"id": "web", "ok": False}]

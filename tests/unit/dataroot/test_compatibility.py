@@ -5,7 +5,7 @@ import pytest
 from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.vocabulary import Fallback
 
-# docs/decisions/docker-versions.md: who wrote, the verdict's storage, what dockerd was told of the containerd store.
+# docs/decisions/docker-versions.md: the writer's version, the verdict's storage, the setting for the containerd store.
 _DAEMONS = {
     "20.10": ("20.10.24+dfsg1", "overlay2 on extfs", None),
     "26.1": ("26.1.5+dfsg1", "overlay2 on extfs", None),
@@ -28,7 +28,7 @@ _SEEN_BY = {
 
 @pytest.mark.parametrize("opener", _DAEMONS)
 @pytest.mark.parametrize("writer", _DAEMONS)
-def test_who_would_not_see_all_is_refused(writer: str, opener: str) -> None:
+def test_a_docker_that_would_not_see_everything_is_refused(writer: str, opener: str) -> None:
     written_by, storage, _ = _DAEMONS[writer]
     docker_version, _, told = _DAEMONS[opener]
     why = why_incompatible(written_by=written_by, storage=storage, docker_version=docker_version, containerd_store=told)
@@ -78,7 +78,7 @@ def test_a_storage_driver_that_was_removed_is_refused() -> None:
     assert why_incompatible(written_by="20.10.24", storage="devicemapper", docker_version="25.0.0")
 
 
-# The second table there: who is told of a storage driver.
+# The second table there: a storage driver is named to dockerd.
 _DRIVERS = {
     "20.10": ("20.10.24+dfsg1", ""),
     "26.1": ("26.1.5+dfsg1", ""),
@@ -102,7 +102,7 @@ _VFS = {"20.10 vfs", "28.5 vfs", "29 vfs"}
         ("28.5.2+dfsg4", "overlay2 on extfs", {"20.10", "26.1", "28.5", "29"}),
     ],
 )
-def test_who_is_told_of_another_driver_or_of_none_where_one_must_be_named_is_refused(
+def test_a_docker_with_another_driver_or_without_a_driver_that_must_be_named_is_refused(
     written_by: str, storage: str, seen_by: set[str], opener: str
 ) -> None:
     docker_version, driver = _DRIVERS[opener]
@@ -145,7 +145,7 @@ def test_a_driver_that_must_be_named_is_refused_with_the_way_out() -> None:
         written_by="20.10.24", storage="overlay2 on extfs", docker_version="28.5.2", storage_driver="vfs"
     ) == (
         "Docker 28.5.2 would not see the images and containers that Docker 20.10.24 wrote with overlay2, "
-        "for it is told to use vfs; leave --storage-driver out"
+        "because it is told to use vfs; leave --storage-driver out"
     )
 
 

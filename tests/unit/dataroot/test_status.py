@@ -1,4 +1,4 @@
-"""What a guest says of its data root is taken for what it is worth."""
+"""A guest's report about its data root is not trusted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_the_entrypoint_says_is_kept() -> None:
     assert parse_status({"kata_dind": "info", "step": "ready", **SPOKEN}) == SPOKEN
 
 
-def test_what_is_not_known_is_not_kept() -> None:
+def test_unknown_fields_are_not_kept() -> None:
     assert parse_status({"password": "x"}) == EMPTY
 
 
@@ -57,7 +57,7 @@ def test_what_is_not_known_is_not_kept() -> None:
         ("reasons", "none"),
     ],
 )
-def test_what_is_of_another_type_is_not_kept(field: str, value: Any) -> None:
+def test_values_of_another_type_are_not_kept(field: str, value: Any) -> None:
     assert parse_status({**SPOKEN, field: value}) == {**SPOKEN, field: EMPTY[field]}
 
 
@@ -68,13 +68,13 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*EMPTY]), json_values))
-def test_whatever_is_said_its_types_are_right(spoken: dict[str, Any]) -> None:
+def test_whatever_a_guest_says_the_types_are_right(spoken: dict[str, Any]) -> None:
     status = parse_status(spoken)
     assert [*status] == [*EMPTY]
     assert all(isinstance(status[key], type(EMPTY[key])) for key in EMPTY if key != "direct_io")
 
 
-def test_much_is_cut_short() -> None:
+def test_long_texts_and_many_steps_are_cut_short() -> None:
     status = parse_status({"path": "x" * 100_000, "proof": {str(number): "x" * 100_000 for number in range(1000)}})
     assert len(status["path"]) == 4096
     assert len(status["proof"]) == 32

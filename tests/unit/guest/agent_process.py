@@ -28,7 +28,7 @@ def main() -> None:
 
     system.set_clock = lambda seconds: None
     system.power_off = power_off
-    loop.before_waiting = agent.flush_soon
+    loop.before_waiting = agent.send_soon
     loop.run()
 
 

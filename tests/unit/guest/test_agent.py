@@ -141,7 +141,7 @@ def test_a_megabyte_goes_through_a_process_and_its_end_closes_the_input(agent: A
 def test_a_process_that_does_not_read_its_input_ends_all_the_same(agent: AgentProcess) -> None:
     async def scenario(channel: Channel) -> None:
         stream = start_shell(channel, "exec <&-; sleep 0.2; exit 4")
-        await stream.send(bytes(1 << 20))  # more than the window: what nobody reads must be let go of
+        await stream.send(bytes(1 << 20))  # more than the window: what is not read must be dropped
         stream.end()
         assert (await collect(stream)).result == {"exit_code": 4}
 
@@ -241,7 +241,7 @@ def test_a_terminal_makes_its_program_a_session_leader_that_ctrl_c_interrupts(ag
     agent.call(scenario)
 
 
-def test_ending_a_terminal_that_its_program_has_let_go_of_harms_nobody(agent: AgentProcess) -> None:
+def test_ending_a_terminal_that_its_program_has_let_go_of_is_harmless(agent: AgentProcess) -> None:
     async def scenario(channel: Channel) -> None:
         stream = start_shell(channel, "exec <&- >&- 2>&-; sleep 0.3", tty=True, rows=24, columns=80)
         await asyncio.sleep(0.15)
@@ -339,8 +339,8 @@ def test_fifty_streams_at_once_all_arrive_in_full(agent: AgentProcess) -> None:
     agent.call(scenario, timeout_seconds=15)
 
 
-def test_many_streams_that_pause_after_a_full_backlog_go_on(agent: AgentProcess) -> None:
-    # Each says less than a grant of credit, so that nothing but the channel's own room can wake its reader again.
+def test_many_streams_that_pause_after_a_full_backlog_are_read_again(agent: AgentProcess) -> None:
+    # Each says less than a grant of credit, so that only the channel's own backlog can wake its reader again.
     async def scenario(channel: Channel) -> None:
         script = "head -c 33000 /dev/zero; sleep 0.1; head -c 20000 /dev/zero"
         streams = [start_shell(channel, script) for _ in range(50)]

@@ -48,6 +48,6 @@ def test_a_data_root_that_answers_with_something_else_is_found(check: Check, mon
         return len(buffers[0])
 
     monkeypatch.setattr(os, "pwritev", forgetful)
-    with pytest.raises(OSError, match="does not hold what was written") as failed:
+    with pytest.raises(OSError, match="does not return what was written") as failed:
         check.look()
     assert failed.value.errno == errno.EIO

@@ -88,7 +88,7 @@ def test_frames_decode_byte_by_byte() -> None:
     [struct.pack("!BBHII", 0, 0, 0, 1, 0), struct.pack("!BBHII", 8, 0, 0, 1, 0), b"GET / HTTP/1.1\r\n"],
     ids=["kind 0", "kind 8", "HTTP"],
 )
-def test_what_is_no_frame_is_refused(header: bytes) -> None:
+def test_bytes_that_are_not_a_frame_are_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a frame"):
         FrameDecoder().feed(header)
 
@@ -133,7 +133,7 @@ def test_a_hundred_thousand_random_bytes_raise_nothing_but_protocol_error(is_hos
     [b"", b"\xff\xfe", b"[]", b"null", b"{", b"[" * MAX_PAYLOAD_BYTES, b'{"a":' * 5000, b"1" * 5000, b"{}{}"],
     ids=["empty", "no text", "array", "null", "half", "deep array", "deep object", "long number", "two"],
 )
-def test_a_message_that_is_no_object_is_a_protocol_error(payload: bytes) -> None:
+def test_a_message_that_is_not_an_object_is_a_protocol_error(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="a message that is not"):
         load_message(payload)
 

@@ -27,7 +27,7 @@ def test_it_has_a_session_of_its_own_and_the_descriptors_that_it_was_given() -> 
         os.close(read)
 
 
-def test_one_that_does_not_end_is_killed() -> None:
+def test_a_program_that_does_not_end_is_killed() -> None:
     read, write = os.pipe()
     detached = program("sh", "-c", f"trap '' TERM; echo >/proc/self/fd/{write}; exec sleep 60", pass_fds=(write,))
     os.close(write)
@@ -39,14 +39,14 @@ def test_one_that_does_not_end_is_killed() -> None:
     assert not Path(f"/proc/{detached.pid}").exists()
 
 
-def test_the_end_of_one_that_has_ended_is_harmless() -> None:
+def test_ending_a_program_that_has_ended_is_harmless() -> None:
     detached = program("true")
     os.waitid(os.P_PID, detached.pid, os.WEXITED | os.WNOWAIT)
     detached.end(rung_seconds=5)
     assert not Path(f"/proc/{detached.pid}").exists()
 
 
-def test_those_that_ended_by_themselves_are_reaped_at_the_next_start() -> None:
+def test_programs_that_ended_by_themselves_are_reaped_at_the_next_start() -> None:
     first = program("true")
     os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
     second = program("true")

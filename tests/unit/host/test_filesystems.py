@@ -107,18 +107,18 @@ def test_anything_else_is_none(tmp_path: Path, content: bytes) -> None:
 # --- check
 
 
-def test_a_clean_one_is_clean(disk: Path) -> None:
+def test_a_clean_file_system_is_clean(disk: Path) -> None:
     assert check_filesystem(disk) == "clean"
 
 
-def test_what_needs_no_choice_is_repaired(disk: Path) -> None:
+def test_damage_that_needs_no_choice_is_repaired(disk: Path) -> None:
     debugfs(disk, "set_inode_field <2> links_count 9")
     assert not is_clean(disk)
     assert check_filesystem(disk) == "repaired"
     assert is_clean(disk)
 
 
-def test_a_damaged_one_is_told_with_what_would_repair_it(disk: Path) -> None:
+def test_a_damaged_file_system_is_reported_with_the_command_that_repairs_it(disk: Path) -> None:
     debugfs(disk, "clri <2>")
     with pytest.raises(DataRootError, match=f"the file system in {disk} is damaged") as caught:
         check_filesystem(disk)
@@ -162,11 +162,11 @@ def test_a_disk_that_a_machine_has_open_is_left_alone(disk: Path, monkeypatch: p
     assert check_filesystem(disk) == "clean"
 
 
-# --- what a guest may have put there
+# --- files that a guest may have put there
 
 
 def foreign(directory: Path, kind: str) -> tuple[Path, Path]:
-    """A disk's name that is no plain file, and a disk elsewhere, which a link leads to."""
+    """A disk's name that is not a plain file, and a disk elsewhere, which a link leads to."""
     elsewhere, name = directory / "elsewhere.img", directory / "kata-dind.img"
     create_disk(elsewhere, size_mib=1024)
     if kind == "link":
@@ -184,13 +184,13 @@ def foreign(directory: Path, kind: str) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "socket", "directory"])
-def test_what_is_no_plain_file_is_not_touched(tmp_path: Path, kind: str) -> None:
+def test_anything_but_a_plain_file_is_not_touched(tmp_path: Path, kind: str) -> None:
     disk, elsewhere = foreign(tmp_path, kind)
     undo_of(disk).touch()
     before = elsewhere.stat()
     assert find_size(disk) is None
     for use in (find_filesystem, check_filesystem, mend, lambda disk: grow(disk, 2048 * MIB)):
-        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+        with pytest.raises(ForeignData, match=f"{disk} is not a plain file"):
             use(disk)
     assert elsewhere.stat() == before
     assert undo_of(disk).exists()
@@ -198,7 +198,7 @@ def test_what_is_no_plain_file_is_not_touched(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "socket"])
-def test_what_comes_there_after_the_look_is_not_touched_either(
+def test_a_replacement_after_the_look_is_not_touched_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     disk, elsewhere = foreign(tmp_path, kind)
@@ -243,9 +243,7 @@ def test_a_disk_grows_with_its_file_system(disk: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("made_mib", "size_mib"), [(1024, 1026), (51201, 51201)])
-def test_a_tail_that_ext4_has_no_use_for_costs_no_check_at_each_start(
-    tmp_path: Path, made_mib: int, size_mib: int
-) -> None:
+def test_a_tail_that_ext4_cannot_use_costs_no_check_at_each_start(tmp_path: Path, made_mib: int, size_mib: int) -> None:
     disk = tmp_path / "data.img"
     create_disk(disk, size_mib=made_mib)
     if made_mib < size_mib:
@@ -269,7 +267,7 @@ def test_a_disk_never_shrinks(disk: Path) -> None:
     assert find_filesystem(disk) == FileSystem("ext4", 1024 * MIB)
 
 
-def test_a_growth_that_was_killed_before_the_file_system_goes_on(disk: Path) -> None:
+def test_a_growth_that_was_killed_before_the_file_system_grew_is_continued(disk: Path) -> None:
     os.truncate(disk, 2048 * MIB)
     grow(disk, 1024 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 2048 * MIB)
@@ -286,14 +284,14 @@ def test_a_growth_that_was_killed_half_way_is_taken_back_and_may_be_done_again(d
     assert is_clean(disk)
 
 
-def test_a_growth_goes_on_where_another_was_killed(disk: Path) -> None:
+def test_a_growth_continues_where_another_was_killed(disk: Path) -> None:
     kill_growing(disk, size_mib=3072)
     grow(disk, 1024 * MIB)
     assert find_filesystem(disk) == FileSystem("ext4", 3072 * MIB)
     assert is_clean(disk)
 
 
-def test_an_undo_file_that_says_nothing_does_not_stand_in_the_way(disk: Path) -> None:
+def test_an_empty_undo_file_does_no_harm(disk: Path) -> None:
     undo_of(disk).touch()
     mend(disk)
     assert is_clean(disk)
@@ -306,7 +304,7 @@ def test_a_size_that_the_host_cannot_hold_is_told(disk: Path) -> None:
     assert is_clean(disk)
 
 
-def test_a_damaged_one_does_not_grow(disk: Path) -> None:
+def test_a_damaged_file_system_does_not_grow(disk: Path) -> None:
     debugfs(disk, "clri <2>")
     with pytest.raises(DataRootError, match="is damaged"):
         grow(disk, 2048 * MIB)

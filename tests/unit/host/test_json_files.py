@@ -11,7 +11,7 @@ from kata_dind.host.json_files import read_json, write_json, write_passing_json
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff"])
-def test_what_is_no_object_reads_as_empty(tmp_path: Path, content: bytes | None) -> None:
+def test_anything_but_an_object_reads_as_empty(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "file").write_bytes(content)
     assert read_json(tmp_path / "file") == {}

@@ -11,17 +11,17 @@ import pytest
 from kata_dind.errors import HostError
 from kata_dind.host.locks import is_locked, is_locked_exclusively, locked, locked_shared
 
-_HOLD = """
+_LOCK = """
 import sys
 from pathlib import Path
 from kata_dind.host.locks import locked
 with locked(Path(sys.argv[1]), timeout_seconds=None):
-    print("held", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_held_lock_shows_until_its_block_ends(tmp_path: Path) -> None:
+def test_a_lock_shows_until_its_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
     with locked(path, timeout_seconds=0):
@@ -29,7 +29,7 @@ def test_a_held_lock_shows_until_its_block_ends(tmp_path: Path) -> None:
     assert not is_locked(path)
 
 
-def test_a_second_holder_gives_up_at_its_deadline(tmp_path: Path) -> None:
+def test_a_second_lock_gives_up_at_its_deadline(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     started = time.monotonic()
     with (
@@ -41,7 +41,7 @@ def test_a_second_holder_gives_up_at_its_deadline(tmp_path: Path) -> None:
     assert 0.15 <= time.monotonic() - started < 2
 
 
-def test_a_waiter_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
+def test_a_waiter_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     order: list[str] = []
 
@@ -53,12 +53,12 @@ def test_a_waiter_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
     with locked(path, timeout_seconds=0):
         waiter.start()
         time.sleep(0.05)
-        order.append("holder")
+        order.append("owner")
     waiter.join(timeout=5)
-    assert order == ["holder", "waiter"]
+    assert order == ["owner", "waiter"]
 
 
-def test_shared_holders_exclude_exclusive_ones_only(tmp_path: Path) -> None:
+def test_shared_locks_exclude_exclusive_ones_only(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked_shared(path, timeout_seconds=0), locked_shared(path, timeout_seconds=0):
         assert is_locked(path)
@@ -68,7 +68,7 @@ def test_shared_holders_exclude_exclusive_ones_only(tmp_path: Path) -> None:
         raise AssertionError
 
 
-def test_who_looks_for_an_exclusive_holder_does_not_see_another_who_looks(tmp_path: Path) -> None:
+def test_two_looks_for_an_exclusive_lock_do_not_see_each_other(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked_exclusively(path)
     with locked_shared(path, timeout_seconds=0):  # which is what a look is
@@ -77,16 +77,16 @@ def test_who_looks_for_an_exclusive_holder_does_not_see_another_who_looks(tmp_pa
         assert is_locked_exclusively(path)
 
 
-def test_a_killed_holder_leaves_the_lock_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        [sys.executable, "-c", _LOCK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"locked\n"
         assert is_locked(path)
-        holder.kill()
-        holder.wait(timeout=5)
+        owner.kill()
+        owner.wait(timeout=5)
     assert not is_locked(path)
 
 
@@ -101,6 +101,6 @@ def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
         child.wait()
 
 
-def test_a_lock_in_no_directory_is_a_host_error(tmp_path: Path) -> None:
+def test_a_lock_without_a_directory_is_a_host_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be opened"), locked(tmp_path / "none" / "lock", timeout_seconds=0):
         raise AssertionError

@@ -76,7 +76,7 @@ def test_a_copy_of_unshare_beside_the_interpreter_is_preferred(tmp_path: Path, m
 
 
 @pytest.mark.requires("netns")
-def test_network_namespaces_that_can_be_made_are_no_complaint_and_made_once(tmp_path: Path) -> None:
+def test_network_namespaces_that_can_be_made_are_made_once_without_a_complaint(tmp_path: Path) -> None:
     unshare = tmp_path / "unshare"
     unshare.write_text(f'#!/bin/sh\necho >>{tmp_path}/tried\nexec {find_unshare()} "$@"\n')
     unshare.chmod(0o755)

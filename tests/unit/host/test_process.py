@@ -22,7 +22,7 @@ from tests.memory_limit import memory_limit
 
 
 def is_running(pid: int) -> bool:
-    """A zombie has ended: nobody may have reaped it yet."""
+    """A zombie has ended, although it may not have been reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -230,7 +230,7 @@ with daemon(["sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 60"], name="d", l
 
 
 @pytest.mark.requires("root", "memory-limit")
-def test_a_daemon_that_was_killed_for_want_of_memory_is_told_so(tmp_path: Path) -> None:
+def test_a_daemon_that_was_killed_because_memory_ran_out_says_so(tmp_path: Path) -> None:
     hungry = "b'x' * (200 << 20)"
     with memory_limit(32) as members:
         argv = ["sh", "-c", f'echo $$ >{members}; exec "$0" -c "$1"', sys.executable, hungry]
@@ -241,7 +241,7 @@ def test_a_daemon_that_was_killed_for_want_of_memory_is_told_so(tmp_path: Path) 
             )
 
 
-def test_one_that_was_killed_otherwise_is_not(tmp_path: Path) -> None:
+def test_a_daemon_that_was_killed_otherwise_does_not_blame_memory(tmp_path: Path) -> None:
     with daemon(["sleep", "60"], name="sleeper", log=tmp_path / "log") as process:
         os.kill(process.pid, signal.SIGKILL)
         assert process.ended(within_seconds=20)

@@ -49,7 +49,7 @@ def test_a_tree_is_removed_with_what_is_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.requires("root")
-def test_all_its_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+def test_all_processes_of_a_command_end_when_its_caller_is_killed(tmp_path: Path) -> None:
     started = tmp_path / "started"
     with subprocess.Popen([sys.executable, "-c", _RUN_STUBBORNLY, str(started)]) as caller:
         deadline = time.monotonic() + 10

@@ -46,7 +46,7 @@ def test_the_same_image_is_the_same_to_the_byte() -> None:
     assert hashlib.sha256(first).digest() != hashlib.sha256(docker_archive("a:c", [LOWER, UPPER])).digest()
 
 
-def test_nothing_in_it_tells_who_made_it_or_when() -> None:
+def test_an_archive_does_not_tell_by_whom_or_when_it_was_made() -> None:
     archive = docker_archive("a:b", [LOWER, UPPER])
     for tar in (archive, *layers_of(archive)):
         for member in entries(tar).values():
@@ -62,7 +62,7 @@ def test_the_manifest_names_reference_config_and_layers_in_order() -> None:
     assert "d/.wh.removed" in entries(upper)
 
 
-def test_everything_is_named_by_what_it_holds() -> None:
+def test_everything_is_named_by_its_content() -> None:
     archive = docker_archive("a:b", [LOWER, UPPER], {"Env": ["A=b"]})
     manifest = manifest_of(archive)
     name = str(manifest["Config"])

@@ -86,7 +86,7 @@ def test_a_failed_build_publishes_nothing_and_says_what_it_was_for(tmp_path: Pat
     assert _leftovers(tmp_path) == []
 
 
-def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     def build(workspace: Workspace, product: Path) -> None:
         workspace.run("sh", "-c", "echo write error: No space left on device >&2; seq 100; exit 1")
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
     assert "KATA_DIND_CACHE_DIR" in caught.value.hint
 
 
-def test_a_build_without_the_room_it_needs_is_not_begun(tmp_path: Path) -> None:
+def test_a_build_without_the_space_that_it_needs_is_not_begun(tmp_path: Path) -> None:
     goal = Goal("build a thing", needs_mib=1 << 40)
     with pytest.raises(
         NoSpace, match=r"could not build a thing: the disk under .* has \d+ MiB left, and 1099511627776"

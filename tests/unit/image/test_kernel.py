@@ -44,5 +44,5 @@ def test_a_packages_kernel_is_found_where_its_distribution_puts_it(place: str, t
 
 
 def test_a_package_without_a_kernel_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="holds 0 kernels"):
+    with pytest.raises(ImageError, match="has 0 kernels"):
         find_packaged_kernel(tmp_path)

@@ -52,7 +52,7 @@ def test_kernels_tell_their_version(image: bytes, version: str, tmp_path: Path) 
     ],
     ids=["empty", "ELF magic", "script", "truncated", "no version", "no PVH note", "GNU note", "32 bit"],
 )
-def test_what_is_no_kernel_is_refused_in_one_line(image: bytes, tmp_path: Path) -> None:
+def test_anything_but_a_kernel_is_refused_in_one_line(image: bytes, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(image)
     with pytest.raises(SpecError, match=r"^--kernel: ") as caught:
         read_kernel_version(tmp_path / "kernel")

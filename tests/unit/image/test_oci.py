@@ -71,7 +71,7 @@ def test_a_links_end_outside_the_image_is_not_looked_at(tmp_path: Path) -> None:
     assert find_program(tree, "up", search_path="/bin") is None
 
 
-def test_circles_directories_and_plain_files_are_no_programs(tmp_path: Path) -> None:
+def test_circles_directories_and_plain_files_are_not_programs(tmp_path: Path) -> None:
     (tmp_path / "bin/directory").mkdir(parents=True)
     (tmp_path / "bin/circle").symlink_to("circle")
     (tmp_path / "bin/data").write_bytes(b"")

@@ -66,7 +66,7 @@ def test_paths_become_absolute(tmp_path: Path) -> None:
         "--help", "oci:", "oci:missing", "docker-archive:", "docker-archive:.", "http://docker", "Host/name", "a:b:c",
     ],
 )  # fmt: skip
-def test_what_is_no_reference_is_refused_with_what_is_allowed(text: str, tmp_path: Path) -> None:
+def test_anything_but_a_reference_is_refused_with_the_allowed_forms(text: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"^REFERENCE: "):
         parse_reference(text, relative_to=tmp_path)
 

@@ -104,7 +104,7 @@ def test_equal_trees_give_equal_disks_and_foreign_ones_keep_their_times() -> Non
         ("E: Release file for http://m.test/InRelease is expired (invalid since 18d)", "--apt-option"),
     ],
 )
-def test_what_apt_says_becomes_something_to_do(output: str, hint: str) -> None:
+def test_the_words_of_apt_become_a_hint(output: str, hint: str) -> None:
     assert hint in install_hint(f"Reading package lists...\n{output}\nE: mmdebstrap failed to run\n")
 
 

@@ -119,11 +119,11 @@ def test_an_image_in_use_is_not_removed(cache: Path) -> None:
             store.remove_image("a:1")
         assert store.find_image("a:1") == image
     store.remove_image("a:1")
-    with pytest.raises(ImageError, match="a:1 has been removed"), store.use_image(image):
+    with pytest.raises(ImageError, match="the image a:1 has been removed"), store.use_image(image):
         raise AssertionError
 
 
-def test_what_a_removal_left_half_way_is_no_image_and_does_not_stand_in_the_way(cache: Path) -> None:
+def test_half_a_removed_image_is_not_listed_and_does_no_harm(cache: Path) -> None:
     image = _add(cache, "a:1", "content")
     (image.disk.parent / "image.json").unlink()
     assert store.list_images() == []

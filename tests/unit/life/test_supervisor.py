@@ -38,7 +38,7 @@ def test_events_are_a_line_each(pipe: tuple[int, Reporter]) -> None:
 
 def test_an_error_crosses_the_pipe_whole(pipe: tuple[int, Reporter]) -> None:
     read, reporter = pipe
-    error = NoSpace("cannot make a disk", details="mke2fs: no space", hint="free space")
+    error = NoSpace("cannot make a disk", id="host.no-space", details="mke2fs: no space", hint="free space")
     error.add_note("and then something else")
     reporter.error(error)
     (fields,) = lines(read)

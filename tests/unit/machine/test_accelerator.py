@@ -166,7 +166,7 @@ def test_what_stands_in_the_way_of_kvm(case: Case) -> None:
     device = case.directory / "kvm"
     assert find_obstacle(device) is None
     device.unlink()
-    assert find_obstacle(device) == ("absent", f"{device} does not exist")
+    assert find_obstacle(device) == ("absent", "kvm.absent", f"{device} does not exist")
 
 
 def test_tcg_as_asked_tries_nothing(case: Case) -> None:

@@ -133,7 +133,7 @@ def test_a_restored_machine_with_shares_has_its_memory_from_a_descriptor_and_no_
     assert "hotplug0" in " ".join(values_of("-device", shape, wiring))
 
 
-def test_a_machine_to_be_saved_has_room_for_processors_and_memory() -> None:
+def test_further_processors_and_memory_can_be_plugged_into_a_machine_that_becomes_a_seed() -> None:
     shape = SHAPE._replace(most_cpus=8, most_memory_mib=65536)
     assert (values_of("-smp", shape), values_of("-m", shape)) == (["2,maxcpus=8"], ["2048M,slots=1,maxmem=65536M"])
     assert values_of("-append", shape)[0].endswith(" memhp_default_state=online swiotlb=noforce")

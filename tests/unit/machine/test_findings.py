@@ -130,7 +130,7 @@ def test_another_qemu_and_another_kernel_are_other_places(tmp_path: Path, place:
     assert load_finding(this_place(kernel), cache=tmp_path) is None
     assert list_findings(cache=tmp_path, now=NOW + 6) == []
     keep_finding(at(this_place(kernel), WORKS, NOW + 7), cache=tmp_path)
-    assert len(list(tmp_path.glob("kvm-*.json"))) == 1  # the others are of no use to anybody
+    assert len(list(tmp_path.glob("kvm-*.json"))) == 1  # the others are of no use any more
 
 
 def test_what_a_command_forgets_is_gone(tmp_path: Path, place: Place) -> None:

@@ -35,7 +35,7 @@ def hear(*said: bytes, by: Callable[[socket.socket], Coroutine[Any, Any, None]] 
     return asyncio.run(scenario())
 
 
-def test_three_answers_are_a_machine_that_goes_on() -> None:
+def test_three_answers_are_a_machine_that_was_restored() -> None:
     hear(GREETING, TAKEN, TAKEN[:5], TAKEN[5:] + RESUMED, TAKEN)
 
 
@@ -43,14 +43,14 @@ def test_what_qemu_refuses_is_a_failed_boot_with_its_reason() -> None:
     refusal = b'{"error": {"class": "GenericError", "desc": "no such migration capability"}}\r\n'
     with pytest.raises(BootFailed) as caught:
         hear(GREETING, TAKEN, refusal)
-    assert caught.value.details == "no such migration capability"
+    assert (caught.value.id, caught.value.details) == ("vm.restore-refused", "no such migration capability")
 
 
-def test_a_qemu_that_ends_is_for_others_to_tell() -> None:
+def test_a_qemu_that_ends_is_reported_elsewhere() -> None:
     hear(GREETING, TAKEN)
 
 
-def test_an_event_before_the_answer_is_no_refusal_and_what_follows_is_left() -> None:
+def test_an_event_before_the_answer_is_not_taken_for_a_refusal_and_what_follows_is_left() -> None:
     assert hear(GREETING, RESUMED, TAKEN + RESUMED[:9], RESUMED[9:], by=_negotiate) == RESUMED
     assert hear(GREETING[:7], GREETING[7:] + RESUMED + TAKEN, by=_negotiate) == b""
 
@@ -59,7 +59,7 @@ def test_a_qemu_that_refuses_commands_is_a_failed_boot_with_its_reason() -> None
     refusal = b'{"error": {"class": "CommandNotFound", "desc": "no such command"}}\r\n'
     with pytest.raises(BootFailed) as caught:
         hear(GREETING, refusal, by=_negotiate)
-    assert caught.value.details == "no such command"
+    assert (caught.value.id, caught.value.details) == ("vm.control-failed", "no such command")
 
 
 @pytest.mark.parametrize("said", [[], [GREETING], [GREETING, TAKEN[:5]]])

@@ -223,7 +223,7 @@ def test_a_qemu_that_never_answers_hangs(program: Program) -> None:
     assert (trial.outcome, trial.reason) == (Outcome.HUNG, "/dev/kvm opens, but QEMU hung on it for 1 s")
 
 
-def test_a_guest_that_kvm_gives_up_is_no_riddle(program: Program) -> None:
+def test_a_guest_that_kvm_gives_up_has_its_reason(program: Program) -> None:
     greeting = '{"QMP": {"version": {"qemu": {"major": 9, "minor": 2, "micro": 0}, "package": ""}}}'
     send = "import socket, sys; socket.socket(fileno=int(sys.argv[1])).sendall(sys.argv[2].encode())"
     program(

@@ -93,7 +93,7 @@ def test_what_is_bound_is_there_and_read_only_where_asked(tmp_path: Path) -> Non
 
 
 @pytest.mark.requires("root")
-def test_a_share_that_cannot_be_bound_is_no_daemon_without_it(tmp_path: Path) -> None:
+def test_no_daemon_runs_without_a_share_that_cannot_be_bound(tmp_path: Path) -> None:
     argv = binding_argv(["echo", "started"], tmp_path / "shared", [Bind("share-0", tmp_path / "absent", False)])
     wrapped = private_mounts_argv(argv, unshare=find_unshare(), as_root=True)
     (tmp_path / "shared").mkdir()

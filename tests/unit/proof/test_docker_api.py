@@ -91,11 +91,12 @@ def test_an_answer_that_makes_no_sense_is_the_daemons_failure(
     tmp_path: Path, called: str, call: Call, body: bytes
 ) -> None:
     dockerd = FakeDockerd(Faults(answers={called: (200, body)}))
-    with serve(tmp_path, dockerd) as api, pytest.raises(DockerdFailed, match=f"^dockerd .*{called}"):
+    with serve(tmp_path, dockerd) as api, pytest.raises(DockerdFailed, match=f"^dockerd's answer .*{called}") as caught:
         call(api)
+    assert caught.value.id == "dockerd.answer-unreadable"
 
 
-def test_nobody_listening_is_the_daemons_failure(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_the_daemons_failure(tmp_path: Path) -> None:
     with pytest.raises(DockerdFailed, match=r"dockerd does not answer GET /info: .*No such file"):
         DockerApi(tmp_path / "absent.sock", timeout_seconds=1).info()
 

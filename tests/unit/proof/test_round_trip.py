@@ -45,7 +45,7 @@ def test_the_proof_loads_a_whiteout_and_an_opaque_directory_over_files(tmp_path:
     """The fake merges layers as a daemon does; without its whiteouts the proof must fail."""
     dockerd = FakeDockerd(Faults(keeps_whiteouts=True))
     error = failure_of(tmp_path, dockerd)
-    assert error.summary == "the proof failed: a container does not hold what its image's layers say"
+    assert error.summary == "the proof failed: the files of a container are not those of its image's layers"
     assert "d/removed" in error.details
     assert "o/below" in error.details
     assert (dockerd.images, dockerd.containers) == ({}, {})
@@ -56,8 +56,8 @@ def test_the_proof_loads_a_whiteout_and_an_opaque_directory_over_files(tmp_path:
     [
         ("vfs", Fallback.NONE, "copies every layer"),
         ("native", Fallback.NONE, "copies every layer"),
-        ("fuse-overlayfs", Fallback.NONE, "serves every file by a program of its own"),
-        ("fuse-overlayfs", Fallback.VFS, "serves every file by a program of its own"),
+        ("fuse-overlayfs", Fallback.NONE, "serves every file through a program in user space"),
+        ("fuse-overlayfs", Fallback.VFS, "serves every file through a program in user space"),
         ("vfs", Fallback.FUSE_OVERLAYFS, "copies every layer"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_slow_driver_is_refused_before_anything_is_loaded(
     ("driver", "fallback"),
     [("vfs", Fallback.VFS), ("native", Fallback.VFS), ("fuse-overlayfs", Fallback.FUSE_OVERLAYFS)],
 )
-def test_a_slow_driver_passes_for_who_has_asked_for_it(tmp_path: Path, driver: str, fallback: Fallback) -> None:
+def test_a_slow_driver_passes_when_it_was_asked_for(tmp_path: Path, driver: str, fallback: Fallback) -> None:
     with serve(tmp_path, FakeDockerd(Faults(driver=driver, driver_status=[]))) as endpoint:
         assert prove(endpoint, timeout_seconds=5, fallback=fallback).storage == driver
 
@@ -137,10 +137,10 @@ RIGHT = {"d/hidden": b"lower", "kept": b"upper", "o/above": b"upper", "program":
     ],
     ids=["nothing", "no whiteout", "not opaque", "old content", "whiteout as a file", "too little"],
 )
-def test_a_container_that_holds_something_else_fails(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_a_container_with_other_content_fails(tmp_path: Path, files: dict[str, bytes]) -> None:
     dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, exported(files))}))
     error = failure_of(tmp_path, dockerd)
-    assert "does not hold what its image's layers say" in error.summary
+    assert error.id == "proof.files-differ"
     assert f"found    {files}" in error.details
 
 
@@ -151,7 +151,7 @@ def test_a_container_that_has_another_file_capability_fails(tmp_path: Path, capa
     answer = exported(RIGHT, capability=capability)
     dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, answer)}))
     error = failure_of(tmp_path, dockerd)
-    assert error.summary.startswith("the proof failed at file capability: ")
+    assert error.summary.startswith("the proof failed: the file capabilities in a container are not those of ")
     assert f"found    { ({'program': capability} if capability else {}) }" in error.details
 
 
@@ -160,7 +160,7 @@ def test_a_data_root_that_loses_file_capabilities_fails(tmp_path: Path) -> None:
     for fallback in Fallback:
         dockerd = FakeDockerd(Faults(loses_capabilities=True))
         error = failure_of(tmp_path, dockerd, fallback=fallback)
-        assert error.summary.startswith("the proof failed at file capability: ")
+        assert error.id == "proof.capabilities-differ"
         assert (dockerd.images, dockerd.containers) == ({}, {})
 
 
@@ -178,7 +178,7 @@ def test_a_fallback_may_lose_file_capabilities_and_nothing_else(tmp_path: Path, 
         assert not prove(endpoint, timeout_seconds=5, fallback=Fallback.VFS).file_capabilities
     assert (dockerd.images, dockerd.containers) == ({}, {})
     worse = FakeDockerd(replace(faults, keeps_whiteouts=True))
-    assert "does not hold" in failure_of(tmp_path, worse, fallback=Fallback.VFS).summary
+    assert failure_of(tmp_path, worse, fallback=Fallback.VFS).id == "proof.files-differ"
 
 
 def test_files_of_the_daemons_own_in_a_container_do_not_count(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_files_of_the_daemons_own_in_a_container_do_not_count(tmp_path: Path) ->
     [b"", b"no archive", exported(RIGHT)[:700], exported({"kept": b"x" * 5000})[:2000]],
     ids=["empty", "text", "cut in a header", "cut in a file"],
 )
-def test_an_export_that_is_no_archive_fails(tmp_path: Path, answer: bytes) -> None:
+def test_an_export_that_is_not_an_archive_fails(tmp_path: Path, answer: bytes) -> None:
     dockerd = FakeDockerd(Faults(answers={"GET /containers/c3/export": (200, answer)}))
     assert failure_of(tmp_path, dockerd).summary.startswith("the proof failed")
 
@@ -200,7 +200,7 @@ def test_an_export_that_is_no_archive_fails(tmp_path: Path, answer: bytes) -> No
 @pytest.mark.parametrize("answer", [b"[]", b"no JSON"])
 def test_an_info_that_makes_no_sense_fails(tmp_path: Path, answer: bytes) -> None:
     error = failure_of(tmp_path, FakeDockerd(Faults(answers={"GET /info": (200, answer)})))
-    assert error.summary.startswith("the proof failed at info: dockerd answers GET /info with")
+    assert error.summary.startswith("the proof failed at info: dockerd's answer to GET /info is not a JSON object")
 
 
 def test_an_info_that_tells_nothing_leaves_the_proof_to_the_round_trip(tmp_path: Path) -> None:

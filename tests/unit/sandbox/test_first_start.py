@@ -51,7 +51,7 @@ def first_start(monkeypatch: pytest.MonkeyPatch, *, accelerator: str = "tcg") ->
         planner.prepare(Wish(spec, Path("/nowhere")), report=report)
         return make(seed_id, plan=plan_on(accelerator), build_seconds=61.2, created=time.time())
 
-    monkeypatch.setattr("kata_dind.backend.load_backend", lambda name: planner)
+    monkeypatch.setattr("kata_dind.sandbox.planning.load_backend", lambda name: planner)
     monkeypatch.setattr(making, "build_seed", build)
     plan_start(parse_spec(name="demo"), Path("/nowhere"), None, packages=None, report=events.append)
     return planner, events

@@ -101,8 +101,8 @@ def test_another_distribution_is_told_the_programs_that_are_missing() -> None:
     step = step_of(dataclasses.replace(READY, distribution="fedora", missing_programs=missing), "packages")
     assert (step.needed, step.commands) == (True, ())
     assert step.what == (
-        "please install what has mkfs.erofs (in Debian's package erofs-utils);"
-        " missing is umoci, only for kata-dind image pull"
+        "please install mkfs.erofs (in Debian's package erofs-utils);"
+        " umoci, needed only for kata-dind image pull, is missing"
     )
 
 
@@ -110,7 +110,7 @@ def test_a_program_that_few_need_does_not_make_a_host_unfit() -> None:
     missing = (Program("umoci", "umoci", only_for="kata-dind image pull"),)
     step = step_of(dataclasses.replace(READY, distribution="fedora", missing_programs=missing), "packages")
     assert not step.needed
-    assert "umoci, only for kata-dind image pull" in step.what
+    assert "umoci, needed only for kata-dind image pull, is missing" in step.what
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_ids_are_given_where_they_are_missing_and_free(subuid: str, subgid: str,
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 2**20))))
-def test_given_ids_belong_to_nobody_else(taken: list[tuple[int, int]]) -> None:
+def test_given_ids_belong_to_no_other_user(taken: list[tuple[int, int]]) -> None:
     text = "".join(f"bob:{first}:{count}\n" for first, count in taken)
     argv = step_of(dataclasses.replace(READY, subuid=text, subgid=""), "subordinate-ids").commands[-1].argv
     given_first, given_last = map(int, argv[2].split("-"))
@@ -145,7 +145,7 @@ def test_fields_of_a_step() -> None:
         "step": "subordinate-ids",
         "needed": True,
         "what": "give alice the ids 165536-231071",
-        "why": "An image has files of many users; to an ordinary user, they belong to subordinate ids, see subuid(5).",
+        "why": "An image has files of many users; an ordinary user owns them through subordinate ids, see subuid(5).",
         "needs_root": True,
         "commands": [
             "sudo touch /etc/subuid /etc/subgid",

@@ -1,4 +1,4 @@
-"""Seeds without machines: their files are real, and hold a few bytes."""
+"""Seeds without machines: their files are real, and have a few bytes each."""
 
 from __future__ import annotations
 

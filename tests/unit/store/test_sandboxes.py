@@ -14,12 +14,12 @@ import pytest
 from kata_dind.errors import HostError, SandboxError, SpecError
 from kata_dind.store.sandboxes import Record, create_record, list_records, record_of, sandboxes_directory
 
-HOLD = """
+OWN = """
 import sys
 from pathlib import Path
 from kata_dind.store.sandboxes import Record
 with Record("x", Path(sys.argv[1])).owned():
-    print("held", flush=True)
+    print("owned", flush=True)
     sys.stdin.read()
 """
 
@@ -34,10 +34,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def owner() -> Iterator[subprocess.Popen[str]]:
     """Another process that owns the sandbox `demo`."""
     record = create_record("demo")
-    argv = [sys.executable, "-c", HOLD, str(record.directory)]
+    argv = [sys.executable, "-c", OWN, str(record.directory)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "owned\n"
         try:
             yield process
         finally:
@@ -91,7 +91,7 @@ def test_looking_at_a_name_makes_nothing(state: Path) -> None:
 
 
 @pytest.mark.parametrize("socket_name", ["docker.sock", "control.sock", "virtiofsd.sock"])
-def test_a_path_that_is_accepted_has_room_for_every_socket(
+def test_a_path_that_is_accepted_is_short_enough_for_every_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, socket_name: str
 ) -> None:
     accepted = 0
@@ -118,7 +118,7 @@ def record_of_length(tmp_path: Path, length: int) -> Path:
 # --- the lock
 
 
-def test_a_fresh_record_is_nobodys() -> None:
+def test_a_fresh_record_has_no_owner() -> None:
     record = create_record("demo")
     assert not record.is_owned()
     with record.owned():
@@ -221,7 +221,7 @@ def test_removing_what_is_gone_says_so() -> None:
         record.remove()
 
 
-def test_a_removal_that_was_killed_half_way_is_no_sandbox_and_is_finished() -> None:
+def test_a_removal_that_was_killed_half_way_is_not_listed_and_is_finished() -> None:
     doomed = sandboxes_directory() / ".removed-demo-1"
     (doomed / "shared").mkdir(parents=True)
     create_record("other")
@@ -251,7 +251,7 @@ def test_a_list_beside_a_removal_disturbs_neither() -> None:
     assert seen <= {"demo"}
 
 
-def test_records_are_listed_by_name_and_files_are_none() -> None:
+def test_records_are_listed_by_name_and_files_are_not() -> None:
     for name in ("b", "a"):
         create_record(name)
     (sandboxes_directory() / "note.txt").touch()

@@ -34,7 +34,7 @@ def test_seeds_are_listed_by_name_and_the_internal_ones_come_last(make_seed: Mak
 
 
 @pytest.mark.parametrize("name", ["other", "", "../web", ".locks", "web/../web"])
-def test_an_unknown_name_is_refused_with_those_there_are(make_seed: MakeSeed, name: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(make_seed: MakeSeed, name: str) -> None:
     make_seed()
     with pytest.raises(SpecError, match=r"there is no seed '.*' \(there are: web\)"):
         require_seed(name)
@@ -80,7 +80,7 @@ def test_a_taken_name_is_refused_and_the_first_seed_stays(make_seed: MakeSeed) -
     assert sorted(path.name for path in seeds_directory().iterdir()) == ["web"]
 
 
-def test_a_seed_whose_facts_are_broken_is_none(make_seed: MakeSeed) -> None:
+def test_a_seed_with_broken_facts_is_not_found(make_seed: MakeSeed) -> None:
     (make_seed().directory / "seed.json").write_text("{")
     assert load_seed("web") is None
     assert list_seeds() == []
@@ -100,7 +100,7 @@ def test_a_changed_file_is_found_before_a_clone_is_made(make_seed: MakeSeed, har
         case "remove":
             memory.unlink()
     with (
-        pytest.raises(SeedUnfit, match="the seed 'web' is damaged: its file memory was changed") as caught,
+        pytest.raises(SeedUnfit, match="the seed 'web' is damaged: the file memory has changed") as caught,
         use_seed("web"),
     ):
         pytest.fail("it is used")
@@ -131,7 +131,7 @@ def test_a_seed_of_another_version_is_not_used(make_seed: MakeSeed) -> None:
         pytest.fail("it is used")
 
 
-def test_two_may_use_a_seed_and_nobody_removes_it_meanwhile(make_seed: MakeSeed) -> None:
+def test_two_may_use_a_seed_and_it_is_not_removed_meanwhile(make_seed: MakeSeed) -> None:
     seed = make_seed()
     with use_seed("web"):
         with use_seed("web"):

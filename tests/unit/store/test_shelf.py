@@ -12,24 +12,26 @@ import pytest
 
 from kata_dind.errors import ImageError, SandboxError, SpecError
 from kata_dind.host.locks import is_locked, locked
-from kata_dind.store.shelf import Shelf, delete, set_aside, used_alone
+from kata_dind.store.shelf import ErrorIds, Shelf, delete, set_aside, used_alone
 
 _WORK = """
 import sys
 from pathlib import Path
-from kata_dind.store.shelf import Shelf
-with Shelf(Path(sys.argv[1]), "thing", lock="in-use").workshop() as directory:
+from kata_dind.store.shelf import ErrorIds, Shelf
+with Shelf(Path(sys.argv[1]), "thing", ids=ErrorIds("", "", ""), lock="in-use").workshop() as directory:
     (directory / "half").touch()
     print(directory, flush=True)
     sys.stdin.read()
 """
+
+IDS = ErrorIds(name_taken="thing.name-taken", unknown="thing.unknown", in_use="thing.in-use")
 
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     (tmp_path / "things").mkdir()
     hints = {"make_hint": "make {}", "free_hint": "free {0} or {0}"}
-    return Shelf(tmp_path / "things", "thing", lock="in-use", unmissed="new", **hints)
+    return Shelf(tmp_path / "things", "thing", ids=IDS, lock="in-use", unmissed="new", **hints)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_a_thing_has_no_name_until_it_is_whole(shelf: Shelf) -> None:
     assert sorted(path.name for path in home.iterdir()) == ["file", "in-use"]
 
 
-def test_what_is_in_use_when_it_gets_its_name_stays_in_use(shelf: Shelf) -> None:
+def test_a_thing_that_is_in_use_when_it_gets_its_name_stays_in_use(shelf: Shelf) -> None:
     with shelf.workshop() as directory:
         with shelf.changing():
             home = shelf.place(directory, "a")
@@ -90,7 +92,7 @@ def test_a_taken_name_is_refused_and_its_thing_stays(shelf: Shelf) -> None:
     make(shelf, "a", file="first")
     with pytest.raises(SpecError, match=r"^there is a thing 'a' already$") as caught:
         make(shelf, "a", file="second")
-    assert caught.value.hint == "free a or a"
+    assert (caught.value.id, caught.value.hint) == ("thing.name-taken", "free a or a")
     assert (shelf.path("a") / "first").exists()
     assert left(shelf) == ["a"]
 
@@ -119,7 +121,7 @@ def test_more_may_be_at_work_than_there_are_short_names(shelf: Shelf) -> None:
     assert len(shelf.new_nameless().name) > len(".w00")
 
 
-def test_names_are_ordered_and_neither_files_nor_what_has_none_count(shelf: Shelf) -> None:
+def test_names_are_ordered_and_files_and_nameless_directories_do_not_count(shelf: Shelf) -> None:
     for name in ("b", "a"):
         make(shelf, name)
     (shelf.directory / "note.txt").touch()
@@ -129,7 +131,7 @@ def test_names_are_ordered_and_neither_files_nor_what_has_none_count(shelf: Shel
 
 
 def test_a_shelf_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "none", "thing")
+    shelf = Shelf(tmp_path / "none", "thing", ids=IDS)
     shelf.sweep()
     assert shelf.paths() == []
     assert [*tmp_path.iterdir()] == []
@@ -140,25 +142,28 @@ def test_a_shelf_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
 
 def test_those_who_share_a_thing_do_not_wait_for_each_other(shelf: Shelf) -> None:
     home = make(shelf, "a")
-    gone = ImageError("it is gone")
+    gone = ImageError("it is gone", id="thing.gone")
     with shelf.shared("a", gone=gone), shelf.shared("a", gone=gone) as descriptor:
         assert os.path.samestat(os.fstat(descriptor), (home / "in-use").stat())
         assert is_locked(home / "in-use")
     assert not is_locked(home / "in-use")
 
 
-def test_what_has_been_removed_is_not_used_and_not_made_again(shelf: Shelf) -> None:
+def test_a_removed_thing_is_not_used_and_not_made_again(shelf: Shelf) -> None:
     make(shelf, "a")
     with shelf.removing("a"):
         pass
-    with pytest.raises(ImageError, match="it is gone"), shelf.shared("a", gone=ImageError("it is gone")):
+    with (
+        pytest.raises(ImageError, match="it is gone"),
+        shelf.shared("a", gone=ImageError("it is gone", id="thing.gone")),
+    ):
         pytest.fail("the block is entered")
     assert left(shelf) == []
 
 
 def test_a_thing_is_used_alone_by_one_and_the_next_hears_why(tmp_path: Path) -> None:
     def busy() -> SandboxError:
-        return SandboxError("another has it")
+        return SandboxError("another has it", id="thing.busy")
 
     lock = tmp_path / "lock"
     with used_alone(lock, timeout_seconds=0, busy=busy) as descriptor:
@@ -169,27 +174,27 @@ def test_a_thing_is_used_alone_by_one_and_the_next_hears_why(tmp_path: Path) -> 
         pass
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(shelf: Shelf) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(shelf: Shelf) -> None:
     assert shelf.require("a", {"a": 1}) == 1
     with pytest.raises(SpecError, match=r"^there is no thing 'b' \(there are: a, c\)$") as caught:
         shelf.require("b", {"a": 1, "c": 2})
-    assert caught.value.hint == "make b"
+    assert (caught.value.id, caught.value.hint) == ("thing.unknown", "make b")
     with pytest.raises(SpecError, match=r"\(there are: none\)$"):
         shelf.require("b", {})
 
 
 @pytest.mark.parametrize(("users", "said"), [(["one"], "the sandbox one"), (["one", "two"], "the sandboxes one, two")])
-def test_what_sandboxes_need_names_them(shelf: Shelf, users: list[str], said: str) -> None:
+def test_the_refusal_names_the_sandboxes_that_need_a_thing(shelf: Shelf, users: list[str], said: str) -> None:
     shelf.require_unused("a", [])
     with pytest.raises(SpecError, match=f"^the thing 'a' is used by {said}$") as caught:
         shelf.require_unused("a", users)
-    assert caught.value.hint == f"kata-dind rm {' '.join(users)}"
+    assert (caught.value.id, caught.value.hint) == ("thing.in-use", f"kata-dind rm {' '.join(users)}")
 
 
 # --- going
 
 
-def test_what_loses_its_name_loses_it_at_once_and_with_all_in_it(shelf: Shelf) -> None:
+def test_a_thing_loses_its_name_at_once_and_with_all_its_content(shelf: Shelf) -> None:
     home = make(shelf, "a")
     (home / "below").mkdir()
     doomed = set_aside(home)
@@ -206,13 +211,13 @@ def test_an_error_before_a_removal_keeps_the_thing(shelf: Shelf) -> None:
     assert left(shelf) == ["a"]
 
 
-def test_nobody_begins_to_use_what_is_about_to_go(shelf: Shelf) -> None:
+def test_no_process_begins_to_use_a_thing_that_is_about_to_be_removed(shelf: Shelf) -> None:
     make(shelf, "a")
     used: list[bool] = []
 
     def use() -> None:
         try:
-            with shelf.shared("a", gone=ImageError("it is gone")):
+            with shelf.shared("a", gone=ImageError("it is gone", id="thing.gone")):
                 used.append(True)
         except ImageError:
             used.append(False)
@@ -243,7 +248,7 @@ def test_a_living_maker_keeps_its_workshop_and_a_killed_one_does_not(
 
 
 @pytest.mark.parametrize("name", [".w3f", ".removed-a-1", ".new-0123456789ab", ".new-removed-01234567"])
-def test_what_this_version_and_earlier_ones_may_have_left_is_swept(shelf: Shelf, name: str) -> None:
+def test_leftovers_of_this_version_and_of_earlier_ones_are_swept(shelf: Shelf, name: str) -> None:
     home = make(shelf, "a")
     (shelf.directory / name / "below").mkdir(parents=True)
     (shelf.directory / ".locks").mkdir()
@@ -252,7 +257,7 @@ def test_what_this_version_and_earlier_ones_may_have_left_is_swept(shelf: Shelf,
     assert left(shelf) == [".lock", ".locks", home.name]
 
 
-def test_of_what_nobody_would_miss_only_that_goes_which_nobody_uses(shelf: Shelf) -> None:
+def test_of_the_things_that_may_be_swept_only_unused_ones_are(shelf: Shelf) -> None:
     for name in ("in-use", "killed", "missed"):
         make(shelf, name)
     for name in ("in-use", "killed"):

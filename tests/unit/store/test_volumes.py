@@ -15,18 +15,18 @@ from kata_dind.errors import DataRootBusy, DataRootError, ForeignData, HostError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.filesystems import find_filesystem
 from kata_dind.store.sandboxes import create_record
-from kata_dind.store.volumes import Volume, find_volume_of, list_volumes, require_volume, use_volume
+from kata_dind.store.volumes import Volume, list_volumes, require_volume, use_volume, volume_named
 from kata_dind.vocabulary import DataRootKind
 
 GIB = 1 << 30
 AUTO, BLOCK, LOOP = DataRootKind.AUTO, DataRootKind.BLOCK, DataRootKind.LOOP
 
-HOLD = """
+USE = """
 import os, signal, sys
 from kata_dind.store.volumes import use_volume
 from kata_dind.vocabulary import DataRootKind
 with use_volume("db", asked=DataRootKind.AUTO):
-    print("held", flush=True)
+    print("used", flush=True)
     sys.stdin.read()
 """
 
@@ -48,12 +48,12 @@ def make_volume(name: str = "db", *, kind: DataRootKind = BLOCK, disk: bool = Tr
 
 
 @pytest.fixture
-def holder() -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the volume `db` for a sandbox `demo` that is not there yet."""
-    argv = [sys.executable, "-c", HOLD]
+def user() -> Iterator[subprocess.Popen[str]]:
+    """Another process that uses the volume `db` for a sandbox `demo` that does not exist yet."""
+    argv = [sys.executable, "-c", USE]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "used\n"
         try:
             yield process
         finally:
@@ -95,7 +95,7 @@ def test_the_kind_is_the_one_asked_for_first() -> None:
         pytest.fail("the block is entered")
 
 
-def test_a_volume_without_a_verdict_is_nobodys(state: Path) -> None:
+def test_a_volume_without_a_verdict_is_not_kept(state: Path) -> None:
     with pytest.raises(ZeroDivisionError), use_volume("db", asked=AUTO) as (volume, _):
         create_disk(volume.directory / "data.img", size_mib=64)
         raise ZeroDivisionError
@@ -110,11 +110,11 @@ def test_a_volume_with_a_verdict_outlives_a_failure(state: Path) -> None:
 
 
 def test_a_first_use_that_is_killed_leaves_a_volume_that_the_next_look_sweeps(
-    state: Path, holder: subprocess.Popen[str]
+    state: Path, user: subprocess.Popen[str]
 ) -> None:
     assert [volume.name for volume in list_volumes()] == ["db"]
-    holder.kill()
-    holder.wait()
+    user.kill()
+    user.wait()
     assert left(state) == ["db"]
     assert list_volumes() == []
     assert left(state) == []
@@ -130,7 +130,7 @@ def test_half_a_removal_and_half_a_volume_are_swept(state: Path, name: str) -> N
 
 
 @pytest.mark.requires("root")
-def test_what_cannot_be_removed_stands_in_nobodys_way(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_volume_that_cannot_be_removed_does_no_harm(state: Path, caplog: pytest.LogCaptureFixture) -> None:
     volume = make_volume()
     mounted = volume.directory / "mounted"
     mounted.mkdir()
@@ -150,11 +150,11 @@ def test_what_cannot_be_removed_stands_in_nobodys_way(state: Path, caplog: pytes
     assert left(state) == ["db"]
 
 
-def test_a_directory_that_is_no_volume_is_not_touched(state: Path) -> None:
+def test_a_directory_that_is_not_a_volume_is_not_touched(state: Path) -> None:
     (state / "volumes" / "db").mkdir(parents=True)
     (state / "volumes" / "db" / "data.img").write_bytes(b"somebody's data")
     assert list_volumes() == []
-    with pytest.raises(HostError, match=r"holds no volume\.json"), use_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"has no volume\.json"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     assert (state / "volumes" / "db" / "data.img").read_bytes() == b"somebody's data"
 
@@ -170,8 +170,8 @@ def test_an_unknown_volume_is_refused_with_the_known_ones() -> None:
 # --- one at a time
 
 
-def test_a_volume_in_use_is_refused_and_free_when_its_holder_is_killed(
-    holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+def test_a_volume_in_use_is_refused_and_free_when_its_user_is_killed(
+    user: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kata_dind.store.volumes._LETS_GO_SECONDS", 0.1)
     volume = require_volume("db")
@@ -180,12 +180,12 @@ def test_a_volume_in_use_is_refused_and_free_when_its_holder_is_killed(
         with pytest.raises(DataRootBusy) as caught:
             use()
     assert caught.value.summary == "the volume 'db' is in use by another command"
-    holder.kill()
-    holder.wait()
+    user.kill()
+    user.wait()
     make_volume()
 
 
-def test_the_refusal_names_the_sandbox(holder: subprocess.Popen[str]) -> None:
+def test_the_refusal_names_the_sandbox(user: subprocess.Popen[str]) -> None:
     record = create_record("demo")
     record.write("spec.json", {"volume": "db"})
     with record.owned(), pytest.raises(DataRootBusy, match="is in use by the sandbox 'demo'") as caught:
@@ -203,7 +203,7 @@ def test_of_many_who_make_a_volume_at_once_one_has_it(state: Path) -> None:
         together.wait()
         try:
             with use_volume("db", asked=AUTO):
-                results.append("held")
+                results.append("used")
                 ended.wait(20)
         except DataRootBusy:
             results.append("busy")
@@ -215,7 +215,7 @@ def test_of_many_who_make_a_volume_at_once_one_has_it(state: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == ["busy", "busy", "busy", "held"]
+    assert sorted(results) == ["busy", "busy", "busy", "used"]
     assert left(state) == []
 
 
@@ -234,14 +234,14 @@ def test_a_volume_that_a_sandbox_refers_to_stays(state: Path) -> None:
     assert left(state) == ["db"]
 
 
-def test_a_volume_goes_with_all_that_it_holds(state: Path) -> None:
+def test_a_volume_is_removed_with_all_its_content(state: Path) -> None:
     make_volume("other")
     make_volume(kind=LOOP).remove()
     assert [volume.name for volume in list_volumes()] == ["other"]
     assert left(state) == ["other"]
 
 
-# --- what is told
+# --- facts
 
 
 def test_all_that_is_known_of_a_volume() -> None:
@@ -274,10 +274,12 @@ def test_a_disk_that_is_not_there_yet_has_no_size() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"kind": "tape"}', b'{"kind": []}', b"{\x00"])
 @pytest.mark.parametrize("kind", [BLOCK, LOOP, DataRootKind.VIRTIOFS])
-def test_a_volume_whose_file_is_broken_works_on_and_gets_a_whole_one(kind: DataRootKind, content: bytes) -> None:
+def test_a_volume_with_a_broken_facts_file_works_and_gets_a_whole_one(kind: DataRootKind, content: bytes) -> None:
     volume = make_volume(kind=kind)
     make_volume("other")
-    (volume.directory / DATA_ROOT_SHARE).mkdir(exist_ok=True)  # also beside a block volume's disk, as earlier ones had
+    (volume.directory / DATA_ROOT_SHARE).mkdir(
+        exist_ok=True
+    )  # also beside the disk of a block volume, as in earlier volumes
     (volume.directory / "volume.json").write_bytes(content)
     assert [volume.summary().kind for volume in list_volumes()] == [kind, "block"]
     with use_volume("db", asked=AUTO) as (again, _):
@@ -287,13 +289,13 @@ def test_a_volume_whose_file_is_broken_works_on_and_gets_a_whole_one(kind: DataR
     assert (written["name"], written["kind"], written["docker_version"]) == ("db", kind, "28.5.2")
 
 
-def test_a_volume_whose_kind_nothing_tells_is_listed_and_can_go(state: Path) -> None:
+def test_a_volume_of_an_unknown_kind_is_listed_and_can_be_removed(state: Path) -> None:
     volume = make_volume(disk=False)
     make_volume("other")
     (volume.directory / "volume.json").write_bytes(b"")
     assert [volume.summary().kind for volume in list_volumes()] == ["", "block"]
     assert volume.inspect()["kind"] == ""
-    with pytest.raises(HostError, match=r"holds no volume\.json that says its kind"), use_volume("db", asked=AUTO):
+    with pytest.raises(HostError, match=r"has no volume\.json that says its kind"), use_volume("db", asked=AUTO):
         pytest.fail("the block is entered")
     volume.remove()
     assert left(state) == ["other"]
@@ -312,7 +314,7 @@ def test_a_file_of_many_names_and_depths_counts_once() -> None:
 def test_a_guest_may_make_its_share_deep() -> None:
     volume = make_volume(kind=LOOP)
     parent = os.open(volume.directory / DATA_ROOT_SHARE, os.O_RDONLY)
-    for _ in range(1500):  # by descriptors, for no path is that long
+    for _ in range(1500):  # by descriptors, since no path may be that long
         os.mkdir("directory", dir_fd=parent)
         child = os.open("directory", os.O_RDONLY, dir_fd=parent)
         os.close(parent)
@@ -323,12 +325,8 @@ def test_a_guest_may_make_its_share_deep() -> None:
     assert list_volumes() == []
 
 
-def test_a_sandbox_knows_its_volume() -> None:
-    volume = make_volume()
-    record = create_record("demo")
-    assert find_volume_of(record) is None
-    record.write("spec.json", {"volume": "db"})
-    assert find_volume_of(record) == volume
+def test_a_volume_lies_where_its_name_says() -> None:
+    assert volume_named("db") == make_volume()
 
 
 # --- resize and fsck
@@ -368,7 +366,7 @@ def test_a_damaged_volume_still_needs_its_check() -> None:
     assert volume.unclean.exists()
 
 
-def test_a_growth_that_was_killed_is_mended_by_whoever_uses_the_volume_next() -> None:
+def test_the_next_use_of_a_volume_takes_back_a_growth_that_was_killed() -> None:
     volume = make_volume()
     volume.undo.touch()
     with use_volume("db", asked=AUTO):
@@ -387,7 +385,7 @@ def test_an_undo_file_that_the_guest_has_planted_undoes_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_what_the_guest_has_put_in_the_place_of_its_disk_is_not_followed(tmp_path: Path, kind: str) -> None:
+def test_a_replacement_of_the_disk_by_the_guest_is_not_followed(tmp_path: Path, kind: str) -> None:
     volume = make_volume(kind=LOOP)
     disk, elsewhere = volume.disk, tmp_path / "elsewhere.img"
     assert disk is not None
@@ -396,7 +394,7 @@ def test_what_the_guest_has_put_in_the_place_of_its_disk_is_not_followed(tmp_pat
     summary = volume.summary()
     assert (summary.kind, summary.filesystem, summary.size_bytes) == ("loop", "", None)
     for use in (lambda: volume.resize(2 * GIB), volume.fsck, lambda: make_volume(kind=LOOP)):
-        with pytest.raises(ForeignData, match=f"{disk} is no plain file"):
+        with pytest.raises(ForeignData, match=f"{disk} is not a plain file"):
             use()
     assert elsewhere.stat().st_size == GIB
 
@@ -408,7 +406,7 @@ def test_a_kind_without_a_disk_has_nothing_to_work_on(use: str) -> None:
         volume.resize(GIB) if use == "resize" else volume.fsck()
 
 
-def test_a_disk_that_is_gone_is_told() -> None:
+def test_a_disk_that_is_gone_is_reported() -> None:
     volume = make_volume()
     (volume.directory / "data.img").unlink()
     with pytest.raises(HostError, match="the disk of the volume 'db' is gone"):

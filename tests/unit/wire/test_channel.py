@@ -139,7 +139,7 @@ def test_closing_a_stream_drops_what_is_still_on_its_way() -> None:
     async def talk(stream: ChannelStream, request: dict[str, Any]) -> None:
         if request:
             await echo(stream, request)
-        await stream.send(bytes(4 << 20))  # ends when the host closes: nobody is left to take it
+        await stream.send(bytes(4 << 20))  # ends when the host closes: there is no reader left
 
     async def scenario() -> None:
         async with open_pair(talk) as (host, guest):
@@ -155,7 +155,7 @@ def test_closing_a_stream_drops_what_is_still_on_its_way() -> None:
     run(scenario())
 
 
-def test_a_stream_that_nobody_serves_is_closed_with_an_error() -> None:
+def test_a_stream_that_is_not_served_is_closed_with_an_error() -> None:
     async def scenario() -> None:
         async with open_pair() as (host, _):
             assert await host.open({}).wait_closed() == {"error": "nothing is served here"}
@@ -173,7 +173,7 @@ def test_a_request_that_fits_no_frame_is_refused_here() -> None:
     run(scenario())
 
 
-def test_everybody_who_waits_learns_that_the_channel_is_lost() -> None:
+def test_all_tasks_that_wait_learn_that_the_channel_is_lost() -> None:
     async def stall(stream: ChannelStream, _request: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 

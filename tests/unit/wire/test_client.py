@@ -1,4 +1,4 @@
-"""The client of a control socket against a real channel's server; what is attached runs in a process of its own."""
+"""The client of a control socket against a real channel's server; an attached client runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kata_dind.guest.agent import protocol
 from kata_dind.guest.agent.protocol import ERROR
 from kata_dind.wire import client
 from kata_dind.wire.channel import Channel, ChannelStream
-from kata_dind.wire.client import ExecResult, capture, connect
+from kata_dind.wire.client import ExecResult, capture
 
 ATTACH = """
 import json, sys
@@ -42,7 +42,7 @@ sys.exit(code)
 
 
 class Guest:
-    """What stands behind the control socket: commands that each show one thing, and all that was asked of it."""
+    """The server of the control socket: commands that each show one thing, and a list of all requests."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ class Guest:
         stream.close({"exit_code": code})
 
     async def count(self, stream: ChannelStream) -> None:
-        """Say how many bytes came, at their end: as `wc -c` does."""
+        """At the end of the input, send the number of its bytes, as `wc -c` does."""
         total = 0
         while (frame := await stream.receive()) is not None and frame.kind != protocol.END:
             total += len(frame.payload) if frame.kind == protocol.DATA else 0
@@ -72,7 +72,7 @@ class Guest:
         stream.close({"exit_code": 0})
 
     async def echo(self, stream: ChannelStream) -> None:
-        """Send back what comes, messages as lines."""
+        """Send all bytes back, and messages as lines."""
         while (frame := await stream.receive()) is not None and frame.kind != protocol.END:
             if frame.kind == protocol.DATA:
                 await stream.send(frame.payload)
@@ -187,14 +187,14 @@ def test_too_many_arguments_are_told_as_such(path: Path, guest: Guest) -> None:
 # --- connecting
 
 
-def test_nobody_serving_is_told(tmp_path: Path) -> None:
+def test_a_socket_that_is_not_served_is_reported(tmp_path: Path) -> None:
     with pytest.raises(GuestNotReady, match="the sandbox does not answer: No such file"):
         run(tmp_path / "absent.sock", "say")
 
 
 @contextlib.contextmanager
 def listening(tmp_path: Path, answer: bytes) -> Iterator[Path]:
-    """A socket whose first client gets an answer of ours."""
+    """A socket that gives its first client a fixed answer."""
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -223,11 +223,6 @@ def test_a_socket_that_is_silent_is_given_up(tmp_path: Path, monkeypatch: pytest
 def test_a_socket_that_speaks_something_else_is_told(tmp_path: Path) -> None:
     with listening(tmp_path, b"HTTP/1.1 400 Bad Request\r\n\r\n") as path, pytest.raises(GuestNotReady, match="no"):
         run(path, "say")
-
-
-def test_the_owner_is_whom_the_kernel_names(path: Path) -> None:
-    with connect(path) as connected:
-        assert connected.owner_pid == os.getpid()
 
 
 # --- attached

@@ -21,6 +21,7 @@ from kata_dind.vocabulary import DataRootKind
 if TYPE_CHECKING:
     from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
+    from kata_dind.backend.vm.volumes import HostVolumes
     from kata_dind.progress import Report
 
 
@@ -33,31 +34,38 @@ class VmBackend:
     def __init__(self) -> None:
         self.snapshots = VmSnapshots()
 
+    @property
+    def volumes(self) -> HostVolumes:
+        """Directories of this host."""
+        from kata_dind.backend.vm.volumes import HostVolumes  # most starts have none
+
+        return HostVolumes()
+
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Plan a sandbox on this host; guest OS, kernel and image are made when missing."""
-        from kata_dind.backend.vm.prepare import prepare  # the owner of a running sandbox needs none of it
+        from kata_dind.backend.vm.prepare import prepare  # which the owner of a running sandbox need not load
 
         return prepare(wish, report=report)
 
     def proven(self, plan: AnyPlan, directory: Path) -> Proven | None:
-        """Return what a seed, or the sandbox's saved state, says of its guest."""
+        """Return what the seed, or the sandbox's saved state, tells about the guest."""
         if plan.start is StartKind.RESUME:
             state = find_saved(directory)
             if state is None:
-                raise SandboxError("the saved state was used already")
+                raise SandboxError("the saved state was used already", id="sandbox.state-used")
             return _proven_by(state.facts)
         if plan.start is not StartKind.RESTORE:
             return None
         seed = load_seed(plan.seed)
         if seed is None:
-            raise SeedUnfit(f"the seed '{plan.seed}' has been removed")
+            raise SeedUnfit(f"the seed '{plan.seed}' has been removed", id="seed.removed")
         return _proven_by(seed.facts)
 
     @contextlib.contextmanager
     def begin(
         self, plan: AnyPlan, directory: Path, *, ephemeral: bool = False, locks: Sequence[int] = ()
     ) -> Iterator[Begun]:
-        """Start the machine's processes; nobody waits for the dockerd of an ephemeral guest to shut down."""
+        """Start the machine's processes; the dockerd of an ephemeral guest is not waited for when it shuts down."""
         from kata_dind.backend.vm.begin import begin_guest  # `up` need not load it
 
         with begin_guest(vm_plan(plan), locks, directory) as begun:
@@ -68,7 +76,7 @@ class VmSnapshots:
     """Seeds and saved states: the memory and the disks of machines."""
 
     def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
-        """Move a snapshot into the directory of a seed, with what the machine runs on."""
+        """Move a snapshot into the directory of a seed, with the files that the machine runs on."""
         from kata_dind.backend.vm.seeds import host_parts, pack_machine
         from kata_dind.image.store import image_fields, require_image
 
@@ -78,30 +86,33 @@ class VmSnapshots:
         return PackedSeed((*files, *children), tuple(children), host_parts(parsed, cache=cache_directory()), image)
 
     def adopt_seed(self, facts: Mapping[str, Any], directory: Path) -> list[str]:
-        """Make what the machine of an imported seed needs beside its files."""
+        """Make the children of an imported seed's disks, and register its image."""
         from kata_dind.backend.vm.seeds import adopt_machine, machine_files
 
         plan = vm_plan(plan_from_json(facts["plan"]))
         if set(machine_files(plan)) != set(facts["files"]):
-            raise ValueError("the files are not those of the machine")
+            raise ValueError("its files are not those of its machine")
         return adopt_machine(plan, facts["image"], directory)
 
     def require_fit(self, seed: Seed) -> None:
-        """Raise SeedUnfit when QEMU, the machine or the processor is another here."""
+        """Raise SeedUnfit when QEMU, the machine or the processor differs on this host."""
         from kata_dind.backend.vm.seeds import require_fit
 
         require_fit(seed, cache=cache_directory())
 
     def copy_disks(self, plan: AnyPlan, directory: Path, target: Path) -> None:
-        """Copy the layer and the data root's disk of a stopped sandbox, which must be of the block kind."""
+        """Copy the layer and the data root's disk of a stopped sandbox; its data root must be of the block kind."""
         from kata_dind.backend.vm.seeds import copy_disks
 
         parsed = vm_plan(plan)
         own_data = parsed.own.data_directory == directory
         if parsed.data_root is not DataRootKind.BLOCK or not own_data:
             where = f"is of the kind {parsed.data_root}" if own_data else "is a volume"
-            raise SpecError(f"--from-sandbox: the data root of '{parsed.name}' {where}; only its own block disk can "
-                            "become a seed's")  # fmt: skip
+            raise SpecError(
+                f"--from-sandbox: the data root of '{parsed.name}' {where}; "
+                "a seed can only be made from a block disk of the sandbox's own",
+                id="seed.source-unfit",
+            )
         copy_disks(parsed, directory, target)
 
     def suspended(self, directory: Path) -> dict[str, Any] | None:
@@ -110,23 +121,23 @@ class VmSnapshots:
         return {"size_bytes": state.size_bytes, "saved_at": state.saved_at} if state else None
 
     def why_not_suspendable(self, plan: AnyPlan) -> str:
-        """Return why no guest of a plan can be suspended."""
+        """Return why the guest of a plan can't be suspended."""
         return why_not_suspendable(vm_plan(plan))
 
     def stand_in_key(self, plan: AnyPlan) -> str:
-        """Return what is equal for clones that could be each other's until they are renewed."""
+        """Return a key that two plans share if a clone started for one can be adopted for the other."""
         return stand_in(vm_plan(plan))
 
     @contextlib.contextmanager
     def begin_early(self, plan: AnyPlan, directory: Path) -> Iterator[Begun]:
-        """Restore a clone that may be nobody's."""
+        """Restore a clone that may never be adopted."""
         from kata_dind.backend.vm.begin import begin_guest
 
         with begin_guest(vm_plan(plan), (), directory) as begun:
             yield _Begun(begun, CUT_OFF)
 
     def adopt(self, guest: Guest, plan: AnyPlan, directory: Path) -> None:
-        """Give a clone its name and its directory."""
+        """Give a clone to a sandbox: its name, and its directory."""
         cast("VmGuest", guest).move(vm_plan(plan), directory, IN_ORDER)
 
 
@@ -139,7 +150,7 @@ class _Begun:
 
     def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[VmGuest]:
         """Wait for the agent's answer."""
-        from kata_dind.backend.vm.start import start_guest  # while QEMU is at it
+        from kata_dind.backend.vm.start import start_guest  # while QEMU starts
 
         return start_guest(self._begun, self._deadlines, on_event)
 

@@ -1,4 +1,4 @@
-"""From a plan to a QEMU that starts: disks, file sharing, the machine's process. It needs no event loop."""
+"""From a plan to a QEMU that starts: disks, file sharing, the machine's process. It does without an event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kata_dind.backend.vm.plan import (
     require_seed_machine,
 )
 from kata_dind.backend.vm.saved import STATE_FILE, drop_saved
-from kata_dind.backend.vm.space import require_room
+from kata_dind.backend.vm.space import require_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.disks import copied_to_memory, create_disk
 from kata_dind.host.namespaces import find_unshare
@@ -37,19 +37,19 @@ LAYER_MIB = 10 * 1024
 _SEED_BYTES = 1 << 30
 """A seed of a default machine takes 0.4 GiB, most of it memory, and 0.5 more where the cache is on another file system.
 
-A machine whose memory is a file must not find the disk full: QEMU can't pause it there, and it hangs.
+The disk must not become full while the memory of a machine is a file on it: QEMU can't pause that machine, which hangs.
 """
 
 
 class BegunGuest(NamedTuple):
-    """A guest that nobody has met yet."""
+    """A guest whose processes run, and that was not connected to yet."""
 
     plan: VmPlan
     directory: Path
     qemu: Qemu
     virtiofsd: Daemon | None
     late_share: Path | None
-    """Where virtiofsd listens for a machine that must be given its share while it runs."""
+    """The socket of virtiofsd, for a machine that gets its share while it runs; else None."""
     watched: set[Path]
     """Directories with disks that grow as the guest writes."""
 
@@ -58,7 +58,7 @@ class BegunGuest(NamedTuple):
 def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator[BegunGuest]:
     """Start the processes of a plan's machine in a sandbox's directory, for the length of the block.
 
-    What writes the data root, virtiofsd and QEMU, inherits the locks, for it may outlive us by a moment.
+    virtiofsd and QEMU, which write the data root, inherit the locks, since they may outlive us by a moment.
     Raises NoSpace, HostError.
     """
     unshare, as_root, asked = find_unshare(), os.geteuid() == 0, plan.own.asked
@@ -74,15 +74,15 @@ def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator
             stack.enter_context(use_image(require_image(plan.image.image_id)))
         if plan.start is not StartKind.RESUME:
             make_disks(plan, directory)
-        require_room(sparse, what="a guest")
+        require_space(sparse, what="a guest")
         if plan.start is StartKind.BOOT_TO_SNAPSHOT:
-            require_room([directory], least_bytes=_SEED_BYTES, what="the making of a seed")
+            require_space([directory], least_bytes=_SEED_BYTES, what="the making of a seed")
         if plan.start is not StartKind.RESUME:
-            drop_saved(directory)  # the disks are about to move on from it
+            drop_saved(directory)  # the guest is about to change the disks, which then don't match it
         _make_memory(shape)
         socket_path = virtiofsd = memory_fd = None
         if plan.own.shares:
-            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd  # which most need not load
+            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd  # which most starts need not load
 
             socket_path = directory / "virtiofsd.sock"
             binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.own.shares]
@@ -92,7 +92,7 @@ def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator
             )  # fmt: skip
         seed = plan.own.seed if plan.start is StartKind.RESTORE else None
         if seed and plan.own.shares:
-            # virtiofsd can't see what QEMU would have for itself in place of the seed's pages.
+            # In the seed's own file virtiofsd would not see pages that the guest has changed, of which QEMU has copies.
             memory_fd = stack.enter_context(copied_to_memory(seed.directory / MEMORY))
         qemu = stack.enter_context(
             start_qemu(
@@ -111,7 +111,7 @@ def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator
 
 
 def copy_children(plan: VmPlan, directory: Path) -> None:
-    """Give a clone its own empty disks over the seed's, unless it has them."""
+    """Give a clone its own empty disks over the seed's, unless they are there already."""
     assert plan.own.seed is not None
     disks = [layer_disk(directory), *([data_disk(directory)] if plan.own.data_disk else [])]
     for disk in disks:
@@ -123,7 +123,7 @@ def copy_children(plan: VmPlan, directory: Path) -> None:
 
 
 def make_disks(plan: VmPlan, directory: Path) -> None:
-    """Make the disks, or the directory, that a sandbox writes, unless they are there. Raises NoSpace."""
+    """Make the disks, or the directory, that a sandbox writes, unless they are there already. Raises NoSpace."""
     if plan.seed:
         copy_children(plan, directory)
     else:

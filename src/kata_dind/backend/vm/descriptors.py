@@ -1,8 +1,8 @@
-"""Keeping a guest from using up what virtiofsd may have open.
+"""Keeping a guest from using up the descriptors that virtiofsd may have open.
 
-virtiofsd holds a descriptor for each file that the guest's kernel knows, and the kernel forgets files only when it
-needs their memory. So beyond the limit every further file would be `too many open files`, although hardly any of
-those files is in use. Before it comes to that the guest is told to forget what it does not use.
+virtiofsd has a descriptor open for each file that the guest's kernel knows, and the kernel forgets files only when it
+needs their memory. So at its limit virtiofsd would answer `too many open files` for every further file, although hardly
+any of those files is in use. Before it comes to that the guest is told to forget files that it does not use.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FILES_PER_SECOND = 20_000
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 
 _MEMORY_SECONDS = 60.0
-"""How long what a guest had in use is taken for what it has."""
+"""How long the files that a guest had in use are taken to be still in use."""
 
-# Dentries and inodes, 2; 4 is for no line in the kernel's log from here on. Source: fs/drop_caches.c.
+# 2 drops dentries and inodes; 4 keeps the kernel from logging that. Source: fs/drop_caches.c.
 _FORGET = {
     "kind": "exec",
     "where": "guest",
@@ -34,15 +34,15 @@ _FORGET = {
 
 
 def pause_seconds(count: int, limit: int) -> float:
-    """Return when to look again: before a guest can have used up half of what is left of a process's descriptors."""
+    """Return when to look again: before a guest can have used up half of the descriptors that are left."""
     return min(max((limit - count) / 2 / FILES_PER_SECOND, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
 
 
 class Mark:
-    """Beyond how many descriptors the guest is to forget. All times are of one clock, in seconds.
+    """The number of descriptors beyond which the guest is to forget files. All times are of one clock, in seconds.
 
-    That is half of the limit; after a guest has shown that it uses more, half of what is left, for a minute, so that it
-    is not asked again and again in vain.
+    That is half of the limit. After a guest has shown that it uses more, it is half of what is left then, for a minute,
+    so that the guest is not asked again and again in vain.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Mark:
         return count > max(limit // 2, (in_use + limit) // 2)
 
     def asked(self, left: int, now: float) -> None:
-        """Take note that so many are left after the guest has forgotten what it could."""
+        """Take note of how many are left after the guest has forgotten what it could."""
         self._in_use, self._asked_at = left, now
 
 
@@ -64,7 +64,7 @@ async def watch_descriptors(machine: Machine, virtiofsd_pid: int) -> None:
     mark = Mark()
     try:
         while True:
-            limit = descriptor_limit(virtiofsd_pid)  # which it raises itself at its start
+            limit = descriptor_limit(virtiofsd_pid)  # which virtiofsd raises itself at its start
             count = await count_descriptors(virtiofsd_pid)
             if mark.is_passed(count, limit, time.monotonic()) and not machine.paused.is_set():
                 before = count

@@ -1,4 +1,4 @@
-"""What the agent reports, in the words that all backends share, read with the distrust that a guest deserves. Pure."""
+"""Translates what the agent reports into the events of all backends, with the distrust that a guest deserves. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PHASES = {
     "grown": Phase("growth", "the data root has grown"),
     "container": Phase("container", "the dind container has started"),
 }
-"""Events that only say that a step is over."""
+"""The agent's events that only say that a step is over."""
 
 _RENEWED = Phase("renewal", "the guest has a clock, entropy and a name of its own")
 
@@ -33,7 +33,7 @@ def guest_events(message: Mapping[str, Any], start: StartKind) -> list[GuestEven
         case "agent" if start in _UP:
             return [_UP[start]]
         case "agent":
-            # What the guest has not been up for went into disks, namespaces and QEMU's own start.
+            # The time before the guest's own uptime went into disks, namespaces and QEMU's start.
             uptime_seconds = _seconds_of(message, "uptime_seconds")
             return [
                 Kernel(str(message.get("kernel"))),
@@ -41,7 +41,7 @@ def guest_events(message: Mapping[str, Any], start: StartKind) -> list[GuestEven
                 Phase("boot", "the guest has booted"),
             ]
         case "renewed":
-            size_bytes = message.get("size_bytes")  # else it is as large as it was
+            size_bytes = message.get("size_bytes")  # absent where the data root is as large as before
             changed = {"size_bytes": size_bytes} if type(size_bytes) is int else {}
             return [Usable(changed, _seconds_of(message, "check_seconds")), _RENEWED]
         case event:
@@ -49,7 +49,7 @@ def guest_events(message: Mapping[str, Any], start: StartKind) -> list[GuestEven
 
 
 def _seconds_of(message: Mapping[str, Any], field: str) -> float:
-    """Return the time that an event tells, 0 for one that makes no sense."""
+    """Return the time in a field of an event, 0 for a value that makes no sense."""
     try:
         seconds = float(message[field])
     except (KeyError, TypeError, ValueError):

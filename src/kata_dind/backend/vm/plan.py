@@ -1,4 +1,4 @@
-"""What the vm backend will do, and why, computed from the spec and what this host has. Pure."""
+"""What the vm backend will do, and why, computed from the spec and the facts of this host. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 NAME = "vm"
 
 MEMORY, STATE, CHILD_SUFFIX = "memory", "state", ".qcow2"
-"""Files of a machine that was snapshot, and what a disk over one of its disks has in place of `.img`."""
+"""Two files of a snapshot, and the suffix of a disk that lies over a seed's disk, whose own suffix is `.img`."""
 
 MOST_CPUS = 8
-"""How many processors a seed's machine has room for, each for some 100 KiB of its memory."""
+"""How many processors a clone can have; each costs a seed's machine some 100 KiB of its memory."""
 MOST_MEMORY_MIB = 64 << 10
-"""How much memory a seed's machine has room for, which costs nothing."""
+"""How much memory a clone can have, which costs a seed's machine nothing."""
 _MEMORY_BLOCK_MIB = 128
-"""What Linux takes memory in."""
+"""Linux takes further memory in blocks of this size."""
 
 SIZE_VARIABLE = "KATA_DIND_SIZE"
 DOCKER_SOCKET = "unix:///var/run/docker.sock"
@@ -48,7 +48,7 @@ class PlannedShare:
 
 @dataclass(frozen=True)
 class RunsOn:
-    """What a machine runs on and never writes."""
+    """The files that a machine runs on and never writes."""
 
     guest_os: Path
     vmlinuz: Path
@@ -59,7 +59,7 @@ class RunsOn:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for and reaches the machine as it is, by the names that it has in the spec.
+    """The options that reach the machine unchanged, by their names in the spec.
 
     A new option of this kind is declared in the spec, on the command line, and here; then it is used.
     """
@@ -71,7 +71,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class SeedMachine:
-    """The machine that was snapshot, of which a clone is made: it gets what it lacks while it runs."""
+    """The machine of the seed that a clone is restored from; what the clone needs beyond it is plugged in."""
 
     directory: Path
     cpus: int
@@ -112,7 +112,7 @@ def with_machine(plan: VmPlan, **changes: Any) -> VmPlan:
 
 
 class Capabilities(NamedTuple):
-    """What this host has for a sandbox, as data."""
+    """What this host offers a sandbox, as data."""
 
     accelerator: Accelerator
     accelerator_reason: str
@@ -132,12 +132,12 @@ class DataRootChoice(NamedTuple):
 def dockerd_argv(image: DindImage) -> tuple[str, ...]:
     """Compute the container's command: the image's own way to dockerd, on the Unix socket alone.
 
-    Naming dockerd and its socket keeps the official image's entrypoint from opening a TCP port, and from the seconds
-    that dockerd waits for an unauthenticated one.
+    With dockerd and its socket named, the official image's entrypoint opens no TCP port, and dockerd does not wait the
+    seconds that it waits when it is to open one without authentication.
     """
     words = (*image.entrypoint, *image.command)
     if not any(word.rpartition("/")[2] == "dockerd" for word in words):
-        # The official entrypoint takes flags for dockerd's own; anything else is what the image runs instead of it.
+        # The official entrypoint passes flags on to dockerd; an image runs any other command instead of dockerd.
         flags = image.command if image.command and image.command[0].startswith("-") else ()
         words = (*image.entrypoint, "dockerd", *flags)
     return (*words, f"--host={DOCKER_SOCKET}")
@@ -187,12 +187,12 @@ def make_plan(
 
 
 def asked_of(spec: SandboxSpec) -> Asked:
-    """Return what of a spec reaches the machine as it is."""
+    """Return the options of a spec that reach the machine unchanged."""
     return Asked(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Asked)})
 
 
 def _own_environment(image: DindImage) -> tuple[str, ...]:
-    """Return an image's variables but for those that would speak to our entrypoint in the user's place."""
+    """Return an image's variables, without those that our entrypoint would take for the user's options."""
     return tuple(pair for pair in image.environment if not pair.startswith("KATA_DIND_"))
 
 
@@ -216,7 +216,7 @@ def machine_shape(plan: VmPlan, directory: Path) -> MachineShape:
         disks.append(Disk(MODULES, plan.own.runs_on.modules, read_only=True))
     disks += [Disk(IMAGE, plan.own.runs_on.image_disk, read_only=True), _own_disk(LAYER, layer_disk(directory), plan)]
     if plan.own.data_disk:
-        # A clone's lies with its other disk: a volume's data root is never a seed's.
+        # A clone's lies beside its other disk, since no clone has its data root on a volume.
         disks.append(_own_disk(DATA, data_disk(directory if plan.seed else plan.own.data_directory), plan))
     memory_file, cpus, memory_mib = None, plan.cpus, plan.memory_mib
     seed = plan.own.seed
@@ -244,17 +244,17 @@ def machine_shape(plan: VmPlan, directory: Path) -> MachineShape:
 
 
 def _own_disk(serial: str, disk: Path, plan: VmPlan) -> Disk:
-    """A disk that the sandbox writes: its own, or a qcow2 over the seed's disk of the same name."""
+    """Return a disk that the sandbox writes: a raw one, or a qcow2 over the seed's disk of the same name."""
     if plan.own.seed is None:
         return Disk(serial, disk)
     return Disk(serial, disk.with_suffix(CHILD_SUFFIX), backing=plan.own.seed.directory / disk.name)
 
 
 def container_request(plan: VmPlan, *, check: bool, entropy: bytes = b"") -> dict[str, Any]:
-    """Compute what the agent is asked to start, or to become after a restore.
+    """Compute the agent's request: to start the container, or to renew a guest that was restored or resumed.
 
-    `check` demands a full check of the data root's file system; `entropy` is for a restored guest, whose kernel
-    would give each clone the same random numbers.
+    `check` demands a full check of the data root's file system. `entropy` is for a guest that is renewed, since without
+    it every clone of a seed would draw the same random numbers.
     """
     network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
     shared = {
@@ -284,24 +284,24 @@ def container_request(plan: VmPlan, *, check: bool, entropy: bytes = b"") -> dic
     }
 
 
-def can_plug_cpus(saved: int, *, to: int) -> bool:
-    """Tell whether a saved machine with some processors can get further ones."""
-    return saved <= to <= max(saved, MOST_CPUS)
+def can_plug_cpus(seeds: int, *, to: int) -> bool:
+    """Tell whether a clone of a seed with some processors can get further ones."""
+    return seeds <= to <= max(seeds, MOST_CPUS)
 
 
-def can_plug_memory(saved_mib: int, *, to_mib: int) -> bool:
-    """Tell whether a saved machine with some memory can get further memory."""
-    return saved_mib <= to_mib <= max(saved_mib, MOST_MEMORY_MIB) and (to_mib - saved_mib) % _MEMORY_BLOCK_MIB == 0
+def can_plug_memory(seeds_mib: int, *, to_mib: int) -> bool:
+    """Tell whether a clone of a seed with some memory can get further memory."""
+    return seeds_mib <= to_mib <= max(seeds_mib, MOST_MEMORY_MIB) and (to_mib - seeds_mib) % _MEMORY_BLOCK_MIB == 0
 
 
 def grows(plan: VmPlan) -> bool:
     """Tell whether a restored guest's data root is to become larger than the seed's."""
-    seed = plan.own.seed if plan.start is StartKind.RESTORE else None  # a resumed guest's has grown
+    seed = plan.own.seed if plan.start is StartKind.RESTORE else None  # that of a resumed guest has grown already
     return seed is not None and plan.own.data_disk and plan.data_root_mib > seed.data_root_mib
 
 
 def why_not_suspendable(plan: VmPlan) -> str:
-    """Return why the guest of a plan can't be suspended; empty when it can."""
+    """Return why the guest of a plan can't be suspended, as a part of a sentence; empty when it can."""
     if not plan.start.continues:
         return f"it has booted ({plan.start_reason}), and only a sandbox that was restored from a seed can be suspended"
     if plan.own.shares:
@@ -319,19 +319,19 @@ def require_seed_machine(plan: VmPlan) -> SeedMachine:
 
 
 def layer_disk(directory: Path) -> Path:
-    """The disk of a sandbox that takes what is written over the image."""
+    """Return the path of the disk that takes what a sandbox writes over its image."""
     return directory / "layer.img"
 
 
 def data_disk(directory: Path) -> Path:
-    """The disk that holds the data root of the block kind."""
+    """Return the path of the disk with a data root of the block kind."""
     return directory / DATA_DISK
 
 
 def stand_in(plan: VmPlan) -> str:
-    """Return what is equal for clones that could be each other's until they are renewed.
+    """Return a key that two plans share if a clone started for one can be adopted for the other.
 
-    Empty for a machine that is started for one sandbox alone: one that boots, or that shares a directory.
+    Empty for a machine that can only be started for one sandbox: one that boots, or has shares.
     """
     if plan.start is not StartKind.RESTORE or plan.own.shares:
         return ""

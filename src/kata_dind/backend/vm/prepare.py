@@ -60,13 +60,13 @@ from kata_dind.vocabulary import Fallback
 
 SEED_FIELDS = ("data_root", "filesystem", "fallback", "virtiofs_xattr", "image", "kernel", "accelerator",
                "network", "dockerd_args")  # fmt: skip
-"""The fields of a spec that a seed's machine has for good."""
+"""The fields of a spec in which a clone can't differ from its seed."""
 
 
 def prepare(wish: Wish, *, report: Report) -> VmPlan:
-    """Check what was asked against this host, make what is missing (guest OS, kernel, image), and plan.
+    """Check a wish against this host, make what is missing (guest OS, kernel, image), and plan.
 
-    Nothing of the sandbox is created. Raises SpecError, HostError, KvmUnavailable or ImageError.
+    Nothing is created for the sandbox itself. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
     spec, stored, before = wish.spec, wish.stored, clone_plan_of(wish.before)
     if spec.seed:
@@ -87,14 +87,14 @@ def prepare(wish: Wish, *, report: Report) -> VmPlan:
 
 
 def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan:
-    """Plan a machine of this host's own parts, which are made when they are missing."""
+    """Plan a machine from the guest OS, kernel and image of this host; missing ones are made."""
     stored, packages = wish.stored, wish.packages or default_source()
     needs, reason = choose_data_root(spec.data_root)
     if needs.xattr and spec.virtiofs_xattr:
         _require_trusted_attributes()
     directory = stored.directory if stored else wish.directory
     if stored:
-        reason = f"the volume '{stored.volume}' is of this kind"
+        reason = f"the volume '{stored.volume}' has a data root of this kind"
     formats = needs.disk and not data_disk(directory).exists()
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", packages, report=report)
@@ -110,12 +110,13 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
         timeout_seconds=spec.timeout_seconds,
         report=report,
     )
-    return make_plan(
+    plan = make_plan(
         spec,
         DataRootChoice(needs, reason, directory),
         _shares(spec, needs, directory),
         Capabilities(accelerator, accelerator_reason, guest_os, kernel, image),
     )
+    return replace(plan, volume=stored.volume) if stored else plan
 
 
 def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
@@ -124,10 +125,13 @@ def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[P
 
 
 def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
-    """Plan a clone of a seed with a name, from a spec that has the seed's machine already."""
+    """Plan a clone of a named seed, from a spec that has the seed's machine already."""
     seed = require_seed(spec.seed)
     if wish.stored:
-        raise SpecError("--volume: a seed has its own data root; leave out --volume or --seed")
+        raise SpecError(
+            "--volume: a clone has its data root from its seed; leave out --volume or --seed",
+            id="spec.seed-with-volume",
+        )
     require_fit(seed, cache=cache_directory())
     require_host_tools(shares=bool(spec.shares))
     return named_seed_plan(seed, spec, data_directory=wish.directory,
@@ -135,10 +139,11 @@ def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
 
 
 def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: VmPlan | None) -> SandboxSpec:
-    """Return the spec of a clone of a seed with a name as it would have to be written out.
+    """Return the spec of a clone of a named seed, with the values of its machine filled in.
 
-    What was not given is the seed's. For a later boot, processors, memory and room are those of the clone's last start,
-    `before`. For a new clone they are what was given; raises SpecError for what differs from the seed and can't.
+    A field that was not given has the seed's value. For a later boot, processors, memory and size are those of the
+    clone's last start, `before`. For a new clone they are the given ones. Raises SpecError for a given value that the
+    clone can't have, since the seed's is another.
     """
     made_of = spec_from_json(seed.facts["spec"])
     own = {"image", "kernel"} if before is None else {"image"}
@@ -153,66 +158,75 @@ def with_seeds_machine(spec: SandboxSpec, seed: Seed, before: VmPlan | None) -> 
 
 
 def _require_seeds(spec: SandboxSpec, seed: Seed, made_of: SandboxSpec) -> None:
-    """Raise SpecError when something was given that the machine of a seed does not have."""
-    saved = plan_of_seed(seed)
+    """Raise SpecError when a value was given that differs from the seed's and can't."""
+    made = plan_of_seed(seed)
     had: dict[str, tuple[object, ...]] = {field: (getattr(made_of, field),) for field in SEED_FIELDS}
-    had["data_root"] = (saved.data_root,)
-    had["accelerator"] = (saved.accelerator,)
-    had["image"] = (saved.image.reference, made_of.image, saved.image.image_id)
+    had["data_root"] = (made.data_root,)
+    had["accelerator"] = (made.accelerator,)
+    had["image"] = (made.image.reference, made_of.image, made.image.image_id)
     require_same(spec, had, of=f"the seed '{spec.seed}'")
 
 
 def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved = plan_of_seed(seed).cpus
+    made = plan_of_seed(seed).cpus
     if "cpus" not in spec.given:
-        return saved
-    if not can_plug_cpus(saved, to=spec.cpus):
+        return made
+    if not can_plug_cpus(made, to=spec.cpus):
         raise SpecError(
-            f"--cpus: {spec.cpus} can't be had from the seed '{spec.seed}', which has {saved}; leave it out"
+            f"--cpus: a clone of the seed '{spec.seed}', which has {made}, can't have {spec.cpus}; leave out --cpus",
+            id="spec.cpus-not-on-seed",
         )
     return spec.cpus
 
 
 def _memory_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved_mib, asked_mib = plan_of_seed(seed).memory_mib, spec.memory_bytes >> 20
+    made_mib, asked_mib = plan_of_seed(seed).memory_mib, spec.memory_bytes >> 20
     if "memory" not in spec.given:
-        return saved_mib
-    if not can_plug_memory(saved_mib, to_mib=asked_mib):
+        return made_mib
+    if not can_plug_memory(made_mib, to_mib=asked_mib):
         raise SpecError(
-            f"--memory: '{spec.memory}' can't be had from the seed '{spec.seed}', which has {saved_mib}M; leave it out"
+            f"--memory: a clone of the seed '{spec.seed}', which has {made_mib}M, can't have '{spec.memory}'; "
+            "leave out --memory",
+            id="spec.memory-not-on-seed",
         )
     return asked_mib
 
 
 def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
-    saved = plan_of_seed(seed)
-    asked_mib = spec.size_bytes >> 20 if "size" in spec.given else saved.data_root_mib
-    if asked_mib != saved.data_root_mib and not can_grow(saved, to_mib=asked_mib):
+    made = plan_of_seed(seed)
+    asked_mib = spec.size_bytes >> 20 if "size" in spec.given else made.data_root_mib
+    if asked_mib != made.data_root_mib and not can_grow(made, to_mib=asked_mib):
         raise SpecError(
-            f"--size: '{spec.size}' can't be had from the seed '{spec.seed}' ({saved.data_root_mib}M); leave it out"
+            f"--size: a clone of the seed '{spec.seed}', which has {made.data_root_mib}M, can't have '{spec.size}'; "
+            "leave out --size",
+            id="spec.size-not-on-seed",
         )
     return asked_mib
 
 
 def check_against_host(spec: SandboxSpec) -> None:
-    """Raise SpecError for what this host can't have been asked: its memory, paths that don't exist, a bad kernel."""
+    """Raise SpecError for what this host can't do: more memory than it has, shares that don't exist, a bad kernel."""
     if spec.memory_bytes > (total := _memory_bytes()):
-        raise SpecError(f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)")
+        raise SpecError(
+            f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)", id="spec.memory-beyond-host"
+        )
     if spec.data_root is DataRootKind.MEMORY and spec.size_bytes > spec.memory_bytes:
         raise SpecError(
-            f"--size: '{spec.size or DEFAULT_SIZE}' of a memory data root is more than the guest's memory "
-            f"({spec.memory}); use a smaller --size or a larger --memory"
+            f"--size: a memory data root of '{spec.size or DEFAULT_SIZE}' is larger than the guest's memory "
+            f"({spec.memory}); use a smaller --size or a larger --memory",
+            id="spec.size-beyond-memory",
         )
     _check_filesystem(spec)
     for share in spec.shares:
+        named = f"--share: '{share.host_path}'"
         try:
             share.host_path.stat()
+        except FileNotFoundError as error:
+            raise SpecError(f"{named} does not exist on this host", id="share.missing") from error
         except OSError as error:
-            absent = isinstance(error, FileNotFoundError)
-            found = "does not exist on this host" if absent else f"cannot be read: {error.strerror}"
-            raise SpecError(f"--share: '{share.host_path}' {found}") from error
+            raise SpecError(f"{named} cannot be read: {error.strerror}", id="share.unreadable") from error
         if not os.access(share.host_path, os.R_OK):
-            raise SpecError(f"--share: '{share.host_path}' may not be read by this user")
+            raise SpecError(f"{named} may not be read by this user", id="share.unreadable")
     if spec.kernel is not None:
         read_kernel_version(spec.kernel)
 
@@ -222,16 +236,22 @@ def _check_filesystem(spec: SandboxSpec) -> None:
         return
     if spec.data_root in (DataRootKind.MEMORY, DataRootKind.VIRTIOFS):
         raise SpecError(
-            f"--filesystem: 'xfs' is for the kinds loop and block; a {spec.data_root} data root has its own"
+            f"--filesystem: 'xfs' needs a data root of the kind loop or block; a {spec.data_root} one "
+            "has its own file system",
+            id="spec.xfs-on-other-kind",
         )
     if spec.size_bytes < XFS_LEAST_MIB << 20:
-        raise SpecError(f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M")
+        raise SpecError(
+            f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M",
+            id="spec.size-too-small-for-xfs",
+        )
 
 
 def _require_trusted_attributes() -> None:
     if os.geteuid() != 0:
         raise PermissionMissing(
             "--data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may write",
+            id="dataroot.virtiofs-needs-root",
             hint="use --data-root block or loop, or run kata-dind as root",
         )
 
@@ -239,7 +259,7 @@ def _require_trusted_attributes() -> None:
 def require_compatible(
     stored: StoredRoot, image: DindImage, dockerd_args: Sequence[str], *, fallback: Fallback = Fallback.NONE
 ) -> None:
-    """Raise SpecError, before dockerd touches it, for a volume that the image's Docker can't open."""
+    """Raise SpecError for a volume that the image's Docker can't open, before dockerd touches it."""
     why = why_incompatible(
         written_by=stored.docker_version,
         storage=stored.storage,
@@ -251,6 +271,7 @@ def require_compatible(
     if why:
         raise SpecError(
             f"--volume: '{stored.volume}' was last written by Docker {stored.docker_version}: {why}",
+            id="volume.docker-incompatible",
             hint="choose an --image with a Docker that opens it, or another --volume",
         )
 
@@ -271,7 +292,7 @@ def _asked_image(reference: str) -> DindImage:
     try:
         return require_image(reference)
     except ImageError as error:
-        raise SpecError(f"--image: {error.summary}", hint=error.hint) from error
+        raise SpecError(f"--image: {error.summary}", id=error.id, hint=error.hint) from error
 
 
 def _memory_bytes() -> int:

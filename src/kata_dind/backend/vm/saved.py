@@ -1,9 +1,10 @@
-"""The saved state of a stopped sandbox: its memory and its devices, from which it goes on once, and where it was.
+"""The saved state of a stopped sandbox: its memory and its devices, from which it resumes once.
 
 saved.state  what QEMU has written
-saved.json   what that must hold, how the disks must be, and what is known of the guest; written last and removed first
+saved.json   its note: how to recognise that file and the disks that belong to it, and what is known of the guest
 
-Without its record a state is a leftover. The record is gone before the guest moves: from then on its disks are others.
+The note is written last and removed first; a state without a note is a leftover. The note is removed before the guest
+runs, since the disks don't match the state any more once the guest writes to them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from kata_dind.host.json_files import read_json, write_json
 
 FORMAT = 1
 
-STATE_FILE, UNFINISHED, RECORD_FILE = "saved.state", "saved.new", "saved.json"
+STATE_FILE, UNFINISHED, NOTE_FILE = "saved.state", "saved.new", "saved.json"
 
 _LOOK_BYTES = 1 << 20
-"""At either end of the state: a look that takes a moment, and finds what was cut, or overwritten from its beginning."""
+"""What is read at either end of the state: that takes a moment, and shows whether the file was cut or overwritten."""
 
 
 class SavedState(NamedTuple):
-    """What the record of a saved state says."""
+    """A saved state, and its note."""
 
     directory: Path
-    record: dict[str, Any]
+    note: dict[str, Any]
 
     @property
     def file(self) -> Path:
@@ -42,12 +43,12 @@ class SavedState(NamedTuple):
     @property
     def saved_at(self) -> float:
         """In seconds since the epoch."""
-        return float(self.record.get("saved_at") or 0.0)
+        return float(self.note.get("saved_at") or 0.0)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What was known of the guest."""
-        return dict(self.record.get("facts") or {})
+        return dict(self.note.get("facts") or {})
 
     @property
     def size_bytes(self) -> int:
@@ -58,13 +59,13 @@ class SavedState(NamedTuple):
             return 0
 
     def why_unusable(self) -> str:
-        """Return why the guest can't go on from it, by a cheap look at the state and the disks; empty when it can."""
-        if self.record.get("format") != FORMAT:
-            return "it is another version's"
+        """Return why the guest can't resume from it, by a cheap look at the state and the disks; empty when it can."""
+        if self.note.get("format") != FORMAT:
+            return "it was made by another version of kata-dind"
         try:
-            if _state_mark(self.file) != self.record.get("state"):
+            if _state_mark(self.file) != self.note.get("state"):
                 return "it is damaged"
-            disks = dict(self.record.get("disks") or {})
+            disks = dict(self.note.get("disks") or {})
             if not disks or _disk_marks(self.directory, [*disks]) != disks:
                 return "the sandbox's disks were written to since"
         except OSError as error:
@@ -74,62 +75,65 @@ class SavedState(NamedTuple):
 
 def find_saved(directory: Path) -> SavedState | None:
     """Return the saved state in a sandbox's directory; None where there is none."""
-    record = read_json(directory / RECORD_FILE)
-    return SavedState(directory, record) if record else None
+    note = read_json(directory / NOTE_FILE)
+    return SavedState(directory, note) if note else None
 
 
 def commit_saved(directory: Path, disks: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Make what QEMU has written beside disks, which are at rest, a saved state. Raises NoSpace or SandboxError.
+    """Make a saved state of what QEMU has written; no process may write to the disks. Raises NoSpace or SandboxError.
 
-    It blocks until that would outlive a crash of the host.
+    It blocks until the state would survive a crash of the host.
     """
     unfinished = directory / UNFINISHED
     try:
         for path in (unfinished, *(directory / disk for disk in disks)):
             sync_path(path)
         unfinished.replace(directory / STATE_FILE)
-        record = {
+        note = {
             "format": FORMAT,
             "saved_at": time.time(),
             "state": _state_mark(directory / STATE_FILE),
             "disks": _disk_marks(directory, disks),
             "facts": dict(facts),
         }
-        write_json(directory / RECORD_FILE, record)
+        write_json(directory / NOTE_FILE, note)
         sync_path(directory)
     except OSError as error:
         drop_saved(directory)
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else SandboxError
-        raise kind(f"the saved state can't be written: {error}") from error
+        failure = f"the saved state can't be written: {error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(failure, id="host.no-space") from error
+        raise SandboxError(failure, id="sandbox.state-not-kept") from error
 
 
 def take_saved(directory: Path) -> None:
-    """Give up the record of a saved state, whose guest is about to move. Raises SandboxError when somebody has it."""
+    """Remove the note of a saved state, whose guest is about to run. Raises SandboxError when it is gone already."""
     try:
-        (directory / RECORD_FILE).unlink()
+        (directory / NOTE_FILE).unlink()
     except FileNotFoundError as error:
-        raise SandboxError("the saved state was used already") from error
-    sync_path(directory)  # or a host that crashes would find it again, with other disks
+        raise SandboxError("the saved state was used already", id="sandbox.state-used") from error
+    sync_path(directory)  # else it could be back after a crash of the host, and the disks would not match
 
 
 def drop_saved(directory: Path) -> None:
     """Remove a saved state, whole or not; harmless where there is none."""
-    for name in (RECORD_FILE, STATE_FILE, UNFINISHED):
+    for name in (NOTE_FILE, STATE_FILE, UNFINISHED):
         with contextlib.suppress(FileNotFoundError):
             (directory / name).unlink()
 
 
-def no_room(directory: Path, details: str = "") -> NoSpace:
-    """Return the error of a state that has no room."""
+def no_space_for_state(directory: Path, details: str = "") -> NoSpace:
+    """Return the error of a state that does not fit on the disk."""
     return NoSpace(
-        f"there is no room for the saved state in {directory}",
+        f"there is no space for the saved state in {directory}",
+        id="host.no-space",
         details=details,
         hint="free space there, or stop the sandbox without --save",
     )
 
 
 def _state_mark(path: Path) -> dict[str, Any]:
-    import hashlib  # a start without a saved state needs none
+    import hashlib  # which a start without a saved state need not load
 
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size

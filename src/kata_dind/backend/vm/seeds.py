@@ -1,6 +1,6 @@
-"""From plans to seeds and back: what a saved machine depends on, which seed fits a plan, what is kept of a machine.
+"""From plans to seeds and back: what a seed's machine depends on, which seed fits a plan, which files make a seed.
 
-A restore is right only on the machine that was saved: same QEMU, same devices, same processor. So all of that is in a
+A seed can be restored only on a machine like its own: same QEMU, same devices, same processor. So all of that is in the
 seed's key, part by part, and a part that differs is the reason why a seed does not fit.
 """
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from kata_dind.spec import SandboxSpec
 
 SEEDABLE = (DataRootKind.BLOCK, DataRootKind.MEMORY)
-"""Kinds whose data root is in the machine; loop and virtiofs lie on a share, which no saved machine can have."""
+"""Kinds whose data root is in the machine; loop and virtiofs lie on a share, which no seed's machine can have."""
 
 _GROWS_TO_MIB = 1 << 20
 """Up to here a data root grows in the clone: 10 ms a GiB under TCG, so that 1 TiB takes 10 s, a third of a boot."""
@@ -68,14 +68,14 @@ _COPY_SECONDS = 3600.0
 def why_not_seedable(plan: VmPlan, *, stored: bool) -> str:
     """Return why a plan's machine can only boot; empty when it can be restored."""
     if stored:
-        return "a volume's data root is not the seed's"
+        return "its data root is a volume, and a seed brings its own"
     if plan.data_root not in SEEDABLE:
-        return f"a {plan.data_root} data root lies on a share, which a saved machine can't have"
+        return f"a {plan.data_root} data root lies on a share, which a seed's machine can't have"
     return ""
 
 
 def host_parts(plan: VmPlan, *, cache: Path) -> dict[str, str]:
-    """Return what of this host the saved machine of a plan depends on, each part with its version or digest."""
+    """Return the parts of this host that the seed of a plan depends on, each with its version or digest."""
     anywhere = Path("/seed")
     machine = with_machine(plan, shares=(), data_directory=anywhere, seed=None, runs_on=_runs_on(plan, Path()))
     bare = replace(machine, name="seed", start=StartKind.BOOT_TO_SNAPSHOT, seed="")
@@ -95,7 +95,7 @@ def _runs_on(plan: VmPlan, directory: Path) -> RunsOn:
 def internal_key(plan: VmPlan, *, cache: Path) -> str:
     """Return the key of the internal seed for a plan: of the host's parts, and of all that runs in the machine.
 
-    The files that the machine runs on are named by their content's key in the cache, and by that here.
+    The cache names the files that the machine runs on by a key of their content, so their names stand for them.
     """
     machine, wanted = plan.own, seed_machine(plan)
     runs_on = [machine.runs_on.guest_os.stem, machine.runs_on.initramfs.stem, file_mark(machine.runs_on.vmlinuz),
@@ -124,8 +124,8 @@ def seed_memory_mib(plan: VmPlan) -> int:
 
 
 def _plugs(plan: VmPlan) -> bool:
-    # A kernel that comes without modules is the user's, and may not know of processors and memory that are plugged in.
-    # A data root in memory is a part of it.
+    # A kernel without modules is the user's, and may not support processors and memory that are plugged in. A data root
+    # in memory would not grow with the memory.
     return plan.own.data_disk and plan.own.runs_on.modules is not None
 
 
@@ -137,17 +137,18 @@ def seed_root_mib(plan: VmPlan) -> int:
 
 
 def can_grow(plan: VmPlan, *, to_mib: int) -> bool:
-    """Tell whether the data root of a saved machine's clone can become so large."""
+    """Tell whether the data root of a clone of this plan's machine can grow to this size."""
     on_disk = plan.own.data_disk and plan.own.asked.filesystem is Filesystem.EXT4
     return on_disk and plan.data_root_mib <= to_mib <= _GROWS_TO_MIB
 
 
 def require_fit(seed: Seed, *, cache: Path) -> None:
-    """Raise SeedUnfit, with the reason, when a seed was made on another host than this one."""
+    """Raise SeedUnfit, with the reason, when a seed does not fit this host."""
     parts = host_parts(plan_of_seed(seed), cache=cache)
     if other := _other_parts(seed, parts):
         raise SeedUnfit(
             f"the seed '{seed.seed_id}' does not fit this host: it was made with another {', '.join(other)}",
+            id="seed.other-host",
             details="\n".join(f"{name}: {seed.parts.get(name, 'none')}; here {parts[name]}" for name in other),
             hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
         )
@@ -159,7 +160,8 @@ def plan_of_seed(seed: Seed) -> VmPlan:
         return vm_plan(plan_from_json(seed.facts.get("plan") or {}))
     except PlanOutdated as error:
         raise SeedUnfit(
-            f"the seed '{seed.seed_id}' was made by another version of kata-dind", details=error.details,
+            f"the seed '{seed.seed_id}' was made by another version of kata-dind",
+            id="seed.other-version", details=error.details,
             hint=f"kata-dind seed rm {seed.seed_id}, then kata-dind seed build {seed.seed_id}",
         ) from error  # fmt: skip
 
@@ -172,19 +174,19 @@ def why_not_resumed(plan: VmPlan, state: SavedState, *, cache: Path) -> str:
     """Return why a sandbox, whose last plan this is, can't resume from its saved state; empty when it can."""
     if why := state.why_unusable():
         return why
-    # The machine is its seed's, but for what is on its disks and in its memory.
+    # The machine is that of its seed; only what is on its disks and in its memory is its own.
     seed = load_seed(plan.seed)
     other = _other_parts(seed, host_parts(plan_of_seed(seed), cache=cache)) if seed else ["seed"]
-    return f"it was saved with another {', '.join(other)}" if other else ""
+    return f"it was made with another {', '.join(other)}" if other else ""
 
 
 def resumed_plan(before: VmPlan) -> VmPlan:
-    """Return the plan of a sandbox that resumes from its saved state: all of the machine is as it was."""
+    """Return the plan of a sandbox that resumes from its saved state: its machine is the same as before."""
     return replace(before, start=StartKind.RESUME, start_reason="its state was saved when it was stopped", warnings=())
 
 
 def restored_plan(plan: VmPlan, seed: Seed, reason: str) -> VmPlan:
-    """Return the plan of a clone, which is restored from the seed's memory, on what the seed's machine ran on."""
+    """Return the plan of a clone: it is restored from a seed's memory, on the files that the seed's machine ran on."""
     made = plan_of_seed(seed)
     machine = SeedMachine(seed.directory, made.cpus, made.memory_mib, made.data_root_mib)
     return replace(with_machine(plan, seed=machine, runs_on=_runs_on(plan, seed.directory)), start=StartKind.RESTORE,
@@ -192,19 +194,19 @@ def restored_plan(plan: VmPlan, seed: Seed, reason: str) -> VmPlan:
 
 
 def booted_clone_plan(plan: VmPlan, before: VmPlan) -> VmPlan:
-    """Return the plan of a clone's later start: its disks are the seed's no more, so it boots on them."""
+    """Return the plan of a clone's later start: it boots, since its disks don't match the seed's memory any more."""
     return replace(
         with_machine(plan, seed=before.own.seed),
         seed=before.seed,
         data_root_mib=max(plan.data_root_mib, before.data_root_mib),
-        start_reason="its disks have moved on from the seed's memory",
+        start_reason="its disks don't match the seed's memory any more",
     )
 
 
 def pack_machine(plan: VmPlan, directory: Path, target: Path) -> tuple[list[str], list[str]]:
-    """Move what a saved machine has left in its directory into that of a seed, and make its children.
+    """Move the files of a snapshot from a sandbox's directory into that of a seed, and make its children.
 
-    Returns the names of the machine's files, and of the children.
+    Returns the names of the machine's files, and those of the children.
     """
     for name in (MEMORY, STATE, *_disk_names(plan)):
         (directory / name).rename(target / name)
@@ -215,19 +217,19 @@ def pack_machine(plan: VmPlan, directory: Path, target: Path) -> tuple[list[str]
 
 
 def machine_files(plan: VmPlan) -> list[str]:
-    """Return the names of the files that a saved machine is made of."""
+    """Return the names of the files that make up a seed's machine."""
     runs_on = [name for field, name in _RUNS_ON.items() if getattr(plan.own.runs_on, field) is not None]
     return [MEMORY, STATE, *_disk_names(plan), *runs_on]
 
 
 def adopt_machine(plan: VmPlan, image: dict[str, Any], directory: Path) -> list[str]:
-    """Make of a machine's files that came from elsewhere what they were at home; return the children's names."""
+    """Register the image of an imported seed, and make its children; return their names."""
     adopt_image(directory / _RUNS_ON["image_disk"], image)
     return make_children(plan, directory)
 
 
 def copy_disks(plan: VmPlan, directory: Path, target: Path) -> None:
-    """Copy the disks of a stopped sandbox, whole and raw, whatever they lie over. Raises NoSpace."""
+    """Copy the disks of a stopped sandbox as whole, raw disks, also those that lie over a seed's. Raises NoSpace."""
     for disk in (layer_disk(directory), *([data_disk(plan.own.data_directory)] if plan.own.data_disk else [])):
         try:
             if plan.own.seed is None:
@@ -238,7 +240,7 @@ def copy_disks(plan: VmPlan, directory: Path, target: Path) -> None:
             details = error.details if isinstance(error, CommandFailed) else str(error)
             if "No space left" not in details:
                 raise
-            raise NoSpace(f"no room for a copy of {disk}", details=details) from error
+            raise NoSpace(f"there is no space for a copy of {disk}", id="host.no-space", details=details) from error
 
 
 def _flatten(child: Path, backing: Path, target: Path) -> None:
@@ -255,7 +257,7 @@ def _disk_names(plan: VmPlan) -> list[str]:
 
 
 def make_children(plan: VmPlan, directory: Path) -> list[str]:
-    """Make the empty disks that clones copy, over a seed's own; return their names."""
+    """Make the empty disks over a seed's own, of which each clone gets a copy; return their names."""
     qemu_img = require_tool("qemu-img", package="qemu-utils")
     children = []
     for disk in _disk_names(plan):
@@ -272,12 +274,12 @@ def make_children(plan: VmPlan, directory: Path) -> list[str]:
 
 
 def clone_plan_of(before: AnyPlan | None) -> VmPlan | None:
-    """Return the earlier plan of a sandbox whose disks lie over a seed's; None for any other."""
+    """Return the earlier plan of a sandbox whose disks lie over a seed's; None for all other sandboxes."""
     return vm_plan(before) if before is not None and before.seed else None
 
 
 def _qemu_identity(cache: Path) -> str:
-    """Return QEMU's version and a digest of its program; kept by its size and time, since to ask takes a while."""
+    """Return QEMU's version and a digest of its program, which are kept until the program changes."""
     program = require_tool(qemu_binary(), package="qemu-system-x86").resolve()
     known = file_mark(program)
     file = cache / "qemu.json"
@@ -292,7 +294,7 @@ def _qemu_identity(cache: Path) -> str:
 
 
 def _processor(accelerator: Accelerator) -> str:
-    """Return what a guest's state depends on of the host: nothing where the processor is emulated."""
+    """Return the facts of the host's processor that a guest's state depends on: none for an emulated one."""
     if accelerator is Accelerator.TCG:
         return f"emulated {os.uname().machine}"
     facts = processor_facts()
@@ -303,12 +305,12 @@ def _processor(accelerator: Accelerator) -> str:
 def choose_start(
     plan: VmPlan, *, before: VmPlan | None, stored: bool, cold: bool, to_snapshot: bool, cache: Path
 ) -> VmPlan:
-    """Return a plan with how its guest comes up, and why."""
+    """Return a plan that says how its guest comes up, and why."""
     if before is not None:
         return booted_clone_plan(plan, before)
     if to_snapshot:
         if why := why_not_seedable(plan, stored=stored):
-            raise SpecError(f"--data-root: {why}")
+            raise SpecError(f"--data-root: {why}", id="seed.data-root-unfit")
         return replace(plan, start=StartKind.BOOT_TO_SNAPSHOT, start_reason="to become a seed")
     if cold:
         return replace(plan, start_reason="as asked")
@@ -322,7 +324,7 @@ def choose_start(
 
 
 def named_seed_plan(seed: Seed, spec: SandboxSpec, *, data_directory: Path, shares: tuple[PlannedShare, ...]) -> VmPlan:
-    """Return the plan of a clone of a seed with a name, from a spec that has the seed's machine already."""
+    """Return the plan of a clone of a named seed, from a spec that has the seed's machine already."""
     mixed = replace(
         with_machine(plan_of_seed(seed), data_directory=data_directory, shares=shares, asked=asked_of(spec)),
         name=spec.name,

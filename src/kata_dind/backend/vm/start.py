@@ -16,8 +16,8 @@ from kata_dind.backend.vm.begin import BegunGuest
 from kata_dind.backend.vm.descriptors import watch_descriptors
 from kata_dind.backend.vm.events import guest_events
 from kata_dind.backend.vm.plan import MEMORY, STATE, VmPlan, grows, machine_shape, require_seed_machine
-from kata_dind.backend.vm.saved import UNFINISHED, commit_saved, drop_saved, no_room, take_saved
-from kata_dind.backend.vm.space import LIMITS_BYTES, Room
+from kata_dind.backend.vm.saved import UNFINISHED, commit_saved, drop_saved, no_space_for_state, take_saved
+from kata_dind.backend.vm.space import LIMITS_BYTES, SpaceStage
 from kata_dind.backend.vm.space_watch import watch_space
 from kata_dind.backend.vm.streams import AgentStream, open_stream
 from kata_dind.dataroot.kinds import GUEST_PATH
@@ -30,20 +30,20 @@ from kata_dind.wire.channel import background, first_of
 from kata_dind.wire.requests import Exec, Output, Request, StreamLost, Where
 
 CLONE_FILES = frozenset(("layer.qcow2", "data.qcow2", "guest.log", "vmm.log", "network.log"))
-"""What lies in the directory of a clone without shares before anybody owns it."""
+"""The files in the directory of a clone without shares that was started early, before it is adopted."""
 
 
 _TESTIMONY = "grep -E ' /var/lib/(docker|kata-dind) ' /proc/self/mountinfo; dmesg | tail -n 10"
 _TESTIMONY_SECONDS = 5.0
 
-_HOLD = {"kind": "hold", "data_root": GUEST_PATH}
+_FLUSH = {"kind": "flush", "data_root": GUEST_PATH}
 
-_ROOMY = {"kind": "space", "bound": False, "hold": False, "time": None}
-"""What a guest is told that was saved when the host may have had less room; the watch begins anew."""
+_TAKE_DATA = {"kind": "space", "bound": False, "refuse": False, "time": None}
+"""Sent to a guest that resumes: it may have been told to refuse data before, and the watch begins anew."""
 
 
 class VmGuest:
-    """The guest of a machine, as the owner of a sandbox sees it; one that has lost its share counts as ended."""
+    """The guest of a machine, as the owner of a sandbox sees it. A guest that has lost its share counts as ended."""
 
     def __init__(self, begun: BegunGuest, machine: Machine) -> None:
         self._plan = begun.plan
@@ -59,17 +59,19 @@ class VmGuest:
 
     async def snapshot(self) -> None:
         """End the machine with its devices' state beside its memory."""
-        await self._machine.save(self._directory / STATE, hold=_HOLD)
+        await self._machine.snapshot(self._directory / STATE, flush=_FLUSH)
 
     def require_suspendable(self) -> None:
-        """Raise NoSpace where the state may not fit, SandboxError for a guest that stands still for want of space."""
+        """Raise NoSpace where the state may not fit, and SandboxError for a guest that is paused for lack of space."""
         if self._machine.paused.is_set():
-            raise SandboxError("the guest is paused, since the host's disk is full")
+            raise SandboxError("the guest is paused, since the host's disk is full", id="guest.paused")
         needed = most_state_bytes(self._plan, process_status(self._machine.process.pid))
         free = free_bytes(self._directory)
-        # Twice, so that the guest goes on without a hold if the save fails.
-        if free < needed + 2 * LIMITS_BYTES[Room.SHORT]:
-            raise no_room(self._directory, f"it takes up to {needed >> 20} MiB, and {free >> 20} MiB are free")
+        # Twice, so that a guest that can't be suspended after all runs on without its data being refused.
+        if free < needed + 2 * LIMITS_BYTES[SpaceStage.SHORT]:
+            raise no_space_for_state(
+                self._directory, f"it takes up to {needed >> 20} MiB, and {free >> 20} MiB are free"
+            )
 
     async def suspend(self, facts: Mapping[str, Any]) -> None:
         """End the machine with its state in the sandbox's directory."""
@@ -77,12 +79,12 @@ class VmGuest:
         disks = [disk.path.name for disk in machine_shape(self._plan, directory).disks if not disk.read_only]
         commit = functools.partial(commit_saved, directory, disks, facts)
         try:
-            await self._machine.suspend(directory / UNFINISHED, hold=_HOLD, commit=commit)
+            await self._machine.suspend(directory / UNFINISHED, flush=_FLUSH, commit=commit)
         except NoSpace as error:
-            raise no_room(directory, error.summary) from error
+            raise no_space_for_state(directory, error.summary) from error
 
     def move(self, plan: VmPlan, directory: Path, deadlines: StopDeadlines) -> None:
-        """Make a clone without shares another sandbox's, in its directory, to go down by these deadlines."""
+        """Give a clone without shares to a sandbox: its plan, its directory, and the deadlines of its shutdown."""
         self._plan = plan
         for path in self._directory.iterdir():
             if path.name in CLONE_FILES:
@@ -99,7 +101,7 @@ class VmGuest:
         self._machine.discarded = self._virtiofsd is None
 
     def evidence(self) -> str:
-        """Return what has ended, and the logs' tails."""
+        """Return which process has ended, and the logs' tails."""
         lost = self._virtiofsd is not None and self._virtiofsd.ended()
         parts = [self._virtiofsd.describe_end()] if lost and self._virtiofsd else []
         return "\n".join([*parts, self._machine.evidence()])
@@ -132,22 +134,22 @@ class VmGuest:
         self.ended.set()
 
 
-async def _go_on(machine: Machine, directory: Path, *, timeout_seconds: float) -> None:
-    """Let a machine go on from a sandbox's saved state, which is used once, or can't be used."""
+async def _resume(machine: Machine, directory: Path, *, timeout_seconds: float) -> None:
+    """Resume a machine from a sandbox's saved state, which is used up by that, also when it can't be read."""
     try:
         await machine.wait_until_loaded(timeout_seconds=timeout_seconds)
         take_saved(directory)
     except SandboxError:
         drop_saved(directory)
         raise
-    await machine.resume()
+    await machine.unpause()
     drop_saved(directory)
 
 
 def most_state_bytes(plan: VmPlan, status: str) -> int:
-    """Return how large the saved state can be, of a machine whose process has this proc_pid_status(5).
+    """Return how large the saved state of a machine can be, from the proc_pid_status(5) of its process.
 
-    It has the pages that are the machine's own, and those of the seed's memory, of which it may have written some.
+    The state has the machine's own pages in it, and those of the seed's memory.
     """
     own = sum(int(kib) << 10 for kib in re.findall(r"^(?:RssAnon|VmSwap):\s*(\d+) kB$", status, re.MULTILINE))
     seeds = 0
@@ -158,9 +160,9 @@ def most_state_bytes(plan: VmPlan, status: str) -> int:
 
 @contextlib.asynccontextmanager
 async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnEvent) -> AsyncIterator[VmGuest]:
-    """Meet a guest that was begun, and give it what it lacks; the block's end stops it.
+    """Connect to a guest that was begun, and plug in what its seed lacks; the block's end stops it.
 
-    Raises HostError, BootFailed; AbnormalShutdown at the end of a block that went well itself.
+    Raises HostError, BootFailed, and AbnormalShutdown at the end of a block that raised nothing itself.
     """
     plan, directory = begun.plan, begun.directory
     lacks = plan.own.seed if plan.start is StartKind.RESTORE else None
@@ -171,10 +173,10 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
 
     async with open_machine(begun.qemu, on_event=heard, deadlines=deadlines) as machine:
         if plan.start is StartKind.RESUME:
-            await _go_on(machine, directory, timeout_seconds=plan.timeout_seconds)
+            await _resume(machine, directory, timeout_seconds=plan.timeout_seconds)
         await machine.wait_for_guest(timeout_seconds=plan.timeout_seconds)
         if plan.start is StartKind.RESUME:
-            await machine.ask_guest(_ROOMY, timeout_seconds=plan.timeout_seconds)
+            await machine.ask_guest(_TAKE_DATA, timeout_seconds=plan.timeout_seconds)
         if lacks and plan.memory_mib > lacks.memory_mib:
             await machine.plug_memory(plan.memory_mib - lacks.memory_mib, shared=bool(plan.own.shares))
         if begun.late_share:

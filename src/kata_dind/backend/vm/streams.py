@@ -24,12 +24,12 @@ from kata_dind.wire.requests import (
 
 
 def agent_request(request: Request, plan: VmPlan) -> dict[str, Any]:
-    """Return what the agent is asked."""
+    """Return a request as the agent expects it."""
     if isinstance(request, Docker):
         return {"kind": "docker"}
     if isinstance(request, Exec):
         return exec_to_json(request)
-    # With the time, since the HELLO of a cold start has waited for the whole boot.
+    # With the time, since the HELLO of a cold start was sent before the whole boot.
     container = container_request(plan, check=request.check, entropy=os.urandom(64))
     return {**container, "time": time.time()}
 
@@ -54,7 +54,7 @@ class AgentStream:
         return None if self._stream.result is None else result_from_json(self._stream.result)
 
     async def receive(self) -> Output | End | None:
-        """Return what comes next, None when the stream has ended. Raises StreamLost."""
+        """Return the next output or end; None when the stream has ended. Raises StreamLost."""
         try:
             while (frame := await self._stream.receive()) is not None:
                 if frame.kind == protocol.DATA:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _KILL_GRACE_SECONDS = 2.0
 _HOST_GONE_SECONDS = 0.05
-"""How long to leave a port alone whose other end is closed."""
+"""How long to wait before a port whose other end is closed is looked at again."""
 
 
 class Agent:
@@ -50,10 +50,10 @@ class Agent:
         self._names: dict[str, Any] = {}
         """The request that gave the guest its names."""
         self._check: container.Check | None = None
-        """What a held container's data root is looked at with."""
+        """Checks the data root of a container that is renewed; it was prepared when the guest flushed."""
         self._throttled = False
         self._last_bytes: int | None = None
-        """How much may still be sent before a save, and not a byte more until the next epoch; None for no limit."""
+        """How much a guest that flushes may still send, up to its answer; nothing follows until the next epoch."""
         self._host_gone = False
         self._space = Space()
         loop.watch(port, READ, self._port_ready)
@@ -63,14 +63,14 @@ class Agent:
     def _port_ready(self, events: int) -> None:
         if events & READ:
             self._receive()
-        self._flush()
+        self._send_pending()
 
     def _receive(self) -> None:
         try:
             data = os.read(self._port, 65536)
         except BlockingIOError:
             return
-        if not data:  # poll would report that without a pause
+        if not data:  # the other end is closed, which poll would report again and again
             self._host_gone = True
             self._loop.unwatch(self._port)
             self._loop.after(_HOST_GONE_SECONDS, self._look_for_host)
@@ -82,8 +82,8 @@ class Agent:
         self._host_gone = False
         self._loop.watch(self._port, READ, self._port_ready)
 
-    def _flush(self) -> None:
-        """Send what fits; watch for room as long as there is more."""
+    def _send_pending(self) -> None:
+        """Send what fits, and watch the port as long as there is more."""
         if self._host_gone:
             return
         # Before anything is sent: a reader may have stopped at a backlog that is gone a moment later.
@@ -102,10 +102,10 @@ class Agent:
             for handler in list(self._handlers.values()):
                 handler.may_send()
 
-    def flush_soon(self) -> None:
-        """Watch for room on the port, after output was queued outside of a port event."""
+    def send_soon(self) -> None:
+        """Send output that was queued outside of a port event."""
         if self._mux.pending_bytes:
-            self._flush()
+            self._send_pending()
 
     def _event(self, name: str, **fields: Any) -> None:
         self._mux.control(EVENTS, {"event": name, "uptime_seconds": round(system.uptime_seconds(), 3), **fields})
@@ -136,7 +136,7 @@ class Agent:
             handler.close()
 
     def _begin(self, message: dict[str, Any]) -> None:
-        """A new epoch: streams of the old one are gone, the clock is the host's."""
+        """Begin a new epoch: drop the streams of the old one, and take the host's clock."""
         self._last_bytes = None
         for handler in self._handlers.values():
             handler.close()
@@ -163,11 +163,11 @@ class Agent:
             return self._start_container(stream, request)
         if kind == "renew":
             return self._renew(stream, request)
-        if kind == "hold":
-            self._hold(stream, request)
+        if kind == "flush":
+            self._flush(stream, request)
             return None
         if kind == "space":
-            self._mux.close(stream, {"held": self._mind_space(request)})
+            self._mux.close(stream, {"refusing": self._mind_space(request)})
             return None
         if kind == "poweroff":
             self._power_off(float(request["timeout_seconds"]))
@@ -220,51 +220,52 @@ class Agent:
 
     # --- seeds
 
-    def _hold(self, stream: int, request: dict[str, Any]) -> None:
-        """Write everything out and fall silent with the answer, so that the machine can be saved between two frames."""
+    def _flush(self, stream: int, request: dict[str, Any]) -> None:
+        """Write everything out, and fall silent after the answer, so that no frame is cut in the machine's state."""
         check = container.Check(self._container_pid, str(request["data_root"]))
         check.prepare()
         self._check = check
-        system.write_names(self._names)  # for practice: what Python looks up at the first time is saved, too
+        # For practice, so that what Python looks up the first time is in the memory of every clone.
+        system.write_names(self._names)
         os.sync()
         self._mux.close(stream, {})
         self._last_bytes = self._mux.pending_bytes
 
     def _renew(self, stream: int, request: dict[str, Any]) -> Handler:
-        """Become a machine of its own after a restore; the stream is the container's from here on."""
+        """Renew the guest after it was restored or resumed; the stream is the container's from here on."""
         if self._container is None:
             raise ProcessLookupError("no container runs")
         system.set_clock(float(request["time"]))
         system.reseed(bytes.fromhex(request["entropy"]))
         system.write_names(request)
         self._names = request
-        # There is none when what should have held it has not reached us.
+        # It is missing where no request to flush has reached this agent.
         check = self._check or container.Check(self._container_pid, str(request["data_root"]))
         checked_seconds = check.look()
         handler = self._follow_container(stream, self._container)
         steps = self._plugged(request)
 
-        def go_on() -> None:
+        def take_next_step() -> None:
             if self._handlers.get(stream) is not handler:
-                return  # the host is gone, or has begun anew
+                return  # the host is gone, or has begun a new epoch
             if steps:
-                plugged.run_step(self._loop, steps[0], on_end=ended)
+                plugged.run_step(self._loop, steps[0], on_end=step_ended)
             else:
                 self._event("renewed", check_seconds=round(checked_seconds, 4), **self._size(request))
 
-        def ended(failure: str) -> None:
+        def step_ended(failure: str) -> None:
             if not failure:
                 self._event(steps.pop(0).name)
-                return go_on()
+                return take_next_step()
             self._forget(stream)
             handler.close()
             return self._mux.close(stream, {"error": failure})
 
-        self._loop.after(0, go_on)  # when the stream has its handler
+        self._loop.after(0, take_next_step)  # once the stream has its handler
         return handler
 
     def _size(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the size of a data root that has grown."""
+        """Return the new size of a data root that has grown; nothing for one that has not."""
         if not request["disk_bytes"]:
             return {}
         return {"size_bytes": container.data_root_bytes(self._container_pid, str(request["data_root"]))}
@@ -291,20 +292,20 @@ class Agent:
         return steps
 
     def _mind_space(self, request: dict[str, Any]) -> list[str]:
-        """Bound dirty memory and hold the file systems, or no longer; return the devices that are held."""
+        """Bound dirty memory and refuse new data, or no longer; return the devices that refuse it."""
         if request["time"] is not None:  # the guest was paused, and its clock with it
             system.set_clock(float(request["time"]))
         if request["bound"]:
             self._space.bound_dirty()
         else:
             self._space.unbound_dirty()
-        if request["hold"]:
-            return self._space.hold(f"/proc/{self._container_pid}")
-        self._space.release(f"/proc/{self._container_pid}")
+        if request["refuse"]:
+            return self._space.refuse_data(f"/proc/{self._container_pid}")
+        self._space.take_data(f"/proc/{self._container_pid}")
         return []
 
     def _power_off(self, timeout_seconds: float) -> None:
-        """Stop dockerd, let its file systems go, and switch off."""
+        """Stop dockerd, whose file systems are unmounted with it, and switch off."""
         if not self._container_pid:
             system.power_off()
         self._loop.when_child_ends(self._container_pid, lambda _code: system.power_off())
@@ -328,14 +329,14 @@ def _require_disk(serial: str) -> str:
 def main() -> None:
     """Serve; ends only with the machine."""
     os.environ.setdefault("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    # While no other process runs: with the first cgroup Linux patches its allocators, and QEMU before 8.1 can keep
-    # a translation of the breakpoint that stands there meanwhile, on which the guest then hangs.
+    # While no other process runs: when the first cgroup is made Linux patches its allocators, with a breakpoint for a
+    # moment, and QEMU before 8.1 can keep a translation of that breakpoint, on which the guest then hangs.
     # https://lore.kernel.org/lkml/20230808072835.GT7636@redhat.com/
     os.mkdir(spawn.CONTAINER_CGROUP)
     system.load_modules()
     loop = Loop()
     agent = Agent(loop, system.require_port())
-    loop.before_waiting = agent.flush_soon
+    loop.before_waiting = agent.send_soon
     loop.run()
 
 

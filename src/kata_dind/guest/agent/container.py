@@ -28,14 +28,14 @@ _SHARED = "/run/kata-containers/shared/containers"
 """Where Kata's guests mount the shared directory, whose tag is kataShared."""
 
 NO_CONTAINER = 78
-"""The guest entrypoint's code for a start without a data root, which the host reads alike: EXIT_NO_DATA_ROOT."""
+"""The guest entrypoint's exit code for a start without a data root; the host knows it as EXIT_NO_DATA_ROOT."""
 
 _EXT4_IOC_RESIZE_FS = 0x40086610
 """Takes the new number of blocks. Source: linux/ext4.h, _IOW('f', 16, __u64)."""
 
 _CHECK_FILE, _CHECK_BYTES = ".kata-dind-check", 4096
 
-# The host name is the guest's: so a restored one has one name to change.
+# The container has the host name of the guest, so that a clone has only one name to change.
 _NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWCGROUP
 
 # A container's /dev under Kata: a few nodes, and no loop devices, /dev/fuse or /dev/kmsg even when it is privileged
@@ -51,7 +51,7 @@ _LINKS = {
 
 
 class Layout:
-    """What a container is made of: disks and a block device by their paths, shares as `NAME PATH` pairs."""
+    """The parts of a container: disks and a block device by their paths, shares as `NAME PATH` pairs."""
 
     def __init__(self, *, image: str, layer: str, device: str | None, shares: Sequence[str]) -> None:
         self.image = image
@@ -100,8 +100,8 @@ def enter(
 class Check:
     """Writes a block to a running container's data root and reads it back.
 
-    It is the part of the proof that a restore could have undone: overlay and dockerd are in the memory that was proven.
-    Past the page cache, so that it is the disk that answers; a tmpfs has none.
+    This is the one part of the proof that a restore could have undone, since overlay and dockerd are in the memory that
+    was proven. It bypasses the page cache, so that the disk itself answers, except on a tmpfs, which has no disk.
     """
 
     def __init__(self, pid: int, path: str) -> None:
@@ -110,7 +110,7 @@ class Check:
         self._block, self._answer = (mmap.mmap(-1, _CHECK_BYTES) for _ in range(2))  # aligned, as O_DIRECT demands
 
     def prepare(self) -> None:
-        """Make the file, and leave it open for the next look; so a restored guest need not find room for it."""
+        """Make the file, and leave it open for the next look, so that a clone needs no free space for it."""
         self._fd = _open_direct(self._file)
         try:
             self._look()
@@ -120,7 +120,7 @@ class Check:
             raise
 
     def look(self) -> float:
-        """Return the seconds that it took. Raises OSError when the data root does not hold what was written."""
+        """Check, and return how many seconds that took. Raises OSError when other data is read than was written."""
         started = time.monotonic()
         if self._fd < 0:
             self._fd = _open_direct(self._file)
@@ -131,7 +131,7 @@ class Check:
         return time.monotonic() - started
 
     def _close(self) -> None:
-        # What is open would keep the container's file system mounted beyond its end.
+        # An open file would keep the container's file system mounted beyond the container's end.
         os.close(self._fd)
         self._fd = -1
 
@@ -140,7 +140,7 @@ class Check:
         os.pwritev(self._fd, [self._block], 0)
         os.preadv(self._fd, [self._answer], 0)
         if self._answer[:] != self._block[:]:
-            raise OSError(errno.EIO, "the data root does not hold what was written", self._file)
+            raise OSError(errno.EIO, "the data root does not return what was written", self._file)
 
 
 def _open_direct(file: str) -> int:
@@ -204,7 +204,7 @@ def _build(layout: Layout) -> None:
     _mount_dev(layout.device)
     _mount_kernel_views()
     _bind_names()
-    # The official image's start script covers a /tmp that is no mount with a tmpfs, and so would shares below it.
+    # The official image's start script mounts a tmpfs over /tmp, and over shares below it, unless /tmp is a mount.
     _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
     if layout.shares:
         mount_shared()
@@ -266,7 +266,7 @@ def _mount_kernel_views() -> None:
 
 
 def _bind_names() -> None:
-    """Let the container see the guest's own files of names, as container managers do, which change with the guest's."""
+    """Bind the guest's own files of names into the container, as container managers do: both change together."""
     for name in ("hosts", "hostname", "resolv.conf"):
         path = f"{_ROOT}/etc/{name}"
         if os.path.lexists(path):
@@ -278,7 +278,7 @@ def _bind_names() -> None:
 def _clone_shares(shares: Sequence[str]) -> list[tuple[int, str]]:
     """Return a detached mount of each share in the shared directory, with its place in the container.
 
-    What is read-only is so on the host already.
+    Read-only shares are mounted read-only on the host already.
     """
     pairs = [share.partition(" ")[::2] for share in shares]
     return [(libc.clone_mount(f"{_SHARED}/{name}"), path) for name, path in pairs]

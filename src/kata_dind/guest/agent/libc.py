@@ -27,7 +27,7 @@ def mount(source: str, target: str, kind: str = "", *, flags: int = 0, options: 
 
 
 def clone_mount(path: str) -> int:
-    """Return a descriptor of a detached mount of what a path leads to, as a bind mount would have it."""
+    """Return a descriptor of a detached mount of the file or directory at a path, as a bind mount would make it."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
     tree: int = _libc.syscall(_OPEN_TREE, AT_FDCWD, path.encode(), flags)
     _check(tree, f"open_tree {path}")
@@ -41,7 +41,7 @@ def attach_mount(tree: int, target: str) -> None:
 
 
 def detach(target: str) -> None:
-    """Take a mount out of the tree now; it ends when nobody uses it."""
+    """Take a mount out of the tree now; it ends when no process uses it any more."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 

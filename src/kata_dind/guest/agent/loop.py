@@ -45,7 +45,7 @@ class Loop:
             self._selector.register(fd, events, callback)
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching a descriptor; call it before closing one."""
+        """Stop watching a descriptor; call this before closing it."""
         self.watch(fd, 0, _ignore)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -92,7 +92,9 @@ class Loop:
             if callback:
                 callback(code)
             else:
-                self._early_exits[pid] = code  # an orphan that we adopted as process 1, or a child not yet asked for
+                self._early_exits[pid] = (
+                    code  # an orphan that process 1 has inherited, or a child without a callback yet
+                )
                 if len(self._early_exits) > 64:
                     del self._early_exits[next(iter(self._early_exits))]
 

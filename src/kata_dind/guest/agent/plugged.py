@@ -1,4 +1,4 @@
-"""What a restored guest is given while it runs: a moment after the host has plugged it in, it is there to be used."""
+"""Devices that a clone is given while it runs: they can be used a moment after the host has plugged them in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_step(loop: Loop, step: Step, *, on_end: Callable[[str], None]) -> None:
 
 
 def _end_of(child: Child, code: int) -> str:
-    """Return what a child that has ended said if it failed, and let go of its descriptors."""
+    """Return what a child that has failed said, empty for one that has not, and close its descriptors."""
     said = os.read(child.stderr, 4096).decode(errors="replace").strip() if code else ""
     for fd in (child.stdin, child.stdout, child.stderr):
         os.close(fd)

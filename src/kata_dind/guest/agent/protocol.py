@@ -5,8 +5,8 @@ length; big-endian), then the payload. Streams are opened by the host, numbered 
 ways under a credit per direction, so that a slow reader stops only its own stream. Stream 0 carries the guest's events.
 
 A side that connects says HELLO with an epoch. A HELLO with a new epoch resets the receiver: its streams are gone, and
-it answers with the same epoch. Until that answer comes the host drops whatever it reads, so that a restored guest and
-a new supervisor agree at once.
+it answers with the same epoch. Until that answer comes the host drops all that it reads, so that a guest that was
+restored or resumed and a new supervisor agree at once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PENDING_BYTES = 512 * 1024
 
 
 class ProtocolError(Exception):
-    """The other side sent what the protocol does not allow; the channel is unusable."""
+    """The other side broke the protocol; the channel is unusable."""
 
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Mux:
         return number
 
     def credit(self, number: int) -> int:
-        """How many bytes may be sent on a stream now; 0 for one that is gone."""
+        """Return how many bytes may be sent on a stream now; 0 for one that is gone."""
         stream = self._streams.get(number)
         return 0 if stream is None or stream.ended else stream.sendable
 
@@ -185,7 +185,7 @@ class Mux:
 
     @property
     def pending_bytes(self) -> int:
-        """How much output waits to be taken; compare with PENDING_BYTES."""
+        """How many bytes of output wait to be taken; compare with PENDING_BYTES."""
         return len(self._out)
 
     def peek(self, limit: int = 1 << 16) -> bytes:
@@ -232,7 +232,7 @@ class Mux:
         stream = self._streams.get(frame.stream)
         if stream is None:
             return False  # closed by us while this was on its way
-        # What credit does not count would let the other side fill our memory: so nothing empty, nothing twice.
+        # Frames that cost no credit could fill our memory: so empty and repeated ones are refused.
         if frame.kind == DATA:
             stream.receivable -= len(frame.payload)
             if stream.receivable < 0 or stream.received_end or not frame.payload or frame.substream > ERROR:

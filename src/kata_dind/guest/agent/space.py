@@ -1,9 +1,9 @@
-"""The guest's part when its host runs out of space: little unwritten data, then no new data, until there is room again.
+"""The guest's part when its host runs out of space: it keeps little unwritten data, and at last takes no new data.
 
-Its disks are sparse files of the host's. A write that the host has no room for is an I/O error to the guest's kernel,
-and a file system that meets one in its journal is gone; one that takes no new data says "no space left on device"
-instead. ext4 and xfs can be told so: what they have left becomes a reserve for what the kernel must not fail at, from
-which what is dirty already, and their own bookkeeping, is still written.
+The guest's disks are sparse files of the host. When the host has no space for a write, the guest's kernel sees an I/O
+error, which breaks a file system if it happens in the journal. A file system that refuses new data says "no space left
+on device" instead. ext4 and xfs can be made to: their free space becomes a reserve, from which the kernel still writes
+data that is dirty already, and the file system's own bookkeeping.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIRTY_BEFORE = ("dirty_background_bytes", "dirty_background_ratio", "dirty_byte
 
 
 class Space:
-    """What is held back at the moment, and what to restore."""
+    """What is refused or bounded at the moment, and the values to set when that ends."""
 
     def __init__(self, ext4: str = _EXT4, vm: str = "/proc/sys/vm") -> None:
         self._ext4 = ext4
@@ -42,14 +42,14 @@ class Space:
     def unbound_dirty(self) -> None:
         """Undo `bound_dirty`."""
         for name, count in self._dirty_before.items():
-            if count:  # of bytes and ratio one is zero, and writing either sets the other to that
+            if count:  # one of bytes and ratio is zero: writing either sets the other to zero
                 _write(f"{self._vm}/{name}", count)
         self._dirty_before.clear()
 
-    def hold(self, process: str) -> list[str]:
+    def refuse_data(self, process: str) -> list[str]:
         """Let each ext4, and each xfs that a process sees, refuse new data, with ENOSPC and for root as well.
 
-        The process is its directory in /proc. Returns the devices of all that do.
+        The process is given by its directory in /proc. Returns the devices that refuse data now.
         """
         for device in self._ext4_devices():
             path = f"{self._ext4}/{device}/reserved_clusters"
@@ -63,8 +63,8 @@ class Space:
                     self._xfs_reserved_before[device] = before
         return [*self._reserved_before, *self._xfs_reserved_before]
 
-    def release(self, process: str) -> None:
-        """Undo `hold`; a file system that is not mounted any more has forgotten it."""
+    def take_data(self, process: str) -> None:
+        """Undo `refuse_data`; a file system that is not mounted any more has forgotten it."""
         for device, count in self._reserved_before.items():
             try:
                 _write(f"{self._ext4}/{device}/reserved_clusters", count)

@@ -31,7 +31,7 @@ class Child:
 def run(argv: Sequence[str], *, stdin: bytes = b"") -> int:
     """Run a short command to its end and return its exit code; output goes to the console.
 
-    Only for the time before the loop runs, since it waits.
+    Only for the time before the loop runs, since it blocks.
     """
     read, write = os.pipe()
     os.write(write, stdin)
@@ -49,8 +49,8 @@ def spawn(
     `become` runs in the child and must not return. When it raises OSError the child ends with 127 (a program that is
     absent) or 126, and says so on its standard error, as a shell would.
 
-    `change` makes or joins namespaces first. A pid namespace begins with a child of who did that: so the child forks
-    once more, and the one that we return is the grandchild, which is ours since process 1 adopts orphans.
+    `change` makes or joins namespaces first. A pid namespace begins with the children of the process that made it:
+    so the child forks once more, and the grandchild is returned, which process 1 inherits as it does all orphans.
     """
     if size is not None:
         master, slave = os.openpty()

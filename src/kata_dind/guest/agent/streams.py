@@ -33,7 +33,7 @@ if TYPE_CHECKING:
             """A message has come."""
 
         def may_send(self) -> None:
-            """There is credit again, or room in the channel."""
+            """There is credit again, or the channel's backlog has become smaller."""
 
         def close(self) -> None:
             """The stream is over; let go of everything."""
@@ -52,12 +52,12 @@ class Reader:
         self._on_end = on_end
         self._last_bytes: int | None = None
         self.open = True
-        self.resume()
+        self.read_on()
 
-    def resume(self) -> None:
+    def read_on(self) -> None:
         """Read again, when there is credit."""
         if self.open:
-            self._loop.watch(self._fd, READ if self._room() else 0, self._ready)
+            self._loop.watch(self._fd, READ if self._sendable() else 0, self._ready)
 
     def stop(self) -> None:
         """Read no more; the descriptor stays the owner's to close."""
@@ -78,23 +78,23 @@ class Reader:
                 self.stop()
                 self._on_end()
 
-    def _room(self) -> int:
+    def _sendable(self) -> int:
         return self._mux.credit(self._stream) if self._mux.pending_bytes < PENDING_BYTES else 0
 
     def _ready(self, _events: int) -> None:
-        room = self._room()
-        if not room:
-            return self.resume()
+        count = self._sendable()
+        if not count:
+            return self.read_on()
         try:
-            data = os.read(self._fd, min(room, MAX_PAYLOAD_BYTES))
+            data = os.read(self._fd, min(count, MAX_PAYLOAD_BYTES))
         except BlockingIOError:
             return None
         except OSError:
             data = b""  # a terminal whose last process ended says EIO, a peer that vanished ECONNRESET
         if data:
             self._mux.send(self._stream, data, self._substream)
-            if not self._room():
-                self.resume()
+            if not self._sendable():
+                self.read_on()
             return self._stop_if_read(len(data))
         self.stop()
         return self._on_end()
@@ -116,12 +116,12 @@ class Writer:
         if not self.open:
             return self._mux.consumed(self._stream, len(data))
         self._waiting += data
-        return self._flush()
+        return self._write()
 
     def end(self) -> None:
         """End the descriptor once everything is written."""
         self._ending = True
-        self._flush()
+        self._write()
 
     def stop(self) -> None:
         """Write no more; the descriptor stays the owner's to close."""
@@ -130,12 +130,12 @@ class Writer:
             self._mux.consumed(self._stream, len(self._waiting))
             self._waiting.clear()
 
-    def _flush(self, _events: int = 0) -> None:
+    def _write(self, _events: int = 0) -> None:
         while self._waiting and self.open:
             try:
                 count = os.write(self._fd, self._waiting)
             except BlockingIOError:
-                return self._loop.watch(self._fd, WRITE, self._flush)
+                return self._loop.watch(self._fd, WRITE, self._write)
             except OSError:  # its reader is gone
                 self._loop.unwatch(self._fd)
                 self.stop()
@@ -203,9 +203,9 @@ class ProcessStream:
             _kill(self._child.pid, number)
 
     def may_send(self) -> None:
-        """Read on."""
+        """Read again, now that more can be sent."""
         for reader in self._readers:
-            reader.resume()
+            reader.read_on()
 
     def close(self) -> None:
         """The host has closed the stream, or is gone: hang up on the process."""
@@ -261,7 +261,7 @@ class SocketStream:
     """A connection to a Unix socket in the guest, half-closed as its two ends half-close it."""
 
     def __init__(self, loop: Loop, mux: Mux, stream: int, path: str, *, on_end: Callable[[int], None]) -> None:
-        """Connect; raises OSError when nobody listens."""
+        """Connect; raises OSError when no process listens."""
         self._loop, self._mux, self._stream = loop, mux, stream
         self._on_end = on_end
         self._socket = socket.socket(socket.AF_UNIX)
@@ -289,8 +289,8 @@ class SocketStream:
         """Sockets take no messages."""
 
     def may_send(self) -> None:
-        """Read on."""
-        self._reader.resume()
+        """Read again, now that more can be sent."""
+        self._reader.read_on()
 
     def close(self) -> None:
         """Drop the connection."""

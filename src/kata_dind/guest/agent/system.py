@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
-"""Source: linux/random.h; random(4) tells what they do, and who may."""
+"""Source: linux/random.h; random(4) tells what they do, and which processes may use them."""
 
 _CPUS, _MEMORY = "/sys/devices/system/cpu", "/sys/devices/system/memory"
 
 PORT_NAME = "kata-dind.agent"
 
-# The channel and the network; then what dockerd looks for but does not load, and what a restored guest should have
-# loaded already, which nobody waits for.
+# The channel and the network; then modules that dockerd looks for but does not load, and modules that a restored guest
+# should have loaded already. The later ones are not waited for.
 _FIRST_MODULES = ("virtio_console", "virtio_net")
 _LATER_MODULES = ("overlay", "br_netfilter", "ip_tables", "virtio_rng", "virtiofs")
 
 
 def load_modules() -> None:
-    """Load what a Docker guest needs and no alias brings; a kernel that has it built in has no modules to load."""
+    """Load the modules that a Docker guest needs and no alias loads; a kernel without modules has them built in."""
     if os.path.isdir("/lib/modules/" + os.uname().release):
         spawn.run(["modprobe", "-qa", *_FIRST_MODULES])
         os.posix_spawnp("modprobe", ["modprobe", "-qa", *_LATER_MODULES], os.environ)
@@ -53,21 +53,21 @@ def find_disk(serial: str) -> str | None:
 
 
 def require_disk_size(serial: str, least_bytes: int) -> None:
-    """Raise OSError while the kernel does not know a disk to be of a size yet."""
+    """Raise OSError as long as the kernel does not know that a disk has grown to a size."""
     name = (find_disk(serial) or "").rpartition("/")[2]
     if int(_read(f"/sys/block/{name}/size") or 0) * 512 < least_bytes:
         raise OSError(errno.EAGAIN, f"the disk {serial} has not become larger")
 
 
 def require_cpus(count: int) -> None:
-    """Raise OSError while the kernel does not know of so many processors yet."""
+    """Raise OSError as long as the kernel knows of fewer processors."""
     last = _read(f"{_CPUS}/present").replace(",", "-").rpartition("-")[2]  # of `0-3`, or of `0`
     if int(last or 0) < count - 1:
         raise OSError(errno.EAGAIN, f"there are no {count} processors")
 
 
 def require_memory(least_mib: int) -> None:
-    """Raise OSError while the kernel does not use so much memory yet, which it does by itself when it has found it."""
+    """Raise OSError as long as the kernel uses less memory; it uses plugged memory by itself once it has found it."""
     blocks = [name for name in os.listdir(_MEMORY) if name.removeprefix("memory").isdigit()]
     online = sum(_read(f"{_MEMORY}/{name}/state") == "online" for name in blocks)
     if online * int(_read(f"{_MEMORY}/block_size_bytes"), 16) < least_mib << 20:
@@ -75,7 +75,7 @@ def require_memory(least_mib: int) -> None:
 
 
 def start_cpus(count: int) -> spawn.Child:
-    """Start a process that starts those processors that stand still; 0.5 s each in an emulated guest."""
+    """Start a process that starts the processors that are not running yet; 0.5 s each in an emulated guest."""
 
     def become() -> None:
         for number in range(count):
@@ -92,7 +92,7 @@ def set_clock(seconds: float) -> None:
 
 
 def reseed(entropy: bytes) -> None:
-    """Give the kernel's random number generator bytes of the host's, and let nothing come from its old state."""
+    """Reseed the kernel's random number generator with bytes from the host, so that its old state does not matter."""
     random = os.open("/dev/urandom", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(random, _RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)

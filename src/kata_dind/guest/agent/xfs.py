@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ALL_BLOCKS = 1 << 60
-"""More than there are: xfs reserves what is free, and what becomes free."""
+"""More blocks than there are: xfs reserves those that are free, and those that become free."""
 
 _GET_RESBLKS, _SET_RESBLKS = 0x80105873, 0xC0105872
 _RESBLKS = struct.Struct("QQ")  # how many are asked for, and how many of them are there
@@ -35,13 +35,15 @@ def opened(process: str) -> Iterator[tuple[str, int]]:
             continue
         path = row[4].decode("unicode_escape").encode("latin-1")  # a space is \040 there
         try:
-            # Anything can be mounted on by a file of its kind, a FIFO too, which would let us wait for a writer.
+            # A mount point can be a file of any kind, also a FIFO, at which we would wait for a writer.
             root = os.open(os.fsencode(f"{process}/root") + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # it lies below another mount, or was taken away
             continue
         try:
             major, minor = row[2].split(b":")
-            if os.fstat(root).st_dev == os.makedev(int(major), int(minor)):  # else another is mounted over it
+            if os.fstat(root).st_dev == os.makedev(
+                int(major), int(minor)
+            ):  # else another file system is mounted over it
                 seen.add(name)
                 yield name, root
         finally:
@@ -55,7 +57,7 @@ def reserved_blocks(root: int) -> int:
 
 
 def reserve_blocks(root: int, count: int) -> bool:
-    """Let a file system have so many blocks in reserve, as far as they are free; it is forgotten with the mount.
+    """Let a file system have so many blocks in reserve, as far as they are free; the reserve ends with the mount.
 
     Returns False for one that is read-only or broken, which takes no data anyway.
     """
