@@ -61,7 +61,8 @@ class UsedHostVolume:
         settled: dict[str, Any] = {"data_root": volume.kind}
         if spec.size and volume.disk is None:
             warn(
-                f"--size: the volume '{volume.name}' is of the kind {volume.kind}, whose size is that of the host's disk"
+                f"--size: the volume '{volume.name}' is of the kind {volume.kind}, "
+                "whose size is that of the host's disk"
             )
         if present := volume.size_bytes:
             if spec.size and spec.size_bytes < present:
