@@ -75,7 +75,7 @@ def _exit_code(argv: Sequence[str], *, session: Session) -> int:
         if isinstance(bug, OSError) and bug.errno in (errno.ENOSPC, errno.EDQUOT):
             _discard_stdout()
             return _report(
-                session, HostError(f"no space is left{_place(bug)}", id="host.no-space"), as_json=session.json
+                session, HostError(f"no space is left{_place(bug)}", id="host.file-system-full"), as_json=session.json
             )
         return _report(
             session, _bug(bug, verb=session.context.command_path if session.context else ""), as_json=session.json

@@ -86,7 +86,7 @@ _FLAGS_OF_OURS = {
     "config-file": "share the file as /etc/docker/daemon.json instead",
 }
 
-# A share on one of these would hide what dockerd and the image's own programs need.
+# A share on one of these would hide files that dockerd and the image's own programs need.
 _GUESTS_OWN = frozenset(
     PurePosixPath(path)
     for path in (
@@ -94,7 +94,7 @@ _GUESTS_OWN = frozenset(
         *("/usr/bin", "/usr/lib", "/usr/local", "/usr/local/bin", "/usr/sbin", "/usr/share", "/var/lib", "/var/run"),
     )
 )
-# And nothing may be mounted inside these; a data root on a share is what overlayfs refuses in the first place.
+# Nothing may be mounted inside these either; and overlayfs refuses a data root on a share.
 _GUESTS_TREES = tuple(
     PurePosixPath(path) for path in ("/dev", "/proc", "/sys", "/var/lib/docker", "/var/lib/kata-dind")
 )
@@ -189,14 +189,14 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     if info.data.get("data_root") is DataRootKind.MEMORY:
         raise _Refused(
             f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out",
-            id="spec.options-conflict",
+            id="spec.volume-in-memory",
         )
     return _checked_name(name)
 
 
 def _checked_seed(name: str, info: ValidationInfo) -> str:
     if name and info.data.get("cold"):
-        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.options-conflict")
+        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.seed-with-cold")
     return _checked_name(name) if name else name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,37 +49,165 @@ IDS = [
     "config.unknown-key",
     "config.unreadable",
     "config.wrong-type",
+    "dataroot.bad-input",
+    "dataroot.cannot-grow",
+    "dataroot.damaged",
+    "dataroot.growth-failed",
+    "dataroot.in-use",
+    "dataroot.not-a-file",
+    "dataroot.overlay-refused",
+    "dataroot.unusable",
+    "dataroot.virtiofs-needs-root",
+    "dockerd.answer-unreadable",
+    "dockerd.ended",
+    "dockerd.ended-early",
     "dockerd.hello-not-loaded",
     "dockerd.images-not-listed",
     "dockerd.load-failed",
+    "dockerd.no-answer",
+    "dockerd.not-ready",
     "dockerd.pull-failed",
+    "dockerd.refused",
+    "dockerd.stop-timed-out",
+    "guest.command-not-run",
+    "guest.command-timed-out",
+    "guest.cut-off",
+    "guest.flush-failed",
+    "guest.flush-timed-out",
+    "guest.gone",
+    "guest.no-answer",
+    "guest.paused",
+    "guest.refused",
+    "host.directory-not-made",
+    "host.directory-not-removed",
+    "host.file-system-full",
+    "host.file-too-large",
+    "host.lock-busy",
+    "host.lock-unusable",
     "host.no-space",
+    "host.processor-unsupported",
+    "host.release-unknown",
+    "host.state-path-too-long",
+    "host.tool-missing",
+    "host.user-namespaces-forbidden",
+    "image.command-failed",
+    "image.disk-differs",
+    "image.docker-missing",
+    "image.file-failed",
+    "image.file-missing",
+    "image.in-use",
+    "image.name-taken",
     "image.needed",
+    "image.reference-invalid",
+    "image.registry-untrusted",
+    "image.removed",
     "image.unknown",
+    "image.without-dockerd",
+    "kernel.not-a-kernel",
+    "kernel.package-unexpected",
+    "kernel.unreadable",
+    "kvm.absent",
+    "kvm.no-guest-boots",
+    "kvm.not-permitted",
+    "network.namespaces-forbidden",
+    "network.no-namespace",
+    "network.no-way-out",
+    "plan.missing",
+    "plan.other-version",
     "process.bug",
-    "process.supervisor-ended",
+    "process.command-too-long",
+    "process.exited",
+    "process.failed",
+    "process.timed-out",
+    "proof.capabilities-differ",
+    "proof.docker-failed",
+    "proof.files-differ",
+    "proof.unfit-driver",
     "sandbox.already-running",
+    "sandbox.answer-late",
+    "sandbox.connection-broken",
+    "sandbox.ended",
+    "sandbox.in-use",
+    "sandbox.name-taken",
     "sandbox.never-started",
+    "sandbox.no-answer",
     "sandbox.not-running",
     "sandbox.not-running-to-save",
     "sandbox.not-served",
+    "sandbox.not-suspendable",
+    "sandbox.snapshot-timed-out",
+    "sandbox.state-not-kept",
+    "sandbox.state-used",
     "sandbox.still-running",
     "sandbox.stop-timed-out",
+    "sandbox.supervisor-ended",
+    "sandbox.unknown",
     "sandbox.unknown-log",
     "seed.damaged",
     "seed.damaged-in-use",
+    "seed.data-root-unfit",
     "seed.foreign-file",
-    "seed.no-space",
+    "seed.in-use",
+    "seed.name-taken",
+    "seed.other-host",
     "seed.other-version",
+    "seed.removed",
+    "seed.source-unfit",
+    "seed.unknown",
+    "seed.used-by-start",
+    "setup.command-failed",
     "setup.incomplete",
+    "setup.sudo-missing",
+    "share.missing",
+    "share.not-plugged",
+    "share.socket-failed",
+    "share.unreadable",
+    "spec.cpus-not-on-seed",
     "spec.differs",
+    "spec.memory-beyond-host",
+    "spec.memory-not-on-seed",
+    "spec.no-volumes",
     "spec.option-of-another-backend",
-    "spec.options-conflict",
+    "spec.seed-with-cold",
+    "spec.seed-with-volume",
+    "spec.size-beyond-memory",
+    "spec.size-not-on-seed",
+    "spec.size-too-small-for-xfs",
     "spec.unknown-field",
     "spec.unreadable-file",
     "spec.unwritable-file",
+    "spec.volume-in-memory",
     "spec.wrong-usage",
     "spec.wrong-value",
+    "spec.xfs-on-other-kind",
+    "vm.boot-failed",
+    "vm.boot-timed-out",
+    "vm.cannot-run-on",
+    "vm.command-refused",
+    "vm.control-failed",
+    "vm.control-timed-out",
+    "vm.cpu-not-plugged",
+    "vm.ended-by-itself",
+    "vm.ended-while-suspending",
+    "vm.memory-not-plugged",
+    "vm.no-answer",
+    "vm.restore-refused",
+    "vm.state-not-written",
+    "vm.state-read-timed-out",
+    "vm.state-unreadable",
+    "vm.state-write-timed-out",
+    "volume.disk-gone",
+    "volume.docker-incompatible",
+    "volume.in-use",
+    "volume.kind-unknown",
+    "volume.name-taken",
+    "volume.not-unmounted",
+    "volume.other-kind",
+    "volume.shrinking",
+    "volume.unknown",
+    "volume.used-by-command",
+    "volume.used-by-running-sandbox",
+    "volume.without-disk",
 ]
 
 SOURCE = Path(kata_dind.__file__).parent
@@ -90,19 +219,23 @@ class Use:
 
     id: str
     callee: str
-    """The class that is constructed, or the function that constructs it."""
+    """The class that is constructed, or the function that gets the id; empty for a variable."""
     place: str
 
 
 def uses_in(text: str, *, file: str) -> Iterator[Use]:
-    """Find the ids that calls have as literals: `id="…"`, also in a choice of two."""
-    for call in ast.walk(ast.parse(text)):
-        if not isinstance(call, ast.Call):
-            continue
-        for keyword in call.keywords:
-            if keyword.arg == "id":
-                for id in _literals(keyword.value):
-                    yield Use(id, ast.unparse(call.func).rpartition(".")[2], f"{file}:{call.lineno}")
+    """Find the ids that stand as literals: `id="…"` in a call, those of an `ErrorIds`, and `error_id = "…"`."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=func, keywords=keywords):
+                callee = ast.unparse(func).rpartition(".")[2]
+                values = [word.value for word in keywords if word.arg == "id" or callee == "ErrorIds"]
+            case ast.Assign(targets=[ast.Name(id="id" | "error_id")], value=value):
+                callee, values = "", [value]
+            case _:
+                continue
+        for id in itertools.chain.from_iterable(map(_literals, values)):
+            yield Use(id, callee, f"{file}:{node.lineno}")
 
 
 def _literals(value: ast.expr) -> list[str]:
@@ -160,11 +293,15 @@ def test_one_id_has_one_exit_code() -> None:
 
 
 def test_ids_are_found_where_they_stand() -> None:
-    text = 'SpecError("no", id="spec.one")\nerrors.HostError(\n  "no", id="host.two" if x else "host.three")\nf(id=x)'
-    uses = list(uses_in(text, file="a.py"))
+    text = 'SpecError("no", id="spec.one")\nerrors.HostError(\n  "no", id="host.two" if x else "host.three")\nf(id=x)\n'
+    text += 'ErrorIds(one="seed.one", two="seed.two")\nerror_id = "vm.one"\nname = "vm.two"'
+    uses = sorted(uses_in(text, file="a.py"), key=lambda use: use.place)
     assert [(use.id, use.callee, use.place) for use in uses] == [
         ("spec.one", "SpecError", "a.py:1"),
         ("host.two", "HostError", "a.py:2"),
         ("host.three", "HostError", "a.py:2"),
+        ("seed.one", "ErrorIds", "a.py:5"),
+        ("seed.two", "ErrorIds", "a.py:5"),
+        ("vm.one", "", "a.py:6"),
     ]
-    assert [exit_code(use) for use in uses] == [2, 3, 3]
+    assert [exit_code(use) for use in uses] == [2, 3, 3, None, None, None]

@@ -23,7 +23,9 @@ Forget = Annotated[
 
 @takes_session
 def accel(session: Session, *, forget: Forget = False, json: Json = False) -> None:
-    """Show whether KVM works on this host, how sure that is, and until when it is remembered.
+    """Show whether KVM works on this host.
+
+    The answer says how sure that is, and until when it is remembered.
 
     KVM counts as working when a guest has booted on it, which the first start tries. When two commands have found that
     it does not work, that is remembered for a day. --accel kvm tries it again in any case.

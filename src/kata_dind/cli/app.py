@@ -19,7 +19,7 @@ _EPILOG = (
     "configuration file."
 )
 
-# Options end at the first positional argument: what follows belongs to the command that is run, dashes and all.
+# Options end at the first positional argument: all later words belong to the command that is run, dashes included.
 _PASSES_ON = {"allow_interspersed_args": False}
 
 

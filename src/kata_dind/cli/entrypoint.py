@@ -8,7 +8,10 @@ from kata_dind.cli.session import Session
 
 @takes_session
 def entrypoint(session: Session) -> None:
-    """Print the guest entrypoint, a shell script that you can use in a pod or an image of your own."""
+    """Print the guest entrypoint, a shell script.
+
+    You can use it alone, in a pod or an image of your own.
+    """
     from kata_dind.image.entrypoint import entrypoint_script
 
     print(entrypoint_script(), end="")

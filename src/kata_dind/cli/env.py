@@ -39,7 +39,7 @@ ShellOption = Annotated[
 def env(
     session: Session, name: NameOrDefault = DEFAULT_NAME, *, shell: ShellOption = Shell.BASH, json: Json = False
 ) -> None:
-    """Print the shell commands that point Docker clients at a sandbox.
+    """Print shell commands that point Docker at a sandbox.
 
     Use it like this: eval "$(kata-dind env NAME)"
     """

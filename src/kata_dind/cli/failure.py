@@ -85,7 +85,7 @@ def _given_name(parameter: TyperOption | TyperArgument, context: Any, session: S
     source = context.get_parameter_source(parameter.name) if context else None
     if isinstance(parameter, TyperArgument):
         return str(parameter.metavar or parameter.name).removesuffix("...")
-    # The name of the source, for its class is typer's own.
+    # The source is compared by its name, since typer does not export its class.
     if source is not None and source.name == "ENVIRONMENT":
         return str(parameter.envvar)
     if source is not None and source.name == "DEFAULT_MAP":

@@ -12,7 +12,7 @@ from kata_dind.cli.options import Json, flag, takes_package_options, takes_sessi
 from kata_dind.cli.output import human_size, print_json, print_table, progress
 from kata_dind.cli.request import package_source
 from kata_dind.cli.session import Session
-from kata_dind.errors import SpecError
+from kata_dind.errors import ImageError, SpecError
 
 if TYPE_CHECKING:
     from kata_dind.image.store import DindImage
@@ -74,20 +74,20 @@ def ls(session: Session, *, json: Json = False) -> None:
 @takes_session
 def rm(session: Session, references: References) -> None:
     """Remove dind images."""
-    from kata_dind.image.store import find_image, list_images, remove_image
+    from kata_dind.image.store import remove_image, require_image
     from kata_dind.sandbox.api import sandboxes_with_image
 
     wanted = list(dict.fromkeys(references))
     for reference in wanted:
-        image = find_image(reference)
-        if image is None:
-            known = ", ".join(image.reference or image.image_id[:12] for image in list_images())
-            raise SpecError(f"IMAGE: there is no image {reference!r}; known are: {known or 'none'}", id="image.unknown")
+        try:
+            image = require_image(reference)
+        except ImageError as error:
+            raise SpecError(f"IMAGE: {error.summary}", id=error.id) from error
         if users := sandboxes_with_image(image.image_id):
             raise SpecError(
                 f"IMAGE: {reference!r} is used by the sandbox {', '.join(users)}",
                 id="image.needed",
-                hint="kata-dind rm it first",
+                hint=f"kata-dind rm {' '.join(users)}",
             )
     for reference in wanted:
         remove_image(reference)

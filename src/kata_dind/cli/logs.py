@@ -88,7 +88,7 @@ def follow_log(path: Path, position: int, *, write: Callable[[bytes], object], l
     """Write what is added to a log until `lives` returns False; begin anew when the log does."""
     alive = True
     while alive:
-        alive = lives()  # asked before the last look, so that a sandbox's last words are shown
+        alive = lives()  # asked before the last look, so that the last lines of a sandbox are shown
         if path.exists():
             position = _write_new(path, position, write=write)
         if alive:

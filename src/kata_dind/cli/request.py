@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sandbox_spec(name: str, fields: Mapping[str, Any]) -> SandboxSpec:
-    """Parse the fields that were given; paths are made absolute, for a supervisor works elsewhere. Raises SpecError."""
+    """Parse the fields that were given; make paths absolute, as a supervisor works elsewhere. Raises SpecError."""
     from kata_dind.spec import parse_spec
 
     spec = parse_spec(name=name, **fields)

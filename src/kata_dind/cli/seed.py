@@ -163,9 +163,9 @@ def rm(session: Session, names: Names) -> None:
 
 @takes_session
 def verify(session: Session, names: SomeNames = None, *, json: Json = False) -> None:
-    """Check that the files of seeds have not changed since they were made.
+    """Check the files of seeds for damage.
 
-    Every file is read in full.
+    Every file is read in full and compared with the checksum from when the seed was made.
     """
     from kata_dind.seeding.keeping import verify_seed
     from kata_dind.store.seeds import list_seeds, require_seed

@@ -22,7 +22,9 @@ Yes = Annotated[
 
 @takes_session
 def setup(session: Session, *, yes: Yes = False, json: Json = False) -> None:
-    """Make this host ready: install packages, and give an ordinary user the rights that a sandbox needs.
+    """Make this host ready for sandboxes.
+
+    This installs packages, and gives an ordinary user the rights that a sandbox needs.
 
     It shows what is missing and each command that it would run as root, then asks. Without a terminal to ask on, it
     does nothing, and exits with 3 if something is missing. Packages are installed on Debian and Ubuntu; on other hosts

@@ -84,7 +84,7 @@ class Verbs(TyperGroup):
 def _quickly_read(parameters: list[Parameter]) -> list[Parameter]:
     """Spare typer the import of pydantic (0.1 s), which it needs for flags with a default other than true or false."""
     for parameter in parameters:
-        # One with an opposite has three answers: yes, no, and that it was not given.
+        # A flag with an opposite has three answers: yes, no, and not given.
         if isinstance(parameter, TyperOption) and parameter.is_flag and not parameter.secondary_opts:
             parameter.default = bool(parameter.default)
     return parameters

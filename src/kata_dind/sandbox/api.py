@@ -71,7 +71,7 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
     sandbox = require_sandbox(name)
     record = record_of(name)
     if record.is_owned():
-        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already", id="sandbox.already-running")
+        raise SpecError(f"the sandbox '{name}' is {sandbox.state} already", id="sandbox.still-running")
     if guest_outlives_owner(record):
         with record.owned() as lock:
             _supervise(record, [lock], report)
@@ -204,7 +204,7 @@ def _supervise(record: Record, locks: list[int], report: Report) -> None:
             else:
                 raise SandboxError(
                     "the supervisor ended before the sandbox was ready",
-                    id="process.supervisor-ended",
+                    id="sandbox.supervisor-ended",
                     details=tail(record.owner_log),
                 )
         supervisor.close()

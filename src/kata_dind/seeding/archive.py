@@ -105,7 +105,7 @@ def _is_full(error: CommandFailed) -> bool:
 
 
 def _no_space(directory: Path, error: CommandFailed) -> NoSpace:
-    return NoSpace(f"there is not enough space for the seed in {directory}", id="seed.no-space", details=error.details)
+    return NoSpace(f"there is not enough space for the seed in {directory}", id="host.no-space", details=error.details)
 
 
 def _foreign(file: Path, details: str = "") -> SpecError:

@@ -296,7 +296,7 @@ def _told_of_full_disk() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace("there is not enough space for the seed", id="seed.no-space", details=str(error)) from error
+            raise NoSpace("there is not enough space for the seed", id="host.no-space", details=str(error)) from error
         raise
 
 

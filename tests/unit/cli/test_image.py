@@ -35,7 +35,7 @@ def test_image_ls(cli: CommandLine, image: DindImage) -> None:
 def test_image_rm(cli: CommandLine, image: DindImage) -> None:
     outcome = cli("image", "rm", "docker:28-dind", "docker:29-dind")
     assert outcome.exit_code == 2
-    assert outcome.stderr == "kata-dind: IMAGE: there is no image 'docker:29-dind'; known are: docker:28-dind\n"
+    assert outcome.stderr == "kata-dind: IMAGE: there is no image docker:29-dind; known are: docker:28-dind\n"
     assert cli("image", "rm", "docker:28-dind").exit_code == 0
     assert list_images() == []
 

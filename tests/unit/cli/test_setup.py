@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import pty
+import select
 import sys
 import time
 from pathlib import Path
@@ -143,7 +144,11 @@ def test_on_a_terminal_it_asks(debian: Path, stubs: Stubs, answer: str, exit_cod
             os.write(ours, f"{answer}\n".encode())
             assert process.stdout
             assert process.stdout.read().decode().startswith(_PLAN + _REST)
-        said = os.read(ours, 4096).decode()
+        said = ""
+        while (
+            "Do this now? [y/N] " not in said and select.select([ours], [], [], 5)[0]
+        ):  # a terminal gives it in pieces
+            said += os.read(ours, 4096).decode()
     finally:
         os.close(ours)
         os.close(theirs)

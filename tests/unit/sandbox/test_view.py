@@ -61,7 +61,7 @@ def test_a_size_of_zero_is_none_and_so_is_an_empty_seed() -> None:
     [
         ({}, "/host is short", 60.0),
         ({"is_full": True}, "the file system of /state/sandboxes/demo is full", 60.0),
-        ({"is_owned": False, "guest_runs": True}, "no process serves its endpoint; kata-dind start demo", 60.0),
+        ({"is_owned": False, "guest_runs": True}, "no process serves its endpoint; run kata-dind start demo", 60.0),
         ({"is_owned": False}, None, None),
     ],
 )

@@ -9,7 +9,9 @@ from kata_dind.vocabulary import BACKEND_MODULES, BackendName, DataRootKind, Fal
 TITLE = "Options of the sandbox"
 
 OPTIONS = {
-    "backend": choice("--backend", BACKEND_MODULES, "What runs the sandbox's virtual machine.", default=BackendName.VM),
+    "backend": choice(
+        "--backend", BACKEND_MODULES, "The software that runs the sandbox's virtual machine.", default=BackendName.VM
+    ),
     "data_root": choice("--data-root", DataRootKind, "How dockerd's data root is backed.", default="auto"),
     "volume": word(
         "--volume",

@@ -10,8 +10,8 @@ OPTIONS = {
     "accelerator": choice(
         "--accel",
         Accelerator,
-        "What runs the guest's instructions: the processor (kvm) or an emulator (tcg). "
-        "With auto it is kvm where a guest has booted on it.",
+        "How the guest's instructions are run: by the processor (kvm) or by an emulator (tcg). "
+        "With auto, it is kvm where a guest has booted on KVM.",
         default="auto",
     ),
     "seed": word(
