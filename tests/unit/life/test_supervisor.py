@@ -45,7 +45,7 @@ def test_an_error_crosses_the_pipe_whole(pipe: tuple[int, Reporter]) -> None:
     again = error_from_fields(fields)
     assert type(again) is NoSpace
     assert (again.summary, again.hint, again.exit_code) == (error.summary, error.hint, error.exit_code)
-    assert again.details == "mke2fs: no space\nand then something else"
+    assert again.details == "mke2fs: no space\nnote: and then something else"
 
 
 def test_a_mistake_of_ours_is_told_as_one(pipe: tuple[int, Reporter]) -> None:
