@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kata_dind.backend.plan import require_plan
+from kata_dind.backend.plan_file import require_plan
 from kata_dind.backend.vm.begin import copy_children
 from kata_dind.backend.vm.plan import STATE, VmPlan, machine_shape, require_seed_machine, vm_plan, with_machine
 from kata_dind.guest.agent import protocol

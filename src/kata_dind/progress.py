@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened, for a person (`message`, a plain sentence) and for a program (`name`, `fields`)."""
+    """One thing that happened, for a person (`message`, a plain sentence) and for a program (`name`)."""
 
     name: str
     message: str
     seconds: float | None = None
     """How long it took; None until it is over."""
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 Report = Callable[[Event], None]

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import Backend, Begun, Guest, OnEvent, PackedSeed, Problem, Proven, Wish
+from kata_dind.backend import Backend, Begun, Guest, PackedSeed, Proven, Wish
+from kata_dind.backend.events import OnEvent, Problem
 from kata_dind.backend.plan import AnyPlan, PlannedImage, StartKind
 from kata_dind.backend.vm.events import guest_events
 from kata_dind.backend.vm.streams import AgentStream

@@ -20,7 +20,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from kata_dind.backend import Backend, Begun, GuestEvent, Kernel, OnEvent, Phase, Proven, Usable, Wish
+from kata_dind.backend import Backend, Begun, Proven, Wish
+from kata_dind.backend.events import GuestEvent, Kernel, OnEvent, Phase, Usable
 from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import BackendError, SpecError
 from kata_dind.host.directories import state_directory

@@ -12,7 +12,7 @@ guest that outlives its owner: the block's end leaves that alone, and `Lasting.s
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from kata_dind.vocabulary import BACKEND_MODULES
 if TYPE_CHECKING:
     import asyncio
 
+    from kata_dind.backend.events import OnEvent
     from kata_dind.backend.plan import AnyPlan
     from kata_dind.host.filesystems import Outcome
     from kata_dind.image.source import PackageSource
@@ -31,44 +32,6 @@ if TYPE_CHECKING:
     from kata_dind.store.seeds import Seed
     from kata_dind.store.volume_view import VolumeSummary
     from kata_dind.wire.requests import Request, Stream
-
-
-class Phase(NamedTuple):
-    """A step of the start is over."""
-
-    name: str
-    message: str
-    ended_seconds_ago: float = 0.0
-
-
-class Kernel(NamedTuple):
-    """Which kernel the guest runs."""
-
-    version: str
-
-
-class Problem(NamedTuple):
-    """A problem that the sandbox runs on with, such as a full disk of the host, or the end of that problem."""
-
-    message: str
-    """Empty when the problem is over."""
-    paused: bool = False
-    """Whether the guest is paused."""
-    solved: str = ""
-    """The message for its end."""
-
-
-class Usable(NamedTuple):
-    """A guest that was restored or resumed has been renewed, so that clients may be let in."""
-
-    changed: Mapping[str, Any]
-    """The facts of the data root that have changed since dockerd was proven: `size_bytes`."""
-    check_seconds: float | None = None
-    """How long the guest took to check that its data root still works; None where it did not check."""
-
-
-GuestEvent = Phase | Kernel | Problem | Usable
-OnEvent = Callable[[GuestEvent], None]
 
 
 class Guest(Protocol):

@@ -1,6 +1,6 @@
 """What a start will do, and why: one frozen value for every backend, and the JSON that plan.json and seeds keep of it.
 
-What only one backend needs travels in `own`, which no other room reads. Pure, except for the functions with files.
+What only one backend needs travels in `own`, which no other room reads. Pure.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kata_dind.errors import PlanOutdated
-from kata_dind.host.json_files import read_json, write_json
 from kata_dind.vocabulary import DataRootKind, Fallback
 
 VERSION = 2
 """The JSON's version. A plan of another version is refused as a whole, since its fields may mean something else."""
-
-PLAN_FILE = "plan.json"
 
 OwnT = TypeVar("OwnT")
 _T = TypeVar("_T")
@@ -134,49 +131,12 @@ def with_own(plan: AnyPlan, kind: type[OwnT]) -> Plan[OwnT]:
     return plan if isinstance(plan.own, kind) else dataclasses.replace(plan, own=from_json(kind, plan.own))
 
 
-def find_plan(directory: Path) -> AnyPlan | None:
-    """Return the plan of a sandbox's last start; None where there is no plan that this version understands."""
-    try:
-        return earlier_plan(directory)
-    except PlanOutdated:
-        return None
-
-
 def find_seed_plan(facts: Mapping[str, Any]) -> AnyPlan | None:
     """Return the plan of the machine that became a seed, from the seed's facts; None for one of another version."""
     try:
         return plan_from_json(facts.get("plan") or {})
     except PlanOutdated:
         return None
-
-
-def earlier_plan(directory: Path) -> AnyPlan | None:
-    """Return the plan of a sandbox's last start; None for one that was never started. Raises PlanOutdated."""
-    values = read_json(directory / PLAN_FILE)
-    try:
-        return plan_from_json(values) if values else None
-    except PlanOutdated as error:
-        raise PlanOutdated(
-            f"the sandbox '{directory.name}' was made by another version of kata-dind, which this one can't start",
-            id="plan.other-version",
-            details=error.details,
-            hint=f"use the version that made it, or kata-dind rm {directory.name}",
-        ) from error
-
-
-def require_plan(directory: Path) -> AnyPlan:
-    """Return the plan of a sandbox that was started. Raises PlanOutdated."""
-    plan = earlier_plan(directory)
-    if plan is None:
-        raise PlanOutdated(
-            f"the sandbox '{directory.name}' has no plan", id="plan.missing", hint=f"kata-dind rm {directory.name}"
-        )
-    return plan
-
-
-def write_plan(directory: Path, plan: AnyPlan) -> None:
-    """Keep the plan of a start in the sandbox's directory."""
-    write_json(directory / PLAN_FILE, plan_to_json(plan))
 
 
 @functools.cache

@@ -96,14 +96,7 @@ def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
         with open_workspace(cache, goal) as workspace:
             image = _make_image(source, recipe=recipe, workspace=workspace, cache=cache)
     took = time.monotonic() - started
-    report(
-        Event(
-            "built",
-            f"{image.reference} is ready, with Docker {image.docker_version}",
-            took,
-            {"image_id": image.image_id},
-        )
-    )
+    report(Event("built", f"{image.reference} is ready, with Docker {image.docker_version}", took))
     return image
 
 

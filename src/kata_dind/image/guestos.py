@@ -68,7 +68,7 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
         rootfs.pack_disk(tree, product, workspace=workspace)
 
     require_built(disk, build, cache=cache, goal=Goal("build the guest OS", needs_mib=256))
-    report(Event("built", "the guest OS is ready", time.monotonic() - started, {"path": str(disk)}))
+    report(Event("built", "the guest OS is ready", time.monotonic() - started))
     return disk
 
 

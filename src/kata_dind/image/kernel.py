@@ -99,7 +99,7 @@ def _distribution_kernel(source: PackageSource, *, cache: Path, report: Report) 
 
         goal = Goal(f"fetch the kernel {package} of {source.suite}", needs_mib=512)
         require_built(directory, build, cache=cache, goal=goal)
-        report(Event("built", "the guest kernel is ready", time.monotonic() - started, {"path": str(directory)}))
+        report(Event("built", "the guest kernel is ready", time.monotonic() - started))
     packaged = _Packaged(directory)
     initramfs = _require_initramfs(packaged, directory / "busybox", cache=cache)
     return GuestKernel(

@@ -59,10 +59,7 @@ def pull_image(reference: str, *, report: Report, insecure: bool = False) -> Din
         report(Event("build", f"pulling {parsed.text}"))
         with open_workspace(cache, Goal(f"pull {parsed.text}", needs_mib=64)) as workspace:
             image = _pull(parsed, insecure=insecure, workspace=workspace, cache=cache, report=report)
-    fields = {"image_id": image.image_id}
-    report(
-        Event("built", f"{image.reference} is ready, with Docker {image.docker_version}", time.time() - since, fields)
-    )
+    report(Event("built", f"{image.reference} is ready, with Docker {image.docker_version}", time.time() - since))
     return image
 
 

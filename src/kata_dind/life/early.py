@@ -20,7 +20,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kata_dind.backend import Begun, Guest, GuestEvent, OnEvent, Snapshots, Usable, load_backend
+from kata_dind.backend import Begun, Guest, Snapshots, load_backend
+from kata_dind.backend.events import GuestEvent, OnEvent, Usable
 from kata_dind.backend.plan import AnyPlan, plan_from_json, plan_to_json
 from kata_dind.errors import KataDindError
 from kata_dind.host.directories import state_directory

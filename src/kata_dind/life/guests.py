@@ -9,7 +9,8 @@ import logging
 import signal
 
 from kata_dind.backend import Backend, KnownVolume, Lasting, load_backend
-from kata_dind.backend.plan import AnyPlan, find_plan
+from kata_dind.backend.plan import AnyPlan
+from kata_dind.backend.plan_file import find_plan
 from kata_dind.errors import BackendError, SandboxError
 from kata_dind.host.process import signal_process
 from kata_dind.store.sandboxes import Record, list_records

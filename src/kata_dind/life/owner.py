@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
-from kata_dind.backend import Backend, Begun, Guest, GuestEvent, Kernel, Phase, Problem, SnapshotGuest, Usable
+from kata_dind.backend import Backend, Begun, Guest, SnapshotGuest
+from kata_dind.backend.events import GuestEvent, Kernel, Phase, Problem, Usable
 from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import AbnormalShutdown, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.host.disks import is_full

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kata_dind.backend import load_backend, load_early
-from kata_dind.backend.plan import require_plan
+from kata_dind.backend.plan_file import require_plan
 from kata_dind.errors import KataDindError
 from kata_dind.host.process import use_small_pages
 from kata_dind.life.early import EarlyStart, remember, start_early

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from kata_dind.backend.plan import AnyPlan, StartKind, earlier_plan, find_plan, write_plan
+from kata_dind.backend.plan import AnyPlan, StartKind
+from kata_dind.backend.plan_file import earlier_plan, find_plan, write_plan
 from kata_dind.errors import KataDindError, SandboxError, SpecError, error_from_fields
 from kata_dind.host.process import tail
 from kata_dind.life.guests import guest_outlives_owner, remove_sandbox, swept_records

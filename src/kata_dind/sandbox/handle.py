@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import load_backend
-from kata_dind.backend.plan import find_plan
+from kata_dind.backend.plan_file import find_plan
 from kata_dind.errors import GuestNotReady, KataDindError, SandboxError, SpecError, error_from_fields
 from kata_dind.host.disks import allocated_bytes, is_full
 from kata_dind.host.locks import locked_shared

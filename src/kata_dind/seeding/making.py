@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Wish, load_backend, require_snapshots
-from kata_dind.backend.plan import earlier_plan, find_plan, find_seed_plan, plan_to_json, require_plan, write_plan
+from kata_dind.backend.plan import find_seed_plan, plan_to_json
+from kata_dind.backend.plan_file import earlier_plan, find_plan, require_plan, write_plan
 from kata_dind.errors import KataDindError, NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread

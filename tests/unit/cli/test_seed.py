@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.backend.plan import plan_to_json, write_plan
+from kata_dind.backend.plan import plan_to_json
+from kata_dind.backend.plan_file import write_plan
 from kata_dind.cli.completion import seed_names
 from kata_dind.errors import SeedUnfit
 from kata_dind.host.process import find_tool

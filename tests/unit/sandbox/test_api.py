@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.backend.plan import write_plan
+from kata_dind.backend.plan_file import write_plan
 from kata_dind.errors import GuestNotReady, PlanOutdated, SandboxError, SpecError
 from kata_dind.sandbox.api import (
     Sandbox,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.backend.plan import PlannedImage, write_plan
+from kata_dind.backend.plan import PlannedImage
+from kata_dind.backend.plan_file import write_plan
 from kata_dind.errors import BootFailed, SandboxError, SpecError
 from kata_dind.progress import Event, silent
 from kata_dind.seeding import contents, making

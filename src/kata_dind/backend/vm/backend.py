@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kata_dind.backend import Begun, Guest, OnEvent, PackedSeed, Proven, Wish
+from kata_dind.backend import Begun, Guest, PackedSeed, Proven, Wish
+from kata_dind.backend.events import OnEvent
 from kata_dind.backend.plan import AnyPlan, StartKind, plan_from_json
 from kata_dind.backend.vm.plan import stand_in, vm_plan, why_not_suspendable
 from kata_dind.backend.vm.saved import find_saved

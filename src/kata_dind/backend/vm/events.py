@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kata_dind.backend import GuestEvent, Kernel, Phase, Usable
+from kata_dind.backend.events import GuestEvent, Kernel, Phase, Usable
 from kata_dind.backend.plan import StartKind
 
 _DAY_SECONDS = 86400.0

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from kata_dind.backend import OnEvent, Problem
+from kata_dind.backend.events import OnEvent, Problem
 from kata_dind.backend.vm.space import LIMITS_BYTES, MIB, SpaceStage, next_stage
 from kata_dind.host.disks import free_bytes
 from kata_dind.machine.machine import Machine

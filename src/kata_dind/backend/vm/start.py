@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kata_dind.backend import OnEvent
+from kata_dind.backend.events import OnEvent
 from kata_dind.backend.plan import StartKind
 from kata_dind.backend.vm.begin import BegunGuest
 from kata_dind.backend.vm.descriptors import watch_descriptors
