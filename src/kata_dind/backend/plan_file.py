@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kata_dind.backend.plan import AnyPlan, plan_from_json, plan_to_json
@@ -41,6 +42,18 @@ def require_plan(directory: Path) -> AnyPlan:
             f"the sandbox '{directory.name}' has no plan", id="plan.missing", hint=f"kata-dind rm {directory.name}"
         )
     return plan
+
+
+def may_need(directory: Path, needs: Callable[[AnyPlan], bool]) -> bool:
+    """Tell whether a sandbox needs something, by the plan of its last start.
+
+    A plan of another version may: what it needs must be there when that version is used again.
+    """
+    try:
+        plan = earlier_plan(directory)
+    except PlanOutdated:
+        return True
+    return plan is not None and needs(plan)
 
 
 def write_plan(directory: Path, plan: AnyPlan) -> None:

@@ -643,4 +643,4 @@ async def _disconnect(qmp: QMPClient) -> None:
         async with asyncio.timeout(_LAST_MOMENT_SECONDS):
             await qmp.disconnect()
     except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
-        logger.debug("qmp: %s", error)
+        logger.debug("the control socket is closed: %r", error)

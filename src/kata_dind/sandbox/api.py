@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from kata_dind.backend.plan import AnyPlan, StartKind
-from kata_dind.backend.plan_file import earlier_plan, find_plan, write_plan
+from kata_dind.backend.plan_file import earlier_plan, may_need, write_plan
 from kata_dind.errors import KataDindError, SandboxError, SpecError, error_from_fields
 from kata_dind.host.process import tail
 from kata_dind.life.guests import guest_outlives_owner, remove_sandbox, swept_records
@@ -133,9 +133,11 @@ def require_sandbox(name: str) -> Sandbox:
 
 
 def sandboxes_with_image(image_id: str) -> list[str]:
-    """Return the names of the sandboxes, running or not, whose layer was written over an image."""
-    plans = {record.name: find_plan(record.directory) for record in list_records()}
-    return [name for name, plan in plans.items() if plan and plan.image.image_id == image_id]
+    """Return the names of the sandboxes, running or not, whose layer was written over an image, or may have been."""
+    records = list_records()
+    return [
+        record.name for record in records if may_need(record.directory, lambda plan: plan.image.image_id == image_id)
+    ]
 
 
 def _spec_of(record: Record, before: AnyPlan | None) -> SandboxSpec:

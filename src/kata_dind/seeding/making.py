@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_dind.backend import Wish, load_backend, require_snapshots
 from kata_dind.backend.plan import find_seed_plan, plan_to_json
-from kata_dind.backend.plan_file import earlier_plan, find_plan, require_plan, write_plan
+from kata_dind.backend.plan_file import earlier_plan, may_need, require_plan, write_plan
 from kata_dind.errors import KataDindError, NoSpace, SeedUnfit, SpecError
 from kata_dind.host.process import tail
 from kata_dind.life.owner_thread import own_in_thread
@@ -302,9 +302,8 @@ def _told_of_full_disk() -> Iterator[None]:
 
 
 def sandboxes_on_seed(seed_id: str) -> list[str]:
-    """Return the names of the sandboxes, running or not, whose disks lie over those of a seed."""
-    plans = {record.name: find_plan(record.directory) for record in list_records()}
-    return [name for name, plan in plans.items() if plan and plan.seed == seed_id]
+    """Return the names of the sandboxes, running or not, whose disks lie over a seed's, or may."""
+    return [record.name for record in list_records() if may_need(record.directory, lambda plan: plan.seed == seed_id)]
 
 
 def prune_internal_seeds(*, keep: str) -> None:
