@@ -56,6 +56,11 @@ def unreachable() -> Path:
     return state_directory() / "cluster-is-unreachable"
 
 
+def wanted(home: Path) -> Path:
+    """Return a mark without which a guest ends as soon as it has started."""
+    return home / "wanted"
+
+
 class LastingBackend:
     """The backend."""
 
@@ -94,6 +99,7 @@ class LastingBackend:
         if not ran_before:
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)
+            wanted(home).touch()
             argv = [sys.executable, "-m", "tests.contract.lasting_guest", str(home), plan.image.image_id]
             with (home / "pod.log").open("ab") as log:
                 # Nobody's child, as a pod is to its client.
@@ -115,6 +121,7 @@ class FakeCluster:
 
     def stop(self, plan: AnyPlan, directory: Path, *, timeout_seconds: float) -> None:
         home = cluster_directory(plan.name)
+        wanted(home).unlink(missing_ok=True)  # it may be starting, and hear nobody yet
         with contextlib.suppress(OSError), _connect(home) as connection:
             connection.setblocking(True)
             connection.sendall(b'{"kind": "stop"}\n')

@@ -128,6 +128,8 @@ async def _main(directory: Path, image: str) -> None:
     server = await asyncio.start_unix_server(guest.serve, directory / "guest.new", limit=1 << 20)
     (directory / "guest.new").rename(directory / "guest.sock")  # a client that finds it may connect
     guest.note("booted")
+    if not (directory / "wanted").exists():
+        guest.over.set()
     await guest.over.wait()
     (directory / "guest.sock").unlink()
     server.close()

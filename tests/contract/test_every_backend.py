@@ -273,7 +273,7 @@ def test_a_state_is_saved_where_the_backend_can_keep_one_and_else_refused(subjec
 def test_the_logs_are_those_that_the_backend_names(subject: Subject) -> None:
     sandbox = up(subject.spec())
     assert sandbox.log_path("dockerd").read_text()
-    with pytest.raises(SpecError, match=f"use {', '.join(sandbox.logs)}"):
+    with pytest.raises(SpecError, match=f"its logs are {', '.join(sandbox.logs)}"):
         sandbox.log_path("none of these")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import load_backend, require_snapshots
-from kata_dind.backend.plan import AnyPlan, find_seed_plan, plan_from_json
+from kata_dind.backend.plan import AnyPlan, find_seed_plan
 from kata_dind.errors import HostError
 from kata_dind.host.disks import allocated_bytes
 from kata_dind.seeding.making import sandboxes_on_seed
@@ -93,8 +93,10 @@ def _machine(plan: AnyPlan, seed: Seed) -> dict[str, Any]:
 
 def why_unfit(seed: Seed) -> str:
     """Return why a seed can't be restored on this host; empty when it can."""
+    plan = find_seed_plan(seed.facts)
+    if plan is None:
+        return "it was made by another version of kata-dind"
     try:
-        plan = plan_from_json(seed.facts.get("plan") or {})
         require_snapshots(load_backend(plan.backend)).require_fit(seed)
     except HostError as error:
         return f"{error.summary} ({error.details.replace(chr(10), '; ')})" if error.details else error.summary

@@ -91,6 +91,13 @@ def test_the_logs_of_a_machine_that_fails_on_the_way_to_a_seed_are_kept(
     assert list((home / "s" / "sandboxes").iterdir()) == []
 
 
+def test_a_sandbox_of_another_version_may_lie_over_any_seed() -> None:
+    make("web")
+    create_record("old").write("plan.json", {"backend": "vm", "plan": {"seed": "web"}})
+    create_record("new").write("spec.json", {"name": "new"})
+    assert sandboxes_on_seed("web") == ["old"]
+
+
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SandboxSpec]]:
     specs: list[SandboxSpec] = []
