@@ -71,7 +71,7 @@ class Plan(Generic[OwnT]):
     name: str
     image: PlannedImage
     accelerator: str
-    """What runs the guest's processors: an accelerator, or the handler of a runtime."""
+    """The accelerator that runs the guest's processors, or the handler of a runtime."""
     accelerator_reason: str
     kernel_version: str
     """Empty where the backend can't tell before the guest runs."""
@@ -93,7 +93,7 @@ class Plan(Generic[OwnT]):
     """The id of the seed over whose disks the sandbox's own disks lie; empty for none."""
     wanted_seed: WantedSeed | None = None
     warnings: tuple[str, ...] = ()
-    """What the user should know before the start."""
+    """Sentences that the user should read before the start."""
     outlives_owner: bool = False
     """Whether the guest runs on when its owner ends, as a pod does. Then only the backend knows whether it runs."""
 

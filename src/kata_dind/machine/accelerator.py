@@ -29,26 +29,26 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Where and how KVM is tried; tests try other things."""
+    """The way in which KVM is tried; tests try other accelerators and devices."""
 
     cache: Path
-    """Where findings are kept."""
+    """The directory in which findings are kept."""
     device: Path = field(default_factory=lambda: DEVICE)
     clock: Clock = time.time
     began: float | None = None
-    """When this command began; None for the process's start."""
+    """The time at which this command began; None for the process's start."""
     patience: Patience = field(default_factory=Patience)
     accelerator: Accelerator = Accelerator.KVM
-    """What is tried."""
+    """The accelerator that is tried."""
 
 
 class Obstacle(NamedTuple):
-    """Why KVM can't even be tried."""
+    """The reason why KVM can't even be tried."""
 
     state: str
     """absent or not-permitted"""
     id: str
-    """Of the error that tells of it."""
+    """The id of the error for it."""
     reason: str
 
 
