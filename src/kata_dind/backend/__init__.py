@@ -81,7 +81,7 @@ class StoredRoot(NamedTuple):
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked of a start, and what it starts from."""
+    """A user's wish for a start, and the things that the start builds on."""
 
     spec: SandboxSpec
     directory: Path
@@ -104,7 +104,7 @@ class Proven(NamedTuple):
     kernel: str
     warnings: Sequence[str] = ()
     dockerd_log: str = ""
-    """What dockerd logged until then, where the sandbox's own log does not have it."""
+    """The log of dockerd until then, where the sandbox's own log does not have it."""
 
 
 class KnownVolume(Protocol):
@@ -190,11 +190,11 @@ class Backend(Protocol):
 
     @property
     def snapshots(self) -> Snapshots | None:
-        """What this backend can do with the memory of guests; None where it can do nothing."""
+        """The backend's ways with the memory of guests; None where it has none."""
 
     @property
     def lasting(self) -> Lasting | None:
-        """What this backend can do with guests that outlive their owner; None where a guest ends with its owner."""
+        """The backend's ways with guests that outlive their owner; None where a guest ends with its owner."""
 
     def prepare(self, wish: Wish, *, report: Report) -> AnyPlan:
         """Check a wish against this host, make what is missing, and return the plan; the directory is not touched.
@@ -234,7 +234,7 @@ class Lasting(Protocol):
 
 
 class PackedSeed(NamedTuple):
-    """What the directory of a new seed has in it."""
+    """The contents of a new seed's directory."""
 
     files: tuple[str, ...]
     """The names of all files that belong to the seed."""
@@ -267,7 +267,7 @@ class SnapshotGuest(Guest, Protocol):
 
 
 class Snapshots(Protocol):
-    """What needs the memory of guests to be kept: seeds, `stop --save`, and guests that are started early."""
+    """Ways with the memory of guests: seeds, `stop --save`, and guests that are started early."""
 
     def pack_seed(self, plan: AnyPlan, directory: Path, target: Path) -> PackedSeed:
         """Move the files of a snapshot from a sandbox's directory into that of a seed."""

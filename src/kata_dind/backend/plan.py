@@ -68,7 +68,7 @@ class Plan(Generic[OwnT]):
     name: str
     image: PlannedImage
     accelerator: str
-    """What runs the guest's processors: an accelerator, or the handler of a runtime."""
+    """The accelerator that runs the guest's processors, or the handler of a runtime."""
     accelerator_reason: str
     kernel_version: str
     """Empty where the backend can't tell before the guest runs."""
@@ -92,7 +92,7 @@ class Plan(Generic[OwnT]):
     volume: str = ""
     """The volume that holds the data root; empty for a data root of the sandbox's own."""
     warnings: tuple[str, ...] = ()
-    """What the user should know before the start."""
+    """Sentences that the user should read before the start."""
     outlives_owner: bool = False
     """Whether the guest runs on when its owner ends, as a pod does. Then only the backend knows whether it runs."""
 

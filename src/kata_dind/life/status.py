@@ -1,4 +1,4 @@
-"""What status.json says of one start of a sandbox: its state, its phases, and what is known of its guest."""
+"""The status of one start of a sandbox, as in status.json: its state, its phases, and facts about its guest."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def _hear_words(fd: int) -> list[str]:
 
 
 class Handed(NamedTuple):
-    """What a starter hands over."""
+    """The things that a starter hands over."""
 
     directory: Path
     locks: list[int]

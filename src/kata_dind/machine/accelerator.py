@@ -29,26 +29,26 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Where and how KVM is tried; tests try other things."""
+    """The way in which KVM is tried; tests try other accelerators and devices."""
 
     cache: Path
-    """Where findings are kept."""
+    """The directory in which findings are kept."""
     device: Path = field(default_factory=lambda: DEVICE)
     clock: Clock = time.time
     began: float | None = None
-    """When this command began; None for the process's start."""
+    """The time at which this command began; None for the process's start."""
     patience: Patience = field(default_factory=Patience)
     accelerator: Accelerator = Accelerator.KVM
-    """What is tried."""
+    """The accelerator that is tried."""
 
 
 class Obstacle(NamedTuple):
-    """Why KVM can't even be tried."""
+    """The reason why KVM can't be used."""
 
     state: str
-    """absent or not-permitted"""
+    """absent, not-permitted or no-guest-boots"""
     id: str
-    """Of the error that tells of it."""
+    """The id of the error for it."""
     reason: str
 
 
@@ -68,30 +68,29 @@ def choose_accelerator(
     """
     if asked is Accelerator.TCG:
         return Accelerator.TCG, "as asked"
-    if obstacle := find_obstacle(settings.device):
-        reason, again, error_id = obstacle.reason, "", obstacle.id
-    else:
+    obstacle, again = find_obstacle(settings.device), ""
+    if obstacle is None:
         finding = find_kvm(
             kernel=kernel, initramfs=initramfs, settings=settings,
             insist_seconds=timeout_seconds if asked is Accelerator.KVM else None, report=report,
         )  # fmt: skip
         if finding.works:
             return Accelerator.KVM, "a guest has booted on KVM here"
-        reason, again = finding.reason, "" if finding.is_firm else "; the next start tries again"
-        error_id = "kvm.no-guest-boots"
+        obstacle = Obstacle("no-guest-boots", id="kvm.no-guest-boots", reason=finding.reason)
+        again = "" if finding.is_firm else "; the next start tries again"
     if asked is Accelerator.KVM:
         raise KvmUnavailable(
-            f"KVM does not work here: {reason}",
-            id=error_id,
+            f"KVM does not work here: {obstacle.reason}",
+            id=obstacle.id,
             hint="use --accel tcg, which is about ten times slower; kata-dind accel shows what was found",
         )
-    told = f"no KVM ({reason}{again}); using TCG emulation, about ten times slower; see kata-dind accel"
+    told = f"no KVM ({obstacle.reason}{again}); using TCG emulation, about ten times slower; see kata-dind accel"
     report(Event("accelerator", told))
-    return Accelerator.TCG, reason
+    return Accelerator.TCG, obstacle.reason
 
 
 def find_obstacle(device: Path | None = None) -> Obstacle | None:
-    """Say why this user has no KVM that could be tried; None where there is one."""
+    """Return why this user has no KVM to try; None where there is one."""
     device = device or DEVICE
     if os.access(device, os.R_OK | os.W_OK):
         return None

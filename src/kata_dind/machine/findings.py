@@ -1,4 +1,4 @@
-"""What trials have shown of KVM on this host: how sure that is, until when it holds, and where it is kept.
+"""Findings about KVM on this host from trials: how sure they are, how long they hold, and where they are kept.
 
 A finding belongs to one host kernel, one boot of the host, one QEMU build and one guest kernel. It holds for as long as
 none of these changes when a guest has booted. When none has, the first finding is preliminary, since the host may have
@@ -28,7 +28,7 @@ PRELIMINARY_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trial takes place, which is all that its result depends on."""
+    """The host and the files of a trial, on which alone its result depends."""
 
     host_kernel: str
     host_boot: str

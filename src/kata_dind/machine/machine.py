@@ -71,7 +71,7 @@ class Machine:
         self.dockerd_was_killed = False
         """Set when the agent had to kill dockerd on the way down."""
         self.discarded = False
-        """Set when the contents of the machine's disks are not needed any more: to cut it off is no failure then."""
+        """Set when the contents of the machine's disks are not needed any more: cutting it off is then right."""
         self.cut_off = False
         """Set when the guest can't answer any more: QEMU ends without asking it to shut down."""
         self.kept = False
@@ -134,7 +134,7 @@ class Machine:
                 raise self._ended_early() from error
 
     async def require_running(self) -> None:
-        """Raise BootFailed when QEMU has ended. Its sockets close a moment before that, for which this waits."""
+        """Raise BootFailed when QEMU has ended. It waits a moment first, since QEMU's sockets close before it ends."""
         await self._last_moment()
         if self.ended.is_set():
             raise self._ended_early()
@@ -544,7 +544,7 @@ async def _receive_line(control: socket.socket) -> bytes:
             readable.clear()
             try:
                 seen = control.recv(1 << 16, socket.MSG_PEEK)
-            except BlockingIOError:  # what the loop had noticed has been taken since
+            except BlockingIOError:  # the bytes that the loop had noticed were read meanwhile
                 continue
             if not seen:
                 raise ConnectionResetError("QEMU has hung up")
@@ -602,7 +602,7 @@ async def open_machine(
         if qemu.state_fd is not None and not qemu.answers:
             await machine.load(qemu.state_fd)
         try:
-            qemu.way_out.wait_until_open()  # which it mostly is: it takes less time than QEMU
+            qemu.way_out.wait_until_open()  # it mostly is already, since QEMU takes longer
         except HostError:
             await machine.require_running()  # there is no way out of the network of a QEMU that has ended
             raise

@@ -26,21 +26,21 @@ from kata_dind.progress import Event, Report
 from kata_dind.vocabulary import Accelerator
 
 BOOT_MARK = "kata-dind: booted"
-"""What the initramfs writes to the console."""
+"""The initramfs writes this to the console."""
 
 _TURN_SECONDS = 0.05
 _LOOK_SECONDS = 0.25
 """Between two looks at the registers. During each look the guest's processor stands still for a moment."""
 _SPUN_SECONDS = 1.0
-"""Of processor time without progress, after which a guest seems to spin."""
+"""A guest seems to spin after so much processor time without progress."""
 _STILL_SECONDS = 3.0
-"""Without progress, after which a guest that was slower than its rival is taken to hang, and not just to be slow."""
+"""A guest that was slower than its rival is taken to hang after such a time without progress, else to be slow."""
 
 _QUESTION = {"execute": "human-monitor-command", "arguments": {"command-line": "info registers"}}
 
 
 class Outcome(StrEnum):
-    """What a trial has shown."""
+    """The result of a trial."""
 
     WORKS = "works"
     HUNG = "hung"
@@ -55,14 +55,14 @@ class Patience:
     """How long to wait for a guest."""
 
     limit_seconds: float = 90.0
-    """In all, while it makes progress."""
+    """The whole time for a guest that makes progress."""
     still_seconds: float = 5.0
-    """Of processor time without any progress: a guest that spins."""
+    """The processor time without any progress after which a guest is taken to spin."""
     idle_seconds: float = 20.0
-    """Without any progress, however little processor time that is. On a busy host with an emulated KVM, a guest that
-    then booted was seen to be still for 5 s."""
+    """The time without any progress after which a guest is given up, however little processor time it has used. On a
+    busy host with an emulated KVM, a guest that booted afterwards was seen to stand still for 5 s."""
     start_seconds: float = 20.0
-    """Until QEMU itself answers; its program may have to be read from a slow disk first."""
+    """The time for QEMU itself to answer; its program may have to be read from a slow disk first."""
     rival_seconds: float | None = 5.0
     """After so long an emulated guest is started beside it, and the first one to boot wins; None for no such rival."""
 

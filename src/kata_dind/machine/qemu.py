@@ -30,7 +30,7 @@ class Qemu(NamedTuple):
     state_fd: int | None
     """The state that it restores or resumes; None for a machine that boots."""
     answers: socket.socket | None
-    """Where it answers `restore_commands`, if it was given them at its start."""
+    """The socket with the answers to `restore_commands`, if it was given them at its start."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a machine is made of, from which `argv` computes QEMU's arguments, and how it shuts down: plain values.
+"""The parts of a machine, from which `argv` computes QEMU's arguments, and the deadlines of its shutdown: plain values.
 
 Named tuples, as in other modules that are imported before QEMU starts: a dataclass takes Python three times as long
 to make, 0.5 ms.
@@ -59,7 +59,7 @@ class MachineShape(NamedTuple):
 
 
 class Wiring(NamedTuple):
-    """What connects one start of a machine to us: descriptors that QEMU inherits, and paths."""
+    """The connections of one start of a machine to us: descriptors that QEMU inherits, and paths."""
 
     qmp_fd: int
     agent_fd: int
@@ -78,11 +78,11 @@ class StopDeadlines(NamedTuple):
     """How long each step of a shutdown may take, in seconds."""
 
     dockerd_seconds: float = 20.0
-    """Dockerd and its containers, from the agent's TERM on."""
+    """The time for dockerd and its containers, from the agent's TERM on."""
     guest_seconds: float = 8.0
-    """From there to the machine's own power-off."""
+    """The time from dockerd's end to the machine's own power-off."""
     quit_seconds: float = 3.0
-    """QEMU's `quit`; then TERM and KILL, as for every daemon."""
+    """The time for QEMU's `quit`; then follow TERM and KILL, as for every daemon."""
 
 
 IN_ORDER = StopDeadlines()

@@ -157,8 +157,9 @@ def test_without_a_device_nothing_is_started(case: Case, asked: Accelerator) -> 
     if asked is Accelerator.AUTO:
         assert case.choose(asked) == (Accelerator.TCG, f"{case.directory}/kvm does not exist")
     else:
-        with pytest.raises(KvmUnavailable, match=r"KVM does not work here: .*/kvm does not exist"):
+        with pytest.raises(KvmUnavailable, match=r"KVM does not work here: .*/kvm does not exist") as caught:
             case.choose(asked)
+        assert caught.value.id == "kvm.absent"
     assert case.starts == 0
 
 
@@ -204,6 +205,7 @@ def test_kvm_that_was_asked_for_and_does_not_work_is_an_error(case: Case) -> Non
     case.qemu(HANGS)
     with pytest.raises(KvmUnavailable, match="KVM does not work here: /dev/kvm opens, but QEMU hung") as caught:
         case.choose(Accelerator.KVM)
+    assert caught.value.id == "kvm.no-guest-boots"
     assert "--accel tcg" in caught.value.hint
     assert "kata-dind accel" in caught.value.hint
 

@@ -91,7 +91,7 @@ class Machine:
     environment: tuple[str, ...]
     data_disk: bool
     data_directory: Path
-    """Where the data root lies, on a disk or as a share: the sandbox's directory, or its volume's."""
+    """The directory of the data root, which is a disk or a share there: the sandbox's, or its volume's."""
     shares: tuple[PlannedShare, ...]
     xattr: bool
     """Whether virtiofsd passes extended attributes on."""
@@ -112,7 +112,7 @@ def with_machine(plan: VmPlan, **changes: Any) -> VmPlan:
 
 
 class Capabilities(NamedTuple):
-    """What this host offers a sandbox, as data."""
+    """The facts of this host that a sandbox's plan is made from."""
 
     accelerator: Accelerator
     accelerator_reason: str

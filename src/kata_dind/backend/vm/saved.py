@@ -26,7 +26,7 @@ FORMAT = 1
 STATE_FILE, UNFINISHED, NOTE_FILE = "saved.state", "saved.new", "saved.json"
 
 _LOOK_BYTES = 1 << 20
-"""What is read at either end of the state: that takes a moment, and shows whether the file was cut or overwritten."""
+"""So much is read at either end of the state, which takes a moment and shows whether it was cut or overwritten."""
 
 
 class SavedState(NamedTuple):
@@ -37,7 +37,7 @@ class SavedState(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """What QEMU has written."""
+        """The file that QEMU has written."""
         return self.directory / STATE_FILE
 
     @property
@@ -47,12 +47,12 @@ class SavedState(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was known of the guest."""
+        """The facts about the guest that were known when it was suspended."""
         return dict(self.note.get("facts") or {})
 
     @property
     def size_bytes(self) -> int:
-        """What the state takes on disk."""
+        """The space that the state takes on disk."""
         try:
             return self.file.stat().st_blocks * 512
         except FileNotFoundError:

@@ -14,14 +14,14 @@ from . import xfs
 
 _EXT4 = "/sys/fs/ext4"
 _MOST_CLUSTERS = 1 << 48
-"""Of an ext4 with 64-bit block numbers. Source: the kernel's Documentation/filesystems/ext4/blocks.rst"""
+"""The limit of an ext4 with 64-bit block numbers. Source: the kernel's Documentation/filesystems/ext4/blocks.rst"""
 
 _DIRTY = {"dirty_background_bytes": 4 << 20, "dirty_bytes": 16 << 20}
 _DIRTY_BEFORE = ("dirty_background_bytes", "dirty_background_ratio", "dirty_bytes", "dirty_ratio")
 
 
 class Space:
-    """What is refused or bounded at the moment, and the values to set when that ends."""
+    """The measures that are in force, and the values to set when they end."""
 
     def __init__(self, ext4: str = _EXT4, vm: str = "/proc/sys/vm") -> None:
         self._ext4 = ext4

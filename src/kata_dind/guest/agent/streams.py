@@ -1,4 +1,4 @@
-"""What a stream of the channel is connected to in the guest: a process or a Unix socket."""
+"""The guest's ends of the channel's streams: a process or a Unix socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .protocol import Mux
 
     class Handler(Protocol):
-        """What the channel tells a stream."""
+        """The calls by which the channel informs a stream."""
 
         def data(self, data: bytes) -> None:
             """Bytes have come."""

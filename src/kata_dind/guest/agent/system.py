@@ -63,7 +63,7 @@ def require_cpus(count: int) -> None:
     """Raise OSError as long as the kernel knows of fewer processors."""
     last = _read(f"{_CPUS}/present").replace(",", "-").rpartition("-")[2]  # of `0-3`, or of `0`
     if int(last or 0) < count - 1:
-        raise OSError(errno.EAGAIN, f"there are no {count} processors")
+        raise OSError(errno.EAGAIN, f"the guest's kernel has not found {count} processors")
 
 
 def require_memory(least_mib: int) -> None:
@@ -71,7 +71,7 @@ def require_memory(least_mib: int) -> None:
     blocks = [name for name in os.listdir(_MEMORY) if name.removeprefix("memory").isdigit()]
     online = sum(_read(f"{_MEMORY}/{name}/state") == "online" for name in blocks)
     if online * int(_read(f"{_MEMORY}/block_size_bytes"), 16) < least_mib << 20:
-        raise OSError(errno.EAGAIN, f"there are no {least_mib} MiB of memory")
+        raise OSError(errno.EAGAIN, f"the guest's kernel has not found {least_mib} MiB of memory")
 
 
 def start_cpus(count: int) -> spawn.Child:
