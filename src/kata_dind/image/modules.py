@@ -102,7 +102,7 @@ def module_name(path: str) -> str:
 
 
 def make_module_root(root: Path) -> Path:
-    """Make an empty root for modules, and return the directory in it that will hold VERSION/."""
+    """Make an empty root for modules, and return the directory in it that VERSION/ belongs to."""
     modules = root / "usr/lib/modules"
     modules.mkdir(parents=True)
     # depmod looks into /lib/modules or /usr/lib/modules, as its distribution has set it.
