@@ -384,7 +384,7 @@ class Machine:
             await self._ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
         except ExecuteError as error:
             raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
-                          id="dataroot.cannot-grow", hint="use a smaller --size") from error  # fmt: skip
+                          id="host.file-too-large", hint="use a smaller --size") from error  # fmt: skip
 
     async def _execute(self, command: str) -> None:
         try:
@@ -471,7 +471,7 @@ class Machine:
             if self.dockerd_was_killed and deadlines.dockerd_seconds > 0:
                 raise AbnormalShutdown(
                     f"dockerd did not stop within {deadlines.dockerd_seconds:g} s and was killed; "
-                    "its data root is checked at the next start",
+                    "its data root was not unmounted",
                     id="dockerd.stop-timed-out",
                 )
             return
@@ -484,12 +484,12 @@ class Machine:
         if self.paused.is_set():
             raise AbnormalShutdown(
                 "the guest was paused, since the host's disk is full, and was cut off; "
-                "its data root is checked at the next start",
+                "its data root was not unmounted",
                 id="guest.paused",
                 details=self.evidence(),
             )
         raise AbnormalShutdown(
-            "the guest could not shut down and was cut off; its data root is checked at the next start",
+            "the guest could not shut down and was cut off; its data root was not unmounted",
             id="guest.cut-off",
             details=self.evidence(),
         )

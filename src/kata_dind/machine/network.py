@@ -103,7 +103,7 @@ def isolated_daemon(
         process = stack.enter_context(
             daemon(wrapped, name=name, log=log, pass_fds=[*pass_fds, made_write], command=argv)
         )
-        _wait_for_byte(made_read, process, "make a network namespace", id="network.no-namespace")
+        _wait_for_byte(made_read, process, "make a network namespace", id="network.namespace-failed")
         way_out = WayOut(None, -1)
         if isolation.outbound:
             way_out = stack.enter_context(_open_exit(process, log.with_name("network.log")))
