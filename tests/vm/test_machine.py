@@ -19,6 +19,7 @@ from kata_dind.host.process import daemon
 from kata_dind.machine import machine as machine_module
 from kata_dind.machine.machine import Machine, open_machine
 from kata_dind.machine.network import Isolation, WayOut
+from kata_dind.machine.plugging import grow_disk, plug_cpus, plug_memory
 from kata_dind.machine.qemu import Qemu, start_qemu
 from kata_dind.machine.shape import MachineShape, StopDeadlines
 from kata_dind.vocabulary import Accelerator
@@ -189,9 +190,9 @@ def test_a_file_that_is_not_a_saved_state_could_not_be_read(tmp_path: Path, kill
 
 
 ASKED: dict[str, Callable[[Machine, Path], Coroutine[Any, Any, None]]] = {
-    "processors": lambda machine, _: machine.plug_cpus(1),
-    "memory": lambda machine, _: machine.plug_memory(128, shared=False),
-    "a disk": lambda machine, _: machine.grow_disk("data", size_bytes=1 << 30),
+    "processors": lambda machine, _: plug_cpus(machine, 1),
+    "memory": lambda machine, _: plug_memory(machine, 128, shared=False),
+    "a disk": lambda machine, _: grow_disk(machine, "data", size_bytes=1 << 30),
     "its state": lambda machine, directory: machine._write_state(directory / "written", memory=True),
 }
 
@@ -219,7 +220,7 @@ def test_one_that_is_silent_is_not_waited_for_without_end(tmp_path: Path, monkey
             async with met(qemu) as machine:
                 os.kill(qemu.process.pid, signal.SIGSTOP)
                 try:
-                    await machine.plug_cpus(1)
+                    await plug_cpus(machine, 1)
                 finally:
                     os.kill(qemu.process.pid, signal.SIGCONT)
 

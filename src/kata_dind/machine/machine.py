@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kata_dind.errors import AbnormalShutdown, BootFailed, GuestNotReady, HostError, NoSpace, SandboxError
 from kata_dind.host.disks import is_full
 from kata_dind.host.process import Daemon, tail
-from kata_dind.machine.argv import SHARE_TAG, node_name
+from kata_dind.machine.monitor import disconnect, negotiate, require_restore
 from kata_dind.machine.qemu import Qemu, state_parts
 from kata_dind.machine.shape import StopDeadlines
 from kata_dind.wire.channel import Channel, ChannelClosed, first_of, open_channel
@@ -120,9 +118,9 @@ class Machine:
         from qemu.qmp import ExecuteError
 
         try:
-            await self._ask("migrate-set-capabilities", state_parts(memory=True))
+            await self.ask("migrate-set-capabilities", state_parts(memory=True))
             self._loads = True
-            await self._ask("migrate-incoming", {"uri": f"fd:{state_fd}"})
+            await self.ask("migrate-incoming", {"uri": f"fd:{state_fd}"})
         except ExecuteError as error:
             raise BootFailed(
                 f"QEMU could not read the saved state: {error}", id="vm.state-unreadable", details=self.evidence()
@@ -234,14 +232,14 @@ class Machine:
         try:
             with state.open("xb") as file:
                 await self._give(file.fileno(), "state")
-                await self._ask("migrate-set-capabilities", state_parts(memory=memory))
-                await self._ask("migrate-set-parameters", _NO_LIMIT)
+                await self.ask("migrate-set-capabilities", state_parts(memory=memory))
+                await self.ask("migrate-set-parameters", _NO_LIMIT)
                 seconds = state_seconds(await self._memory_bytes() if memory else 0)
                 self._migrated.clear()
-                await self._ask("migrate", {"uri": "fd:state"})
+                await self.ask("migrate", {"uri": "fd:state"})
                 await self._wait_until_written(timeout_seconds=seconds)
                 if self._migration == "failed":
-                    info = await self._ask("query-migrate")
+                    info = await self.ask("query-migrate")
                     why = f"QEMU could not write the machine's state: {info.get('error-desc', 'no reason given')}"
                     if is_full(state.parent):
                         raise NoSpace(why, id="host.no-space")
@@ -271,14 +269,14 @@ class Machine:
 
         with contextlib.suppress(TimeoutError, SandboxError, ExecuteError):
             async with asyncio.timeout(_LAST_MOMENT_SECONDS):
-                info = await self._ask("query-migrate")
+                info = await self.ask("query-migrate")
                 ram = info.get("ram", {})
                 done, all_of_it = (ram.get(key, 0) >> 20 for key in ("transferred", "total"))
                 return f": {done} of {all_of_it} MiB are done, and the migration is '{info.get('status', 'unknown')}'"
         return ""
 
     async def _memory_bytes(self) -> int:
-        sizes = await self._ask("query-memory-size-summary")
+        sizes = await self.ask("query-memory-size-summary")
         return int(sizes["base-memory"]) + int(sizes.get("plugged-memory", 0))
 
     async def _end_kept(self) -> None:
@@ -334,58 +332,6 @@ class Machine:
         if self._migration != "completed":
             raise self._ended_early()
 
-    async def plug_share(self, virtiofsd_socket: Path) -> None:
-        """Give a running machine, whose memory is a shared file, its shared directory. Raises HostError."""
-        from qemu.qmp import ExecuteError
-
-        backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(virtiofsd_socket)}},
-                                              "server": False}}  # fmt: skip
-        try:
-            await self._ask("chardev-add", {"id": "share", "backend": backend})
-            await self._ask("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
-                                                   "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
-        except ExecuteError as error:
-            raise HostError(
-                f"the machine takes no share: {error}", id="share.not-plugged", details=self.evidence()
-            ) from error
-
-    async def plug_cpus(self, count: int) -> None:
-        """Give a running machine further processors, up to the number that its shape allows. Raises HostError."""
-        from qemu.qmp import ExecuteError
-
-        try:
-            places = await self._ask("query-hotpluggable-cpus")
-            free = sorted((place for place in places if "qom-path" not in place), key=_place_of_cpu)
-            for place in free[:count]:
-                await self._ask("device_add", {"driver": place["type"], **place["props"]})
-        except ExecuteError as error:
-            raise HostError(
-                f"the machine takes no further processor: {error}", id="vm.cpu-not-plugged", details=self.evidence()
-            ) from error
-
-    async def plug_memory(self, size_mib: int, *, shared: bool) -> None:
-        """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
-        from qemu.qmp import ExecuteError
-
-        memory = {"qom-type": "memory-backend-memfd", "id": "further", "size": size_mib << 20, "share": shared}
-        try:
-            await self._ask("object-add", memory)
-            await self._ask("device_add", {"driver": "pc-dimm", "memdev": "further"})
-        except ExecuteError as error:
-            raise HostError(
-                f"the machine takes no further memory: {error}", id="vm.memory-not-plugged", details=self.evidence()
-            ) from error
-
-    async def grow_disk(self, serial: str, *, size_bytes: int) -> None:
-        """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
-        from qemu.qmp import ExecuteError
-
-        try:
-            await self._ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
-        except ExecuteError as error:
-            raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
-                          id="host.file-too-large", hint="use a smaller --size") from error  # fmt: skip
-
     async def _execute(self, command: str) -> None:
         try:
             await self._command(command)
@@ -396,13 +342,13 @@ class Machine:
         from qemu.qmp import ExecuteError
 
         try:
-            await self._ask(command)
+            await self.ask(command)
         except ExecuteError as error:
             raise SandboxError(
                 f"QEMU refused '{command}': {error}", id="vm.command-refused", details=self.evidence()
             ) from error
 
-    async def _ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+    async def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Return QEMU's answer to a command.
 
         Raises qemu.qmp's ExecuteError when QEMU refuses, SandboxError when it has ended or does not answer.
@@ -424,14 +370,14 @@ class Machine:
             raise await self._gone() from error
 
     async def _give(self, fd: int, name: str) -> None:
-        """Hand a descriptor to QEMU, under a name. Raises what `_ask` raises."""
+        """Hand a descriptor to QEMU, under a name. Raises what `ask` raises."""
         from qemu.qmp import QMPError
 
         try:
             self._qmp.send_fd_scm(fd)
         except (QMPError, OSError) as error:
             raise await self._gone() from error
-        await self._ask("getfd", {"fdname": name})
+        await self.ask("getfd", {"fdname": name})
 
     async def ask_guest(self, request: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
         """Return the agent's answer to a request. Raises GuestNotReady without one, SandboxError without QEMU."""
@@ -483,8 +429,7 @@ class Machine:
             return
         if self.paused.is_set():
             raise AbnormalShutdown(
-                "the guest was paused, since the host's disk is full, and was cut off; "
-                "its data root was not unmounted",
+                "the guest was paused, since the host's disk is full, and was cut off; its data root was not unmounted",
                 id="guest.paused",
                 details=self.evidence(),
             )
@@ -502,56 +447,6 @@ class Machine:
                 self.channel.open({"kind": "poweroff", "timeout_seconds": deadlines.dockerd_seconds})
                 await first_of(self.ended.wait(), self.paused.wait())
         return self.ended.is_set()
-
-
-async def _require_restore(control: socket.socket) -> None:
-    """Read QEMU's answers to `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
-    with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which is reported elsewhere
-        await _hear_answers(
-            control, 3, refusal=BootFailed("QEMU does not restore the seed's machine", id="vm.restore-refused")
-        )
-    control.close()
-
-
-async def _negotiate(control: socket.socket) -> None:
-    """Make QEMU take commands. Raises OSError when it ends, BootFailed when it refuses.
-
-    QMPClient can't do it: it takes an event before the answer for a refusal, and a restored guest causes some.
-    """
-    await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
-    await _hear_answers(control, 1, refusal=BootFailed("QEMU does not take commands", id="vm.control-failed"))
-
-
-async def _hear_answers(control: socket.socket, count: int, *, refusal: BootFailed) -> None:
-    """Read QEMU's answers to `count` commands; what follows them is left in the socket.
-
-    Raises ConnectionResetError when QEMU ends, `refusal` when it refuses a command.
-    """
-    while count:
-        message = json.loads(await _receive_line(control))
-        if "error" in message:
-            refusal.details = message["error"]["desc"]
-            raise refusal
-        count -= "return" in message
-
-
-async def _receive_line(control: socket.socket) -> bytes:
-    loop, readable, line = asyncio.get_running_loop(), asyncio.Event(), b""
-    loop.add_reader(control, readable.set)
-    try:
-        while not line.endswith(b"\n"):
-            await readable.wait()
-            readable.clear()
-            try:
-                seen = control.recv(1 << 16, socket.MSG_PEEK)
-            except BlockingIOError:  # the bytes that the loop had noticed were read meanwhile
-                continue
-            if not seen:
-                raise ConnectionResetError("QEMU has hung up")
-            line += control.recv(seen.find(b"\n") + 1 or len(seen))
-    finally:
-        loop.remove_reader(control)
-    return line
 
 
 @contextlib.asynccontextmanager
@@ -581,8 +476,8 @@ async def open_machine(
             async with asyncio.timeout(_MEET_SECONDS):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 if qemu.answers:
-                    await _require_restore(qemu.answers)  # first, so that QEMU serves one control socket at a time
-                await _negotiate(qemu.control)
+                    await require_restore(qemu.answers)  # first, so that QEMU serves one control socket at a time
+                await negotiate(qemu.control)
                 await qmp.connect(qemu.control)
         except BootFailed as error:
             error.details = f"{error.details}\n{machine.evidence()}"
@@ -598,7 +493,7 @@ async def open_machine(
             raise BootFailed(
                 f"QEMU does not take commands: {error}", id="vm.control-failed", details=machine.evidence()
             ) from error
-        stack.push_async_callback(_disconnect, qmp)
+        stack.push_async_callback(disconnect, qmp)
         if qemu.state_fd is not None and not qemu.answers:
             await machine.load(qemu.state_fd)
         try:
@@ -620,10 +515,6 @@ def _remove(state: Path) -> None:
     state.unlink(missing_ok=True)
 
 
-def _place_of_cpu(place: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(place["props"].get(key, 0) for key in ("socket-id", "die-id", "core-id", "thread-id"))
-
-
 def _stop_unless_hidden(machine: Machine) -> Callable[..., Any]:
     """Make an exit callback that stops the machine, and never hides the error that ended the block."""
 
@@ -636,11 +527,3 @@ def _stop_unless_hidden(machine: Machine) -> Callable[..., Any]:
             error.add_note(abnormal.summary)
 
     return stop
-
-
-async def _disconnect(qmp: QMPClient) -> None:
-    try:
-        async with asyncio.timeout(_LAST_MOMENT_SECONDS):
-            await qmp.disconnect()
-    except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
-        logger.debug("the control socket is closed: %r", error)

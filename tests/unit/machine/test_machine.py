@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from kata_dind.errors import BootFailed
-from kata_dind.machine.machine import _negotiate, _require_restore, state_seconds
+from kata_dind.machine.machine import state_seconds
+from kata_dind.machine.monitor import negotiate, require_restore
 from kata_dind.machine.qemu import restore_commands
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 TAKEN, RESUMED = b'{"return": {}}\r\n', b'{"timestamp": {}, "event": "RESUME"}\r\n'
 
 
-def hear(*said: bytes, by: Callable[[socket.socket], Coroutine[Any, Any, None]] = _require_restore) -> bytes:
+def hear(*said: bytes, by: Callable[[socket.socket], Coroutine[Any, Any, None]] = require_restore) -> bytes:
     """Let what QEMU says be heard; return what is left of it."""
 
     async def scenario() -> bytes:
@@ -51,21 +52,21 @@ def test_a_qemu_that_ends_is_reported_elsewhere() -> None:
 
 
 def test_an_event_before_the_answer_is_not_taken_for_a_refusal_and_what_follows_is_left() -> None:
-    assert hear(GREETING, RESUMED, TAKEN + RESUMED[:9], RESUMED[9:], by=_negotiate) == RESUMED
-    assert hear(GREETING[:7], GREETING[7:] + RESUMED + TAKEN, by=_negotiate) == b""
+    assert hear(GREETING, RESUMED, TAKEN + RESUMED[:9], RESUMED[9:], by=negotiate) == RESUMED
+    assert hear(GREETING[:7], GREETING[7:] + RESUMED + TAKEN, by=negotiate) == b""
 
 
 def test_a_qemu_that_refuses_commands_is_a_failed_boot_with_its_reason() -> None:
     refusal = b'{"error": {"class": "CommandNotFound", "desc": "no such command"}}\r\n'
     with pytest.raises(BootFailed) as caught:
-        hear(GREETING, refusal, by=_negotiate)
+        hear(GREETING, refusal, by=negotiate)
     assert (caught.value.id, caught.value.details) == ("vm.control-failed", "no such command")
 
 
 @pytest.mark.parametrize("said", [[], [GREETING], [GREETING, TAKEN[:5]]])
 def test_a_qemu_that_ends_before_it_takes_commands_has_hung_up(said: list[bytes]) -> None:
     with pytest.raises(ConnectionResetError):
-        hear(*said, by=_negotiate)
+        hear(*said, by=negotiate)
 
 
 def test_the_commands_are_a_line_each() -> None:

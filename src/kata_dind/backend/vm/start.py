@@ -25,6 +25,7 @@ from kata_dind.errors import NoSpace, SandboxError
 from kata_dind.host.disks import free_bytes
 from kata_dind.host.process import process_status
 from kata_dind.machine.machine import Machine, open_machine
+from kata_dind.machine.plugging import grow_disk, plug_cpus, plug_memory, plug_share
 from kata_dind.machine.shape import DATA, EPHEMERAL, StopDeadlines
 from kata_dind.wire.channel import background, first_of
 from kata_dind.wire.requests import Exec, Output, Request, StreamLost, Where
@@ -178,13 +179,13 @@ async def start_guest(begun: BegunGuest, deadlines: StopDeadlines, on_event: OnE
         if plan.start is StartKind.RESUME:
             await machine.ask_guest(_TAKE_DATA, timeout_seconds=plan.timeout_seconds)
         if lacks and plan.memory_mib > lacks.memory_mib:
-            await machine.plug_memory(plan.memory_mib - lacks.memory_mib, shared=bool(plan.own.shares))
+            await plug_memory(machine, plan.memory_mib - lacks.memory_mib, shared=bool(plan.own.shares))
         if begun.late_share:
-            await machine.plug_share(begun.late_share)
+            await plug_share(machine, begun.late_share)
         if lacks and plan.cpus > lacks.cpus:
-            await machine.plug_cpus(plan.cpus - lacks.cpus)
+            await plug_cpus(machine, plan.cpus - lacks.cpus)
         if grows(plan):
-            await machine.grow_disk(DATA, size_bytes=plan.data_root_mib << 20)
+            await grow_disk(machine, DATA, size_bytes=plan.data_root_mib << 20)
         guest = VmGuest(begun, machine)
         async with contextlib.AsyncExitStack() as watches:
             await watches.enter_async_context(background(guest.watch()))

@@ -1,0 +1,72 @@
+"""What a running machine can be given: a share, processors, memory, and space on a disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kata_dind.errors import HostError, NoSpace
+from kata_dind.machine.argv import SHARE_TAG, node_name
+
+if TYPE_CHECKING:
+    from kata_dind.machine.machine import Machine
+
+
+async def plug_share(machine: Machine, virtiofsd_socket: Path) -> None:
+    """Give a running machine, whose memory is a shared file, its shared directory. Raises HostError."""
+    from qemu.qmp import ExecuteError
+
+    backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(virtiofsd_socket)}},
+                                          "server": False}}  # fmt: skip
+    try:
+        await machine.ask("chardev-add", {"id": "share", "backend": backend})
+        await machine.ask("device_add", {"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
+                                               "tag": SHARE_TAG, "bus": "hotplug0"})  # fmt: skip
+    except ExecuteError as error:
+        raise HostError(
+            f"the machine takes no share: {error}", id="share.not-plugged", details=machine.evidence()
+        ) from error
+
+
+async def plug_cpus(machine: Machine, count: int) -> None:
+    """Give a running machine further processors, up to the number that its shape allows. Raises HostError."""
+    from qemu.qmp import ExecuteError
+
+    try:
+        places = await machine.ask("query-hotpluggable-cpus")
+        free = sorted((place for place in places if "qom-path" not in place), key=_place_of_cpu)
+        for place in free[:count]:
+            await machine.ask("device_add", {"driver": place["type"], **place["props"]})
+    except ExecuteError as error:
+        raise HostError(
+            f"the machine takes no further processor: {error}", id="vm.cpu-not-plugged", details=machine.evidence()
+        ) from error
+
+
+async def plug_memory(machine: Machine, size_mib: int, *, shared: bool) -> None:
+    """Give a running machine further memory, `shared` where another process must see it. Raises HostError."""
+    from qemu.qmp import ExecuteError
+
+    memory = {"qom-type": "memory-backend-memfd", "id": "further", "size": size_mib << 20, "share": shared}
+    try:
+        await machine.ask("object-add", memory)
+        await machine.ask("device_add", {"driver": "pc-dimm", "memdev": "further"})
+    except ExecuteError as error:
+        raise HostError(
+            f"the machine takes no further memory: {error}", id="vm.memory-not-plugged", details=machine.evidence()
+        ) from error
+
+
+async def grow_disk(machine: Machine, serial: str, *, size_bytes: int) -> None:
+    """Make a disk larger while the guest uses it; the guest hears of it. Raises NoSpace."""
+    from qemu.qmp import ExecuteError
+
+    try:
+        await machine.ask("block_resize", {"node-name": node_name(serial), "size": size_bytes})
+    except ExecuteError as error:
+        raise NoSpace(f"the data root's disk can't grow to {size_bytes >> 20} MiB: {error}",
+                      id="host.file-too-large", hint="use a smaller --size") from error  # fmt: skip
+
+
+def _place_of_cpu(place: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(place["props"].get(key, 0) for key in ("socket-id", "die-id", "core-id", "thread-id"))
