@@ -21,7 +21,7 @@ from kata_dind.image.guestos import require_guest_os
 from kata_dind.image.source import default_source
 from kata_dind.image import workspace
 if sys.argv[1] == "unchecked":
-    workspace._require_room = lambda parent, goal: None
+    workspace._require_space = lambda parent, goal: None
 try:
     require_guest_os(default_source(), report=silent)
 except KataDindError as error:
