@@ -16,6 +16,17 @@ _MODULE = "KATA_DIND_TEST_BACKEND"
 UseFake = Callable[[str], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-all` what takes emulated machines two minutes, but for a whole life of one."""
+    for item in items:
+        if (
+            item.path == _HERE / "test_every_backend.py"
+            and item.name.endswith("[vm]")
+            and item.name != "test_a_life[vm]"
+        ):
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture
 def use_fake(monkeypatch: pytest.MonkeyPatch) -> UseFake:
     """Put a module of this directory in the place of the `vm` backend: `use_fake("fake_lasting")`."""

@@ -41,6 +41,7 @@ def test_a_default_that_is_asked_for_is_a_wish_like_any_other(seed: str, options
     assert "wisher" not in states()
 
 
+@pytest.mark.thorough
 def test_the_default_memory_is_plugged_in_when_it_is_asked_for_and_stays(seed: str) -> None:
     succeed("up", "wisher", "--seed", seed, "--memory", "2G", "--cpus", "4", "--network", "none")
     try:

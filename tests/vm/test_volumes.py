@@ -92,6 +92,7 @@ def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
     assert 3900 < data_root_mib(three) < 4096
 
 
+@pytest.mark.thorough
 def test_a_loop_volume_outlives_a_run() -> None:
     succeed("run", "--volume", "loops", "--data-root", "loop", "--size", "2G", "kata-dind/hello", "true")
     assert (volume("loops")["kind"], volume("loops")["filesystem"]) == ("loop", "ext4")
