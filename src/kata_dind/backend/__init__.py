@@ -1,8 +1,7 @@
-"""Backends turn a spec into a plan and a plan into a running guest; all others know one by the protocols in this file.
+"""Backends turn a spec into a plan and a plan into a running guest. Other rooms know only the protocols in this file.
 
-`Backend` and `Guest` have what each backend does. What only some can do is in a protocol of its own, which a backend
-offers or doesn't: `Snapshots` for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their
-owner.
+`Backend` and `Guest` are what every backend does. What only some backends can do has a protocol of its own: `Snapshots`
+for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their owner.
 
 A backend MUST NOT yield a guest before the guest answers, and MUST leave nothing behind when the block of `begin`
 ends, however it ends: dockerd stops and its file systems are unmounted before the guest ends. The exception is a

@@ -30,7 +30,7 @@ def guest_outlives_owner(record: Record) -> bool:
 
 
 def find_guest_without_owner(record: Record) -> bool | None:
-    """Tell the same; None where the backend does not answer, which must not keep others from being listed."""
+    """Do as `guest_outlives_owner`, but return None where the backend does not answer, so that others can be listed."""
     try:
         return guest_outlives_owner(record)
     except BackendError as error:
