@@ -29,6 +29,7 @@ PARTS = (
     "loop",
     "filesystem",
     "check",
+    "protect",
     "verify",
     "settle",
     "tune",

@@ -49,6 +49,11 @@ parse() {
 	'' | 0 | 1) ;;
 	*) bad_input "KATA_DIND_CHECK is '$check'" 'use 1, or leave it out' ;;
 	esac
+	exclusive=${KATA_DIND_EXCLUSIVE:-}
+	case $exclusive in
+	'' | 1) ;;
+	*) bad_input "KATA_DIND_EXCLUSIVE is '$exclusive'" 'use 1, or leave it out' ;;
+	esac
 	case ${KATA_DIND_LOG:-info} in
 	info | error) ;;
 	*) bad_input "KATA_DIND_LOG is '$KATA_DIND_LOG'" 'use info or error' ;;

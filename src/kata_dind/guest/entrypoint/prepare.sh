@@ -3,7 +3,7 @@
 # Sets `reason` when the kind is not possible, and `precious` when no other may take its place, because a device was
 # given or the disk may hold data.
 prepare() {
-	mounted='' made='' precious=''
+	mounted='' made='' precious='' claim_file='' on_share=''
 	case $kind,$filesystem$is_mount_point in
 	kept,*) prepare_kept ;;
 	virtiofs,*) ;;
@@ -52,7 +52,7 @@ require_room_for_a_mount() {
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ "$entry" != "$directory" ] || continue
 		case ${entry#"$path"/} in
-		@LOOP_FILE@ | @LOOP_FILE@.new | .kata-dind-probe | lost+found) ;;
+		@LOOP_FILE@ | @LOOP_FILE@.new* | @LOOP_FILE@.mounting | .kata-dind-probe | lost+found) ;;
 		*) [ ! -e "$entry" ] || theirs=${entry#"$path"/} ;; # a pattern without a match stands for itself
 		esac
 	done
