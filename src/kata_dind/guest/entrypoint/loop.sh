@@ -62,7 +62,7 @@ sweep() {
 }
 
 # The disk gets its name only when it has a file system, and by a link, which fails if another container was faster.
-# So a file of that name may hold data, and one named .new… can't.
+# So a file of that name may hold data, and one named .new-ID can't.
 make_image() {
 	local free free_mib unfinished
 	if free=$(stat -f -c '%a %S' "$directory"); then

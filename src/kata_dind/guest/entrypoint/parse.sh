@@ -5,10 +5,10 @@ parse() {
 	find_user
 	read_command "$@"
 	read_config
-	kind=${KATA_DIND_DATA_ROOT:-auto}
+	kind=${KATA_DIND_DATA_ROOT:-@DEFAULT_KIND@}
 	case $kind in
-	auto | memory | loop | block | virtiofs) ;;
-	*) bad_input "KATA_DIND_DATA_ROOT is '$kind'" 'use auto, memory, loop, block or virtiofs' ;;
+	@KINDS@) ;;
+	*) bad_input "KATA_DIND_DATA_ROOT is '$kind'" 'use @KINDS_IN_WORDS@' ;;
 	esac
 	fallback=${KATA_DIND_FALLBACK:-none}
 	case $fallback in
