@@ -80,16 +80,17 @@ make_image() {
 	else
 		unfit prepare "cannot make $image of $size" "is there space in $directory?"
 	fi
+	# Another container that starts now takes it for the leftover of a killed start.
+	[ -e "$unfinished" ] || in_use "$image"
 	if [ -z "$reason" ]; then
 		if ln -- "$unfinished" "$image" 2>/dev/null; then
 			made=1
-		elif [ -e "$unfinished" ] && [ ! -e "$image" ]; then # not every share has hard links
-			mv -- "$unfinished" "$image" && made=1
+		elif [ ! -e "$image" ]; then # not every share has hard links
+			mv -- "$unfinished" "$image"
+			made=1
 		fi
 	fi
 	rm -f -- "$unfinished"
-	[ -n "$reason" ] || [ -e "$image" ] || stop prepare "$image was not made, since another container is making it" \
-		'start this one again, or give each a directory of its own'
 }
 
 grow_image() { # sets `bytes` to its size
