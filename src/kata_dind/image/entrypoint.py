@@ -30,6 +30,7 @@ PARTS = (
     "filesystem",
     "check",
     "verify",
+    "rootless",
     "settle",
     "tune",
     "report",

@@ -4,6 +4,10 @@
 # given or the disk may hold data.
 prepare() {
 	mounted='' made='' precious=''
+	if [ "$user" != 0 ]; then
+		prepare_without_root
+		return 0
+	fi
 	case $kind,$filesystem$is_mount_point in
 	kept,*) prepare_kept ;;
 	virtiofs,*) ;;
