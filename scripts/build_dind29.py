@@ -27,13 +27,23 @@ from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
 REFERENCE = "dind:29"
-DOCKER_VERSION = "29.8.0+beta.24"
-"""Of v2.0.0-beta.24, whose releases/versions.yaml names 29.8.0 as the last release; the proxy has no docker-v29.*."""
-
 SUITE = "trixie"
 VERSIONS = Path(__file__).parent / "docker29"
 MOBY = "github.com/moby/moby/v2"
 _CONTAINERD = "github.com/containerd/containerd/v2"
+
+
+def version_of(module: str) -> str:
+    """Return the version of a module in docker29/go.mod."""
+    words = (line.split() for line in (VERSIONS / "go.mod").read_text().splitlines())
+    return next(line[1] for line in words if line[:1] == [module] and len(line) > 1)
+
+
+_BUILT_FROM = version_of(MOBY)
+DOCKER_VERSION = f"29.8.0+{_BUILT_FROM.partition('-')[2]}"
+"""The proxy has no docker-v29.*, only the module's own versions: the releases/versions.yaml of v2.0.0-beta.24 names
+29.8.0 as the last release."""
+
 # Without C they are static; dockerd then lacks what doesn't matter here, such as the journald log driver.
 _STATIC = (
     f"{MOBY}/cmd/dockerd",
@@ -43,8 +53,8 @@ _STATIC = (
     "github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit",
 )
 _STAMPS = (
-    f"-s -w -X {MOBY}/dockerversion.Version={DOCKER_VERSION} -X {MOBY}/dockerversion.GitCommit=v2.0.0-beta.24 "
-    f"-X {_CONTAINERD}/version.Version=v2.3.5"
+    f"-s -w -X {MOBY}/dockerversion.Version={DOCKER_VERSION} -X {MOBY}/dockerversion.GitCommit={_BUILT_FROM} "
+    f"-X {_CONTAINERD}/version.Version={version_of(_CONTAINERD)}"
 )
 # What runc does before Go starts is written in C, and dockerd's default seccomp profile asks for seccomp.
 _WITH_C = ("github.com/opencontainers/runc",)

@@ -1,7 +1,8 @@
 """Every Docker on every kind of data root: `make test-matrix` runs it all and writes docs/test-matrix.md.
 
-Ready means proven, so what is added here is a container that runs. Docker 29's own engine is tried where the image
-`dind:29` was built (scripts/build_dind29.py); 28.5 with containerd's store has 29's default way of storing images.
+Ready means proven, so what is added here is a container that runs. Docker 29 is built from Go modules, unless it is in
+the cache (scripts/build_dind29.py). In the rootless columns root prepares the data root, as a kubelet would for a pod;
+then the guest entrypoint and dockerd run as a user (scripts/build_rootless.py).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from kata_dind.errors import ImageError, OverlayRefused
+from kata_dind.errors import OverlayRefused
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.source import PackageSource
-from kata_dind.image.store import DindImage, require_image
+from kata_dind.image.store import DindImage
 from kata_dind.progress import silent
 from kata_dind.sandbox.api import open_sandbox
 from kata_dind.spec import parse_spec
+from scripts import build_dind29, build_rootless
 from tests.vm.driver import SandboxDriver
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd", "root")
@@ -31,6 +33,8 @@ DOCKERS: dict[str, tuple[str, list[str]]] = {
     "28.5, storage driver": ("forky", []),
     "28.5, containerd store": ("forky", CONTAINERD),
     "29": ("dind:29", []),
+    "20.10, rootless": ("dind:20.10-rootless", []),
+    "29, rootless": ("dind:29-rootless", []),
 }
 KINDS: dict[str, dict[str, Any]] = {
     "memory": {"data_root": "memory", "size": "768M"},
@@ -42,11 +46,20 @@ KINDS: dict[str, dict[str, Any]] = {
 SMOKE = {("28.5, containerd store", "loop")}
 """What runs before the others; other files have Docker 20.10 on every kind."""
 
+
+def marks_of(docker: str, kind: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of a cell; the first of Docker 29 may have to build it."""
+    needs = [pytest.mark.requires("docker29"), pytest.mark.timeout(3600)] if docker.startswith("29") else []
+    if (docker, kind) in SMOKE:
+        return [pytest.mark.thorough, *needs]
+    return [pytest.mark.slow(minutes=20 if needs and not build_dind29.find_programs() else 5), *needs]
+
+
 CELLS = [
     pytest.param(
         docker,
         kind,
-        marks=pytest.mark.thorough if (docker, kind) in SMOKE else pytest.mark.slow(minutes=5),
+        marks=marks_of(docker, kind),
         id=f"{docker}-{kind}",
     )
     for docker in DOCKERS
@@ -57,13 +70,12 @@ _RUN = "docker load --quiet --input /usr/share/kata-dind/hello.tar && docker run
 
 @functools.cache
 def image_of(docker: str) -> DindImage:
-    """Return a Docker's image, built when absent; skips where nobody has built the one of Docker 29."""
+    """Return a Docker's image, built when absent."""
     suite, _ = DOCKERS[docker]
-    if ":" in suite:
-        try:
-            return require_image(suite)
-        except ImageError as error:
-            pytest.skip(error.summary)
+    if docker.endswith("rootless"):
+        return build_rootless.require_rootless(docker.partition(",")[0])
+    if docker == "29":
+        return build_dind29.require_dind29()
     # A release that is not out yet may have a Release file that is past its date.
     source = PackageSource(suite, apt_options=('Acquire::Check-Valid-Until "false";',))
     return require_dind_image("", source, report=silent)
