@@ -58,6 +58,7 @@ _STAMPS = (
 )
 # What runc does before Go starts is written in C, and dockerd's default seccomp profile asks for seccomp.
 _WITH_C = ("github.com/opencontainers/runc",)
+PACKAGES = (*_STATIC, *_WITH_C)
 _C_FLAGS = ("-tags=seccomp,netgo,osusergo", "-ldflags=-s -w -linkmode=external -extldflags=-static")
 _KEPT = ("GOPROXY", "GONOSUMDB", "GOSUMDB", "GOCACHE", "GOMODCACHE", "GOPATH")
 
