@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,3 +169,12 @@ def test_a_killed_proof_is_no_hindrance(as_user: AsUser) -> None:
     """
     here = as_user(_TMPFS, "true", also=left)
     assert (here.ended.code, here.left) == (0, []), here.ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/net").is_dir(), reason="this machine has no /dev/net to cover")
+@pytest.mark.parametrize("made", [True, False])
+def test_a_missing_tun_device_is_told_before_rootless_docker_fails_on_it(as_user: AsUser, made: bool) -> None:
+    cover = "mount -t tmpfs t /dev/net; " + ("mknod /dev/net/tun c 10 200" if made else ":")
+    here = as_user(_TMPFS, "true", also=cover)
+    warnings = ["there is no /dev/net/tun, which the network of rootless Docker needs"]
+    assert (here.ended.code, here.ended.said("warning")) == (0, [] if made else warnings)
