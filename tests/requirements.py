@@ -108,10 +108,9 @@ def _docker29() -> str | None:
 
     if build_dind29.find_programs():
         return None
-    # A Go of 1.21 or later fetches the one that is asked for.
-    if missing := _try(
-        ["go", "mod", "download", "-C", str(build_dind29.VERSIONS), build_dind29.MOBY], timeout_seconds=120
-    ):
+    # A Go of 1.21 or later fetches the one that is asked for, if it may.
+    fetch = ["env", "GOTOOLCHAIN=auto", "go", "mod", "download", "-C", str(build_dind29.VERSIONS), build_dind29.MOBY]
+    if missing := _try(["go", "version"]) or _try(fetch, timeout_seconds=120):
         return f"Docker 29 cannot be built: {missing}"
     program = "#include <seccomp.h>\nint main(void) { return !seccomp_version(); }\n"
     with tempfile.TemporaryDirectory() as directory:

@@ -46,7 +46,13 @@ def as_user(shell: Shell) -> AsUser:
     """Runs the entrypoint without any privilege, on what a mount command has put on /mnt/docker."""
 
     def run(
-        mount: str, *command: str, also: str = "", groups: str = "--clear-groups", around: str = "", **variables: str
+        mount: str,
+        *command: str,
+        also: str = "",
+        groups: str = "--clear-groups",
+        around: str = "",
+        tools: str = "",
+        **variables: str,
     ) -> Rootless:
         # Only root may enter the test's own directories; any user may enter /mnt.
         before = f"""
@@ -65,7 +71,7 @@ def as_user(shell: Shell) -> AsUser:
         script = f'shift {len(shell.argv) + 1}; cd /; exec {around} {user} {environment} {argv} /mnt/entrypoint.sh "$@"'
         wrapped = dataclasses.replace(shell, argv=("/bin/sh", "-c", script, "sh", *shell.argv))
         after = "echo; cat /mnt/run/kata-dind/status.json; ls -A /mnt/docker"
-        ended = wrapped.entrypoint(*command, before=before, after=after, PATH="/mnt/docker", **variables)
+        ended = wrapped.entrypoint(*command, before=before, after=after, tools=tools, PATH="/mnt/docker", **variables)
         said, _, rest = ended.stdout.rpartition("\n{")
         status, *left = rest.splitlines()
         return Rootless(dataclasses.replace(ended, stdout=said), json.loads("{" + status), left)
@@ -101,12 +107,48 @@ def test_a_share_without_xattr_is_refused_with_the_step_that_failed(as_user: AsU
     assert here.left == []
 
 
+# busybox's shell runs its own applets, whatever is on PATH.
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "script", "step"),
+    [
+        ("mount", "case $2 in overlay) exit 32 ;; esac", "mount"),
+        ("rm", "case $2 in merged/removed) exit 1 ;; esac", "whiteout"),
+        ("rm", 'case $2 in merged/removed) /bin/rm "$@"; exec /bin/rm -f upper/removed ;; esac', "whiteout"),
+        ("mv", "case $1 in merged/*) exit 1 ;; esac", "rename"),
+        ("mv", 'case $1 in merged/*) exec cp "$@" ;; esac', "rename"),
+        ("mkdir", "case $1 in merged/dir) exit 1 ;; esac", "opaque directory"),
+        ("mkdir", 'case $1 in merged/dir) /bin/mkdir "$1"; touch "$1/hidden"; exit ;; esac', "opaque directory"),
+    ],
+)
+def test_each_step_of_the_proof_can_fail_and_is_named(as_user: AsUser, name: str, script: str, step: str) -> None:
+    stub = f"""
+    mkdir /mnt/stubs
+    cat >/mnt/stubs/{name} <<'END'
+#!/bin/sh
+{script}
+exec {shutil.which(name)} "$@"
+END
+    chmod 0755 /mnt/stubs/{name}
+    """
+    here = as_user(_TMPFS, "echo", "went on", also=stub, tools="/mnt/stubs", DATA_ROOT="virtiofs")
+    assert (here.ended.code, here.ended.stdout, here.left) == (78, "", [])
+    assert f"for user {_USER}: {step} failed" in here.ended.error["message"]
+    assert list(here.status["proof"].items())[-1] == (step, "failed")
+
+
+@pytest.mark.requires("fuse")
+def test_a_fallback_is_taken_by_a_user_as_well(as_user: AsUser) -> None:
+    here = as_user(_FUSE, "sh", "-c", 'echo "$DOCKER_DRIVER"', FALLBACK="vfs")
+    assert (here.ended.code, here.ended.stdout, here.status["storage_driver"]) == (0, "vfs\n", "vfs")
+
+
 @pytest.mark.parametrize("kind", ["memory", "loop", "block"])
 def test_a_kind_that_only_root_can_prepare_is_refused(as_user: AsUser, kind: str) -> None:
     device = {"DEVICE": "/dev/loop0"} if kind == "block" else {}
-    here = as_user(_OVERLAY if kind == "memory" else _TMPFS, "true", DATA_ROOT=kind, **device)
-    if kind == "memory":
-        assert here.ended.code == 78
+    # On a tmpfs, `memory` is what is there already.
+    here = as_user(_OVERLAY if kind == "memory" else _TMPFS, "echo", "went on", DATA_ROOT=kind, **device)
+    assert (here.ended.code, here.ended.stdout) == (78, "")
     assert here.ended.error == {
         "kata_dind": "error",
         "step": "prepare",

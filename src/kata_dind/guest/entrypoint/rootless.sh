@@ -39,7 +39,9 @@ verify_without_root() {
 		;;
 	namespace,*) step=mount ;;
 	*,tmpfs) hint="use a kernel of 6.6 or later, or $hint" ;;
-	*,ext4 | *,xfs | *,btrfs) hint='use a kernel of 5.11 or later, or set KATA_DIND_FALLBACK=fuse-overlayfs' ;;
+	*,ext4 | *,xfs | *,btrfs)
+		hint='use a kernel of 5.11 or later that lets user namespaces mount, or KATA_DIND_FALLBACK=fuse-overlayfs'
+		;;
 	esac
 	# With `fsGroup` a volume belongs to root and a group that the user namespace does not have; rootless Docker fails, too.
 	if [ "$step" = write ] || [ ! -O "$path" ]; then
