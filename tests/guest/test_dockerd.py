@@ -96,23 +96,16 @@ def share_without_xattr(directory: Path) -> Iterator[int]:
         bindfs.wait()
 
 
-def started(directory: Path, *arguments: str, **variables: str) -> contextlib.AbstractContextManager[Dockerd]:
-    """Start this machine's dockerd with its data root on the share, for the length of the block."""
-    return started_of(require_tool("dockerd", package="docker.io").parent, directory, *arguments, **variables)
-
-
 @contextlib.contextmanager
-def started_of(programs: Path, directory: Path, *arguments: str, **variables: str) -> Iterator[Dockerd]:
-    """Start the dockerd of a directory, which finds its containerd and runc there first."""
+def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dockerd]:
+    """Start dockerd with its data root on the share, for the length of the block."""
     dockerd = [
-        f"{programs}/dockerd", f"--data-root={directory}/docker", "--iptables=false",
+        str(require_tool("dockerd", package="docker.io")), f"--data-root={directory}/docker", "--iptables=false",
         "--bridge=none", f"--host=unix://{directory}/docker.sock", "--exec-root=/run/docker",
         "--pidfile=/run/docker.pid", *arguments,
     ]  # fmt: skip
     script = directory / "entrypoint.sh"
     script.write_text(entrypoint_script())
-    environment = scrubbed_environment()
-    environment["PATH"] = f"{programs}:{environment['PATH']}"
     told = {f"KATA_DIND_{name}": value for name, value in {"STATUS_DIR": f"{directory}/status", **variables}.items()}
     namespaces = [
         "unshare",
@@ -129,7 +122,7 @@ def started_of(programs: Path, directory: Path, *arguments: str, **variables: st
         process = subprocess.Popen(
             ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *namespaces, "sh", "-c", _AROUND, "sh",
              "sh", str(script), *dockerd],
-            env={**environment, **told},
+            env={**scrubbed_environment(), **told},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

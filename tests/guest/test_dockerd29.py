@@ -6,6 +6,7 @@ tell that overlay does not work.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kata_dind.errors import VerdictFailed
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.proof.round_trip import prove
 from scripts import build_dind29
-from tests.guest.test_dockerd import started_of
+from tests.guest.test_dockerd import started
 
 pytestmark = [
     pytest.mark.requires("root", "docker29", "fuse", "loop", "netns"),
@@ -23,10 +24,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The directory with dockerd, containerd and runc."""
-    return build_dind29.require_programs()
+@pytest.fixture(autouse=True)
+def docker29_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What test_dockerd.py starts is then this dockerd, with its own containerd and runc."""
+    monkeypatch.setenv("PATH", f"{build_dind29.require_programs()}:{os.environ['PATH']}")
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ def programs() -> Path:
     ],
 )
 def test_containerds_store_works_on_a_share_that_refuses_overlay(
-    tmp_path: Path, programs: Path, variables: dict[str, str], kind: str, filesystem: str
+    tmp_path: Path, variables: dict[str, str], kind: str, filesystem: str
 ) -> None:
-    with started_of(programs, tmp_path, **variables) as dockerd:
+    with started(tmp_path, **variables) as dockerd:
         dockerd.wait_until_it_answers()
         verdict = prove(dockerd.socket, timeout_seconds=60)
         assert verdict.docker_version == build_dind29.DOCKER_VERSION
@@ -51,39 +52,39 @@ def test_containerds_store_works_on_a_share_that_refuses_overlay(
         ]
 
 
-def test_overlay2_is_the_store_of_who_asks_for_it(tmp_path: Path, programs: Path) -> None:
-    with started_of(programs, tmp_path, "--storage-driver=overlay2", SIZE="1G") as dockerd:
+def test_overlay2_is_the_store_of_who_asks_for_it(tmp_path: Path) -> None:
+    with started(tmp_path, "--storage-driver=overlay2", SIZE="1G") as dockerd:
         dockerd.wait_until_it_answers()
         assert prove(dockerd.socket, timeout_seconds=60).storage == "overlay2 on extfs"
 
 
 @pytest.mark.parametrize("driver", ["vfs", "native"])
-def test_a_store_that_copies_is_not_what_dockerd_gets(tmp_path: Path, programs: Path, driver: str) -> None:
-    with started_of(programs, tmp_path, f"--storage-driver={driver}", SIZE="1G") as dockerd:
+def test_a_store_that_copies_is_not_what_dockerd_gets(tmp_path: Path, driver: str) -> None:
+    with started(tmp_path, f"--storage-driver={driver}", SIZE="1G") as dockerd:
         dockerd.wait_until_it_answers()
         assert prove(dockerd.socket, timeout_seconds=60).storage == "overlayfs"
         assert f"left out the storage driver {driver}" in dockerd.log
 
 
-def test_straight_on_the_share_nothing_is_started(tmp_path: Path, programs: Path) -> None:
-    with started_of(programs, tmp_path, DATA_ROOT="virtiofs") as dockerd:
+def test_straight_on_the_share_nothing_is_started(tmp_path: Path) -> None:
+    with started(tmp_path, DATA_ROOT="virtiofs") as dockerd:
         assert dockerd.process.wait(60) == 78
         assert "overlay does not work on fuse" in dockerd.log
         assert "API listen on" not in dockerd.log
 
 
-def test_vfs_is_what_who_asks_for_it_gets_and_no_proof(tmp_path: Path, programs: Path) -> None:
-    with started_of(programs, tmp_path, DATA_ROOT="virtiofs", FALLBACK="vfs") as dockerd:
+def test_vfs_is_what_who_asks_for_it_gets_and_no_proof(tmp_path: Path) -> None:
+    with started(tmp_path, DATA_ROOT="virtiofs", FALLBACK="vfs") as dockerd:
         dockerd.wait_until_it_answers()
         with pytest.raises(VerdictFailed, match="vfs, which copies every layer"):
             prove(dockerd.socket, timeout_seconds=60)
 
 
-def test_what_is_stored_is_there_after_a_kill(tmp_path: Path, programs: Path) -> None:
-    with started_of(programs, tmp_path, SIZE="1G") as dockerd:
+def test_what_is_stored_is_there_after_a_kill(tmp_path: Path) -> None:
+    with started(tmp_path, SIZE="1G") as dockerd:
         dockerd.wait_until_it_answers()
         prove(dockerd.socket, timeout_seconds=60)
         dockerd.process.kill()
-    with started_of(programs, tmp_path) as dockerd:
+    with started(tmp_path) as dockerd:
         dockerd.wait_until_it_answers()
         assert prove(dockerd.socket, timeout_seconds=60).storage == "overlayfs"
