@@ -87,7 +87,12 @@ def require_dind29() -> DindImage:
             tree = dind.build_tree(source, workspace=workspace)
             install_programs(tree, workspace=workspace, programs=programs)
             return add_image(
-                tree, workspace=workspace, reference=REFERENCE, docker_version=DOCKER_VERSION, recipe=recipe
+                tree,
+                workspace=workspace,
+                reference=REFERENCE,
+                docker_version=DOCKER_VERSION,
+                origin=f"{MOBY} in packages of {SUITE}",
+                recipe=recipe,
             )
 
 
@@ -97,6 +102,7 @@ def add_image(
     workspace: Workspace,
     reference: str,
     docker_version: str,
+    origin: str,
     recipe: str,
     entrypoint: tuple[str, ...] = (),
 ) -> DindImage:
@@ -114,7 +120,7 @@ def add_image(
         docker_version=docker_version,
         created=store.now_as_text(),
         size_bytes=0,
-        origin="scripts of kata-dind's own tests",
+        origin=origin,
         recipe=recipe,
     )
     return store.add_image(finished, image, cache=cache_directory())

@@ -71,6 +71,7 @@ def require_rootless(docker: str) -> DindImage:
                 workspace=workspace,
                 reference=reference,
                 docker_version=version,
+                origin=f"{build_dind29.MOBY if programs else 'dockerd'} in packages of {source.suite}, rootless",
                 entrypoint=("/usr/local/bin/as-rootless.sh",),
                 recipe=recipe,
             )
