@@ -22,7 +22,7 @@ GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xf
 """File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
 
 # The official images have these beside busybox.
-_BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "xfs_growfs")
+_BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "tune2fs", "xfs_growfs")
 # Alpine's busybox has it, Debian's has not.
 _FOR_BUSYBOX = ("flock",)
 

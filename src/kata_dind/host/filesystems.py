@@ -137,6 +137,20 @@ def _check_ext4(disk: Path, file: IO[bytes]) -> Outcome:
         # Source of the codes: e2fsck(8).
         done = _run_on(file, [e2fsck, "-f", "-p"], allowed_codes=(0, 1))
     except CommandFailed as error:
+        if "MMP: device currently active" in error.details:
+            raise DataRootBusy(
+                f"{disk} is in use by a container",
+                id="dataroot.in-use",
+                details=error.details,
+                hint="stop the container that has mounted it, in whichever machine that runs",
+            ) from error
+        if "MMP: e2fsck being run" in error.details:
+            raise DataRootBusy(
+                f"a check of {disk} is running, or was killed",
+                id="dataroot.being-checked",
+                details=error.details,
+                hint=f"if none is running: {_e2fsprogs('tune2fs')} -f -E clear_mmp {disk}",
+            ) from error
         raise _damaged(disk, f"{e2fsck} -f -y {disk}", error) from error
     return "repaired" if done.code else "clean"
 

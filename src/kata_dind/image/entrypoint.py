@@ -10,10 +10,12 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from kata_dind import __version__
 from kata_dind.dataroot.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.dataroot.kinds import LOOP_FILE
 from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
 from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
+from kata_dind.vocabulary import DataRootKind
 
 _DIRECTORY = Path(__file__).parents[1] / "guest" / "entrypoint"
 
@@ -29,6 +31,7 @@ PARTS = (
     "loop",
     "filesystem",
     "check",
+    "protect",
     "verify",
     "rootless",
     "settle",
@@ -39,17 +42,26 @@ PARTS = (
 )
 """In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps."""
 
+INTERFACE = 1
+"""The version of what others may rely on: variables, exit codes, JSON lines and status file. A higher one breaks users
+of a lower; what is only added leaves it as it is."""
+
 _PLACEHOLDER = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 
 WORDS = {
+    "DEFAULT_KIND": DataRootKind.AUTO.value,
     "EXIT_BAD_INPUT": str(EXIT_BAD_INPUT),
     "EXIT_NO_DATA_ROOT": str(EXIT_NO_DATA_ROOT),
     "EXT4_EXTENDED": EXT4_EXTENDED,
     "EXT4_OPTIONS": shlex.join(EXT4_OPTIONS),
     "FILESYSTEM_DRIVERS": " | ".join(FILESYSTEM_DRIVERS),
+    "INTERFACE": str(INTERFACE),
+    "KINDS": " | ".join(DataRootKind),
+    "KINDS_IN_WORDS": "auto, memory, loop, block or virtiofs",
     "LABEL": LABEL,
     "LARGEST_JOURNAL_MIB": str(LARGEST_JOURNAL_MIB),
     "LOOP_FILE": LOOP_FILE,
+    "VERSION": __version__,
     "UNPROVEN_DRIVERS": " | ".join(UNPROVEN_DRIVERS),
     "XFS_LEAST_MIB": str(XFS_LEAST_MIB),
     "XFS_OPTIONS": shlex.join(XFS_OPTIONS),

@@ -155,6 +155,7 @@ def make_plan(
         "KATA_DIND_PATH": GUEST_PATH,
         "KATA_DIND_FILESYSTEM": spec.filesystem.value,
         "KATA_DIND_FALLBACK": spec.fallback.value,
+        "KATA_DIND_EXCLUSIVE": "1",  # by the host's locks, which end with the machine
         **needs.environment,
     }
     machine = Machine(

@@ -1,7 +1,7 @@
 # --- prepare: a device
 
 prepare_block() {
-	local text mount_options claim our_claim claim_sector
+	local text claim our_claim claim_sector
 	find_device
 	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
 	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it still there?'
@@ -19,10 +19,10 @@ prepare_block() {
 	measure_file_system "$device"
 	[ "$label" = @LABEL@ ] || require_data_root "$device"
 	check_file_system "$device"
-	choose_mount_options
-	text=$(mount -o "$mount_options" "$device" "$path" 2>&1) ||
-		stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
-	mounted=1
+	protect "$device"
+	mount_disk "$device"
+	[ -n "$mounted" ] || stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
+	lock_data_root
 	grow_file_system
 }
 
@@ -55,8 +55,18 @@ require_unmounted() {
 	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
 	name=${PWD##*/}
 	cd -- "$here" || cd /
-	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] ||
-		stop prepare "$device is in use by another container" 'stop it, or use another disk'
+	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] || in_use "$device"
+}
+
+# Of two containers that mount it at the same moment, one gets the lock on the root of what they then share.
+lock_data_root() {
+	command -v flock >/dev/null || return 0
+	exec 9<"$path"
+	flock -n 9 || {
+		exec 9<&-
+		umount "$path"
+		in_use "$device"
+	}
 }
 
 # Every file system, partition table and volume manager has its mark in the first or the last megabyte.

@@ -7,8 +7,10 @@ measure_file_system() { # FILE of $bytes: sets `file_system_bytes`, and `check` 
 }
 
 # After a power cut ext4 is repaired and checked in full; xfs replays its log when it is mounted.
-check_file_system() { # FILE
+check_file_system() { # DEVICE, whose superblock was read
 	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
+		# Whoever says that there is no other user need not wait for one.
+		[ -z "$exclusive" ] || [ -z "$guard" ] || tune2fs -f -E clear_mmp "$1" >/dev/null 2>&1 || :
 		speak info prepare "checking the file system on $1 in full"
 		run_e2fsck "$1"
 	fi
@@ -16,21 +18,24 @@ check_file_system() { # FILE
 
 # od is one process, where dumpe2fs would need others to read what it prints. The offsets are those of ext4's disk
 # layout in the kernel's documentation. The 32-bit words are little-endian; in another order the magic differs.
-read_ext4_superblock() { # FILE: sets `file_system_bytes`, and `check` when it was not unmounted or has errors
+# FILE: sets `file_system_bytes`, `check` when it was not unmounted or has errors, and `guard` to the position of the
+# block that protects it against a second mount, empty when there is none.
+read_ext4_superblock() {
 	local number word blocks block_bytes magic state incompatible
-	file_system_bytes=$bytes
+	file_system_bytes=$bytes guard=
 	number=0
-	for word in $(od -An -v -tu4 -j1024 -N340 "$1" 2>/dev/null); do
+	for word in $(od -An -v -tu4 -j1024 -N368 "$1" 2>/dev/null); do
 		case $number in
 		1) blocks=$word ;;
 		6) block_bytes=$((1024 << word)) ;;
 		14) magic=$((word & 65535)) state=$((word >> 16)) ;;
 		24) incompatible=$word ;;
 		84) [ "$magic" != 61267 ] || file_system_bytes=$(((word << 32 | blocks) * block_bytes)) ;;
+		90) [ $((incompatible & 256)) = 0 ] || guard=$((word * block_bytes)) ;; # below 16 TiB, as mke2fs puts it
 		esac
 		number=$((number + 1))
 	done
-	[ $number = 85 ] && [ "$magic" = 61267 ] && [ "$state" = 1 ] && [ $((incompatible & 4)) = 0 ] || check=1
+	[ $number = 92 ] && [ "$magic" = 61267 ] && [ "$state" = 1 ] && [ $((incompatible & 4)) = 0 ] || check=1
 }
 
 # Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks.
@@ -48,7 +53,7 @@ read_xfs_superblock() { # FILE: sets `file_system_bytes`
 	[ $number = 16 ] || file_system_bytes=$bytes
 }
 
-run_e2fsck() { # FILE
+run_e2fsck() { # DEVICE
 	local code text
 	if ! command -v e2fsck >/dev/null; then
 		speak warning prepare "the file system on $1 was not checked" 'install e2fsck (e2fsprogs) in the image'
@@ -58,8 +63,10 @@ run_e2fsck() { # FILE
 	text=$(LC_ALL=C e2fsck -fp "$1" 2>&1) || code=$?
 	[ $code -ge 4 ] || return 0
 	case $text in
-	*'is mounted'* | *'is in use'* | *'resource busy'*)
-		stop prepare "$1 is in use by another container" 'stop it, or use another disk'
+	*'MMP: device currently active'* | *'is mounted'* | *'is in use'* | *'resource busy'*) in_use "$1" ;;
+	*'MMP: e2fsck being run'*)
+		end_dead_check "$1"
+		run_e2fsck "$1"
 		;;
 	*) stop prepare "the file system on $1 is damaged" "repair it with: e2fsck -f $1" ;;
 	esac

@@ -16,21 +16,27 @@ find_content() {
 }
 
 make_file_system() { # FILE: a blank device, or the file of a loop disk
-	local text mib journal_mib
+	local disk text mib journal_mib extended
+	disk=$1
 	command -v "mkfs.$format" >/dev/null || {
 		unfit prepare "mkfs.$format is not in the image" 'install e2fsprogs (mkfs.ext4) or xfsprogs (mkfs.xfs) there'
 		return 0
 	}
 	if [ "$format" = xfs ]; then
-		text=$(mkfs.xfs @XFS_OPTIONS@ "$1" 2>&1)
+		text=$(mkfs.xfs @XFS_OPTIONS@ "$disk" 2>&1)
 	else
 		mib=$size_mib
-		[ ! -b "$1" ] || mib=$((bytes / 1048576))
+		[ ! -b "$disk" ] || mib=$((bytes / 1048576))
 		journal_mib=$((mib / 4))
 		[ $journal_mib -le @LARGEST_JOURNAL_MIB@ ] || journal_mib=@LARGEST_JOURNAL_MIB@
-		text=$(mkfs.ext4 @EXT4_OPTIONS@ -J "size=$journal_mib" \
-			-E @EXT4_EXTENDED@ "$1" 2>&1)
-	fi || unfit prepare "cannot format $1 with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
+		extended=@EXT4_EXTENDED@
+		set --
+		[ -n "$exclusive" ] || {
+			extended=$extended,mmp_update_interval=$guard_interval
+			set -- -O mmp
+		}
+		text=$(mkfs.ext4 @EXT4_OPTIONS@ "$@" -J "size=$journal_mib" -E "$extended" "$disk" 2>&1)
+	fi || unfit prepare "cannot format $disk with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
 }
 
 choose_mount_options() { # sets `mount_options`

@@ -11,6 +11,7 @@
 #   KATA_DIND_FILESYSTEM  ext4 (default) or xfs: what a blank disk is formatted with
 #   KATA_DIND_FALLBACK    none (default), vfs or fuse-overlayfs: what to do when no kind works
 #   KATA_DIND_CHECK       1: check the file system in full before it is used
+#   KATA_DIND_EXCLUSIVE   1: the disk has no other user, so it needs no protection and no start waits to find that out
 #   KATA_DIND_LOG         info (default), or error: how much to say on standard error
 #
 # Exit status: @EXIT_BAD_INPUT@ for bad input, @EXIT_NO_DATA_ROOT@ when no working data root can be had,

@@ -1,13 +1,17 @@
 # --- prepare: a disk in a file
 
 prepare_loop() {
+	local text
 	directory=${directory:-$path}
 	image=$directory/@LOOP_FILE@
 	[ -d "$directory" ] || mkdir -p -- "$directory" || {
 		unfit prepare "cannot make $directory" 'set KATA_DIND_DIR to a directory that can be written'
 		return 0
 	}
+	filesystem_of "$directory"
+	case $filesystem in virtiofs | fuse* | 9p | nfs*) on_share=1 ;; esac
 	lock_directory
+	sweep
 	if [ -h "$image" ] || { [ -e "$image" ] && [ ! -f "$image" ]; }; then
 		stop prepare "$image is not a plain file" 'move it away, or set KATA_DIND_DIR to another directory'
 	fi
@@ -16,26 +20,51 @@ prepare_loop() {
 	find_content "$image"
 	[ -n "$on_disk" ] || stop prepare "$image holds no file system; it was not touched" 'move it away'
 	grow_image
-	measure_file_system "$image"
-	check_file_system "$image"
-	mount_image
+	attach_image
 	[ -z "$reason" ] || return 0
 	use_direct_io
+	measure_file_system "$device"
+	check_file_system "$device"
+	protect "$device"
+	claim_image
+	mount_disk "$device"
+	[ -n "$mounted" ] || unfit prepare "cannot mount $device, the disk of $image, on $path: $text" \
+		'make the container privileged; dmesg may say more'
+	[ -z "$claim_file" ] || rm -f -- "$claim_file"
+	exec 8<&-
+	[ -n "$mounted" ] || return 0
 	grow_file_system
 }
 
-# The descriptor stays open in the command, so the lock lasts as long as the container. Only containers of one kernel
-# see it, for virtiofsd keeps the locks of different guests apart.
+# The descriptor stays open in the command, so the lock lasts as long as the container. The containers that share this
+# mount of the directory see it, and are refused at once; protect.sh has what keeps all others away.
 lock_directory() {
 	command -v flock >/dev/null && [ -r "$directory" ] || return 0
 	exec 9<"$directory"
-	flock -n 9 ||
-		stop prepare "$image is in use by another container" 'stop it, or set KATA_DIND_DIR to another directory'
+	flock -n 9 || in_use "$image"
 }
 
-# The disk gets its name only when it has a file system. So a file of that name may hold data, and one named .new can't.
+# What a start that was killed has left: its unfinished disk, and a loop device that would not end by itself.
+sweep() {
+	local file name text
+	for file in "$image".new*; do
+		[ ! -e "$file" ] && [ ! -h "$file" ] || rm -rf -- "$file"
+	done
+	for file in /sys/block/loop*/loop/backing_file; do
+		[ -r "$file" ] || continue
+		{ read -r text <"$file"; } 2>/dev/null || continue
+		[ "$text" = "$image" ] || continue
+		name=${file#/sys/block/}
+		name=${name%%/*}
+		read -r text <"/sys/block/$name/loop/autoclear" || text=1
+		[ "$text" = 1 ] || losetup -d "/dev/$name" 2>/dev/null || :
+	done
+}
+
+# The disk gets its name only when it has a file system, and by a link, which fails if another container was faster.
+# So a file of that name may hold data, and one named .new-ID can't.
 make_image() {
-	local free free_mib
+	local free free_mib unfinished
 	if free=$(stat -f -c '%a %S' "$directory"); then
 		free_mib=$((${free% *} * ${free#* } / 1048576))
 		if [ "$free_mib" -lt $least_mib ]; then
@@ -44,18 +73,23 @@ make_image() {
 		fi
 	fi
 	speak info prepare "making $image of $size with $format"
-	rm -f -- "$image.new"
-	if truncate -s "${size_mib}M" "$image.new" 2>/dev/null; then
-		make_file_system "$image.new"
+	read -r unfinished </proc/sys/kernel/random/uuid
+	unfinished=$image.new-$unfinished
+	if truncate -s "${size_mib}M" "$unfinished" 2>/dev/null; then
+		make_file_system "$unfinished"
 	else
 		unfit prepare "cannot make $image of $size" "is there space in $directory?"
 	fi
 	if [ -z "$reason" ]; then
-		mv -- "$image.new" "$image"
-		made=1
-	else
-		rm -f -- "$image.new"
+		if ln -- "$unfinished" "$image" 2>/dev/null; then
+			made=1
+		elif [ -e "$unfinished" ] && [ ! -e "$image" ]; then # not every share has hard links
+			mv -- "$unfinished" "$image" && made=1
+		fi
 	fi
+	rm -f -- "$unfinished"
+	[ -n "$reason" ] || [ -e "$image" ] || stop prepare "$image was not made, since another container is making it" \
+		'start this one again, or give each a directory of its own'
 }
 
 grow_image() { # sets `bytes` to its size
@@ -70,32 +104,51 @@ grow_image() { # sets `bytes` to its size
 	fi
 }
 
-# mount itself makes the loop device, so that the kernel detaches it when its last user has ended, in whatever way.
-mount_image() {
-	local text mount_options
-	make_loop_nodes
-	choose_mount_options
-	text=$(mount -o "loop,$mount_options" "$image" "$path" 2>&1) || {
-		unfit prepare "cannot mount $image on $path: $text" \
+# Direct I/O must be on before the mount, which looks at the disk as other guests see it, not at pages that ours has
+# cached. A device that is detached while it is open goes when the last user closes it, in whatever way that one ends:
+# the shell, by descriptor 8, and then the mount.
+attach_image() { # sets `device` to a loop device of $image
+	local text tries
+	tries=0 text='there is no loop device'
+	while :; do
+		find_free_loop
+		if [ -n "$device" ] && text=$(losetup "$device" "$image" 2>&1); then
+			break
+		fi
+		tries=$((tries + 1)) # another container may take a device at the same moment
+		[ $tries -ge 5 ] || continue
+		unfit prepare "cannot attach a loop device to $image: $text" \
 			'make the container privileged, on a kernel with BLK_DEV_LOOP'
+		device=${KATA_DIND_DEVICE:-}
 		return 0
-	}
-	mounted=1
-	filesystem_of "$path"
-	device=$mount_source
+	done
+	exec 8<"$device"
+	losetup -d "$device"
 }
 
 # Privileged Kata containers have no loop nodes: https://github.com/kata-containers/kata-containers/issues/8118
-make_loop_nodes() {
-	local number free
-	[ -c /dev/loop-control ] || mknod -m 0600 /dev/loop-control c 10 237 2>/dev/null || return 0
-	number=0
-	while [ $number -lt 8 ]; do
-		[ -b /dev/loop$number ] || mknod -m 0600 /dev/loop$number b 7 $number 2>/dev/null || return 0
-		number=$((number + 1))
+find_free_loop() { # sets `device`, makes its node, and empties it when there is none
+	[ -c /dev/loop-control ] || mknod -m 0600 /dev/loop-control c 10 237 2>/dev/null || :
+	device=$(losetup -f 2>/dev/null) || device=
+	[ -z "$device" ] || [ -b "$device" ] || mknod -m 0600 "$device" b 7 "${device#/dev/loop}" 2>/dev/null || :
+}
+
+# Two kernels that mount a disk in the same millisecond would both find it unused, so that one at a time mounts what is
+# on a share. There a file can be made by one alone; a killed start leaves its own, which counts for half a minute, or
+# not at all when it came through our mount of the directory, whose lock we have.
+claim_image() { # sets `claim_file`
+	local boot ours theirs left
+	[ -n "$on_share" ] && [ -z "$exclusive" ] || return 0
+	read -r boot </proc/sys/kernel/random/boot_id
+	ours="$boot $mount_numbers" left=30
+	until (set -C && printf '%s\n' "$ours" >"$image.mounting") 2>/dev/null; do
+		theirs=
+		{ read -r theirs <"$image.mounting"; } 2>/dev/null || :
+		[ -e "$image.mounting" ] && [ $left -gt 0 ] && [ "$theirs" != "$ours" ] || break
+		sleep 1
+		left=$((left - 1))
 	done
-	free=$(losetup -f 2>/dev/null) || return 0
-	[ -b "$free" ] || mknod -m 0600 "$free" b 7 "${free#/dev/loop}" 2>/dev/null || :
+	claim_file=$image.mounting
 }
 
 # Buffered loop writes go through the share page by page: 9 MB/s against 159 MB/s with direct I/O.

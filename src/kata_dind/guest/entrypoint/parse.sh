@@ -5,10 +5,10 @@ parse() {
 	find_user
 	read_command "$@"
 	read_config
-	kind=${KATA_DIND_DATA_ROOT:-auto}
+	kind=${KATA_DIND_DATA_ROOT:-@DEFAULT_KIND@}
 	case $kind in
-	auto | memory | loop | block | virtiofs) ;;
-	*) bad_input "KATA_DIND_DATA_ROOT is '$kind'" 'use auto, memory, loop, block or virtiofs' ;;
+	@KINDS@) ;;
+	*) bad_input "KATA_DIND_DATA_ROOT is '$kind'" 'use @KINDS_IN_WORDS@' ;;
 	esac
 	fallback=${KATA_DIND_FALLBACK:-none}
 	case $fallback in
@@ -48,6 +48,11 @@ parse() {
 	case $check in
 	'' | 0 | 1) ;;
 	*) bad_input "KATA_DIND_CHECK is '$check'" 'use 1, or leave it out' ;;
+	esac
+	exclusive=${KATA_DIND_EXCLUSIVE:-}
+	case $exclusive in
+	'' | 1) ;;
+	*) bad_input "KATA_DIND_EXCLUSIVE is '$exclusive'" 'use 1, or leave it out' ;;
 	esac
 	case ${KATA_DIND_LOG:-info} in
 	info | error) ;;

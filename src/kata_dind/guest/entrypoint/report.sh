@@ -7,7 +7,8 @@ report() { # sets `facts`, the fields of a JSON object, and writes them to statu
 	escape "$path"
 	path_text=$escaped
 	escape "$device"
-	facts="\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
+	facts="\"interface\":@INTERFACE@,\"version\":\"@VERSION@\""
+	facts="$facts,\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
 	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
 	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :

@@ -1,22 +1,5 @@
 # --- rootless: a container whose user is not root, as in the dind-rootless images
 
-# Such a user can mount nothing for others to see, so only what is mounted already can be the data root.
-prepare_without_root() {
-	case $kind,$filesystem$is_mount_point in
-	kept,* | virtiofs,*) ;;
-	memory,tmpfs1)
-		[ -z "${KATA_DIND_SIZE:-}" ] ||
-			speak warning prepare "only root can resize the tmpfs on $path to $size, and the container's user is $user" \
-				"give the volume that size (sizeLimit), or run the container as root (runAsUser: 0)"
-		;;
-	*)
-		[ "$kind" != block ] || precious=1
-		unfit prepare "only root can prepare the $kind kind, and the container's user is $user" \
-			"mount a disk on $path that user $user may write to, and leave KATA_DIND_DATA_ROOT out"
-		;;
-	esac
-}
-
 # In a user namespace, where rootless dockerd will mount its overlays, this user can mount one, too.
 verify_without_root() {
 	local proven evidence hint
@@ -53,7 +36,8 @@ verify_without_root() {
 }
 
 # Sets `step` to the step that failed, `proven` to the others, and `evidence`. The proof is that of `prove`, except for
-# the file capability, in a shell in the namespace: it says each step as it begins it, and its mount ends with it.
+# the file capability, in a shell in the namespace: it says each step as it begins it, and its mount ends with it. Its
+# script has no blank line and no comment, which a pod's copy would lack.
 prove_without_root() {
 	local file
 	begin write

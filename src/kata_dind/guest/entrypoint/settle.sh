@@ -38,9 +38,9 @@ settle_for_less() {
 }
 
 undo() {
+	case $kind in loop | block) exec 8<&- 9<&- ;; esac
 	[ -z "$mounted" ] || umount "$path"
 	[ -z "$made" ] || rm -f -- "$image"
-	[ "$kind" != loop ] || exec 9<&-
 	direct_io=null device=${KATA_DIND_DEVICE:-}
 	filesystem_of "$path"
 }
