@@ -1,35 +1,71 @@
 #!/usr/bin/env python3
-"""Make the image dind:29: a dockerd 29 built from the Go module proxy, in the root file system of dind:forky.
+"""Make the image dind:29: Docker 29's engine from the Go module proxy, in the root file system of dind:trixie.
 
-No distribution that we build from has Docker 29 yet, and not every machine reaches a registry. Needs Go 1.26.3 and
-network; ten minutes on two cores, and seconds when Go's build cache is warm. The same Go gives the same image.
+No distribution that we build from has Docker 29 yet, and not every machine reaches a registry. dockerd, docker-proxy,
+containerd, its shim, runc and rootlesskit are built in the versions of docker29/go.mod, which are those that moby's own
+Dockerfile names; the client is Debian's. Needs Go, a C compiler and libseccomp; docs/decisions/docker-versions.md tells
+what it takes. The programs stay in the cache, and are built again only when their versions change.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import os
+import platform
+import shutil
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.errors import KataDindError
 from kata_dind.host.directories import cache_directory
 from kata_dind.host.process import require_tool, run
-from kata_dind.image import rootfs, store
+from kata_dind.image import dind, rootfs, store
+from kata_dind.image.cache import build_lock, content_key, require_built
+from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 
-_BASE = "dind:forky"
-_REFERENCE = "dind:29"
+REFERENCE = "dind:29"
+SUITE = "trixie"
+VERSIONS = Path(__file__).parent / "docker29"
+MOBY = "github.com/moby/moby/v2"
+_CONTAINERD = "github.com/containerd/containerd/v2"
 
-# The proxy has no docker-v29.*, only the module's own versions, of which this is the newest. Its releases/versions.yaml
-# names 29.8.0 as the last release.
-_MODULE_VERSION = "v2.0.0-beta.24"
-_DOCKER_VERSION = "29.8.0+beta.24"
+
+def version_of(module: str) -> str:
+    """Return the version of a module in docker29/go.mod."""
+    words = (line.split() for line in (VERSIONS / "go.mod").read_text().splitlines())
+    return next(line[1] for line in words if line[:1] == [module] and len(line) > 1)
+
+
+_BUILT_FROM = version_of(MOBY)
+DOCKER_VERSION = f"29.8.0+{_BUILT_FROM.partition('-')[2]}"
+"""The proxy has no docker-v29.*, only the module's own versions: the releases/versions.yaml of v2.0.0-beta.24 names
+29.8.0 as the last release."""
+
+# Without C they are static; dockerd then lacks what doesn't matter here, such as the journald log driver.
+_STATIC = (
+    f"{MOBY}/cmd/dockerd",
+    f"{MOBY}/cmd/docker-proxy",
+    f"{_CONTAINERD}/cmd/containerd",
+    f"{_CONTAINERD}/cmd/containerd-shim-runc-v2",
+    "github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit",
+)
+_STAMPS = (
+    f"-s -w -X {MOBY}/dockerversion.Version={DOCKER_VERSION} -X {MOBY}/dockerversion.GitCommit={_BUILT_FROM} "
+    f"-X {_CONTAINERD}/version.Version={version_of(_CONTAINERD)}"
+)
+# What runc does before Go starts is written in C, and dockerd's default seccomp profile asks for seccomp.
+_WITH_C = ("github.com/opencontainers/runc",)
+PACKAGES = (*_STATIC, *_WITH_C)
+_C_FLAGS = ("-tags=seccomp,netgo,osusergo", "-ldflags=-s -w -linkmode=external -extldflags=-static")
+_KEPT = ("GOPROXY", "GONOSUMDB", "GOSUMDB", "GOCACHE", "GOMODCACHE", "GOPATH")
 
 
 def main() -> int:
     try:
-        image = _build()
+        image = require_dind29()
     except KataDindError as error:
         print("\n".join(filter(None, (error.summary, error.details, error.hint))), file=sys.stderr)
         return 1
@@ -37,37 +73,120 @@ def main() -> int:
     return 0
 
 
-def _build() -> DindImage:
-    base = store.require_image(_BASE)
+def require_dind29() -> DindImage:
+    """Return the image, built when absent or stale."""
+    source = PackageSource(SUITE)
+    recipe = content_key(dind.recipe_key(source), programs_key())
     cache = cache_directory()
-    with open_workspace(cache, Goal(f"build {_REFERENCE}", needs_mib=2048)) as workspace:
-        dockerd = _build_dockerd(workspace)
-        tree = workspace.directory / "tree"
-        workspace.run_rootlike("fsck.erofs", f"--extract={tree}", "--preserve", base.disk)
-        workspace.run_rootlike("install", "--mode=755", dockerd, tree / "usr/sbin/dockerd")
-        finished = workspace.directory / "image"
-        finished.mkdir(mode=0o700)
-        rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
-        image = dataclasses.replace(
-            base,
-            reference=_REFERENCE,
-            docker_version=_DOCKER_VERSION,
-            created=store.now_as_text(),
-            origin=f"github.com/moby/moby/v2 {_MODULE_VERSION} in {_BASE}",
-            recipe="",
-        )
-        return store.add_image(finished, image, cache=cache)
+    with build_lock(f"dind29-{recipe}", cache=cache):
+        image = store.find_image(REFERENCE)
+        if image is not None and image.recipe == recipe:
+            return image
+        programs = require_programs()
+        with open_workspace(cache, Goal(f"build {REFERENCE}", needs_mib=2048)) as workspace:
+            tree = dind.build_tree(source, workspace=workspace)
+            install_programs(tree, workspace=workspace, programs=programs)
+            return add_image(
+                tree,
+                workspace=workspace,
+                reference=REFERENCE,
+                docker_version=DOCKER_VERSION,
+                origin=f"{MOBY} in packages of {SUITE}",
+                recipe=recipe,
+            )
 
 
-def _build_dockerd(workspace: Workspace) -> Path:
+def add_image(
+    tree: Path,
+    *,
+    workspace: Workspace,
+    reference: str,
+    docker_version: str,
+    origin: str,
+    recipe: str,
+    entrypoint: tuple[str, ...] = (),
+) -> DindImage:
+    """Pack a tree, and add it to the images."""
+    finished = workspace.directory / "image"
+    finished.mkdir(mode=0o700)
+    rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
+    image = DindImage(
+        reference=reference,
+        image_id="",
+        disk=finished,
+        entrypoint=entrypoint,
+        command=("dockerd",),
+        environment=dind.ENVIRONMENT,
+        docker_version=docker_version,
+        created=store.now_as_text(),
+        size_bytes=0,
+        origin=origin,
+        recipe=recipe,
+    )
+    return store.add_image(finished, image, cache=cache_directory())
+
+
+def install_programs(tree: Path, *, workspace: Workspace, programs: Path) -> None:
+    """Put the programs in the place of Debian's."""
+    for program in sorted(programs.iterdir()):
+        places = [tree / "usr" / name for name in ("sbin", "bin")]
+        place = next((place for place in places if (place / program.name).exists()), tree / "usr/bin")
+        workspace.run_rootlike("install", "--mode=755", program, place / program.name)
+
+
+def find_programs() -> Path | None:
+    """Return the directory in the cache with the programs, None when they have not been built."""
+    directory = cache_directory() / "docker29" / programs_key()
+    return directory if directory.exists() else None
+
+
+def require_programs() -> Path:
+    """Return the directory in the cache with the programs, built when absent."""
+    cache = cache_directory()
+    goal = Goal("build Docker 29 from Go modules", needs_mib=4096)
+    return require_built(cache / "docker29" / programs_key(), _build_programs, cache=cache, goal=goal)
+
+
+def programs_key() -> str:
+    """Return a key of what the programs are built from."""
+    versions = [(VERSIONS / name).read_text() for name in ("go.mod", "go.sum")]
+    return content_key(versions, _STATIC, _STAMPS, _WITH_C, _C_FLAGS, platform.machine())
+
+
+def _build_programs(workspace: Workspace, product: Path) -> None:
     require_tool("go", package="golang-go")
-    module = "github.com/moby/moby/v2"
-    flags = f"-s -w -X {module}/dockerversion.Version={_DOCKER_VERSION}"
-    # Without C it is static; the parts that it then lacks, such as the journald log driver, don't matter here.
-    environment = {"GOBIN": str(workspace.directory), "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    install = ["go", "install", "-trimpath", f"-ldflags={flags}", f"{module}/cmd/dockerd@{_MODULE_VERSION}"]
-    run(install, timeout_seconds=3600, log=workspace.log, environment=environment)
-    return workspace.directory / "dockerd"
+    require_tool("cc", package="gcc libc6-dev libseccomp-dev")
+    print("building Docker 29 from Go modules; this takes six minutes of processor time", file=sys.stderr)
+    began = time.monotonic()
+    module = workspace.directory / "module"
+    shutil.copytree(VERSIONS, module)
+    product.mkdir()
+    _go_build(_STATIC, f"-ldflags={_STAMPS}", workspace=workspace, product=product, cgo=False)
+    _go_build(_WITH_C, *_C_FLAGS, workspace=workspace, product=product, cgo=True)
+    print(f"built after {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _go_build(packages: Sequence[str], *flags: str, workspace: Workspace, product: Path, cgo: bool) -> None:
+    environment = {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        "CGO_ENABLED": str(int(cgo)),
+        "GOFLAGS": "",
+        # An older Go fetches the one that go.mod asks for, which is a module, too.
+        "GOTOOLCHAIN": "auto",
+        "TMPDIR": str(workspace.directory),
+    }
+    argv: list[str | os.PathLike[str]] = [
+        "go",
+        "build",
+        "-C",
+        workspace.directory / "module",
+        "-trimpath",
+        "-o",
+        f"{product}/",
+        *flags,
+        *packages,
+    ]
+    run(argv, timeout_seconds=7200, log=workspace.log, environment=environment)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,27 @@ def _ordinary_user() -> str | None:
     return f"{', '.join(missing)} not installed" if missing else None
 
 
+def _docker29() -> str | None:
+    from scripts import build_dind29
+
+    if build_dind29.find_programs():
+        return None
+    # A Go of 1.21 or later fetches the one that is asked for, if it may.
+    fetch = ["env", "GOTOOLCHAIN=auto", "go", "mod", "download", "-C", str(build_dind29.VERSIONS), build_dind29.MOBY]
+    if missing := _try(["go", "version"]) or _try(fetch, timeout_seconds=120):
+        return f"Docker 29 cannot be built: {missing}"
+    program = "#include <seccomp.h>\nint main(void) { return !seccomp_version(); }\n"
+    with tempfile.TemporaryDirectory() as directory:
+        script = f'printf "$0" | cc -x c - -static -lseccomp -o {directory}/out'
+        if missing := _try(["sh", "-c", script, program]):
+            return f"Docker 29 cannot be built (gcc libc6-dev libseccomp-dev): {missing}"
+    return None
+
+
 PROBES: dict[str, Probe] = {
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "docker": _tool("dockerd", "--version"),
+    "docker29": _docker29,
     "docker-cli": _tool("docker", "--version"),
     "fuse": _fuse,
     "kvm": _kvm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -162,32 +161,6 @@ def test_a_data_root_that_cannot_be_made_is_told(shell: Shell) -> None:
     (shell.directory / "file").touch()
     ended = shell.entrypoint("true", PATH=shell.directory / "file" / "docker")
     assert (ended.code, ended.error["step"]) == (78, "detect")
-
-
-@pytest.mark.parametrize("shell", ["dash"], indirect=True)
-@pytest.mark.parametrize(
-    ("filesystem", "code"), [("tmpfs", 0), pytest.param("fuse", 78, marks=pytest.mark.requires("fuse"))]
-)
-def test_without_root_a_disk_is_kept_unproven_and_a_share_is_refused(shell: Shell, filesystem: str, code: int) -> None:
-    # Only root may enter the test's own directories; any user may enter /mnt.
-    mounts = {
-        "tmpfs": "mount -t tmpfs -o mode=0777 t /mnt/docker",
-        "fuse": "bindfs -o allow_other --xattr-none /mnt/source /mnt/docker",
-    }
-    before = f"""
-    mount -t tmpfs -o mode=0755 t /mnt
-    mkdir -m 0777 /mnt/docker /mnt/source /mnt/run
-    cp {shell.script} /mnt/entrypoint.sh
-    {mounts[filesystem]}
-    """
-    user = "setpriv --reuid=65534 --regid=65534 --clear-groups env -u KATA_DIND_STATUS_DIR XDG_RUNTIME_DIR=/mnt/run"
-    script = f'shift 2; cd /; exec {user} dash /mnt/entrypoint.sh "$@"'
-    wrapped = dataclasses.replace(shell, argv=("sh", "-c", script, "sh", *shell.argv))
-    ended = wrapped.entrypoint("echo", "went on", PATH="/mnt/docker", before=before, after="cat /mnt/run/kata-dind/*")
-    assert ended.code == code, ended.stderr
-    *said, status = ended.stdout.splitlines()
-    assert said == ([] if code else ["went on"])
-    assert json.loads(status)["proof"] == {"mount": "untested"}
 
 
 # --- what dockerd would fail on

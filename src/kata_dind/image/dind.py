@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.errors import ImageError
@@ -49,7 +51,8 @@ _RECIPE = Recipe("minbase", _PACKAGES, _HOOKS)
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var/lib/docker")
 _HELLO = "usr/share/kata-dind/hello.tar"
 _CONTAINERD = "usr/local/bin/containerd"
-_ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+"""The variables of an image's container."""
 
 
 def require_dind_image(reference: str, source: PackageSource, *, report: Report) -> DindImage:
@@ -60,7 +63,7 @@ def require_dind_image(reference: str, source: PackageSource, *, report: Report)
     if reference:
         return store.require_image(reference)
     image = store.find_image(default_reference(source))
-    if image is not None and image.recipe == _recipe_key(source):
+    if image is not None and image.recipe == recipe_key(source):
         return image
     return _build(source, report=report, since=0.0)
 
@@ -80,7 +83,7 @@ def default_reference(source: PackageSource) -> str:
 
 def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
     cache = cache_directory()
-    recipe = _recipe_key(source)
+    recipe = recipe_key(source)
     with build_lock(f"dind-{recipe}", cache=cache):
         existing = store.image_since(default_reference(source), since=since)
         if existing is not None and existing.recipe == recipe:
@@ -101,13 +104,7 @@ def _build(source: PackageSource, *, report: Report, since: float) -> DindImage:
 
 
 def _make_image(source: PackageSource, *, recipe: str, workspace: Workspace, cache: Path) -> DindImage:
-    tree = rootfs.build_tree(_RECIPE, source, workspace=workspace)
-    rootfs.make_mount_points(tree, _MOUNT_POINTS)
-    for name in ("etc/resolv.conf", "etc/hostname", "etc/machine-id"):
-        (tree / name).unlink(missing_ok=True)
-        rootfs.write_file(tree / name, b"")
-    rootfs.write_file(tree / _HELLO, _hello(find_busybox(tree).read_bytes()))
-    rootfs.write_file(tree / _CONTAINERD, _containerd(), mode=0o755)
+    tree = build_tree(source, workspace=workspace)
     finished = workspace.directory / "image"
     finished.mkdir(mode=0o700)
     rootfs.pack_disk(tree, finished / "disk.erofs", workspace=workspace)
@@ -119,7 +116,7 @@ def _make_image(source: PackageSource, *, recipe: str, workspace: Workspace, cac
             disk=finished,
             entrypoint=(),
             command=("dockerd",),
-            environment=_ENVIRONMENT,
+            environment=ENVIRONMENT,
             docker_version=docker_version((tree / "var/lib/dpkg/status").read_text()),
             created=store.now_as_text(),
             size_bytes=0,
@@ -128,6 +125,18 @@ def _make_image(source: PackageSource, *, recipe: str, workspace: Workspace, cac
         ),
         cache=cache,
     )
+
+
+def build_tree(source: PackageSource, *, workspace: Workspace, more: Sequence[str] = ()) -> Path:
+    """Build the root file system of an image, with `more` packages beside its own, in the workspace."""
+    tree = rootfs.build_tree(_recipe(more), source, workspace=workspace)
+    rootfs.make_mount_points(tree, _MOUNT_POINTS)
+    for name in ("etc/resolv.conf", "etc/hostname", "etc/machine-id"):
+        (tree / name).unlink(missing_ok=True)
+        rootfs.write_file(tree / name, b"")
+    rootfs.write_file(tree / _HELLO, _hello(find_busybox(tree).read_bytes()))
+    rootfs.write_file(tree / _CONTAINERD, _containerd(), mode=0o755)
+    return tree
 
 
 def docker_version(status: str) -> str:
@@ -148,7 +157,12 @@ def _containerd() -> bytes:
     return (GUEST_CODE / "containerd.sh").read_bytes()
 
 
-def _recipe_key(source: PackageSource) -> str:
+def recipe_key(source: PackageSource, *, more: Sequence[str] = ()) -> str:
+    """Return a key of everything that the tree of `build_tree` depends on, except the packages' versions."""
     # The hello image without its busybox, which the packages bring: so any change of ours shows.
     ours = [hashlib.sha256(content).hexdigest() for content in (_hello(b""), _containerd())]
-    return content_key(rootfs.recipe_key(_RECIPE, source), *ours, _MOUNT_POINTS)
+    return content_key(rootfs.recipe_key(_recipe(more), source), *ours, _MOUNT_POINTS)
+
+
+def _recipe(more: Sequence[str]) -> Recipe:
+    return dataclasses.replace(_RECIPE, packages=(*_RECIPE.packages, *more))

@@ -33,6 +33,7 @@ PARTS = (
     "check",
     "protect",
     "verify",
+    "rootless",
     "settle",
     "tune",
     "report",

@@ -22,6 +22,8 @@ _PARTS_OF_SOME = {
     "filesystem": (DataRootKind.BLOCK, DataRootKind.LOOP),
     "check": (DataRootKind.BLOCK, DataRootKind.LOOP),
     "protect": (DataRootKind.BLOCK, DataRootKind.LOOP),
+    # Without root, the kinds with a disk are refused before there is anything to prove.
+    "rootless": (DataRootKind.MEMORY, DataRootKind.VIRTIOFS),
 }
 """The parts that only some kinds need; `auto` needs all."""
 

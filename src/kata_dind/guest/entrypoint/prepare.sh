@@ -4,6 +4,10 @@
 # given or the disk may hold data.
 prepare() {
 	mounted='' made='' precious='' claim_file='' on_share=''
+	if [ "$user" != 0 ]; then
+		prepare_without_root
+		return 0
+	fi
 	case $kind,$filesystem$is_mount_point in
 	kept,*) prepare_kept ;;
 	virtiofs,*) ;;
@@ -16,6 +20,23 @@ prepare() {
 		;;
 	esac
 	[ -z "$mounted" ] || filesystem_of "$path"
+}
+
+# A user that is not root can mount nothing for others to see, so only what is mounted already can be the data root.
+prepare_without_root() {
+	case $kind,$filesystem$is_mount_point in
+	kept,* | virtiofs,*) ;;
+	memory,tmpfs1)
+		[ -z "${KATA_DIND_SIZE:-}" ] ||
+			speak warning prepare "only root can resize the tmpfs on $path to $size, and the container's user is $user" \
+				"give the volume that size (sizeLimit), or run the container as root (runAsUser: 0)"
+		;;
+	*)
+		[ "$kind" != block ] || precious=1
+		unfit prepare "only root can prepare the $kind kind, and the container's user is $user" \
+			"mount a disk on $path that user $user may write to, and leave KATA_DIND_DATA_ROOT out"
+		;;
+	esac
 }
 
 prepare_kept() {

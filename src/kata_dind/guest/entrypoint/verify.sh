@@ -21,22 +21,6 @@ verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	begin '' failed
 }
 
-# dockerd can mount overlays in a user namespace of its own, but that comes later.
-verify_without_root() {
-	step=mount
-	begin '' untested
-	case $filesystem in
-	ext4 | xfs | btrfs | tmpfs)
-		speak warning verify "the data root is not proven, because only root can mount an overlay on $path" \
-			'run the container as root (runAsUser: 0)'
-		;;
-	*)
-		unfit verify "only root can prove a data root, and $filesystem rarely supports an overlay" \
-			'run the container as root (runAsUser: 0), or mount a disk there'
-		;;
-	esac
-}
-
 begin() { # STEP [OUTCOME]: notes the outcome of the step before
 	[ -z "$step" ] || proof="${proof:+$proof,}\"$step\":\"${2:-passed}\""
 	step=$1

@@ -1,0 +1,112 @@
+# --- rootless: a container whose user is not root, as in the dind-rootless images
+
+# In a user namespace, where rootless dockerd will mount its overlays, this user can mount one, too.
+verify_without_root() {
+	local proven evidence hint
+	proven='' evidence=''
+	prove_without_root
+	remove_probe
+	if [ -z "$step" ]; then
+		speak info verify "overlay works on $filesystem in a user namespace: ${proven#, }"
+		warn_without_tun
+		return 0
+	fi
+	hint="mount a disk with ext4 or xfs on $path"
+	case $step,$filesystem in
+	namespace,ext4 | namespace,xfs | namespace,btrfs | namespace,tmpfs)
+		step=mount
+		begin '' untested
+		speak warning verify "$path is not proven, because user $user cannot make a user namespace: $evidence" \
+			'allow user namespaces, which rootless Docker needs: privileged, and sysctl user.max_user_namespaces'
+		return 0
+		;;
+	namespace,*) step=mount ;;
+	*,tmpfs) hint="use a kernel of 6.6 or later, or $hint" ;;
+	*,ext4 | *,xfs | *,btrfs)
+		hint='use a kernel of 5.11 or later that lets user namespaces mount, or KATA_DIND_FALLBACK=fuse-overlayfs'
+		;;
+	esac
+	# With `fsGroup` a volume belongs to root and a group that the user namespace does not have; rootless Docker fails, too.
+	if [ "$step" = write ] || [ ! -O "$path" ]; then
+		hint="give it to the user in an init container, with space and inodes left: chown $user:$user $path; chmod g-s $path"
+	fi
+	unfit verify "overlay does not work on $filesystem at $path for user $user: $step failed${evidence:+; $evidence}" \
+		"$hint"
+	begin '' failed
+}
+
+# Sets `step` to the step that failed, `proven` to the others, and `evidence`. The proof is that of `prove`, except for
+# the file capability, in a shell in the namespace: it says each step as it begins it, and its mount ends with it. Its
+# script has no blank line and no comment, which a pod's copy would lack.
+prove_without_root() {
+	local file
+	begin write
+	if [ -e "$probe" ]; then
+		remove_probe
+		[ ! -e "$probe" ] || return 0
+	fi
+	evidence=$(mkdir -- "$probe" 2>&1) && mkdir -p -- "$probe/lower/dir" "$probe/upper" "$probe/work" "$probe/merged" ||
+		return 0
+	for file in kept removed renamed dir/hidden; do
+		printf 'old\n' >"$probe/lower/$file" || return 0
+	done
+	begin ''
+	step=namespace
+	# shellcheck disable=SC2016 # the inner shell's variables
+	evidence=$(unshare -U -r -m sh -c '
+		set -e
+		cd "$1"
+		echo = mount
+		mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work kata-dind merged
+		echo = copy-up
+		echo new >>merged/kept
+		{ read -r old; read -r new; } <merged/kept
+		read -r lower <lower/kept
+		[ "$old $new $lower" = "old new old" ]
+		echo = whiteout
+		rm -r merged/removed merged/dir
+		[ -c upper/removed ]
+		[ ! -e merged/removed ]
+		echo = d_type
+		[ "$(echo merged/*)" = "merged/kept merged/renamed" ]
+		echo = rename
+		mv merged/renamed merged/moved
+		[ ! -e merged/renamed ]
+		read -r old <merged/moved
+		[ "$old" = old ]
+		echo = opaque directory
+		mkdir merged/dir
+		[ ! -e merged/dir/hidden ]
+		umount merged
+		echo =
+		' sh "$probe" 2>&1) || :
+	read_steps "$evidence"
+}
+
+remove_probe() { # an overlay leaves a directory that not even its owner may look into
+	chmod -R u+rwx "$probe" 2>/dev/null || :
+	rm -rf -- "$probe" || :
+}
+
+read_steps() { # OUTPUT: notes the steps in it, and sets `evidence` to the first of its other lines
+	local key word
+	evidence=
+	while read -r key word; do
+		case $key in
+		=)
+			if [ "$step" = namespace ]; then step=; else proven="$proven, $step"; fi
+			begin "$word"
+			;;
+		?*) evidence=${evidence:-$key $word} ;;
+		esac
+	done <<-END
+		$1
+	END
+}
+
+# Rootless Docker's network is a program's behind a tun device, and a Kata guest gives a container none.
+warn_without_tun() {
+	[ -c /dev/net/tun ] ||
+		speak warning verify 'there is no /dev/net/tun, which the network of rootless Docker needs' \
+			'add it to the container as a hostPath volume of the type CharDevice, or make it in an init container'
+}
