@@ -25,6 +25,7 @@ PARTS = (
     "detect",
     "choose",
     "prepare",
+    "call",
     "block",
     "loop",
     "filesystem",
