@@ -5,9 +5,12 @@ Debian's busybox and programs stand in for Alpine's, where Debian has them under
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from kata_dind.host.process import require_tool, run
 
@@ -55,18 +58,21 @@ Sources: https://github.com/docker-library/docker/blob/master/Dockerfile-dind.te
 https://github.com/alpinelinux/aports/blob/0168497de43971ecf457fb223a4d4399197526da/main/xfsprogs/APKBUILD
 """
 
+HAS_CALL = os.uname().machine in ("x86_64", "aarch64")
+needs_call = pytest.mark.skipif(not HAS_CALL, reason="the entrypoint has no program for system calls of this machine")
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Debian's busybox lacks these two. Alpine's blkid knows no -p and no partition tables, and is silent on what it does
 # not know; its flock has short options only.
-_BLKID = """#!{interpreter}
+BLKID = """#!{interpreter}
 [ "$1" != -p ] || shift
 type=$({program} -p -s TYPE -o value "$1") || exit 0
 case $type in ext[234] | xfs | btrfs | swap | vfat | squashfs | crypto_LUKS) ;; *) exit 0 ;; esac
 label=$({program} -p -s LABEL -o value "$1") || :
 printf '%s:%s UUID="x" TYPE="%s"\\n' "$1" "${{label:+ LABEL=\\"$label\\"}}" "$type"
 """
-_FLOCK = """#!{interpreter}
+FLOCK = """#!{interpreter}
 case $1 in --*) echo "flock: unrecognized option '$1'" >&2; exit 1 ;; esac
 exec {program} "$@"
 """
@@ -105,7 +111,7 @@ def make_programs(directory: Path, *, host: str = "", interpreter: str = "/bin/d
     for name in PACKAGED:
         if program := shutil.which(name, path=_PATH):
             (directory / name).symlink_to(f"{host}{program}")
-    for name, script in (("blkid", _BLKID), ("flock", _FLOCK)):
+    for name, script in (("blkid", BLKID), ("flock", FLOCK)):
         (directory / name).unlink(missing_ok=True)
         program = f"{host}{require_tool(name, package='util-linux')}"
         (directory / name).write_text(script.format(interpreter=interpreter, program=program))

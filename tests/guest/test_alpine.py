@@ -16,15 +16,13 @@ import pytest
 
 from kata_dind.host.process import run
 from kata_dind.image.entrypoint import entrypoint_script
-from tests.guest.alpine import Root, make_root
+from tests.guest.alpine import HAS_CALL, Root, make_root, needs_call
 from tests.guest.conftest import GROWING, Ended, Shell, attach_loop, detach_loops
 
 pytestmark = pytest.mark.requires("root", "busybox")
 
 DATA_ROOT = "/var/lib/docker"
 STEPS = ["write", "mount", "copy-up", "whiteout", "d_type", "file capability", "rename", "opaque directory"]
-HAS_CALL = os.uname().machine in ("x86_64", "aarch64")
-needs_call = pytest.mark.skipif(not HAS_CALL, reason="there is no program for this machine")
 
 
 @dataclasses.dataclass(frozen=True)

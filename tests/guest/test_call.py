@@ -10,6 +10,7 @@ import pytest
 
 import kata_dind
 from kata_dind.host.process import run
+from tests.guest.alpine import needs_call
 from tests.guest.conftest import Shell, attach_loop
 
 pytestmark = pytest.mark.requires("root")
@@ -66,7 +67,7 @@ def test_only_the_call_and_the_growth_change(shell: Shell, tmp_path: Path, machi
 
 
 @pytest.mark.requires("loop")
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="there is no program for this machine")
+@needs_call
 def test_it_sets_direct_io(shell: Shell) -> None:
     image = shell.directory / "disk.img"
     image.write_bytes(bytes(1 << 20))
@@ -77,7 +78,7 @@ def test_it_sets_direct_io(shell: Shell) -> None:
     assert dio.read_text() == "1\n"
 
 
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="there is no program for this machine")
+@needs_call
 def test_it_gives_a_capability(shell: Shell) -> None:
     file = shell.directory / "file"
     file.touch()
@@ -85,7 +86,7 @@ def test_it_gives_a_capability(shell: Shell) -> None:
     assert os.getxattr(file, "security.capability") == _VALUE
 
 
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="there is no program for this machine")
+@needs_call
 def test_an_error_is_its_number(shell: Shell) -> None:
     assert call(shell, Path("/dev/null"), "ioctl", _DIRECT_IO) == "<25>"  # ENOTTY
 
@@ -110,6 +111,7 @@ def test_the_program_for_aarch64_does_the_same(shell: Shell) -> None:
     assert os.getxattr(file, "security.capability") == _VALUE
 
 
+@needs_call
 @pytest.mark.parametrize("planted", ["a link", "a dangling link", "a directory", "a file"])
 def test_what_lies_in_its_place_is_removed_and_never_followed(shell: Shell, tmp_path: Path, planted: str) -> None:
     place, elsewhere = shell.directory / "place", tmp_path / "elsewhere"
