@@ -11,7 +11,7 @@ machine='' # what uname says, once it was asked
 system_call() {
 	local place number elf code o head call
 	called=''
-	machine=${machine:-$(uname -m)}
+	[ -n "$machine" ] || machine=$(uname -m) || return 0
 	case $machine in
 	x86_64)
 		[ "$3" = ioctl ] && number='\020' || number='\0276'
@@ -31,15 +31,14 @@ system_call() {
 	call="$number\0\0\0$4\024\0\0\0security.capability\0\01\0\0\02\0\040\0\0$o$o$o${5:-$o$o$o$o}"
 	for place in "$2" "$status_dir/call" /dev/kata-dind-call; do
 		[ ! -e "$place" ] && [ ! -h "$place" ] || rm -rf -- "$place" || continue
-		set -C # a link that somebody puts there is not followed
-		{ printf %b "$head$code$call" >"$place"; } 2>/dev/null && chmod 0700 "$place" || place=''
+		set -C # a link that somebody puts there now is not followed
+		if { printf %b "$head$code$call" >"$place" && chmod 0700 "$place"; } 2>/dev/null; then
+			called=0
+			{ "$place" <"$1"; } 2>/dev/null || called=$?
+		fi
 		set +C
-		[ -n "$place" ] || continue
-		called=0
-		{ "$place" <"$1"; } 2>/dev/null || called=$?
-		rm -f -- "$place"
-		# 126 says that the place is mounted noexec.
-		[ "$called" -ge 126 ] || return 0
+		rm -f -- "$place" || :
+		[ "${called:-126}" -ge 126 ] || return 0 # 126 says that the place is mounted noexec
 		called=''
 	done
 }

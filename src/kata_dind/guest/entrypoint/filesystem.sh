@@ -61,8 +61,10 @@ grow_file_system() { # $device of $bytes, mounted on the data root
 # Without xfs_growfs, which Alpine has in xfsprogs-extra, and the official images have not.
 grow_xfs() { # empties `grown` when it failed
 	local called blocks block_bytes inode_percent growth
-	block_bytes=$(stat -f -c %S "$path")
-	inode_percent=$(od -An -tu1 -j127 -N1 "$device") # sb_imax_pct
+	if ! block_bytes=$(stat -f -c %S "$path") || ! inode_percent=$(od -An -tu1 -j127 -N1 "$device"); then # sb_imax_pct
+		grown=''
+		return 0
+	fi
 	blocks=$((bytes / block_bytes))
 	growth=''
 	while [ ${#growth} -lt 40 ]; do # eight bytes
