@@ -96,6 +96,15 @@ def _fuse() -> str | None:
         return _try(["unshare", "--mount", "--pid", "--fork", "--kill-child", "bindfs", directory, directory])
 
 
+def _assemblers() -> str | None:
+    reasons = (
+        _try([f"{machine}-linux-gnu-{tool}", "--version"])
+        for machine in ("x86_64", "aarch64")
+        for tool in ("as", "objcopy")
+    )
+    return next(filter(None, reasons), None)
+
+
 def _ordinary_user() -> str | None:
     if os.geteuid() != 0:
         return None
@@ -121,6 +130,8 @@ def _docker29() -> str | None:
 
 
 PROBES: dict[str, Probe] = {
+    "aarch64": _tool("qemu-aarch64-static", "-version"),
+    "assemblers": _assemblers,
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "docker": _tool("dockerd", "--version"),
     "docker29": _docker29,

@@ -15,26 +15,12 @@ from typing import Any
 
 import pytest
 
-from kata_dind.host.process import require_tool, run, scrubbed_environment
+from kata_dind.host.process import run, scrubbed_environment
 from kata_dind.image.entrypoint import entrypoint_script
+from tests.guest.alpine import make_programs
 
 GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xfs"]
 """File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
-
-# The official images have these beside busybox.
-_BESIDE_BUSYBOX = ("mkfs.ext4", "mkfs.xfs", "e2fsck", "resize2fs", "tune2fs", "xfs_growfs")
-# Alpine's busybox has it, Debian's has not.
-_FOR_BUSYBOX = ("flock",)
-
-# Alpine has busybox' own, which Debian's busybox lacks: it knows no -p and no partition tables, and is silent on
-# what it does not know.
-_BLKID_OF_BUSYBOX = """#!/bin/dash
-[ "$1" != -p ] || shift
-type=$({blkid} -p -s TYPE -o value "$1") || exit 0
-case $type in ext[234] | xfs | btrfs | swap | vfat | squashfs | crypto_LUKS) ;; *) exit 0 ;; esac
-label=$({blkid} -p -s LABEL -o value "$1") || :
-printf '%s:%s UUID="x" TYPE="%s"\\n' "$1" "${{label:+ LABEL=\\"$label\\"}}" "$type"
-"""
 
 _AROUND = """
 set -eu
@@ -140,21 +126,6 @@ class Shell:
         )
 
 
-def _busybox_tools(directory: Path) -> str:
-    busybox = require_tool("busybox", package="busybox-static")
-    directory.mkdir()
-    for applet in run([busybox, "--list"], timeout_seconds=10).stdout.split():
-        (directory / applet).symlink_to(busybox)
-    for name in _BESIDE_BUSYBOX + _FOR_BUSYBOX:
-        (directory / name).unlink(missing_ok=True)
-        (directory / name).symlink_to(require_tool(name, package="e2fsprogs or xfsprogs"))
-    blkid = require_tool("blkid", package="util-linux")
-    (directory / "blkid").unlink(missing_ok=True)
-    (directory / "blkid").write_text(_BLKID_OF_BUSYBOX.format(blkid=blkid))
-    (directory / "blkid").chmod(0o755)
-    return str(directory)
-
-
 @pytest.fixture(scope="session")
 def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The entrypoint, as it is shipped."""
@@ -177,7 +148,8 @@ def shell(request: pytest.FixtureRequest, entrypoint_file: Path, tmp_path: Path)
     if request.param == "dash":
         yield Shell("dash", ("dash",), scrubbed_environment()["PATH"], entrypoint_file, directory)
     else:
-        yield Shell("busybox", ("busybox", "ash"), _busybox_tools(tmp_path / "bin"), entrypoint_file, directory)
+        make_programs(tmp_path / "bin")
+        yield Shell("busybox", ("busybox", "ash"), str(tmp_path / "bin"), entrypoint_file, directory)
     detach_loops(tmp_path)
 
 

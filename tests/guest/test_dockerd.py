@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from kata_dind.host.process import require_tool, scrubbed_environment
 from kata_dind.image.entrypoint import entrypoint_script
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.proof.round_trip import prove
+from tests.guest.alpine import make_root
 
 pytestmark = pytest.mark.requires("root", "docker", "fuse", "loop", "netns")
 
@@ -52,7 +54,7 @@ class Dockerd:
         return (self.directory / "log").read_text()
 
     @property
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         status = json.loads((self.directory / "status" / "status.json").read_text())
         assert isinstance(status, dict)
         return status
@@ -97,8 +99,11 @@ def share_without_xattr(directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dockerd]:
-    """Start dockerd with its data root on the share, for the length of the block."""
+def started(directory: Path, *arguments: str, enter: tuple[str, ...] = ("sh",), **variables: Any) -> Iterator[Dockerd]:
+    """Start dockerd with its data root on the share, for the length of the block.
+
+    `enter` is the shell that runs the entrypoint, with what brings it into its root.
+    """
     dockerd = [
         str(require_tool("dockerd", package="docker.io")), f"--data-root={directory}/docker", "--iptables=false",
         "--bridge=none", f"--host=unix://{directory}/docker.sock", "--exec-root=/run/docker",
@@ -121,7 +126,7 @@ def started(directory: Path, *arguments: str, **variables: str) -> Iterator[Dock
     with share_without_xattr(directory) as sharing, (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *namespaces, "sh", "-c", _AROUND, "sh",
-             "sh", str(script), *dockerd],
+             *enter, str(script), *dockerd],
             env={**scrubbed_environment(), **told},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -162,13 +167,27 @@ def loop_files() -> Iterator[str]:
     ],
 )
 def test_dockerd_works_on_a_share_that_refuses_overlay(
-    tmp_path: Path, variables: dict[str, str], kind: str, storage: str
+    tmp_path: Path, variables: dict[str, Any], kind: str, storage: str
 ) -> None:
     with started(tmp_path, **variables) as dockerd:
         dockerd.wait_until_it_answers()
         verdict = prove(dockerd.socket, timeout_seconds=60)
         assert (dockerd.status["kind"], verdict.storage) == (kind, storage)
         assert verdict.native_diff
+
+
+@pytest.mark.requires("busybox")
+def test_dockerd_works_in_a_root_like_the_official_images(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root", entrypoint="", dialect="dash")
+    (tmp_path / "work").mkdir()
+    enter = root.enter(f"{tmp_path}/work={tmp_path}/work", "tmpfs=run:mode=755")
+    (root.path / str(tmp_path).lstrip("/") / "work").mkdir(parents=True)
+    with started(tmp_path / "work", enter=(*enter, root.shell), SIZE="1G") as dockerd:
+        dockerd.wait_until_it_answers()
+        verdict = prove(dockerd.socket, timeout_seconds=60)
+        assert (dockerd.status["kind"], verdict.storage) == ("loop", "overlay2 on extfs")
+        assert dockerd.status["direct_io"] is True
+        assert dockerd.status["proof"]["file capability"] == "passed"
 
 
 def test_a_storage_driver_that_copies_is_not_what_dockerd_gets(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import run
+from tests.guest.alpine import make_programs, needs_call
 from tests.guest.conftest import GROWING, Ended, Shell, attach_loop
 
 # busybox's shell runs its own applets, so that no other program can stand in their place.
@@ -21,10 +24,11 @@ pytestmark = [
 
 # What the entrypoint runs; the number of the call at which to kill it is in a file, and pipes run several at a time.
 PROGRAMS = (
-    *("mkdir", "rm", "mv", "truncate", "stat", "od", "dd", "tr", "head", "mknod"),
+    *("mkdir", "rm", "mv", "truncate", "stat", "od", "dd", "tr", "head", "mknod", "chmod", "uname"),
     *("mount", "umount", "losetup", "flock", "blkid", "blockdev"),
     *("mkfs.ext4", "mkfs.xfs", "e2fsck", "e2label", "resize2fs", "xfs_growfs", "setfattr"),
 )
+NOT_IN_ALPINE = ("xfs_growfs", "setfattr")
 _STUB = """#!/bin/dash
 exec 8<>{directory}/lock
 {flock} 8
@@ -50,8 +54,10 @@ class Killer:
         self._directory = directory
         directory.mkdir()
         for name in PROGRAMS:
-            program = shutil.which(name)
-            assert program, name
+            program = shutil.which(name, path=shell.tools)
+            assert program or name in NOT_IN_ALPINE, name
+            if not program:
+                continue
             stub = directory / name
             stub.write_text(_STUB.format(directory=directory, program=program, flock=shutil.which("flock")))
             stub.chmod(0o755)
@@ -100,6 +106,40 @@ def test_a_first_start_of_the_loop_kind(shell: Shell, killer: Killer) -> None:
     kill_at_every_step(
         shell, killer, restore, check, PATH=data_root, DATA_ROOT="loop", SIZE="128M", DIR=share, LOG="error"
     )
+
+
+@needs_call
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("grow", [False, True], ids=["new", "grown"])
+def test_a_start_with_the_programs_of_the_official_images(shell: Shell, tmp_path: Path, when: str, grow: bool) -> None:
+    """Where one of ours makes the system calls; of it nothing is left in the disk, in /dev or beside the status."""
+    make_programs(tmp_path / "alpine")
+    alpine = dataclasses.replace(shell, argv=("/bin/dash",), tools=str(tmp_path / "alpine"))
+    killer = Killer(alpine, tmp_path / "stubs")
+    if when == "after":
+        (tmp_path / "stubs" / "after").touch()
+    share, data_root, original = shell.directory / "share", shell.directory / "docker", tmp_path / "original.img"
+    share.mkdir()
+    asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "DIR": share, "FILESYSTEM": "xfs", "LOG": "error"}
+    look = 'cat "$0/file"; ls -A "$0"; df -k "$0" | tail -n 1'
+    assert alpine.entrypoint("sh", "-c", 'echo kept >"$0/file"', str(data_root), SIZE="320M", **asked).code == 0
+    (share / "kata-dind.img").rename(original)
+
+    def restore() -> None:
+        (share / "kata-dind.img").unlink(missing_ok=True)
+        if grow:
+            subprocess.run(["cp", "--sparse=always", str(original), str(share / "kata-dind.img")], check=True)
+
+    def check(call: int) -> None:
+        ended = alpine.entrypoint("sh", "-c", look, str(data_root), **asked)
+        *lines, df = ended.stdout.splitlines()
+        assert (ended.code, lines) == (0, ["kept", "file"] if grow else []), f"{call}: {ended.stderr}"
+        assert int(df.split()[1]) > 400 << 10, call
+        assert json.loads(ended.status.read_text())["direct_io"] is True
+        assert sorted(path.name for path in ended.status.parent.iterdir()) == ["status.json"], call
+        assert not Path("/dev/kata-dind-call").exists(), call
+
+    kill_at_every_step(alpine, killer, restore, check, SIZE="512M", **asked)
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["clean", "after a power cut"])

@@ -27,6 +27,7 @@ PARTS = (
     "detect",
     "choose",
     "prepare",
+    "call",
     "block",
     "loop",
     "filesystem",

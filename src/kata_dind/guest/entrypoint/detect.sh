@@ -1,9 +1,9 @@
 # --- detect: what lies under the data root
 
 detect() {
-	local here
-	[ -d "$path" ] || mkdir -p -- "$path" ||
-		stop detect "cannot make $path" 'give the container a writable root or a volume there'
+	local here text
+	[ -d "$path" ] || text=$(mkdir -p -- "$path" 2>&1) ||
+		stop detect "cannot make $path: $text" 'give the container a writable root or a volume there'
 	# Paths in mountinfo have no symbolic links; and an automount, which virtiofsd announces, is made at the first access.
 	here=$PWD
 	! cd -P -- "$path" 2>/dev/null || path=$PWD

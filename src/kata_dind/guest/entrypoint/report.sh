@@ -13,7 +13,7 @@ report() { # sets `facts`, the fields of a JSON object, and writes them to statu
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
 	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
 	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||
-		speak warning report "cannot write $status_dir/status.json" 'give the container a writable /run'
+		speak warning report "cannot write $status_dir/status.json" "give the container a writable ${status_dir%/*}"
 }
 
 say_ready() { # the facts, on standard error
