@@ -6,10 +6,10 @@ neither a lock nor the loop device tells one of the other. bindfs makes the same
 
 from __future__ import annotations
 
-import os
+import functools
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,22 +32,32 @@ def views(shell: Shell, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """Two mounts of one directory that have different device numbers."""
     shared, mounts = tmp_path / "shared", (tmp_path / "one", tmp_path / "two")
     shared.mkdir()
-    for mount in mounts:
-        mount.mkdir()
-        run(["bindfs", shared, mount], timeout_seconds=10)
+    servers = [_serve(shared, mount) for mount in mounts]
     assert mounts[0].stat().st_dev != mounts[1].stat().st_dev
     assert mounts[0].stat().st_ino == mounts[1].stat().st_ino
     yield mounts
-    for mount in mounts:
-        _unmount(mount)
+    for mount, server in zip(mounts, servers, strict=True):
+        # The mounts of a namespace that has ended, which use this one, end a moment later.
+        _wait_until(functools.partial(_succeeds, "umount", mount), what=f"{mount} is unmounted")
+        assert server.wait(10) == 0
 
 
-def _unmount(mount: Path) -> None:
-    """Unmount a FUSE mount. The mounts of a namespace that has ended, which use this one, end a moment later."""
-    deadline = time.monotonic() + 10
-    while subprocess.run(["umount", str(mount)], capture_output=True, check=False).returncode != 0:
-        assert time.monotonic() < deadline, mount
-        time.sleep(0.1)
+def _serve(shared: Path, mount: Path) -> subprocess.Popen[bytes]:
+    mount.mkdir()
+    server = subprocess.Popen(["bindfs", "-f", str(shared), str(mount)])
+    _wait_until(mount.is_mount, what=f"{mount} is mounted")
+    return server
+
+
+def _succeeds(*argv: str | Path) -> bool:
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def _wait_until(condition: Callable[[], bool], *, what: str, timeout_seconds: float = 10) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 class Containers:
@@ -70,10 +80,8 @@ class Containers:
         asked = self.asked(number, **variables)
         command = ("sh", "-c", HOLD, str(asked["PATH"]), str(self._shell.directory))
         future = self._pool.submit(self._shell.entrypoint, *command, **asked)
-        deadline = time.monotonic() + 50
-        while not (self._shell.directory / "held").exists() and not future.done():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        held = self._shell.directory / "held"
+        _wait_until(lambda: held.exists() or future.done(), what="it has its data root", timeout_seconds=50)
         return future
 
     def let_go(self) -> None:
@@ -93,7 +101,7 @@ def is_refused(ended: Ended, disk: Path) -> bool:
 
 def is_whole(disk: Path) -> bool:
     return "precious" in run(["debugfs", "-R", "cat /file", disk], timeout_seconds=10).stdout and (
-        subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, check=False).returncode == 0
+        _succeeds("e2fsck", "-fn", disk)
     )
 
 
@@ -155,7 +163,7 @@ def cut(containers: Containers, shell: Shell, **variables: Any) -> Path:
     run(["cp", "--sparse=always", share / "kata-dind.img", f"{share}.img"], timeout_seconds=30)
     containers.let_go()
     assert first.result().code == 0, first.result().stderr
-    os.replace(f"{share}.img", share / "kata-dind.img")
+    Path(f"{share}.img").replace(share / "kata-dind.img")
     return share
 
 
@@ -180,7 +188,7 @@ def test_a_disk_without_another_user_costs_no_wait_after_a_power_cut(shell: Shel
 def test_a_disk_of_an_older_version_gets_its_protection(shell: Shell, containers: Containers) -> None:
     share = shell.directory / "share"
     assert containers.start(1, "true", DIR=share, EXCLUSIVE="1").code == 0
-    features = ["dumpe2fs", "-h", share / "kata-dind.img"]
+    features: list[str | Path] = ["dumpe2fs", "-h", share / "kata-dind.img"]
     assert " mmp " not in run(features, timeout_seconds=10).stdout
     again = containers.start(1, "true", DIR=share)
     assert again.code == 0, again.stderr

@@ -42,7 +42,9 @@ def test_the_host_and_the_guest_format_ext4_alike(shell: Shell, tmp_path: Path, 
     guests.touch()
     run(["truncate", "--size", f"{size_mib}M", guests], timeout_seconds=10)
     done = shell.call(
-        'reason="" format=ext4 exclusive=1 size_mib=$2; make_file_system "$1"; echo "<$reason>"', str(guests), str(size_mib)
+        'reason="" exclusive=1 format=ext4 size_mib=$2; make_file_system "$1"; echo "<$reason>"',
+        str(guests),
+        str(size_mib),
     )
     assert done.stdout == "<>\n", done
     fields = _fields_of(guests)
