@@ -9,8 +9,6 @@ import importlib
 
 TYPE_CHECKING = False
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from typing import Any
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from kata_dind.spec import SandboxSpec, Share, parse_spec
     from kata_dind.store.seeds import Seed, list_seeds, require_seed
     from kata_dind.store.volumes import Volume
+    from kata_dind.version import __version__
 
 __all__ = [
     "BackendError",
@@ -45,6 +44,7 @@ __all__ = [
     "Share",
     "SpecError",
     "Volume",
+    "__version__",
     "export_seed",
     "import_seed",
     "inspect_seed",
@@ -72,6 +72,7 @@ _ROOMS = {
     "kata_dind.spec": ("SandboxSpec", "Share", "parse_spec"),
     "kata_dind.sandbox.volumes": ("list_volumes", "require_volume"),
     "kata_dind.store.volumes": ("Volume",),
+    "kata_dind.version": ("__version__",),
 }
 
 

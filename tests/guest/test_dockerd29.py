@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def docker29_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_containerds_store_works_on_a_share_that_refuses_overlay(
-    tmp_path: Path, variables: dict[str, str], kind: str, filesystem: str
+    tmp_path: Path, variables: dict[str, Any], kind: str, filesystem: str
 ) -> None:
     with started(tmp_path, **variables) as dockerd:
         dockerd.wait_until_it_answers()

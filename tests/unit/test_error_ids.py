@@ -50,6 +50,7 @@ IDS = [
     "config.unreadable",
     "config.wrong-type",
     "dataroot.bad-input",
+    "dataroot.being-checked",
     "dataroot.damaged",
     "dataroot.growth-failed",
     "dataroot.in-use",

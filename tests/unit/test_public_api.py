@@ -13,7 +13,7 @@ from kata_dind import errors
 
 @pytest.mark.parametrize("name", kata_dind.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(kata_dind, name).__name__ == name
+    assert getattr(getattr(kata_dind, name), "__name__", name) == name
     assert name in dir(kata_dind)
 
 

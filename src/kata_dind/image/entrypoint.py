@@ -10,11 +10,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from kata_dind import __version__
 from kata_dind.dataroot.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.dataroot.kinds import LOOP_FILE
 from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
 from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
+from kata_dind.version import __version__
 from kata_dind.vocabulary import DataRootKind
 
 _DIRECTORY = Path(__file__).parents[1] / "guest" / "entrypoint"

@@ -9,8 +9,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 
-from kata_dind import __version__
 from kata_dind.image.entrypoint import INTERFACE, WORDS, assemble, read_parts
+from kata_dind.version import __version__
 from kata_dind.vocabulary import DataRootKind
 
 MOST_BYTES = 24 * 1024

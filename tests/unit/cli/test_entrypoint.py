@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kata_dind.image.entrypoint import entrypoint_script
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.vocabulary import DataRootKind
 from tests.unit.cli.conftest import CommandLine
 
 
@@ -28,3 +32,16 @@ def test_what_is_written_to_a_file_can_be_run(home: Path) -> None:
     assert file.read_bytes() == entrypoint_script().encode("ascii")
     done = subprocess.run(["sh", file], capture_output=True, text=True, check=False)
     assert (done.returncode, "usage: entrypoint.sh [--] COMMAND [ARGS...]" in done.stderr) == (64, True)
+
+
+def test_a_kind_is_printed_alone(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = cli("entrypoint", "--kind", "loop")
+    assert (outcome.exit_code, outcome.stdout) == (0, entrypoint_for_pods(DataRootKind.LOOP))
+    monkeypatch.setenv("KATA_DIND_ENTRYPOINT_KIND", "loop")
+    assert cli("entrypoint").stdout == outcome.stdout
+
+
+def test_a_kind_that_does_not_exist_is_told_in_one_line(cli: CommandLine) -> None:
+    outcome = cli("entrypoint", "--kind", "cloud")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert outcome.stderr == "kata-dind: --kind: 'cloud' is not one of auto, memory, loop, block, virtiofs\n"

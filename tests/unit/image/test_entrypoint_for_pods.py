@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from kata_dind import __version__
 from kata_dind.image.entrypoint import INTERFACE, entrypoint_script
 from kata_dind.image.entrypoint_for_pods import MOST_BYTES, entrypoint_for_pods, only_needed, without_comments
+from kata_dind.version import __version__
 from kata_dind.vocabulary import DataRootKind
 
 
