@@ -24,6 +24,7 @@ PARTS = (
     "speak",
     "parse",
     "command",
+    "program",
     "detect",
     "choose",
     "prepare",
@@ -36,9 +37,11 @@ PARTS = (
     "verify",
     "rootless",
     "settle",
+    "system_containerd",
     "tune",
     "report",
     "hand_over",
+    "own_containerd",
     "main",
 )
 """In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps."""

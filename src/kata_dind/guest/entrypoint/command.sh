@@ -17,22 +17,35 @@ find_user() {
 }
 
 # Sets `command_data_root` from --data-root or -g, `config_file` from --config-file, and `containerd_store` when images
-# are to be stored by containerd, which has other names for storage drivers.
+# are to be stored by containerd, which has other names for storage drivers. For containerd's sake it sets
+# `containerd_address`, `exec_root` and `log_level` to what flags of these names say, and `leave_containerd` when dockerd
+# does something with containerd that only dockerd can do, or does not start.
 read_command() { # COMMAND...
 	local behind
-	command_data_root='' containerd_store='' behind=''
+	command_data_root='' containerd_store='' behind='' containerd_address='' exec_root='' log_level='' leave_containerd=''
 	while [ $# -gt 0 ]; do
 		case $behind$1 in
 		dockerd | */dockerd | dockerd-entrypoint.sh | */dockerd-entrypoint.sh) behind=. ;;
 		.-g) [ $# -lt 2 ] || command_data_root=$2 ;;
 		.-g=*) command_data_root=${1#*=} ;;
 		.-g*) command_data_root=${1#-g} ;;
+		.-l) log_level=${2:-} ;;
+		.-D) log_level=debug ;;
+		.-v | .-h) leave_containerd=1 ;;
 		esac
 		case $1 in
 		--data-root=*) command_data_root=${1#*=} ;;
 		--data-root) [ $# -lt 2 ] || command_data_root=$2 ;;
 		--config-file=*) config_file=${1#*=} ;;
 		--config-file) [ $# -lt 2 ] || config_file=$2 ;;
+		--containerd=*) containerd_address=${1#*=} ;;
+		--containerd) containerd_address=${2:-} ;;
+		--exec-root=*) exec_root=${1#*=} ;;
+		--exec-root) exec_root=${2:-} ;;
+		--log-level=*) log_level=${1#*=} ;;
+		--log-level) log_level=${2:-} ;;
+		--debug | --debug=true) log_level=debug ;;
+		--version | --help | --validate | --cri-containerd* | *embedded-containerd*) leave_containerd=1 ;;
 		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
 		--feature=containerd-snapshotter | --feature=containerd-snapshotter=true) containerd_store=1 ;;
 		esac
@@ -54,6 +67,14 @@ read_config() {
 	config_data_root=$value
 	string_in_config storage-driver
 	config_driver=$value
+	string_in_config containerd
+	containerd_address=${containerd_address:-$value}
+	string_in_config exec-root
+	exec_root=${exec_root:-${value:-/var/run/docker}}
+	string_in_config log-level
+	log_level=${log_level:-${value:-info}}
+	case $config in *'"debug":true'* | *'"debug": true'*) log_level=debug ;; esac
+	case $config in *embedded-containerd* | *'"cri-containerd"'*) leave_containerd=1 ;; esac
 }
 
 string_in_config() { # KEY: sets `value` to its string, and empties it when there is none
