@@ -74,7 +74,7 @@ keeper='unset NOTIFY_SOCKET
 		pid= word=
 		read -r word <"$1/kata-dind"
 		[ "$word" = up ] || break
-		sleep 1
+		sleep 0.5 2>/dev/null || sleep 1
 	done
 	echo ended >"$1/kata-dind"
 ) 7<&- &
