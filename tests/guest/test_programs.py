@@ -199,7 +199,8 @@ SESSION = """
 {containerd} "$@" >"$0/log" 2>&1 &
 until ctr --address "$0/sock" version >/dev/null 2>&1; do kill -0 $! && sleep 0.1 || exit 1; done
 ctr --address "$0/sock" images import "$0/hello.tar"
-ctr --address "$0/sock" images mount --snapshotter overlayfs --rw docker.io/kata-dind/hello:latest "$0/mounted" >/dev/null
+ctr --address "$0/sock" images mount --snapshotter overlayfs --rw docker.io/kata-dind/hello:latest \\
+	"$0/mounted" >/dev/null
 echo made >"$0/mounted/made" && rm "$0/mounted/hello.sh"
 while read -r _ _ _ _ point rest; do [ "$point" != "$0/mounted" ] || echo "${{rest#*- }}"; done </proc/self/mountinfo
 umount "$0/mounted"
