@@ -193,9 +193,9 @@ def test_dockerd_works_with_it_and_after_its_end(tmp_path: Path) -> None:
         dockerd.wait_until_it_answers()
         assert " --containerd=/run/docker/containerd/containerd.sock" in command_line(dockerd)
         assert run_docker(dockerd, "volume", "create", "kept") == "kept\n"
-        killed = containerds_of(dockerd)
-        os.kill(*killed, signal.SIGKILL)
-        wait_for(lambda: containerds_of(dockerd) - killed)
+        (killed,) = containerds_of(dockerd)
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: containerds_of(dockerd) - {killed})
         wait_for(lambda: re.search(r"containerd version: *\S", run_docker(dockerd, "info")))
         assert dockerd.stop() == 0
 
