@@ -25,6 +25,8 @@ PARTS = (
     "parse",
     "command",
     "program",
+    "other_programs",
+    "toml",
     "detect",
     "choose",
     "prepare",

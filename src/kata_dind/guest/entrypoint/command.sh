@@ -88,6 +88,6 @@ string_in_config() { # KEY: sets `value` to its string, and empties it when ther
 	done
 	value=${rest%%\"*}
 	case $value in
-	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'set KATA_DIND_PATH' ;;
+	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'write it without one' ;;
 	esac
 }
