@@ -23,9 +23,9 @@ start_own_containerd() { # sets `containerd_address` when it listens
 			speak warning exec 'containerd did not start, so dockerd will start it itself' 'see the lines above'
 			return 0
 		fi
-		# Starting a process may take longer than the sleep.
+		# On a fast machine it listens after 50 ms; an emulated one is not to spend its time on looking.
 		tries=$((tries + 1))
-		if [ $tries -lt 20 ]; then sleep 0.05; else sleep 0.25; fi 2>/dev/null || sleep 1
+		if [ $tries -lt 10 ]; then sleep 0.02; else sleep 0.25; fi 2>/dev/null || sleep 1
 	done
 	printf 'up\n' >"$state/kata-dind"
 	containerd_address=$socket
