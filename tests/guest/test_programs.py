@@ -226,13 +226,14 @@ def test_a_real_containerd_works_on_a_share_that_refuses_overlay(tmp_path: Path,
     )
     ended = shell.entrypoint(
         "sh", "-c", SESSION.format(containerd="containerd"), str(tmp_path), "--config", str(config),
-        PROGRAM="containerd", SIZE="512M", before=f"bindfs --xattr-none {tmp_path}/source {tmp_path}/root",
+        PROGRAM="containerd", SIZE="512M", DIR=tmp_path / "disk",
+        before=f"bindfs --xattr-none {tmp_path}/source {tmp_path}/root",
     )  # fmt: skip
     assert ended.code == 0, (ended.stderr, ended.stdout)
     status = json.loads(ended.status.read_text())
     assert (status["program"], status["path"], status["kind"]) == ("containerd", f"{tmp_path}/root", "loop")
     assert ended.stdout.splitlines()[-1].startswith("overlay overlay rw")
-    assert (tmp_path / "source" / "kata-dind.img").exists()
+    assert (tmp_path / "disk" / "kata-dind.img").exists()
     assert ended.said("warning") == []
 
 
@@ -265,6 +266,7 @@ def test_a_real_buildkitd_does_not_copy_on_a_share_that_refuses_overlay(tmp_path
     before = f"bindfs --xattr-none {tmp_path}/source {tmp_path}/root"
     ended = shell.entrypoint(
         "sh", "-c", BUILD, str(tmp_path), PROGRAM="buildkitd", PATH=tmp_path / "root", SIZE="512M",
+        DIR=tmp_path / "disk",
         before=before,
     )  # fmt: skip
     log = (tmp_path / "log").read_text()

@@ -76,7 +76,7 @@ def test_the_variable_says_it_first(shell: Shell, said: str, root: str) -> None:
 def test_the_daemons_configuration_may_name_its_address(shell: Shell, config: str, address: str) -> None:
     file = shell.directory / "daemon.json"
     file.write_text(config)
-    script = 'find_user; config_file=$1; shift; read_command "$@"; read_config; echo "$containerd_address"'
+    script = 'find_user; config_file=$1; shift; read_command "$@"; read_config "$@"; echo "$containerd_address"'
     assert shell.call(script, str(file), "dockerd").stdout == f"{address}\n"
     assert shell.call(script, str(file), "dockerd", "--containerd", "/c").stdout == "/c\n"
     assert shell.call(script, str(file), "dockerd", "--containerd=/c").stdout == "/c\n"
@@ -95,7 +95,9 @@ def with_shares(shell: Shell, *command: str, before: str = "", **variables: str)
         for name in ("docker", "containerd")
     )
     roots: dict[str, Any] = {"PATH": shell.directory / "docker", "CONTAINERD": shell.directory / "containerd"}
-    return shell.entrypoint(*command, before=shares + before, **{"SIZE": "96M", **roots, **variables})
+    # Not on the share: its server would wait, in the kernel, for a disk that lies on it and ends with it.
+    elsewhere = shell.directory / "disk"
+    return shell.entrypoint(*command, before=shares + before, **{"SIZE": "96M", "DIR": elsewhere, **roots, **variables})
 
 
 LOOK = """

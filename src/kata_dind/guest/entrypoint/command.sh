@@ -17,44 +17,42 @@ find_user() {
 }
 
 # Sets `command_data_root` from --data-root or -g, `config_file` from --config-file, and `containerd_store` when images
-# are to be stored by containerd, which has other names for storage drivers. For containerd's sake it sets
-# `containerd_address`, `exec_root` and `log_level` to what flags of these names say, and `leave_containerd` when dockerd
-# does something with containerd that only dockerd can do, or does not start.
+# are to be stored by containerd, which has other names for storage drivers.
 read_command() { # COMMAND...
-	local behind
-	command_data_root='' containerd_store='' behind='' containerd_address='' exec_root='' log_level='' leave_containerd=''
+	local behind value
+	flag --config-file "$@"
+	[ -z "$value" ] || config_file=$value
+	flag --data-root "$@"
+	command_data_root=$value containerd_store='' behind=''
 	while [ $# -gt 0 ]; do
 		case $behind$1 in
 		dockerd | */dockerd | dockerd-entrypoint.sh | */dockerd-entrypoint.sh) behind=. ;;
-		.-g) [ $# -lt 2 ] || command_data_root=$2 ;;
+		.-g) command_data_root=${2:-} ;;
 		.-g=*) command_data_root=${1#*=} ;;
 		.-g*) command_data_root=${1#-g} ;;
-		.-l) log_level=${2:-} ;;
-		.-D) log_level=debug ;;
-		.-v | .-h) leave_containerd=1 ;;
 		esac
-		case $1 in
-		--data-root=*) command_data_root=${1#*=} ;;
-		--data-root) [ $# -lt 2 ] || command_data_root=$2 ;;
-		--config-file=*) config_file=${1#*=} ;;
-		--config-file) [ $# -lt 2 ] || config_file=$2 ;;
-		--containerd=*) containerd_address=${1#*=} ;;
-		--containerd) containerd_address=${2:-} ;;
-		--exec-root=*) exec_root=${1#*=} ;;
-		--exec-root) exec_root=${2:-} ;;
-		--log-level=*) log_level=${1#*=} ;;
-		--log-level) log_level=${2:-} ;;
-		--debug | --debug=true) log_level=debug ;;
-		--version | --help | --validate | --cri-containerd* | *embedded-containerd*) leave_containerd=1 ;;
+		case ${1#--feature=} in
 		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
-		--feature=containerd-snapshotter | --feature=containerd-snapshotter=true) containerd_store=1 ;;
 		esac
 		shift
 	done
 }
 
-# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`.
-read_config() {
+flag() { # FLAG COMMAND...: sets `value` to that of the last one in the command, and empties it when there is none
+	local name
+	name=$1 value=
+	while shift && [ $# -gt 0 ]; do
+		case $1 in
+		"$name="*) value=${1#*=} ;;
+		"$name") value=${2:-} ;;
+		esac
+	done
+}
+
+# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`. From it
+# or the command it sets `exec_root`, `log_level` and `containerd_address`, which is `dockerd` when dockerd starts one in a
+# way of its own.
+read_config() { # COMMAND...
 	local line value
 	config=
 	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
@@ -67,14 +65,21 @@ read_config() {
 	config_data_root=$value
 	string_in_config storage-driver
 	config_driver=$value
-	string_in_config containerd
-	containerd_address=${containerd_address:-$value}
-	string_in_config exec-root
-	exec_root=${exec_root:-${value:-/var/run/docker}}
-	string_in_config log-level
-	log_level=${log_level:-${value:-info}}
-	case $config in *'"debug":true'* | *'"debug": true'*) log_level=debug ;; esac
-	case $config in *embedded-containerd* | *'"cri-containerd"'*) leave_containerd=1 ;; esac
+	setting exec-root "$@"
+	exec_root=${value:-/var/run/docker}
+	setting log-level "$@"
+	log_level=${value:-info}
+	setting containerd "$@"
+	case "$* $config" in *embedded-containerd* | *cri-containerd*) value=${value:-dockerd} ;; esac
+	containerd_address=$value
+}
+
+setting() { # NAME COMMAND...: sets `value` to what the command or daemon.json says
+	local key
+	key=$1
+	shift
+	flag "--$key" "$@"
+	[ -n "$value" ] || string_in_config "$key"
 }
 
 string_in_config() { # KEY: sets `value` to its string, and empties it when there is none

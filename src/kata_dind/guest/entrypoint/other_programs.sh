@@ -1,41 +1,35 @@
 # --- parse: where programs other than dockerd keep their data
 
-# Does for every other program what `read_command` and `read_config` do for dockerd.
+# Does for them what `read_command` and `read_config` do for dockerd.
 read_other_program() { # COMMAND...
-	local home config_home
-	home=/var/lib config_home=/etc
-	if [ "$user" != 0 ]; then
-		home=${XDG_DATA_HOME:-${HOME:-}/.local/share} config_home=${XDG_CONFIG_HOME:-${HOME:-}/.config}
-	fi
-	# Images that these make are in containerd's store or in one like it; its names for storage drivers are theirs.
+	local value toml_root
+	# Their storage drivers have containerd's names.
 	command_data_root='' config_data_root='' config_driver='' config='' containerd_store=1
 	case $program in
-	buildkitd) default_data_root=$home/buildkit config_file=$config_home/buildkit/buildkitd.toml ;;
-	containerd) default_data_root=$home/containerd config_file=$config_home/containerd/config.toml ;;
-	dagger) default_data_root=/var/lib/dagger config_file=/etc/dagger/engine.toml ;;
 	earthly)
-		# Beside buildkitd's root, which its entrypoint writes into a configuration, it has the data of inner dockerds.
+		# Its entrypoint puts buildkitd's root below this, beside the data of inner dockerds, and then starts buildkitd.
 		default_data_root=${EARTHLY_TMP_DIR:-/tmp/earthly}
 		return 0
 		;;
+	dagger) default_data_root=dagger config_file=dagger/engine.toml ;;
+	buildkitd) default_data_root=buildkit config_file=buildkit/buildkitd.toml ;;
+	*) default_data_root=containerd config_file=containerd/config.toml ;;
 	esac
-	read_root_and_config "$@"
-	set -f # buildctl-daemonless.sh splits it into words, too
+	if [ "$user" = 0 ]; then
+		default_data_root=/var/lib/$default_data_root config_file=/etc/$config_file
+	else
+		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/$default_data_root
+		config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/$config_file
+	fi
+	set -f # for the words of the variable that buildctl-daemonless.sh reads
 	# shellcheck disable=SC2086
-	[ "$program" != buildkitd ] || read_root_and_config ${BUILDKITD_FLAGS:-}
+	set -- "$@" ${BUILDKITD_FLAGS:-}
 	set +f
-	read_toml "$config_file"
+	flag --root "$@"
+	command_data_root=$value
+	flag -c "$@"
+	config_file=${value:-$config_file}
+	flag --config "$@"
+	read_toml "${value:-$config_file}"
 	config_data_root=$toml_root
-}
-
-read_root_and_config() { # COMMAND...
-	while [ $# -gt 0 ]; do
-		case $1 in
-		--root=*) command_data_root=${1#*=} ;;
-		--root) command_data_root=${2:-} ;;
-		--config=* | -c=*) config_file=${1#*=} ;;
-		--config | -c) config_file=${2:-} ;;
-		esac
-		shift
-	done
 }

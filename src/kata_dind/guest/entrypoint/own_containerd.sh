@@ -4,9 +4,9 @@
 # looks once a second whether it is there. So it is started here, with what dockerd would tell it, and dockerd gets its
 # address. See https://github.com/moby/moby/blob/v28.5.2/libcontainerd/supervisor/remote_daemon.go; 20.10 and 29 agree.
 start_own_containerd() { # sets `containerd_address` when it listens
-	local state socket tries word
-	[ "$user$containerd_address$leave_containerd${DOCKER_CONTAINERD_ROOT:-}" = 0 ] || return 0
-	[ "${KATA_DIND_CONTAINERD:-auto}" != none ] && command -v containerd >/dev/null || return 0
+	local state socket tries word prepared
+	[ "$user$containerd_address${DOCKER_CONTAINERD_ROOT:-}" = 0 ] || return 0
+	command -v containerd >/dev/null && command -v setsid >/dev/null || return 0
 	state=$exec_root/containerd
 	socket=$state/containerd.sock
 	prepare_containerd
@@ -14,7 +14,8 @@ start_own_containerd() { # sets `containerd_address` when it listens
 		speak warning exec "cannot write to $state" 'give the container a writable /run'
 		return 0
 	fi
-	keep_containerd
+	exec 8<>"$state/kata-dind.pipe"
+	setsid sh "$state/kata-dind.sh" "$state" 7<"$state/kata-dind.pipe" 8>&- &
 	tries=0 word=
 	until [ -S "$socket" ]; do
 		read -r word <"$state/kata-dind" || :
@@ -32,7 +33,10 @@ start_own_containerd() { # sets `containerd_address` when it listens
 	speak info exec "containerd listens on $socket"
 }
 
-# shellcheck disable=SC2174 # both directories are named, so both get the mode
+# The keeper, like dockerd, starts containerd again when it ends, and ends it when the command has ended: only the command
+# has descriptor 8 open. It is a session of its own: without containerd dockerd can't stop containers, so no signal for
+# dockerd's process group may end it first.
+# shellcheck disable=SC2016,SC2174 # what is expanded later; and both directories are named, so both get the mode
 prepare_containerd() { # sets `prepared` if that could be done
 	local escaped root
 	prepared=
@@ -47,36 +51,10 @@ prepare_containerd() { # sets `prepared` if that could be done
 			printf '%s\n' 'version = 2' "root = \"$root\"" "state = \"$escaped/daemon\"" \
 				'disabled_plugins = ["io.containerd.grpc.v1.cri"]' '[grpc]' "address = \"$escaped/containerd.sock\"" \
 				'[debug]' "address = \"$escaped/containerd-debug.sock\"" "level = \"$log_level\"" >"$state/containerd.toml" &&
-			printf '%s\n' "$keeper" >"$state/kata-dind.sh"
+			printf '%s\n' 'unset NOTIFY_SOCKET' '(' 'trap "kill \$pid; exit" TERM' 'while :; do' \
+				'containerd --config "$1/containerd.toml" &' 'pid=$!' 'wait $pid' 'pid= word=' \
+				'read -r word <"$1/kata-dind"' '[ "$word" = up ] || break' 'sleep 0.5 2>/dev/null || sleep 1' 'done' \
+				'echo ended >"$1/kata-dind"' ') 7<&- &' 'read -r word <&7' 'kill $!' >"$state/kata-dind.sh"
 	} 2>/dev/null || return 0
 	prepared=1
 }
-
-# As dockerd does, this starts containerd again when it ends, and ends it when the command has ended, for only the command
-# has descriptor 8 open. It is a session of its own: without containerd dockerd can't stop containers, so no signal for
-# dockerd's process group may end it first.
-keep_containerd() {
-	local setsid
-	setsid=setsid
-	command -v setsid >/dev/null || setsid=
-	exec 8<>"$state/kata-dind.pipe"
-	$setsid sh "$state/kata-dind.sh" "$state" 7<"$state/kata-dind.pipe" 8>&- &
-}
-
-# shellcheck disable=SC2016
-keeper='unset NOTIFY_SOCKET
-(
-	trap "kill \$pid; exit" TERM
-	while :; do
-		containerd --config "$1/containerd.toml" &
-		pid=$!
-		wait $pid
-		pid= word=
-		read -r word <"$1/kata-dind"
-		[ "$word" = up ] || break
-		sleep 0.5 2>/dev/null || sleep 1
-	done
-	echo ended >"$1/kata-dind"
-) 7<&- &
-read -r word <&7
-kill $!'

@@ -6,7 +6,7 @@ parse() {
 	find_program "$@"
 	if [ "$program" = dockerd ]; then
 		read_command "$@"
-		read_config
+		read_config "$@"
 	else
 		read_other_program "$@"
 	fi

@@ -2,28 +2,21 @@
 
 # Sets `containerd_root` when there is one: somebody names its address, or it runs, or the command is known to start it.
 find_system_containerd() { # COMMAND...
-	local socket word
+	local toml_root socket
 	containerd_root='' socket=/run/containerd/containerd.sock
 	case ${KATA_DIND_CONTAINERD:-auto} in
 	auto) ;;
-	none) return 0 ;;
-	/*)
-		containerd_root=$KATA_DIND_CONTAINERD
-		return 0
-		;;
+	none) containerd_address=none ;;
+	/*) containerd_root=$KATA_DIND_CONTAINERD ;;
 	*) bad_input "KATA_DIND_CONTAINERD is '$KATA_DIND_CONTAINERD'" 'use auto, none or the path of its root' ;;
 	esac
-	[ "$program$user" = dockerd0 ] || return 0
+	[ "${KATA_DIND_CONTAINERD:-auto}$program$user" = autodockerd0 ] || return 0
 	[ ! -e $socket ] || containerd_address=${containerd_address:-$socket}
-	if [ -z "$containerd_address" ]; then
-		for word in "$@"; do
-			case $word in # the last one is of dev containers' feature docker-in-docker
-			*/init | */systemd | */docker-init.sh) ! command -v containerd >/dev/null || containerd_address=later ;;
-			esac
-		done
-	fi
+	case "$containerd_address $* " in # the last word is what dev containers' feature docker-in-docker starts
+	" "*/init\ * | " "*/systemd\ * | " "*/docker-init.sh\ *) ! command -v containerd >/dev/null || containerd_address=$socket ;;
+	esac
 	case ${containerd_address#unix://} in
-	later | "$socket" | "/var$socket")
+	"$socket" | "/var$socket")
 		read_toml /etc/containerd/config.toml
 		containerd_root=${toml_root:-/var/lib/containerd}
 		;;
@@ -36,7 +29,7 @@ settle_system_containerd() {
 	local data_root unproven
 	[ -n "$containerd_root" ] || return 0
 	data_root=$path unproven=$proof
-	local path filesystem is_mount_point mount_point mount_source proof reason reason_hint
+	local path filesystem proof reason reason_hint
 	path=$containerd_root reason='' proof=''
 	detect
 	case $filesystem in
@@ -46,7 +39,7 @@ settle_system_containerd() {
 		;;
 	esac
 	# On a full data root this is no more proven than that one.
-	case $reason$unproven in '' | *'"failed"'*) return 0 ;; esac
+	case $unproven in *'"failed"'*) return 0 ;; esac
 	[ -n "$reason" ] || verify
 	[ -n "$reason" ] || return 0
 	reason="containerd keeps its data in $containerd_root: $reason"
