@@ -132,6 +132,8 @@ def _docker29() -> str | None:
 PROBES: dict[str, Probe] = {
     "aarch64": _tool("qemu-aarch64-static", "-version"),
     "assemblers": _assemblers,
+    # No distribution that we test on has it: go build github.com/moby/buildkit/cmd/buildkitd and its buildctl.
+    "buildkitd": _tool("buildkitd", "--version"),
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "docker": _tool("dockerd", "--version"),
     "docker29": _docker29,

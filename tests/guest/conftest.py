@@ -22,6 +22,9 @@ from tests.guest.alpine import make_programs
 GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xfs"]
 """File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
 
+# This machine has a containerd, which tests of other things don't start, and whose root they leave alone.
+_DEFAULTS = {"CONTAINERD": "none"}
+
 _AROUND = """
 set -eu
 loops() { grep -l '/kata-dind.img' /sys/block/loop*/loop/backing_file 2>/dev/null || :; }
@@ -93,7 +96,8 @@ class Shell:
         `before` and `after` are scripts that the host's own shell runs around it, in the same namespaces.
         """
         status = self.directory / "status"
-        told = {f"KATA_DIND_{name}": str(value) for name, value in {"STATUS_DIR": status, **variables}.items()}
+        variables = {**_DEFAULTS, "STATUS_DIR": status, **variables}
+        told = {f"KATA_DIND_{name}": str(value) for name, value in variables.items()}
         outer = {"TOOLS": f"{tools}:{self.tools}" if tools else self.tools, "BEFORE": before, "AFTER": after}
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
         done = subprocess.run(

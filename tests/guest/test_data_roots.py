@@ -519,6 +519,8 @@ def test_a_damaged_file_system_is_told_with_the_repair(shell: Shell, data_root: 
         ("image/overlay2/repositories.json", True),
         ("containerd/daemon", True),
         ("engine-id home", True),
+        ("buildkitd.lock cache.db", True),
+        ("io.containerd.metadata.v1.bolt", True),
         ("home etc", False),
         ("image containerd", False),
         (".secret", False),

@@ -28,7 +28,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("variable", ["DATA_ROOT", "SIZE", "FALLBACK", "FILESYSTEM", "LOG", "CHECK", "DIR"])
+@pytest.mark.parametrize(
+    "variable",
+    ["DATA_ROOT", "SIZE", "FALLBACK", "FILESYSTEM", "LOG", "CHECK", "DIR", "PROGRAM", "CONTAINERD"],
+)
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_makes_no_sense_is_refused_in_one_line_and_never_evaluated(
     shell: Shell, tmp_path: Path, variable: str, value: str

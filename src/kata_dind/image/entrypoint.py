@@ -24,6 +24,9 @@ PARTS = (
     "speak",
     "parse",
     "command",
+    "program",
+    "other_programs",
+    "toml",
     "detect",
     "choose",
     "prepare",
@@ -36,9 +39,11 @@ PARTS = (
     "verify",
     "rootless",
     "settle",
+    "system_containerd",
     "tune",
     "report",
     "hand_over",
+    "own_containerd",
     "main",
 )
 """In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps."""

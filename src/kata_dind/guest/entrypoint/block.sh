@@ -124,7 +124,9 @@ require_data_root() { # DEVICE
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
 	done
-	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json; do
+	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json \
+		"$path/buildkitd.lock" "$path/io.containerd.metadata.v1.bolt" "$path/dagger-engine.lock" \
+		"$path/internal.earthly.version"; do
 		[ ! -e "$mark" ] || theirs=
 	done
 	umount "$path"

@@ -19,29 +19,40 @@ find_user() {
 # Sets `command_data_root` from --data-root or -g, `config_file` from --config-file, and `containerd_store` when images
 # are to be stored by containerd, which has other names for storage drivers.
 read_command() { # COMMAND...
-	local behind
-	command_data_root='' containerd_store='' behind=''
+	local behind value
+	flag --config-file "$@"
+	[ -z "$value" ] || config_file=$value
+	flag --data-root "$@"
+	command_data_root=$value containerd_store='' behind=''
 	while [ $# -gt 0 ]; do
 		case $behind$1 in
 		dockerd | */dockerd | dockerd-entrypoint.sh | */dockerd-entrypoint.sh) behind=. ;;
-		.-g) [ $# -lt 2 ] || command_data_root=$2 ;;
+		.-g) command_data_root=${2:-} ;;
 		.-g=*) command_data_root=${1#*=} ;;
 		.-g*) command_data_root=${1#-g} ;;
 		esac
-		case $1 in
-		--data-root=*) command_data_root=${1#*=} ;;
-		--data-root) [ $# -lt 2 ] || command_data_root=$2 ;;
-		--config-file=*) config_file=${1#*=} ;;
-		--config-file) [ $# -lt 2 ] || config_file=$2 ;;
+		case ${1#--feature=} in
 		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
-		--feature=containerd-snapshotter | --feature=containerd-snapshotter=true) containerd_store=1 ;;
 		esac
 		shift
 	done
 }
 
-# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`.
-read_config() {
+flag() { # FLAG COMMAND...: sets `value` to that of the last one in the command, and empties it when there is none
+	local name
+	name=$1 value=
+	while shift && [ $# -gt 0 ]; do
+		case $1 in
+		"$name="*) value=${1#*=} ;;
+		"$name") value=${2:-} ;;
+		esac
+	done
+}
+
+# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`. From it
+# or the command it sets `exec_root`, `log_level` and `containerd_address`, which is `dockerd` when dockerd starts one in a
+# way of its own.
+read_config() { # COMMAND...
 	local line value
 	config=
 	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
@@ -54,6 +65,21 @@ read_config() {
 	config_data_root=$value
 	string_in_config storage-driver
 	config_driver=$value
+	setting exec-root "$@"
+	exec_root=${value:-/var/run/docker}
+	setting log-level "$@"
+	log_level=${value:-info}
+	setting containerd "$@"
+	case "$* $config" in *embedded-containerd* | *cri-containerd*) value=${value:-dockerd} ;; esac
+	containerd_address=$value
+}
+
+setting() { # NAME COMMAND...: sets `value` to what the command or daemon.json says
+	local key
+	key=$1
+	shift
+	flag "--$key" "$@"
+	[ -n "$value" ] || string_in_config "$key"
 }
 
 string_in_config() { # KEY: sets `value` to its string, and empties it when there is none
@@ -67,6 +93,6 @@ string_in_config() { # KEY: sets `value` to its string, and empties it when ther
 	done
 	value=${rest%%\"*}
 	case $value in
-	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'set KATA_DIND_PATH' ;;
+	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'write it without one' ;;
 	esac
 }

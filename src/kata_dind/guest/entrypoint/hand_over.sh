@@ -1,9 +1,12 @@
 # --- hand over: the command takes our place
 
 hand_over() { # COMMAND...
-	local dockerd slow_listener contradicts left behind word value
-	settle_driver
-	find_dockerd "$@"
+	local dockerd slow_listener contradicts left behind word value own
+	dockerd=
+	if [ "$program" = dockerd ]; then
+		settle_driver
+		find_dockerd "$@"
+	fi
 	if [ -n "$dockerd" ]; then
 		left=$# behind=''
 		while [ "$left" -gt 0 ]; do
@@ -26,6 +29,9 @@ hand_over() { # COMMAND...
 			case $word in --storage-driver | -s) shift && left=$((left - 1)) ;; esac
 		done
 		[ -z "$slow_listener" ] || set -- "$@" --tls=false
+		own=$containerd_address
+		start_own_containerd
+		[ "$containerd_address" = "$own" ] || set -- "$@" "--containerd=$containerd_address"
 	fi
 	trap - EXIT
 	exec "$@"

@@ -12,6 +12,8 @@
 #   KATA_DIND_FALLBACK    none (default), vfs or fuse-overlayfs: what to do when no kind works
 #   KATA_DIND_CHECK       1: check the file system in full before it is used
 #   KATA_DIND_EXCLUSIVE   1: the disk has no other user, so it needs no protection and no start waits to find that out
+#   KATA_DIND_PROGRAM     dockerd, buildkitd, containerd, dagger or earthly; by default what the command starts
+#   KATA_DIND_CONTAINERD  auto (default), none, or the path of the root that a system containerd has
 #   KATA_DIND_LOG         info (default), or error: how much to say on standard error
 #
 # Exit status: @EXIT_BAD_INPUT@ for bad input, @EXIT_NO_DATA_ROOT@ when no working data root can be had,

@@ -9,6 +9,7 @@ parse "$@"
 detect
 choose
 settle
+settle_system_containerd
 tune
 report
 say_ready

@@ -3,8 +3,14 @@
 parse() {
 	local dockerds mib
 	find_user
-	read_command "$@"
-	read_config
+	find_program "$@"
+	if [ "$program" = dockerd ]; then
+		read_command "$@"
+		read_config "$@"
+	else
+		read_other_program "$@"
+	fi
+	find_system_containerd "$@"
 	kind=${KATA_DIND_DATA_ROOT:-@DEFAULT_KIND@}
 	case $kind in
 	@KINDS@) ;;
@@ -23,11 +29,11 @@ parse() {
 	dockerds=${command_data_root:-$config_data_root}
 	path=${KATA_DIND_PATH:-${dockerds:-$default_data_root}}
 	[ -z "$dockerds" ] || [ "${dockerds%/}" = "${path%/}" ] ||
-		bad_input "KATA_DIND_PATH is '$path', but dockerd is told to use '$dockerds'" 'leave KATA_DIND_PATH out'
+		bad_input "KATA_DIND_PATH is '$path', but $program is told to use '$dockerds'" 'leave KATA_DIND_PATH out'
 	case $path in
 	*[[:cntrl:]]*) bad_input "the data root '$path' has a control character in it" 'use another path' ;;
 	/*) ;;
-	*) bad_input "the data root '$path' is not an absolute path" 'set KATA_DIND_PATH=/var/lib/docker' ;;
+	*) bad_input "the data root '$path' is not an absolute path" "set KATA_DIND_PATH=$default_data_root" ;;
 	esac
 	size=${KATA_DIND_SIZE:-20G}
 	size_in_mib "$size"

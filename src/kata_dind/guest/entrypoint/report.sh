@@ -10,6 +10,8 @@ report() { # sets `facts`, the fields of a JSON object, and writes them to statu
 	facts="\"interface\":@INTERFACE@,\"version\":\"@VERSION@\""
 	facts="$facts,\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
 	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
+	escape "$containerd_root"
+	facts="$facts,\"program\":\"$program\",\"containerd_root\":\"$escaped\"" # the latter of a system containerd
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
 	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
 	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||

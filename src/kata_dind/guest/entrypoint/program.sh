@@ -1,0 +1,25 @@
+# --- parse: which program is started
+
+find_program() { # COMMAND...: sets `program` to KATA_DIND_PROGRAM, or else to what the command starts
+	local word
+	program=${KATA_DIND_PROGRAM:-}
+	case $program in
+	dockerd | buildkitd | containerd | dagger | earthly) return 0 ;;
+	'') program=dockerd ;;
+	*) bad_input "KATA_DIND_PROGRAM is '$program'" 'use dockerd, buildkitd, containerd, dagger or earthly' ;;
+	esac
+	for word in "$@"; do
+		case ${word##*/} in
+		dockerd | dockerd-*) ;;
+		containerd) program=containerd ;;
+		dagger-engine | dagger-entrypoint.sh) program=dagger ;;
+		buildkitd | buildkitd-entrypoint | buildctl-daemonless.sh)
+			program=buildkitd
+			# Earthly's image starts a buildkitd of its own, and sets this: buildkitd/Earthfile in earthly/earthly
+			[ -z "${EARTHLY_TMP_DIR:-}" ] || program=earthly
+			;;
+		*) continue ;;
+		esac
+		return 0
+	done
+}

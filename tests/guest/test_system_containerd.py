@@ -1,0 +1,196 @@
+"""A system containerd's root, beside dockerd's data root: when there is one, where it lies, and what is proven."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_dind.host.process import require_tool, scrubbed_environment
+from kata_dind.image.hello import hello_archive
+from tests.guest.conftest import Ended, Shell
+
+pytestmark = pytest.mark.requires("root")
+
+SOCKET = "/run/containerd/containerd.sock"
+CONFIG = "/etc/containerd/config.toml"
+
+
+# --- when there is one
+
+FINDING = 'containerd_address=$1; shift; program=dockerd user=0; find_system_containerd "$@"; echo "$containerd_root"'
+
+
+@pytest.mark.requires("docker")
+@pytest.mark.parametrize(
+    ("address", "command", "root"),
+    [
+        ("", ["dockerd"], ""),
+        ("", ["/sbin/init"], "/var/lib/containerd"),
+        ("", ["tini", "--", "/lib/systemd/systemd"], "/var/lib/containerd"),
+        ("", ["/usr/local/share/docker-init.sh", "sleep", "infinity"], "/var/lib/containerd"),
+        ("", ["sh", "-c", "init"], ""),
+        (SOCKET, ["dockerd"], "/var/lib/containerd"),
+        (f"unix:///var{SOCKET}", ["dockerd"], "/var/lib/containerd"),
+        ("/run/other.sock", ["dockerd"], ""),
+    ],
+)
+def test_it_is_known_by_its_address_or_by_what_starts_it(
+    tmp_path: Path, entrypoint_file: Path, address: str, command: list[str], root: str
+) -> None:
+    shell = Shell("sh", ("sh",), scrubbed_environment()["PATH"], entrypoint_file, tmp_path)
+    absent = {SOCKET: tmp_path / "absent.sock", CONFIG: tmp_path / "absent.toml"}
+    address = address.replace(SOCKET, str(absent[SOCKET]))
+    done = shell.call(FINDING, address, *command, files=absent)
+    assert (done.stdout, done.stderr) == (f"{root}\n", "")
+
+
+def test_it_is_known_by_its_socket(shell: Shell) -> None:
+    files = {SOCKET: shell.directory / "socket", CONFIG: shell.directory / "absent.toml"}
+    files[SOCKET].touch()
+    assert shell.call(FINDING, "", "dockerd", files=files).stdout == "/var/lib/containerd\n"
+
+
+def test_its_configuration_and_what_that_imports_say_where_its_root_is(shell: Shell) -> None:
+    files = {SOCKET: shell.directory / "absent", CONFIG: shell.directory / "config.toml"}
+    files[CONFIG].write_text('root = "/one"\nimports = ["more/*.toml"]\n')
+    assert shell.call(FINDING, str(files[SOCKET]), "dockerd", files=files).stdout == "/one\n"
+    (shell.directory / "more").mkdir()
+    (shell.directory / "more" / "x.toml").write_text('root = "/two"\n')
+    assert shell.call(FINDING, str(files[SOCKET]), "dockerd", files=files).stdout == "/two\n"
+
+
+@pytest.mark.parametrize(("said", "root"), [("none", ""), ("/own root", "/own root"), ("auto", "/var/lib/containerd")])
+def test_the_variable_says_it_first(shell: Shell, said: str, root: str) -> None:
+    files = {SOCKET: shell.directory / "absent", CONFIG: shell.directory / "absent.toml"}
+    script = f"KATA_DIND_CONTAINERD='{said}'; {FINDING}"
+    assert shell.call(script, str(files[SOCKET]), "dockerd", files=files).stdout == f"{root}\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "address"),
+    [('{"containerd": "/run/x.sock"}', "/run/x.sock"), ('{"features": {"containerd-snapshotter": true}}', "")],
+)
+def test_the_daemons_configuration_may_name_its_address(shell: Shell, config: str, address: str) -> None:
+    file = shell.directory / "daemon.json"
+    file.write_text(config)
+    script = 'find_user; config_file=$1; shift; read_command "$@"; read_config "$@"; echo "$containerd_address"'
+    assert shell.call(script, str(file), "dockerd").stdout == f"{address}\n"
+    assert shell.call(script, str(file), "dockerd", "--containerd", "/c").stdout == "/c\n"
+    assert shell.call(script, str(file), "dockerd", "--containerd=/c").stdout == "/c\n"
+
+
+# --- where it lies
+
+
+def with_shares(shell: Shell, *command: str, before: str = "", **variables: str) -> Ended:
+    """Run the entrypoint with both roots on a share that refuses overlay."""
+    for name in ("docker", "containerd"):
+        for path in (shell.directory / name, shell.directory / f"{name}-share"):
+            path.mkdir(exist_ok=True)
+    shares = "".join(
+        f"bindfs --xattr-none {shell.directory}/{name}-share {shell.directory}/{name}\n"
+        for name in ("docker", "containerd")
+    )
+    roots: dict[str, Any] = {"PATH": shell.directory / "docker", "CONTAINERD": shell.directory / "containerd"}
+    # Not on the share: its server would wait, in the kernel, for a disk that lies on it and ends with it.
+    elsewhere = shell.directory / "disk"
+    return shell.entrypoint(*command, before=shares + before, **{"SIZE": "96M", "DIR": elsewhere, **roots, **variables})
+
+
+LOOK = """
+echo made >"$0/containerd/made"
+ls -A "$0/docker/containerd/daemon"
+while read -r _ _ _ _ point rest; do [ "$point" != "$0/containerd" ] || echo "${rest#*- }"; done </proc/self/mountinfo
+"""
+
+
+@pytest.mark.requires("fuse", "loop")
+@pytest.mark.parametrize(("kind", "filesystem"), [("auto", "ext4"), ("memory", "tmpfs")])
+def test_it_lies_where_dockerds_own_containerd_keeps_the_same(shell: Shell, kind: str, filesystem: str) -> None:
+    for _ in range(2):
+        ended = with_shares(shell, "sh", "-c", LOOK, str(shell.directory), DATA_ROOT=kind)
+        assert ended.code == 0, ended.stderr
+        kept, *_, mounted = ended.stdout.splitlines()
+        assert kept == "made"
+        assert mounted.startswith(f"{filesystem} ")
+        proofs = [said for said in ended.said("info") if said.startswith("overlay works on")]
+        assert [proof.split(":")[0] for proof in proofs] == [f"overlay works on {filesystem}"] * 2
+        status = json.loads(ended.status.read_text())
+        assert (status["path"], status["containerd_root"]) == tuple(
+            str(shell.directory / name) for name in ("docker", "containerd")
+        )
+    assert [*(shell.directory / "containerd-share").iterdir()] == []
+
+
+@pytest.mark.requires("fuse", "loop")
+def test_nothing_is_mounted_over_its_files(shell: Shell) -> None:
+    with_shares(shell, "true")
+    theirs = shell.directory / "containerd-share" / "io.containerd.metadata.v1.bolt"
+    theirs.mkdir()
+    ended = with_shares(shell, "true")
+    assert (ended.code, ended.error["step"]) == (78, "prepare")
+    assert ended.error["message"] == (
+        f"containerd keeps its data in {shell.directory}/containerd: "
+        f"{shell.directory}/containerd is not empty, and a mount would hide {theirs.name}"
+    )
+    assert ended.error["hint"].endswith("or, if nothing uses it: KATA_DIND_CONTAINERD=none")
+    assert with_shares(shell, "true", CONTAINERD="none").code == 0
+
+
+@pytest.mark.requires("fuse")
+def test_its_own_good_file_system_is_proven_and_kept(shell: Shell) -> None:
+    ended = with_shares(
+        shell, "ls", "-A", str(shell.directory / "containerd"), DATA_ROOT="memory",
+        before=f"mount -t tmpfs theirs {shell.directory}/containerd; touch {shell.directory}/containerd/theirs",
+    )  # fmt: skip
+    assert (ended.code, ended.stdout) == (0, "theirs\n"), ended.stderr
+    assert sum(said.startswith("overlay works on tmpfs") for said in ended.said("info")) == 2
+
+
+@pytest.mark.requires("fuse")
+def test_where_overlay_works_nowhere_the_fallback_is_what_was_asked_for(shell: Shell) -> None:
+    assert with_shares(shell, "true", DATA_ROOT="virtiofs").code == 78
+    ended = with_shares(shell, "echo", "went on", DATA_ROOT="virtiofs", FALLBACK="vfs")
+    assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
+    (warning,) = ended.said("warning")
+    assert warning.endswith("continuing with vfs, as KATA_DIND_FALLBACK says")
+
+
+# --- with a real one
+
+# What dev containers and systemd's units do: the system's containerd first, and dockerd told of it.
+INIT = """#!/bin/sh
+exec >"{directory}/log" 2>&1
+containerd --config "{directory}/config.toml" &
+until ctr --address "{directory}/sock" version >/dev/null 2>&1; do kill -0 $! && sleep 0.1 || exit 1; done
+ctr --address "{directory}/sock" images import "{directory}/hello.tar"
+ctr --address "{directory}/sock" images mount --snapshotter overlayfs --rw docker.io/kata-dind/hello:latest \\
+	"{directory}/mounted"
+rm "{directory}/mounted/hello.sh"
+while read -r _ _ _ _ point rest; do
+	[ "$point" != "{directory}/mounted" ] || echo "${{rest#*- }}" >"{directory}/overlay"
+done </proc/self/mountinfo
+umount "{directory}/mounted"
+kill $! && wait
+"""
+
+
+@pytest.mark.requires("docker", "fuse", "loop")
+def test_a_real_system_containerd_works_beside_dockerd(tmp_path: Path, entrypoint_file: Path) -> None:
+    shell = Shell("sh", ("sh",), scrubbed_environment()["PATH"], entrypoint_file, tmp_path)
+    (tmp_path / "mounted").mkdir()
+    busybox = Path(require_tool("busybox", package="busybox-static"))
+    (tmp_path / "hello.tar").write_bytes(hello_archive(busybox=busybox.read_bytes(), script=b"#!/bin/sh\n"))
+    (tmp_path / "config.toml").write_text(
+        f'version = 2\nroot = "{tmp_path}/containerd"\nstate = "{tmp_path}/state"\n'
+        f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{tmp_path}/sock"\n'
+    )
+    init = tmp_path / "docker-init.sh"
+    init.write_text(INIT.format(directory=tmp_path))
+    init.chmod(0o755)
+    ended = with_shares(shell, str(init), SIZE="512M")
+    assert ended.code == 0, (ended.stderr, (tmp_path / "log").read_text())
+    assert (tmp_path / "overlay").read_text().startswith("overlay overlay rw"), (tmp_path / "log").read_text()
