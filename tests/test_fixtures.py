@@ -153,7 +153,7 @@ def test_require_of_something_else_does_not(tmp_path: Path) -> None:
 
 
 def test_an_unknown_requirement_is_an_error_in_both_places(tmp_path: Path) -> None:
-    assert "known are busybox, " in run_pytest(tmp_path, "def test_it():\n    pass\n", "--require=qemo")
+    assert "known are aarch64, " in run_pytest(tmp_path, "def test_it():\n    pass\n", "--require=qemo")
     body = '@pytest.mark.requires("qemo")\ndef test_it():\n    pass\n'
     assert "tests/requirements.py has no such probe" in run_pytest(tmp_path, body)
 
