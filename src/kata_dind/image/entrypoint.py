@@ -32,6 +32,7 @@ PARTS = (
     "verify",
     "settle",
     "tune",
+    "watch",
     "report",
     "hand_over",
     "main",

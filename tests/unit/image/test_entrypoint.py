@@ -18,7 +18,7 @@ _PRINT = "import sys; from kata_dind.image.entrypoint import entrypoint_script; 
 
 
 def test_every_part_is_in_the_script_once() -> None:
-    names = [path.stem for path in (guestos.GUEST_CODE / "entrypoint").iterdir()]
+    names = [path.stem for path in (guestos.GUEST_CODE / "entrypoint").glob("*.sh")]
     assert sorted(names) == sorted(PARTS)
 
 

@@ -12,12 +12,12 @@ detect() {
 	speak info detect "$path lies on $filesystem"
 }
 
-# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, and `is_mount_point`. Of the mounts
+# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, `mount_flags`, and `is_mount_point`. Of the mounts
 # that the path lies below, the one with the longest mount point counts, and the last of several there. Only the type
 # after the dash tells the truth: under Kata the source is `none` or `kataShared`.
 filesystem_of() {
 	local wanted point rest
-	wanted=$1 filesystem=unknown mount_point='' mount_source=''
+	wanted=$1 filesystem=unknown mount_point='' mount_source='' mount_flags=''
 	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
 	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
 	esac
@@ -26,6 +26,7 @@ filesystem_of() {
 		"${point%/}"/*)
 			if [ ${#point} -ge ${#mount_point} ]; then
 				mount_point=$point
+				mount_flags=${rest%% *}
 				rest=${rest#*" - "}
 				filesystem=${rest%% *}
 				rest=${rest#* }

@@ -1,0 +1,299 @@
+/*
+ * A program that ends a container whose forced stop reaches nobody. It is run in the directory of the container's own
+ * cgroup, as a child of what becomes the command; an argument says that process 1 is the container's, too. watch.sh
+ * writes its bytes; tests/guest/test_forced_stop.py compares them with this source.
+ *
+ * To kill a container, Kata's agent writes 1 to cgroup.freeze, reads cgroup.threads (in old versions cgroup.procs),
+ * sends SIGKILL to what stands there, and writes 0 to cgroup.freeze: do_signal_process in
+ * https://github.com/kata-containers/kata-containers/blob/main/src/agent/src/rpc.rs
+ * Nothing stands there once the processes have moved one level down, but inotify tells of the three accesses. A pause
+ * and its end are two writes without a read between them. As `docker top` reads cgroup.procs, too, a read of that one
+ * counts only if the container stood still for less than 7 s, which the program knows by waking every 5 s.
+ *
+ * It is a whole file, with its ELF headers, so that it takes no linker:
+ *
+ *     x86_64-linux-gnu-as watch.s -o watch.o && x86_64-linux-gnu-objcopy --output-target=binary watch.o watch
+ *     aarch64-linux-gnu-as --defsym AARCH64=1 watch.s -o watch.o && ...
+ *
+ * Sources: elf(5), syscall(2), inotify(7), ptrace(2), pid_namespaces(7), cgroup-v2.rst.
+ */
+
+	.set ORIGIN, 0x400000
+	.set PAUSE_TICKS, 700	/* of times(2), which has 100 in a second */
+	.set WAKE_MS, 5000
+	.set QUIET_MS, 200
+	.set SIZE, 1024		/* at least as much as there is, for either machine */
+
+.ifdef AARCH64
+	.set MACHINE, 183
+	.macro ask number
+	mov	w8, \number
+	svc	0
+	.endm
+.else
+	.set MACHINE, 62
+	.macro ask number
+	push	$\number
+	pop	%rax
+	syscall
+	.endm
+.endif
+
+start:
+	.byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0	/* ELF, 64 bits, little-endian */
+	.8byte 0
+	.2byte 2, MACHINE				/* ET_EXEC */
+	.4byte 1
+	.8byte ORIGIN + code - start
+	.8byte segment - start, 0			/* no sections */
+	.4byte 0
+	.2byte 64, 56, 1, 0, 0, 0
+
+segment:
+	.4byte 1, 5					/* PT_LOAD; read and execute */
+	.8byte 0, ORIGIN, ORIGIN
+	.8byte SIZE, SIZE
+	.8byte 0x10000					/* the largest page of the architectures */
+
+code:
+.ifdef AARCH64
+	ldr	x19, [sp]				/* the number of arguments */
+	mov	x0, -100				/* AT_FDCWD */
+	ldr	x1, [sp, 8]				/* its own file */
+	mov	x2, 0
+	ask	35					/* unlinkat */
+	sub	sp, sp, 1024
+	mov	x0, 1					/* PR_SET_PDEATHSIG, so that it ends with the command */
+	mov	x1, 9
+	ask	167					/* prctl */
+	ask	157					/* setsid: what is sent to the command's group is not for it */
+	mov	x0, 0					/* no terminal, pipe or lock stays open because of it */
+	mov	x1, -1
+	mov	x2, 0
+	ask	436					/* close_range */
+	mov	x0, 0
+	ask	26					/* inotify_init1 */
+	mov	w20, w0
+	adr	x1, freeze				/* the first watch */
+	mov	x2, 2					/* IN_MODIFY */
+	bl	watch
+	adr	x1, procs				/* the second */
+	mov	x2, 0x10				/* IN_CLOSE_NOWRITE */
+	bl	watch
+	adr	x1, threads				/* the third */
+	bl	watch
+
+forget:
+	mov	w21, 0					/* 1 after a write to cgroup.freeze, 2 when a read has followed */
+next:
+	mov	x0, 0
+	ask	153					/* times */
+	mov	x22, x0
+	mov	w0, w20
+	mov	w1, 1					/* POLLIN */
+	stp	w0, w1, [sp]
+	mov	x2, WAKE_MS / 1000
+	mov	x3, 0
+	cbz	w21, poll
+	mov	x2, 0
+	ldr	w3, quiet
+poll:
+	stp	x2, x3, [sp, 16]			/* a struct timespec, which it may change */
+	mov	x0, sp
+	mov	x1, 1
+	add	x2, sp, 16
+	mov	x3, 0
+	ask	73					/* ppoll */
+	cbz	w0, forget
+	cmn	w0, 4					/* EINTR */
+	beq	next
+	tbnz	w0, 31, done
+	mov	x0, 0
+	ask	153
+	sub	x22, x0, x22
+	mov	w0, w20
+	mov	x1, sp
+	mov	x2, 1024
+	ask	63					/* read */
+	cmp	w0, 0
+	ble	done
+	mov	x23, sp
+	add	x24, x23, w0, uxtw
+event:	/* a struct inotify_event without a name */
+	ldr	w0, [x23], 16
+	cmp	w0, 1
+	beq	written
+	cmp	w0, 3
+	beq	read
+	cmp	x22, PAUSE_TICKS
+	bgt	more
+read:
+	cmp	w21, 0
+	beq	more
+	mov	w21, 2
+	b	more
+written:
+	cmp	w21, 2
+	beq	kill
+	mov	w21, 1
+more:
+	cmp	x23, x24
+	blt	event
+	b	next
+
+watch:
+	mov	w0, w20
+	ask	27					/* inotify_add_watch */
+	tbnz	w0, 31, done
+	ret
+
+kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from inside of its namespace. */
+	cmp	x19, 1
+	ble	rest
+	mov	x0, 0x4206				/* PTRACE_SEIZE, with PTRACE_O_EXITKILL */
+	mov	x1, 1
+	mov	x2, 0
+	mov	x3, 0x100000
+	ask	117					/* ptrace */
+rest:
+	mov	x0, -100				/* AT_FDCWD */
+	adr	x1, all
+	mov	x2, 1					/* O_WRONLY */
+	ask	56					/* openat */
+	adr	x1, one
+	mov	x2, 1
+	ask	64					/* write */
+done:
+	mov	x0, 0
+	ask	93					/* exit */
+quiet:
+	.4byte QUIET_MS * 1000000
+.else
+	mov	(%rsp), %rbp				/* the number of arguments */
+	mov	8(%rsp), %rdi				/* its own file */
+	ask	87					/* unlink */
+	sub	$1024, %rsp
+	push	$1					/* PR_SET_PDEATHSIG, so that it ends with the command */
+	pop	%rdi
+	push	$9
+	pop	%rsi
+	ask	157					/* prctl */
+	ask	112					/* setsid: what is sent to the command's group is not for it */
+	xor	%edi, %edi				/* no terminal, pipe or lock stays open because of it */
+	or	$-1, %esi
+	xor	%edx, %edx
+	ask	436					/* close_range */
+	ask	294					/* inotify_init1 */
+	mov	%eax, %r12d
+	lea	freeze(%rip), %rsi			/* the first watch */
+	mov	$2, %dl					/* IN_MODIFY */
+	call	watch
+	lea	procs(%rip), %rsi			/* the second */
+	mov	$0x10, %dl				/* IN_CLOSE_NOWRITE */
+	call	watch
+	lea	threads(%rip), %rsi			/* the third */
+	call	watch
+
+forget:
+	xor	%r13d, %r13d				/* 1 after a write to cgroup.freeze, 2 when a read has followed */
+next:
+	xor	%edi, %edi
+	ask	100					/* times */
+	mov	%rax, %r14
+	mov	%rsp, %rdi
+	mov	%r12d, (%rdi)
+	push	$1
+	pop	%rsi
+	mov	%esi, 4(%rdi)				/* POLLIN */
+	mov	$WAKE_MS, %edx
+	test	%r13d, %r13d
+	jz	poll
+	mov	$QUIET_MS, %edx
+poll:
+	ask	7					/* poll */
+	test	%eax, %eax
+	jz	forget
+	jg	ready
+	cmp	$-4, %eax				/* EINTR */
+	je	next
+	jmp	done
+ready:
+	xor	%edi, %edi
+	ask	100
+	sub	%r14, %rax
+	mov	%rax, %r14
+	mov	%r12d, %edi
+	mov	%rsp, %rsi
+	mov	$1024, %edx
+	xor	%eax, %eax				/* read */
+	syscall
+	test	%eax, %eax
+	jle	done
+	mov	%rsp, %rbx
+	lea	(%rbx,%rax), %r15
+event:	/* a struct inotify_event without a name */
+	mov	(%rbx), %eax
+	add	$16, %rbx
+	cmp	$1, %eax
+	je	written
+	cmp	$3, %eax
+	je	read
+	cmp	$PAUSE_TICKS, %r14
+	jg	more
+read:
+	test	%r13d, %r13d
+	jz	more
+	push	$2
+	pop	%r13
+	jmp	more
+written:
+	cmp	$2, %r13d
+	je	kill
+	push	$1
+	pop	%r13
+more:
+	cmp	%r15, %rbx
+	jb	event
+	jmp	next
+
+watch:
+	mov	%r12d, %edi
+	ask	254					/* inotify_add_watch */
+	test	%eax, %eax
+	js	done
+	ret
+
+kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from inside of its namespace. */
+	dec	%ebp
+	jz	rest
+	mov	$0x4206, %edi				/* PTRACE_SEIZE, with PTRACE_O_EXITKILL */
+	push	$1
+	pop	%rsi
+	xor	%edx, %edx
+	mov	$0x100000, %r10d
+	ask	101					/* ptrace */
+rest:
+	push	$-100					/* AT_FDCWD */
+	pop	%rdi
+	lea	all(%rip), %rsi
+	push	$1					/* O_WRONLY */
+	pop	%rdx
+	ask	257					/* openat */
+	mov	%eax, %edi
+	lea	one(%rip), %rsi
+	ask	1					/* write */
+done:
+	xor	%edi, %edi
+	ask	60					/* exit */
+.endif
+
+freeze:
+	.asciz "cgroup.freeze"
+procs:
+	.asciz "cgroup.procs"
+threads:
+	.asciz "cgroup.threads"
+all:
+	.asciz "cgroup.kill"
+one:
+	.ascii "1"
