@@ -240,6 +240,12 @@ def test_the_watch_ends_with_the_command(shell: Shell, data_root: Path, cgroup: 
         assert container.process.poll() is None
 
 
+def test_read_only_cgroups_are_made_writable(shell: Shell, data_root: Path, cgroup: Path) -> None:
+    """Some guests mount them so."""
+    with start(shell, cgroup, before="mount -o remount,bind,ro /sys/fs/cgroup", PATH=data_root):
+        assert (cgroup / "cgroup.subtree_control").read_text() == (cgroup / "cgroup.controllers").read_text()
+
+
 def test_the_watch_is_small_and_holds_nothing(shell: Shell, data_root: Path, cgroup: Path) -> None:
     share = shell.directory / "share"
     asked: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "SIZE": "128M", "DIR": share}

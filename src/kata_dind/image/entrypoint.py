@@ -22,6 +22,7 @@ PARTS = (
     "speak",
     "parse",
     "command",
+    "preflight",
     "detect",
     "choose",
     "prepare",

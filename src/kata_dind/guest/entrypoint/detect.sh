@@ -42,10 +42,33 @@ filesystem_of() {
 	fi
 }
 
-memory_mib_of_guest() { # sets `memory_mib`
-	local key value
-	memory_mib=0
+# Sets `memory_mib` to what can be used, and `memory_of` to whose it is: the guest's, or what a cgroup allows, if less.
+memory_mib_of_guest() {
+	local key value below directory file
+	memory_mib=0 memory_of="the guest's memory"
 	while read -r key value _; do
 		[ "$key" != MemTotal: ] || memory_mib=$((value / 1024))
 	done </proc/meminfo
+	while IFS=: read -r _ key below; do
+		case ,$key, in
+		,,) directory=/sys/fs/cgroup file=memory.max ;;
+		*,memory,*) directory=/sys/fs/cgroup/memory file=memory.limit_in_bytes ;;
+		*) continue ;;
+		esac
+		while :; do
+			value=max
+			[ ! -r "$directory$below/$file" ] || read -r value <"$directory$below/$file" || :
+			case $value in
+			'' | *[!0-9]*) ;;
+			*)
+				if [ $((value / 1048576)) -lt $memory_mib ]; then
+					memory_mib=$((value / 1048576))
+					memory_of="the $memory_mib MiB that the container's memory limit allows"
+				fi
+				;;
+			esac
+			[ -n "$below" ] || break
+			below=${below%/*}
+		done
+	done </proc/self/cgroup
 }
