@@ -200,16 +200,20 @@ def test_a_pause_is_no_stop(shell: Shell, data_root: Path, cgroup: Path) -> None
         assert within(_END_SECONDS, lambda: not container.lives)
 
 
-@pytest.mark.thorough
-def test_a_long_pause_is_no_stop_although_somebody_lists_the_processes(
+def test_a_pause_by_runc_is_no_stop_although_somebody_lists_the_processes(
     shell: Shell, data_root: Path, cgroup: Path
 ) -> None:
+    """As `docker pause`, `docker top`, `docker unpause`: runc reads back what it has written."""
     with start(shell, cgroup, PATH=data_root) as container:
-        (cgroup / "cgroup.freeze").write_text("1")
-        (cgroup / "cgroup.procs").read_text()
-        time.sleep(7.5)
-        (cgroup / "cgroup.freeze").write_text("0")
+        for state in ("1", "0"):
+            with (cgroup / "cgroup.freeze").open("r+b", buffering=0) as file:
+                file.write(state.encode())
+                file.seek(0)
+                assert file.read(2) == f"{state}\n".encode()
+            (cgroup / "cgroup.procs").read_text()
         assert not within(1, lambda: not container.lives)
+        container.stop_as_the_agent_does("cgroup.threads")
+        assert within(_END_SECONDS, lambda: not container.lives)
 
 
 def test_whoever_nests_once_more_is_helped_too(shell: Shell, data_root: Path, cgroup: Path) -> None:
@@ -326,6 +330,11 @@ def test_the_program_knows_a_stop_from_a_pause(tmp_path: Path, machine: str) -> 
             files["freeze"].write_text("0")
             files["procs"].read_text()
             files["threads"].read_text()
+            time.sleep(0.5)
+            files["freeze"].write_text("1")
+            files["freeze"].read_text()
+            files["procs"].read_text()
+            files["freeze"].write_text("0")
             time.sleep(0.5)
             assert process.poll() is None
             files["freeze"].write_text("1")

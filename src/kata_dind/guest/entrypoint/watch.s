@@ -7,8 +7,9 @@
  * sends SIGKILL to what stands there, and writes 0 to cgroup.freeze: do_signal_process in
  * https://github.com/kata-containers/kata-containers/blob/main/src/agent/src/rpc.rs
  * Nothing stands there once the processes have moved one level down, but inotify tells of the three accesses. A pause
- * and its end are two writes without a read between them. As `docker top` reads cgroup.procs, too, a read of that one
- * counts only if the container stood still for less than 7 s, which the program knows by waking every 5 s.
+ * and its end are two writes without such a read between them. `docker top` of a paused container reads cgroup.procs,
+ * too, but runc reads cgroup.freeze back when it pauses, which the agent never does: setFreezer in
+ * https://github.com/opencontainers/cgroups/blob/main/fs2/freezer.go
  *
  * It is a whole file, with its ELF headers, so that it takes no linker:
  *
@@ -19,8 +20,6 @@
  */
 
 	.set ORIGIN, 0x400000
-	.set PAUSE_TICKS, 700	/* of times(2), which has 100 in a second */
-	.set WAKE_MS, 5000
 	.set QUIET_MS, 200
 	.set SIZE, 1024		/* at least as much as there is, for either machine */
 
@@ -75,7 +74,7 @@ code:
 	ask	26					/* inotify_init1 */
 	mov	w20, w0
 	adr	x1, freeze				/* the first watch */
-	mov	x2, 2					/* IN_MODIFY */
+	mov	x2, 3					/* IN_ACCESS, IN_MODIFY */
 	bl	watch
 	adr	x1, procs				/* the second */
 	mov	x2, 0x10				/* IN_CLOSE_NOWRITE */
@@ -84,33 +83,25 @@ code:
 	bl	watch
 
 forget:
-	mov	w21, 0					/* 1 after a write to cgroup.freeze, 2 when a read has followed */
+	mov	w21, 0					/* 1 after a write to cgroup.freeze, 2 when a list was read since */
 next:
-	mov	x0, 0
-	ask	153					/* times */
-	mov	x22, x0
 	mov	w0, w20
 	mov	w1, 1					/* POLLIN */
 	stp	w0, w1, [sp]
-	mov	x2, WAKE_MS / 1000
-	mov	x3, 0
+	mov	x2, 0					/* for ever, if nothing is under way */
 	cbz	w21, poll
-	mov	x2, 0
+	add	x2, sp, 16
 	ldr	w3, quiet
+	stp	xzr, x3, [x2]				/* a struct timespec, which it may change */
 poll:
-	stp	x2, x3, [sp, 16]			/* a struct timespec, which it may change */
 	mov	x0, sp
 	mov	x1, 1
-	add	x2, sp, 16
 	mov	x3, 0
 	ask	73					/* ppoll */
 	cbz	w0, forget
 	cmn	w0, 4					/* EINTR */
 	beq	next
 	tbnz	w0, 31, done
-	mov	x0, 0
-	ask	153
-	sub	x22, x0, x22
 	mov	w0, w20
 	mov	x1, sp
 	mov	x2, 1024
@@ -120,22 +111,20 @@ poll:
 	mov	x23, sp
 	add	x24, x23, w0, uxtw
 event:	/* a struct inotify_event without a name */
-	ldr	w0, [x23], 16
+	ldp	w0, w1, [x23], 16			/* which watch, and what has happened */
 	cmp	w0, 1
-	beq	written
-	cmp	w0, 3
-	beq	read
-	cmp	x22, PAUSE_TICKS
-	bgt	more
-read:
-	cmp	w21, 0
-	beq	more
+	beq	freezer
+	cbz	w21, more
 	mov	w21, 2
 	b	more
-written:
+freezer:
+	tbz	w1, 1, paused
 	cmp	w21, 2
 	beq	kill
 	mov	w21, 1
+	b	more
+paused:
+	mov	w21, 0
 more:
 	cmp	x23, x24
 	blt	event
@@ -186,7 +175,7 @@ quiet:
 	ask	294					/* inotify_init1 */
 	mov	%eax, %r12d
 	lea	freeze(%rip), %rsi			/* the first watch */
-	mov	$2, %dl					/* IN_MODIFY */
+	mov	$3, %dl					/* IN_ACCESS, IN_MODIFY */
 	call	watch
 	lea	procs(%rip), %rsi			/* the second */
 	mov	$0x10, %dl				/* IN_CLOSE_NOWRITE */
@@ -195,17 +184,14 @@ quiet:
 	call	watch
 
 forget:
-	xor	%r13d, %r13d				/* 1 after a write to cgroup.freeze, 2 when a read has followed */
+	xor	%r13d, %r13d				/* 1 after a write to cgroup.freeze, 2 when a list was read since */
 next:
-	xor	%edi, %edi
-	ask	100					/* times */
-	mov	%rax, %r14
 	mov	%rsp, %rdi
 	mov	%r12d, (%rdi)
 	push	$1
 	pop	%rsi
 	mov	%esi, 4(%rdi)				/* POLLIN */
-	mov	$WAKE_MS, %edx
+	or	$-1, %edx				/* for ever, if nothing is under way */
 	test	%r13d, %r13d
 	jz	poll
 	mov	$QUIET_MS, %edx
@@ -218,10 +204,6 @@ poll:
 	je	next
 	jmp	done
 ready:
-	xor	%edi, %edi
-	ask	100
-	sub	%r14, %rax
-	mov	%rax, %r14
 	mov	%r12d, %edi
 	mov	%rsp, %rsi
 	mov	$1024, %edx
@@ -232,25 +214,26 @@ ready:
 	mov	%rsp, %rbx
 	lea	(%rbx,%rax), %r15
 event:	/* a struct inotify_event without a name */
-	mov	(%rbx), %eax
+	mov	(%rbx), %eax				/* which watch */
+	mov	4(%rbx), %ecx				/* what has happened */
 	add	$16, %rbx
-	cmp	$1, %eax
-	je	written
-	cmp	$3, %eax
-	je	read
-	cmp	$PAUSE_TICKS, %r14
-	jg	more
-read:
+	dec	%eax
+	jz	freezer
 	test	%r13d, %r13d
 	jz	more
 	push	$2
 	pop	%r13
 	jmp	more
-written:
+freezer:
+	test	$2, %cl
+	jz	paused
 	cmp	$2, %r13d
 	je	kill
 	push	$1
 	pop	%r13
+	jmp	more
+paused:
+	xor	%r13d, %r13d
 more:
 	cmp	%r15, %rbx
 	jb	event
