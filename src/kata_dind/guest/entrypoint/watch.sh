@@ -4,7 +4,7 @@
 # have controllers. A program of 12 KiB, whose source is watch.s, takes notice of the agent's attempt and kills the rest.
 # It ends with the command, holds nothing open, and removes its own file.
 watch_for_forced_stop() { # in /sys/fs/cgroup
-	local machine head middle machine_byte code names ours line place filesystem mount_point mount_source
+	local machine head middle machine_byte code names ours here line place filesystem mount_point mount_source
 	local mount_flags is_mount_point
 	[ -e /sys/fs/cgroup/cgroup.freeze ] || return 0 # the root of all cgroups can't be frozen
 	{ read -r machine </proc/sys/kernel/arch; } 2>/dev/null || machine=$(uname -m) # Linux 6.1
@@ -42,9 +42,12 @@ watch_for_forced_stop() { # in /sys/fs/cgroup
 	*) machine= ;;
 	esac
 	names='cgroup.freeze\0cgroup.procs\0cgroup.threads\0cgroup.kill\0001'
-	ours='' # whether process 1 is the container's, and not a pod's
+	ours='' here='' # whether process 1 is the container's, and not a pod's
 	while read -r line; do
-		case $line in 0::/init*) ours=1 ;; esac
+		case $line in 0::*) here=$line ;; esac
+	done </proc/self/cgroup
+	while read -r line; do
+		[ "$line" != "$here" ] || ours=1
 	done </proc/1/cgroup || :
 	for place in "$status_dir" /dev; do
 		filesystem_of "$place"
