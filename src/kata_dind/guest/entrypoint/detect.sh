@@ -10,18 +10,26 @@ detect() {
 	cd -- "$here" 2>/dev/null || cd /
 	filesystem_of "$path"
 	speak info detect "$path lies on $filesystem"
+	case $run_filesystem in
+	virtiofs* | fuse* | 9p*)
+		speak info detect "/run lies on ${run_filesystem%% *}, where containers start slowly" \
+			'mount a tmpfs there, in a pod an emptyDir with medium: Memory'
+		;;
+	esac
 }
 
-# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, `mount_flags`, and `is_mount_point`. Of the mounts
-# that the path lies below, the one with the longest mount point counts, and the last of several there. Only the type
-# after the dash tells the truth: under Kata the source is `none` or `kataShared`.
+# PATH: sets `filesystem` to its type, `mount_point`, `mount_source` to the device, `mount_flags`, and `is_mount_point`.
+# Of the mounts that the path lies below, the one with the longest mount point counts, and the last of several there. Only
+# the type after the dash tells the truth: under Kata the source is `none` or `kataShared`. In passing, this sets
+# `run_filesystem`, for each pass costs thousands of system calls in dash.
 filesystem_of() {
 	local wanted point rest
-	wanted=$1 filesystem=unknown mount_point='' mount_source='' mount_flags=''
+	wanted=$1 filesystem=unknown mount_point='' mount_source='' mount_flags='' run_filesystem=''
 	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
 	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
 	esac
 	while read -r _ _ _ _ point rest; do
+		case $point in / | /run) run_filesystem=${rest#*" - "} ;; esac
 		case $wanted/ in
 		"${point%/}"/*)
 			if [ ${#point} -ge ${#mount_point} ]; then

@@ -1,34 +1,20 @@
 # --- preflight: what dockerd or a container would stumble on later, mended or said
 
 preflight() {
-	read_privileges
 	raise_open_files
 	[ "$user" = 0 ] || return 0
 	require_privileges
 	make_device_nodes
 	name_cgroup_hierarchy
-	filesystem_of /run
-	case $filesystem in
-	virtiofs | fuse* | 9p)
-		speak info preflight "/run lies on $filesystem, where containers start slowly" \
-			'mount a tmpfs there, in a pod an emptyDir with medium: Memory'
-		;;
-	esac
 }
 
-read_privileges() { # sets `capabilities` to the effective ones, and `user_namespace` if root is not the guest's root
-	local key value
-	capabilities=0 user_namespace=
-	while read -r key value _; do
-		[ "$key" != CapEff: ] || capabilities=$((0x$value))
-	done </proc/self/status
-	read -r _ _ value </proc/self/uid_map || value=4294967295
-	[ "$value" = 4294967295 ] || user_namespace=1
-}
-
-# The numbers of capabilities are those of capability.h: 21 is CAP_SYS_ADMIN, 24 CAP_SYS_RESOURCE.
+# Sets `user_namespace` if root is not the guest's root. The numbers of capabilities are those of capability.h: 21 is
+# CAP_SYS_ADMIN, 24 CAP_SYS_RESOURCE.
 require_privileges() {
 	local value level
+	user_namespace=
+	read -r _ _ value </proc/self/uid_map || value=4294967295
+	[ "$value" = 4294967295 ] || user_namespace=1
 	if [ $((capabilities >> 21 & 1)) = 0 ] && [ "$fallback" = none ]; then
 		stop preflight 'the container is not privileged, and without CAP_SYS_ADMIN neither it nor dockerd can mount' \
 			'make it privileged: docker run --privileged, or securityContext.privileged: true in a pod'
