@@ -10,6 +10,9 @@
  * and its end are two writes without such a read between them. `docker top` of a paused container reads cgroup.procs,
  * too, but runc reads cgroup.freeze back when it pauses, which the agent never does: setFreezer in
  * https://github.com/opencontainers/cgroups/blob/main/fs2/freezer.go
+ * Its states: 0; 1 after a write; 2 when a list was read since; 3 after one more write, which was the thaw, for a frozen
+ * program can't take notice, unless a further write follows at once. Some writers truncate the file first, so a write
+ * counts when it is closed; and opens are watched, for two equal events in a row become one.
  *
  * It is a whole file, with its ELF headers, so that it takes no linker:
  *
@@ -20,7 +23,8 @@
  */
 
 	.set ORIGIN, 0x400000
-	.set QUIET_MS, 200
+	.set QUIET_MS, 2000
+	.set THAWED_MS, 200
 	.set SIZE, 1024		/* at least as much as there is, for either machine */
 
 .ifdef AARCH64
@@ -74,25 +78,32 @@ code:
 	ask	26					/* inotify_init1 */
 	mov	w20, w0
 	adr	x1, freeze				/* the first watch */
-	mov	x2, 3					/* IN_ACCESS, IN_MODIFY */
+	mov	x2, 0x29				/* IN_ACCESS, IN_CLOSE_WRITE, IN_OPEN */
 	bl	watch
 	adr	x1, procs				/* the second */
 	mov	x2, 0x10				/* IN_CLOSE_NOWRITE */
 	bl	watch
 	adr	x1, threads				/* the third */
 	bl	watch
+	mov	w21, 0
 
-forget:
-	mov	w21, 0					/* 1 after a write to cgroup.freeze, 2 when a list was read since */
+forget:	/* nothing has happened for a while */
+	cmp	w21, 3
+	beq	kill
+	mov	w21, 0					/* the state */
 next:
 	mov	w0, w20
 	mov	w1, 1					/* POLLIN */
 	stp	w0, w1, [sp]
 	mov	x2, 0					/* for ever, if nothing is under way */
 	cbz	w21, poll
-	add	x2, sp, 16
-	ldr	w3, quiet
-	stp	xzr, x3, [x2]				/* a struct timespec, which it may change */
+	add	x2, sp, 16				/* a struct timespec, which it may change */
+	mov	x3, QUIET_MS / 1000
+	stp	x3, xzr, [x2]
+	cmp	w21, 3
+	bne	poll
+	ldr	w3, thawed
+	stp	xzr, x3, [x2]
 poll:
 	mov	x0, sp
 	mov	x1, 1
@@ -114,17 +125,21 @@ event:	/* a struct inotify_event without a name */
 	ldp	w0, w1, [x23], 16			/* which watch, and what has happened */
 	cmp	w0, 1
 	beq	freezer
+	cmp	w21, 3
+	beq	kill
 	cbz	w21, more
 	mov	w21, 2
 	b	more
 freezer:
-	tbz	w1, 1, paused
-	cmp	w21, 2
-	beq	kill
-	mov	w21, 1
-	b	more
-paused:
+	tbnz	w1, 3, written
+	tbz	w1, 0, more
 	mov	w21, 0
+	b	more
+written:
+	cmp	w21, 2
+	mov	w21, 1
+	bne	more
+	mov	w21, 3
 more:
 	cmp	x23, x24
 	blt	event
@@ -155,8 +170,8 @@ rest:
 done:
 	mov	x0, 0
 	ask	93					/* exit */
-quiet:
-	.4byte QUIET_MS * 1000000
+thawed:
+	.4byte THAWED_MS * 1000000
 .else
 	mov	(%rsp), %rbp				/* the number of arguments */
 	mov	8(%rsp), %rdi				/* its own file */
@@ -175,16 +190,19 @@ quiet:
 	ask	294					/* inotify_init1 */
 	mov	%eax, %r12d
 	lea	freeze(%rip), %rsi			/* the first watch */
-	mov	$3, %dl					/* IN_ACCESS, IN_MODIFY */
+	mov	$0x29, %dl				/* IN_ACCESS, IN_CLOSE_WRITE, IN_OPEN */
 	call	watch
 	lea	procs(%rip), %rsi			/* the second */
 	mov	$0x10, %dl				/* IN_CLOSE_NOWRITE */
 	call	watch
 	lea	threads(%rip), %rsi			/* the third */
 	call	watch
+	xor	%r13d, %r13d
 
-forget:
-	xor	%r13d, %r13d				/* 1 after a write to cgroup.freeze, 2 when a list was read since */
+forget:	/* nothing has happened for a while */
+	cmp	$3, %r13d
+	je	kill
+	xor	%r13d, %r13d				/* the state */
 next:
 	mov	%rsp, %rdi
 	mov	%r12d, (%rdi)
@@ -195,6 +213,9 @@ next:
 	test	%r13d, %r13d
 	jz	poll
 	mov	$QUIET_MS, %edx
+	cmp	$3, %r13d
+	jne	poll
+	mov	$THAWED_MS, %edx
 poll:
 	ask	7					/* poll */
 	test	%eax, %eax
@@ -219,21 +240,26 @@ event:	/* a struct inotify_event without a name */
 	add	$16, %rbx
 	dec	%eax
 	jz	freezer
+	cmp	$3, %r13d
+	je	kill
 	test	%r13d, %r13d
 	jz	more
 	push	$2
 	pop	%r13
 	jmp	more
 freezer:
-	test	$2, %cl
-	jz	paused
+	test	$8, %cl
+	jnz	written
+	test	$1, %cl
+	jz	more
+	xor	%r13d, %r13d
+	jmp	more
+written:
 	cmp	$2, %r13d
-	je	kill
 	push	$1
 	pop	%r13
-	jmp	more
-paused:
-	xor	%r13d, %r13d
+	jne	more
+	mov	$3, %r13b
 more:
 	cmp	%r15, %rbx
 	jb	event
