@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.memory_limit import explain_no_limit
 
@@ -90,6 +91,21 @@ def _loop() -> str | None:
         return _try(["sh", "-c", 'loop=$(losetup --find --show -- "$0") && losetup --detach "$loop"', file.name])
 
 
+def find_cgroup2() -> Path | None:
+    """Return where cgroups of the second version are mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - cgroup2 " in line:
+            return Path(line.split()[4])
+    return None
+
+
+def _cgroup2() -> str | None:
+    path = find_cgroup2()
+    if path is None:
+        return "there are no cgroups of the second version"
+    return _try(["sh", "-c", 'mkdir "$0" && rmdir "$0"', str(path / f"kata-dind-probe-{os.getpid()}")])
+
+
 def _fuse() -> str | None:
     with tempfile.TemporaryDirectory() as directory:
         # The mount ends with the namespace.
@@ -135,6 +151,7 @@ PROBES: dict[str, Probe] = {
     # No distribution that we test on has it: go build github.com/moby/buildkit/cmd/buildkitd and its buildctl.
     "buildkitd": _tool("buildkitd", "--version"),
     "busybox": _tool("busybox", "ash", "-c", "true"),
+    "cgroup2": _cgroup2,
     "docker": _tool("dockerd", "--version"),
     "docker29": _docker29,
     "docker-cli": _tool("docker", "--version"),

@@ -25,6 +25,13 @@ choose() { # sets `kinds`, and `reasons` to why the others are not tried
 }
 
 choose_loop() { # unless its disk would lie in memory
+	if [ -n "${user_namespace:-}" ]; then
+		[ ! -e "${directory:-$path}/@LOOP_FILE@" ] || stop choose \
+			"${directory:-$path}/@LOOP_FILE@ may hold data, but root of a user namespace cannot mount it" \
+			'set hostUsers: true in the pod, or use another directory'
+		because loop 'root of a user namespace cannot mount a disk'
+		return 0
+	fi
 	[ -z "$directory" ] || filesystem_of "$directory"
 	case $filesystem in
 	tmpfs | ramfs) because loop "${directory:-$path} lies in memory" ;;
@@ -34,12 +41,12 @@ choose_loop() { # unless its disk would lie in memory
 }
 
 choose_memory() { # only with a size that was given, and that leaves the guest half of its memory
-	local memory_mib
+	local memory_mib memory_of
 	memory_mib_of_guest
 	if [ -z "${KATA_DIND_SIZE:-}" ]; then
 		because memory 'it is chosen only when KATA_DIND_SIZE is set'
 	elif [ "$size_mib" -gt $((memory_mib / 2)) ]; then
-		because memory "$size is more than half of the guest's memory"
+		because memory "$size is more than half of $memory_of"
 	else
 		kinds="$kinds memory"
 	fi

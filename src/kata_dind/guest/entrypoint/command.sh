@@ -1,12 +1,15 @@
 # --- parse: what the user, the command and daemon.json say
 
-# Sets `user` to the user's number, `default_data_root` and `config_file` to dockerd's defaults for that user, and
+# Sets `user` to the user's number, `capabilities` to the effective ones, `default_data_root` and `config_file` to dockerd's defaults for that user, and
 # `status_dir`.
 find_user() {
-	local key value run
-	user=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
-	while read -r key _ value _; do
-		[ "$key" != Uid: ] || user=$value
+	local key real effective run
+	user=0 capabilities=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
+	while read -r key real effective _; do
+		case $key in
+		Uid:) user=$effective ;;
+		CapEff:) capabilities=$((0x$real)) ;;
+		esac
 	done </proc/self/status
 	if [ "$user" != 0 ]; then
 		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker

@@ -6,6 +6,7 @@ trap 'unexpected $?' EXIT
 [ "${1:-}" != -- ] || shift
 [ $# -gt 0 ] || bad_input 'no command was given' 'usage: entrypoint.sh [--] COMMAND [ARGS...]'
 parse "$@"
+preflight
 detect
 choose
 settle

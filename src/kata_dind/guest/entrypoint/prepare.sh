@@ -49,7 +49,7 @@ prepare_kept() {
 }
 
 prepare_memory() {
-	local text memory_mib
+	local text memory_mib memory_of
 	if [ "$filesystem$is_mount_point" = tmpfs1 ]; then
 		mount -o "remount,size=${size_mib}m" "$path" ||
 			speak warning prepare "the tmpfs on $path cannot be resized to $size" 'does it hold more than that?'
@@ -62,7 +62,7 @@ prepare_memory() {
 	fi
 	memory_mib_of_guest
 	[ "$size_mib" -le $((memory_mib / 2)) ] ||
-		speak warning prepare "a memory data root of $size may take more than half of the guest's memory" \
+		speak warning prepare "a memory data root of $size may take more than half of $memory_of" \
 			'give the sandbox more memory, or the data root another kind'
 }
 

@@ -1,8 +1,13 @@
 # --- report: what others may read
 
 report() { # sets `facts`, the fields of a JSON object, and writes them to status.json
-	local escaped path_text size_bytes
+	local escaped path_text size_bytes memory_mib memory_of
 	count_bytes
+	if [ "$kind$filesystem" = kepttmpfs ]; then
+		memory_mib_of_guest
+		[ $((size_bytes / 1048576)) -le "$memory_mib" ] || speak warning report \
+			"$path shows $((size_bytes / 1048576)) MiB, which is more than $memory_of" 'set KATA_DIND_SIZE'
+	fi
 	[ "$kind" = loop ] || [ "$kind" = block ] || device=
 	escape "$path"
 	path_text=$escaped

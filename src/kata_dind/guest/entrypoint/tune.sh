@@ -17,17 +17,30 @@ tune() {
 
 # A cgroup with processes in it can't have children with controllers, so all processes move one level down.
 nest_cgroups() {
-	local cgroup pid controllers controller
-	cgroup=/sys/fs/cgroup
-	[ -w $cgroup/cgroup.subtree_control ] || return 0
-	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null || return 0 # busybox takes a read-only file for writable
-	while read -r pid; do
-		printf '%s\n' "$pid" >$cgroup/init/cgroup.procs || :
-	done <$cgroup/cgroup.procs
+	local cgroup pid controllers controller tries
+	cgroup=/sys/fs/cgroup tries=0
+	[ "$user" = 0 ] && [ -e $cgroup/cgroup.subtree_control ] || return 0
+	# Some guests mount it read-only, for privileged containers as well.
+	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null ||
+		{ mount -o remount,bind,rw $cgroup && mkdir $cgroup/init; } 2>/dev/null || {
+		speak warning tune "$cgroup is read-only, so containers can't be started or get no limits" \
+			'make the container privileged'
+		return 0
+	}
 	read -r controllers <$cgroup/cgroup.controllers || controllers= # without any there is no line
-	for controller in $controllers; do
-		printf '+%s\n' "$controller" >$cgroup/cgroup.subtree_control || :
+	# A process that is started in between, by an exec from outside, makes it busy:
+	# https://github.com/moby/moby/commit/c43aa0b6
+	while [ $tries -lt 5 ]; do
+		tries=$((tries + 1)) pid=
+		while read -r pid; do
+			printf '%s\n' "$pid" >$cgroup/init/cgroup.procs || :
+		done <$cgroup/cgroup.procs
+		for controller in $controllers; do
+			{ printf '+%s\n' "$controller" >$cgroup/cgroup.subtree_control; } 2>/dev/null || pid=busy
+		done
+		[ -n "$pid" ] || break
 	done
+	watch_for_forced_stop
 }
 
 raise() { # FILE LEAST
