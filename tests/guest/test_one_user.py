@@ -140,6 +140,18 @@ def test_of_two_containers_that_start_at_once_one_gets_the_loop_disk(
     run(["e2fsck", "-fn", tmp_path / "shared" / "kata-dind.img"], timeout_seconds=60)
 
 
+@pytest.mark.requires("fuse")
+def test_the_directory_of_a_disk_may_be_the_data_root_itself(shell: Shell, tmp_path: Path) -> None:
+    shared, mount = tmp_path / "shared", tmp_path / "one"
+    shared.mkdir()
+    server = _serve(shared, mount)
+    ended = shell.entrypoint("true", PATH=mount, DATA_ROOT="loop", SIZE=SIZE)
+    _wait_until(functools.partial(_succeeds, "umount", mount), what="it is unmounted")
+    assert server.wait(10) == 0
+    assert ended.code == 0, ended.stderr
+    assert [path.name for path in shared.iterdir()] == ["kata-dind.img"]
+
+
 @pytest.mark.thorough
 @pytest.mark.requires("fuse", "xfs")
 def test_one_kernel_mounts_an_xfs_once(containers: Containers, views: tuple[Path, Path]) -> None:

@@ -276,16 +276,16 @@ def test_the_longest_mount_point_wins_and_the_last_of_equals(
 @pytest.mark.parametrize(
     ("path", "answer"),
     [
-        ("/var/lib/docker", "1 /var/lib/docker none"),
-        ("/var/lib/docker/x", " /var/lib/docker none"),
-        ("/mnt/a b\\c", "1 /mnt/a\\040b\\134c /dev/vdb"),
-        ("/mnt/a b\\c/d", " /mnt/a\\040b\\134c /dev/vdb"),
+        ("/var/lib/docker", "1 /var/lib/docker 0:32"),
+        ("/var/lib/docker/x", " /var/lib/docker 0:32"),
+        ("/mnt/a b\\c", "1 /mnt/a\\040b\\134c 0:36"),
+        ("/mnt/a b\\c/d", " /mnt/a\\040b\\134c 0:36"),
     ],
 )
 def test_a_mount_point_is_known_from_what_lies_in_it(shell: Shell, tmp_path: Path, path: str, answer: str) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTINFO)
-    script = 'filesystem_of "$1"; printf "%s\\n" "$is_mount_point $mount_point $mount_source"'
+    script = 'filesystem_of "$1"; printf "%s\\n" "$is_mount_point $mount_point $mount_numbers"'
     assert shell.call(script, path, files={"/proc/self/mountinfo": table}).stdout == f"{answer}\n"
 
 

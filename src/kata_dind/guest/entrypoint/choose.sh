@@ -1,11 +1,6 @@
 # --- choose: the kinds to try, best first
 
 choose() { # sets `kinds`, and `reasons` to why the others are not tried
-	reasons='' reasons_text=''
-	if [ "$kind" != auto ]; then
-		kinds=$kind
-		return 0
-	fi
 	kinds=
 	case $filesystem in
 	virtiofs | fuse* | 9p | overlay) ;;

@@ -9,6 +9,7 @@ prepare_loop() {
 		return 0
 	}
 	filesystem_of "$directory"
+	on_share=
 	case $filesystem in virtiofs | fuse* | 9p | nfs*) on_share=1 ;; esac
 	lock_directory
 	sweep
@@ -39,8 +40,9 @@ prepare_loop() {
 # The descriptor stays open in the command, so the lock lasts as long as the container. The containers that share this
 # mount of the directory see it, and are refused at once; protect.sh has what keeps all others away.
 lock_directory() {
-	command -v flock >/dev/null && [ -r "$directory" ] || return 0
+	[ -r "$directory" ] || return 0
 	exec 9<"$directory"
+	command -v flock >/dev/null || return 0
 	flock -n 9 || in_use "$image"
 }
 
@@ -111,20 +113,18 @@ grow_image() { # sets `bytes` to its size
 attach_image() { # sets `device` to a loop device of $image
 	local text tries
 	tries=0 text='there is no loop device'
-	while :; do
+	while [ $tries -lt 5 ]; do # another container may take a device at the same moment
+		tries=$((tries + 1))
 		find_free_loop
 		if [ -n "$device" ] && text=$(losetup "$device" "$image" 2>&1); then
-			break
+			exec 8<"$device"
+			if text=$(losetup -d "$device" 2>&1); then return 0; fi
+			exec 8<&-
 		fi
-		tries=$((tries + 1)) # another container may take a device at the same moment
-		[ $tries -ge 5 ] || continue
-		unfit prepare "cannot attach a loop device to $image: $text" \
-			'make the container privileged, on a kernel with BLK_DEV_LOOP'
-		device=${KATA_DIND_DEVICE:-}
-		return 0
 	done
-	exec 8<"$device"
-	losetup -d "$device"
+	device=${KATA_DIND_DEVICE:-}
+	unfit prepare "cannot attach a loop device to $image: $text" \
+		'make the container privileged, on a kernel with BLK_DEV_LOOP'
 }
 
 # Privileged Kata containers have no loop nodes: https://github.com/kata-containers/kata-containers/issues/8118
@@ -139,7 +139,7 @@ find_free_loop() { # sets `device`, makes its node, and empties it when there is
 # not at all when it came through our mount of the directory, whose lock we have.
 claim_image() { # sets `claim_file`
 	local boot ours theirs left
-	[ -n "$on_share" ] && [ -z "$exclusive" ] || return 0
+	[ -n "$on_share" ] && [ -z "$exclusive" ] && [ -r "$directory" ] || return 0
 	read -r boot </proc/sys/kernel/random/boot_id
 	ours="$boot $mount_numbers" left=30
 	until (set -C && printf '%s\n' "$ours" >"$image.mounting") 2>/dev/null; do
@@ -149,7 +149,7 @@ claim_image() { # sets `claim_file`
 		sleep 1
 		left=$((left - 1))
 	done
-	claim_file=$image.mounting
+	claim_file=/proc/self/fd/9/@LOOP_FILE@.mounting # the mount may hide the directory
 }
 
 # Buffered loop writes go through the share page by page: 9 MB/s against 159 MB/s with direct I/O.

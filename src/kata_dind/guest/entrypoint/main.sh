@@ -8,7 +8,8 @@ trap 'unexpected $?' EXIT
 parse "$@"
 preflight
 detect
-choose
+kinds=$kind reasons='' reasons_text=''
+if [ "$kind" = auto ]; then choose; fi
 settle
 settle_system_containerd
 tune

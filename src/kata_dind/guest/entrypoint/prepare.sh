@@ -4,6 +4,7 @@
 # given or the disk may hold data.
 prepare() {
 	mounted='' made='' precious='' claim_file='' on_share=''
+	case $run_filesystem in virtiofs* | fuse* | 9p*) on_share=1 ;; esac # as in a Kata guest
 	if [ "$user" != 0 ]; then
 		prepare_without_root
 		return 0

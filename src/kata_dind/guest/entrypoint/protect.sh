@@ -42,7 +42,7 @@ read_guard() { # DEVICE: sets `after` to the words of the guard's block that cha
 protect() { # DEVICE of $on_disk, which is whole and not mounted
 	[ -z "$exclusive" ] || return 0
 	if [ "$on_disk" = xfs ]; then
-		speak warning prepare "nothing keeps another pod from mounting the xfs on $1 at the same time" \
+		[ -z "$on_share" ] || speak warning prepare "nothing keeps another pod from mounting the xfs on $1 at the same time" \
 			'use ext4, or set KATA_DIND_EXCLUSIVE=1 if no other pod has the disk'
 	elif [ "$direct_io" = false ] && [ -n "$on_share" ]; then
 		speak warning prepare "without direct I/O nothing keeps another pod from mounting $image at the same time" \
