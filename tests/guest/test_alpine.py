@@ -254,7 +254,7 @@ def test_what_a_killed_start_has_left_is_no_hindrance(container: Container) -> N
 @pytest.mark.requires("loop")
 def test_a_full_disk_has_direct_io_too(container: Container) -> None:
     """The program has no room on the data root, and lies beside the status."""
-    told = {"DATA_ROOT": "loop", "SIZE": "64M", "DIR": "/var/share"}
+    told: dict[str, Any] = {"DATA_ROOT": "loop", "SIZE": "64M", "DIR": "/var/share"}
     fill = 'for size in 64k 1k; do dd if=/dev/zero of="$0/$size" bs=$size 2>/dev/null; done; :'
     assert_proven(container.start("sh", "-c", fill, DATA_ROOT, **told), "loop")
     ended = container.start("true", **told)
