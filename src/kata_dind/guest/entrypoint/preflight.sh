@@ -71,8 +71,10 @@ raise_open_files() {
 		ulimit -S -n "$hard"
 		speak info preflight "raised the limit of open files from $soft to $hard"
 	fi
-	[ "$hard" -gt 4096 ] || speak warning preflight "only $hard files may be open at a time" \
-		"raise the container's hard limit, for all of containerd with LimitNOFILE= in its unit"
+	# A kernel's own limit, which root with CAP_SYS_RESOURCE may raise; a runtime's is higher, and is kept.
+	[ "$hard" -gt 4096 ] || ulimit -n $most 2>/dev/null ||
+		speak warning preflight "only $hard files may be open at a time" \
+			"raise the container's hard limit, for all of containerd with LimitNOFILE= in its unit"
 }
 
 # Docker needs it, and old guests lack it: https://github.com/kata-containers/kata-containers/issues/2014
