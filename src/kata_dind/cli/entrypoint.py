@@ -17,7 +17,7 @@ Kind = Annotated[
         "--kind",
         variable="ENTRYPOINT_KIND",
         metavar="|".join(DataRootKind),
-        help_text="The kind of data root to print it for, without comments: at most 24 KiB, for a pod's manifest.",
+        help_text="The kind of data root to print it for, without comments, as for a pod's manifest.",
         show_default="all kinds, with comments",
         autocompletion=completion.words([*DataRootKind]),
     ),
