@@ -16,10 +16,11 @@ Each round measures all variants in turn, so that changes in the machine's speed
                three, each of which is removed before the next
     disk       how much of the host's disk the 30-layer image takes, after a sync
 
-Also the guest entrypoint's own cost on a good data root on this host (root only): milliseconds and processes.
+Also what the guest entrypoint adds to a start on this host (root only): milliseconds and processes on a good data root,
+and milliseconds for a loop disk of 50 GiB, which is new or was used before.
 
 Bars: loop and alpine >= 5 times recipe at writing; block >= 0.9 times memory at loading; 30 layers on loop and on block
-<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes. Exits with 1 when a bar that was measured is missed.
+<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes, <= 500 ms with a new disk, <= 100 ms with a used one. Exits with 1 when a bar that was measured is missed.
 
     .venv/bin/python benchmarks/dataroot.py [--rounds 1] [--accel tcg] [--only loop recipe] [--json]
 
@@ -177,33 +178,59 @@ def _allocated_mib(sandbox: Sandbox) -> float:
     return int(said.splitlines()[-1].split()[0]) / 1024
 
 
+_COUNTED = r"""
+for path in /sys/fs/cgroup /sys/module/overlay/parameters /proc/sys/fs/inotify /proc/sys/kernel/keys; do
+    mount -t tmpfs cover "$path"
+done
+touch /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.controllers /sys/fs/cgroup/cgroup.subtree_control
+sh -c 'echo $$'
+"$@" sh -c 'sh -c "echo \$\$"'
+"""
+"""Runs a command between two processes that print their numbers, which count those in between."""
+
+
 def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
     """Return how many milliseconds more than a bare shell the entrypoint takes on a tmpfs, and its processes."""
     temporary = tempfile.TemporaryDirectory(prefix="kata-dind-bench-")
     with temporary as directory, tempfile.NamedTemporaryFile("w", prefix="kata-dind-bench-") as entrypoint:
         entrypoint.write(entrypoint_script())
         entrypoint.flush()
-        script = f"""
-        mount -t tmpfs good {directory}
-        for path in /sys/fs/cgroup /sys/module/overlay/parameters /proc/sys/fs/inotify /proc/sys/kernel/keys; do
-            mount -t tmpfs cover "$path"
-        done
-        touch /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.controllers /sys/fs/cgroup/cgroup.subtree_control
-        sh -c 'echo $$'
-        "$@" sh -c 'sh -c "echo \\$\\$"'
-        """
+        script = f"mount -t tmpfs good {directory}\n{_COUNTED}"
         milliseconds = []
         for _ in range(rounds):
             with_it, last = _in_namespaces(script, "dash", entrypoint.name, directory=directory)
             without, first = _in_namespaces(script, "env", directory=directory)
             milliseconds.append((with_it - without) * 1000)
-        return {"milliseconds": statistics.median(milliseconds), "processes": last - first}
+        cost = {"milliseconds": statistics.median(milliseconds), "processes": float(last - first)}
+        return cost | disk_cost(entrypoint.name, rounds)
 
 
-def _in_namespaces(script: str, *argv: str, directory: str) -> tuple[float, int]:
+def disk_cost(entrypoint: str, rounds: int) -> dict[str, float]:
+    """Return how many milliseconds more than a bare shell the entrypoint takes with a new and with a used loop disk."""
+    taken: dict[str, list[float]] = {"new_disk_milliseconds": [], "used_disk_milliseconds": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="kata-dind-bench-", dir="/var/tmp") as directory:
+            told = {
+                "KATA_DIND_DATA_ROOT": "loop",
+                "KATA_DIND_SIZE": "50G",
+                "KATA_DIND_DIR": f"{directory}/share",
+                "KATA_DIND_PATH": f"{directory}/docker",
+            }
+            for milliseconds in taken.values():  # the first start makes the disk
+                with_it, _ = _in_namespaces(_COUNTED, "dash", entrypoint, directory=directory, **told)
+                without, _ = _in_namespaces(_COUNTED, "env", directory=directory)
+                milliseconds.append((with_it - without) * 1000)
+    return {name: statistics.median(milliseconds) for name, milliseconds in taken.items()}
+
+
+def _in_namespaces(script: str, *argv: str, directory: str, **variables: str) -> tuple[float, int]:
     """Return the seconds, and how many process numbers were used."""
     command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
-    told = {"KATA_DIND_PATH": directory, "KATA_DIND_STATUS_DIR": f"{directory}/status", "KATA_DIND_LOG": "error"}
+    told = {
+        "KATA_DIND_PATH": directory,
+        "KATA_DIND_STATUS_DIR": f"{directory}/status",
+        "KATA_DIND_LOG": "error",
+    } | variables
     started = time.monotonic()
     done = subprocess.run(
         [*command, "sh", "-ec", script, "sh", *argv],
@@ -233,6 +260,8 @@ def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> 
     if entrypoint:
         yield at_most("entrypoint, ms", entrypoint["milliseconds"], 150)
         yield at_most("entrypoint, processes", entrypoint["processes"], 10)
+        yield at_most("entrypoint with a new disk, ms", entrypoint["new_disk_milliseconds"], 500)
+        yield at_most("entrypoint with a used disk, ms", entrypoint["used_disk_milliseconds"], 100)
 
 
 def require_image(reference: str) -> None:
