@@ -189,12 +189,13 @@ def test_a_power_cut_costs_a_wait_once(shell: Shell, containers: Containers) -> 
         assert least < time.monotonic() - began < most
 
 
-def test_a_disk_without_another_user_costs_no_wait_after_a_power_cut(shell: Shell, containers: Containers) -> None:
+@pytest.mark.thorough
+def test_a_disk_without_another_user_costs_less_after_a_power_cut(shell: Shell, containers: Containers) -> None:
     share = cut(containers, shell)
     began = time.monotonic()
     again = containers.start(1, "cat", str(shell.directory / "docker-1" / "file"), DIR=share, EXCLUSIVE="1")
     assert (again.code, again.stdout) == (0, "precious\n"), again.stderr
-    assert time.monotonic() - began < 20  # the wait is 11 s and more, and most of this is a busy machine's
+    assert time.monotonic() - began < 25  # e2fsck's own wait is 11 s, instead of 33
 
 
 def test_a_disk_of_an_older_version_gets_its_protection(shell: Shell, containers: Containers) -> None:
@@ -243,6 +244,7 @@ def test_of_two_containers_with_one_device_one_gets_it(shell: Shell, containers:
     assert is_refused(loser, device)
 
 
+@pytest.mark.thorough
 def test_the_hosts_check_of_a_disk_in_use_is_refused(shell: Shell, containers: Containers) -> None:
     share = shell.directory / "share"
     first = containers.hold(1, DIR=share)

@@ -49,6 +49,7 @@ def up(name: str, *options: str) -> SandboxDriver:
     return SandboxDriver(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "count", [6, pytest.param(50, marks=[pytest.mark.slow(minutes=10), pytest.mark.timeout(1800)])]
 )

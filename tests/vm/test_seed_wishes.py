@@ -23,6 +23,7 @@ def seed(private_directories: object) -> Iterator[str]:
         kata_dind("seed", "rm", SEED)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -96,7 +96,7 @@ format_device() { # $device of $bytes
 	speak info prepare "formatting $device with $format"
 	make_file_system "$device"
 	erase_claim
-	on_disk=$format label=@LABEL@
+	on_disk=$format label=@LABEL@ check=
 }
 
 read_claim() { # sets `claim` if the device has ours

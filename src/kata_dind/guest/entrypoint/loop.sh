@@ -93,6 +93,7 @@ make_image() {
 		fi
 	fi
 	rm -f -- "$unfinished"
+	[ -z "$made" ] || check=
 }
 
 grow_image() { # sets `bytes` to its size
