@@ -20,8 +20,8 @@ Also what the guest entrypoint adds to a start on this host (root only): millise
 and milliseconds for a loop disk of 50 GiB, which is new or was used before.
 
 Bars: loop and alpine >= 5 times recipe at writing; block >= 0.9 times memory at loading; 30 layers on loop and on block
-<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes, <= 500 ms with a new disk, <= 100 ms with a used one. Exits
-with 1 when a bar that was measured is missed.
+<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes, <= 500 ms with a new disk, <= 100 ms with a used one.
+Exits with 1 when a bar that was measured is missed.
 
     .venv/bin/python benchmarks/dataroot.py [--rounds 1] [--accel tcg] [--only loop recipe] [--json]
 
