@@ -120,7 +120,7 @@ def test_loop(container: Container, filesystem: str) -> None:
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", ["ext4", pytest.param("xfs", marks=pytest.mark.requires("xfs"))])
 def test_block(container: Container, filesystem: str) -> None:
-    told = {"DATA_ROOT": "block", "DEVICE": device_of(container, mib=512), "FILESYSTEM": filesystem}
+    told: dict[str, Any] = {"DATA_ROOT": "block", "DEVICE": device_of(container, mib=512), "FILESYSTEM": filesystem}
     for _ in range(2):
         # A check of a disk that others may use begins with a wait of 11 s.
         assert_proven(container.start("true", CHECK="1", EXCLUSIVE="1", **told), "block")
