@@ -94,11 +94,11 @@ def _install(argv: Sequence[str], *, workspace: Workspace) -> None:
     try:
         workspace.run_rootlike(*argv, timeout_seconds=1800)
     except CommandFailed as error:
-        error.hint = install_hint(workspace.output())
+        error.hint = apt_hint(workspace.output())
         raise
 
 
-def install_hint(output: str) -> str:
+def apt_hint(output: str) -> str:
     """Say what to change when apt could not fetch packages, by apt's own words; empty for any other failure."""
     return next((hint for pattern, hint in _HINTS.items() if re.search(pattern, output)), "")
 

@@ -1,1 +1,1 @@
-"""The `vm` backend's QEMU: its arguments (pure), its control socket, its network, its file sharing, its accelerator."""
+"""The `vm` backend's QEMU: its arguments (pure), its QMP socket, its network, its file sharing, its accelerator."""

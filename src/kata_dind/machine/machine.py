@@ -1,4 +1,4 @@
-"""A running machine: QEMU with its side processes, its control socket, and the channel to the agent.
+"""A running machine: QEMU with its side processes, its QMP socket, and the channel to the agent.
 
 The order in which things start is the order of reading; they end in reverse, the guest before QEMU before its disks.
 """
@@ -476,9 +476,9 @@ async def open_machine(
             async with asyncio.timeout(_MEET_SECONDS):
                 qmp.register_listener(EventListener("MIGRATION", machine.heard_migration))
                 if qemu.answers:
-                    await require_restore(qemu.answers)  # first, so that QEMU serves one control socket at a time
-                await negotiate(qemu.control)
-                await qmp.connect(qemu.control)
+                    await require_restore(qemu.answers)  # first, so that QEMU serves one QMP socket at a time
+                await negotiate(qemu.qmp_socket)
+                await qmp.connect(qemu.qmp_socket)
         except BootFailed as error:
             error.details = f"{error.details}\n{machine.evidence()}"
             raise

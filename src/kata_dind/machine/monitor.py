@@ -1,4 +1,4 @@
-"""The first and the last words on QEMU's control sockets, before and after its Python client speaks there."""
+"""The first and the last words on QEMU's QMP sockets, before and after its Python client speaks there."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HANG_UP_SECONDS = 2.0
-"""For QEMU to close its end of a control socket."""
+"""For QEMU to close its end of a QMP socket."""
 
 
-async def require_restore(control: socket.socket) -> None:
+async def require_restore(qmp_socket: socket.socket) -> None:
     """Read QEMU's answers to `restore_commands`, and hang up. Raises BootFailed when it refuses one of them."""
     with contextlib.suppress(ConnectionResetError):  # QEMU has ended, which is reported elsewhere
         await _hear_answers(
-            control, 3, refusal=BootFailed("QEMU does not restore the seed's machine", id="vm.restore-refused")
+            qmp_socket, 3, refusal=BootFailed("QEMU does not restore the seed's machine", id="vm.restore-refused")
         )
-    control.close()
+    qmp_socket.close()
 
 
-async def negotiate(control: socket.socket) -> None:
+async def negotiate(qmp_socket: socket.socket) -> None:
     """Make QEMU take commands. Raises OSError when it ends, BootFailed when it refuses.
 
     QMPClient can't do it: it takes an event before the answer for a refusal, and a restored guest causes some.
     """
-    await asyncio.get_running_loop().sock_sendall(control, b'{"execute": "qmp_capabilities"}\n')
-    await _hear_answers(control, 1, refusal=BootFailed("QEMU does not take commands", id="vm.control-failed"))
+    await asyncio.get_running_loop().sock_sendall(qmp_socket, b'{"execute": "qmp_capabilities"}\n')
+    await _hear_answers(qmp_socket, 1, refusal=BootFailed("QEMU does not take commands", id="vm.control-failed"))
 
 
-async def _hear_answers(control: socket.socket, count: int, *, refusal: BootFailed) -> None:
+async def _hear_answers(qmp_socket: socket.socket, count: int, *, refusal: BootFailed) -> None:
     """Read QEMU's answers to `count` commands; what follows them is left in the socket.
 
     Raises ConnectionResetError when QEMU ends, `refusal` when it refuses a command.
     """
     while count:
-        message = json.loads(await _receive_line(control))
+        message = json.loads(await _receive_line(qmp_socket))
         if "error" in message:
             refusal.details = message["error"]["desc"]
             raise refusal
         count -= "return" in message
 
 
-async def _receive_line(control: socket.socket) -> bytes:
+async def _receive_line(qmp_socket: socket.socket) -> bytes:
     loop, readable, line = asyncio.get_running_loop(), asyncio.Event(), b""
-    loop.add_reader(control, readable.set)
+    loop.add_reader(qmp_socket, readable.set)
     try:
         while not line.endswith(b"\n"):
             await readable.wait()
             readable.clear()
             try:
-                seen = control.recv(1 << 16, socket.MSG_PEEK)
+                seen = qmp_socket.recv(1 << 16, socket.MSG_PEEK)
             except BlockingIOError:  # the bytes that the loop had noticed were read meanwhile
                 continue
             if not seen:
                 raise ConnectionResetError("QEMU has hung up")
-            line += control.recv(seen.find(b"\n") + 1 or len(seen))
+            line += qmp_socket.recv(seen.find(b"\n") + 1 or len(seen))
     finally:
-        loop.remove_reader(control)
+        loop.remove_reader(qmp_socket)
     return line
 
 
@@ -76,4 +76,4 @@ async def disconnect(qmp: QMPClient) -> None:
         async with asyncio.timeout(_HANG_UP_SECONDS):
             await qmp.disconnect()
     except Exception as error:  # noqa: BLE001 - QEMU may have closed its end first, which qemu.qmp reports in many ways
-        logger.debug("the control socket is closed: %r", error)
+        logger.debug("the QMP socket is closed: %r", error)

@@ -116,24 +116,24 @@ def probe_argv(accelerator: Accelerator, *, kernel: Path, initramfs: Path, conso
 def _started(accelerator: Accelerator, kernel: Path, initramfs: Path, patience: Patience) -> Iterator[_WatchedGuest]:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kata-dind-kvm-")))
-        control, its_control = socket.socketpair()
-        stack.enter_context(control)
-        control.setblocking(False)
+        qmp_socket, its_qmp = socket.socketpair()
+        stack.enter_context(qmp_socket)
+        qmp_socket.setblocking(False)
         console = directory / "console"
-        with its_control:  # afterwards only QEMU has it
-            fd = its_control.fileno()
+        with its_qmp:  # afterwards only QEMU has it
+            fd = its_qmp.fileno()
             argv = probe_argv(accelerator, kernel=kernel, initramfs=initramfs, console=console, qmp_fd=fd)
             started = daemon(argv, name="qemu", log=directory / "log", pass_fds=[fd], rung_seconds=2.0)
             process = stack.enter_context(started)
-        yield _WatchedGuest(process, control, console, patience)
+        yield _WatchedGuest(process, qmp_socket, console, patience)
 
 
 class _WatchedGuest:
     """A guest that boots: `look` returns the result once there is one, and takes note of progress until then."""
 
-    def __init__(self, process: Daemon, control: socket.socket, console: Path, patience: Patience) -> None:
+    def __init__(self, process: Daemon, qmp_socket: socket.socket, console: Path, patience: Patience) -> None:
         self._process = process
-        self._monitor = _Monitor(control)
+        self._monitor = _Monitor(qmp_socket)
         self._console = console
         self._patience = patience
         self._began = self._last_turn = time.monotonic()
@@ -212,10 +212,10 @@ class _WatchedGuest:
 
 
 class _Monitor:
-    """QEMU's control socket, which is read without ever waiting."""
+    """QEMU's QMP socket, which is read without ever waiting."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
+    def __init__(self, qmp_socket: socket.socket) -> None:
+        self._qmp = qmp_socket
         self._received = b""
         self._seen: set[bytes] = set()
         self._asked_at: float | None = None
@@ -255,11 +255,11 @@ class _Monitor:
     def _ask(self, command: dict[str, Any]) -> None:
         self._asked_at, self._is_asking = time.monotonic(), True
         with contextlib.suppress(OSError):  # QEMU is ending
-            self._control.send(json.dumps(command).encode() + b"\n")
+            self._qmp.send(json.dumps(command).encode() + b"\n")
 
     def _messages(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(OSError):  # nothing there, or QEMU is ending
-            while data := self._control.recv(65536):
+            while data := self._qmp.recv(65536):
                 self._received += data
         *lines, self._received = self._received.split(b"\n")
         for line in lines:

@@ -25,7 +25,7 @@ class Qemu(NamedTuple):
     process: Daemon
     way_out: WayOut
     logs: tuple[Path, ...]
-    control: socket.socket
+    qmp_socket: socket.socket
     agent: socket.socket
     state_fd: int | None
     """The state that it restores or resumes; None for a machine that boots."""
@@ -53,7 +53,7 @@ def start_qemu(
     """
     console, log = directory / "guest.log", directory / "vmm.log"
     with contextlib.ExitStack() as stack:
-        control, its_control = _socketpair(stack)
+        qmp_socket, its_qmp = _socketpair(stack)
         agent, its_agent = _socketpair(stack)
         answers, its_answers = _socketpair(stack)
         asks_fd = state_fd = None
@@ -64,17 +64,22 @@ def start_qemu(
             # which hears how that ends.
             asks_fd = its_answers.fileno()
             answers.send(restore_commands(state_fd))
-        wiring = Wiring(
-            its_control.fileno(), its_agent.fileno(), console, virtiofsd_socket, state_fd, memory_fd, asks_fd
-        )
+        wiring = Wiring(its_qmp.fileno(), its_agent.fileno(), console, virtiofsd_socket, state_fd, memory_fd, asks_fd)
         wires = [fd for fd in (wiring.qmp_fd, wiring.agent_fd, asks_fd, state_fd, memory_fd) if fd is not None]
         process, way_out = stack.enter_context(
             isolated_daemon(machine_argv(shape, wiring), isolation, name="qemu", log=log, pass_fds=[*wires, *pass_fds])
         )
-        for its in (its_control, its_agent, its_answers):
+        for its in (its_qmp, its_agent, its_answers):
             its.close()  # so that we read an end of file when QEMU ends
         yield Qemu(
-            shape.name, process, way_out, (log, console), control, agent, state_fd, None if asks_fd is None else answers
+            shape.name,
+            process,
+            way_out,
+            (log, console),
+            qmp_socket,
+            agent,
+            state_fd,
+            None if asks_fd is None else answers,
         )
 
 

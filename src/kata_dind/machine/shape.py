@@ -71,7 +71,7 @@ class Wiring(NamedTuple):
     memory_fd: int | None = None
     """A file that is the guest's memory and that the guest writes to, so that another process can see it."""
     first_fd: int | None = None
-    """A second control socket, with commands that QEMU reads before we listen for its answers."""
+    """A second QMP socket, with commands that QEMU reads before we listen for its answers."""
 
 
 class StopDeadlines(NamedTuple):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.image.rootfs import Recipe, disk_argv, extract_argv, install_hint, recipe_key, rootfs_argv
+from kata_dind.image.rootfs import Recipe, apt_hint, disk_argv, extract_argv, recipe_key, rootfs_argv
 from kata_dind.image.source import PackageSource
 
 _RECIPE = Recipe("essential", ("python3", "kmod"), ('rm -rf "$1"/usr/share/doc',))
@@ -105,8 +105,8 @@ def test_equal_trees_give_equal_disks_and_foreign_ones_keep_their_times() -> Non
     ],
 )
 def test_the_words_of_apt_become_a_hint(output: str, hint: str) -> None:
-    assert hint in install_hint(f"Reading package lists...\n{output}\nE: mmdebstrap failed to run\n")
+    assert hint in apt_hint(f"Reading package lists...\n{output}\nE: mmdebstrap failed to run\n")
 
 
 def test_other_failures_have_no_hint() -> None:
-    assert install_hint("dpkg: error processing package docker.io") == ""
+    assert apt_hint("dpkg: error processing package docker.io") == ""
