@@ -8,7 +8,7 @@ import pytest
 
 from tests.vm.driver import SandboxDriver, kata_dind, states, succeed
 
-pytestmark = pytest.mark.requires("qemu")
+pytestmark = [pytest.mark.requires("qemu"), pytest.mark.thorough]  # for them a seed of their own is made
 
 SEED = "four"
 
@@ -23,7 +23,6 @@ def seed(private_directories: object) -> Iterator[str]:
         kata_dind("seed", "rm", SEED)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -42,7 +41,6 @@ def test_a_default_that_is_asked_for_is_a_wish_like_any_other(seed: str, options
     assert "wisher" not in states()
 
 
-@pytest.mark.thorough
 def test_the_default_memory_is_plugged_in_when_it_is_asked_for_and_stays(seed: str) -> None:
     succeed("up", "wisher", "--seed", seed, "--memory", "2G", "--cpus", "4", "--network", "none")
     try:
