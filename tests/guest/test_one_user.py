@@ -95,6 +95,26 @@ def containers(shell: Shell) -> Iterator[Containers]:
     containers.let_go()
 
 
+@pytest.mark.requires("fuse")
+def test_a_link_to_a_share_is_taken_for_a_share(
+    shell: Shell, containers: Containers, views: tuple[Path, Path], tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(views[0])
+    ended = containers.start(1, "true", DIR=link, FILESYSTEM="xfs")
+    assert ended.code == 0, ended.stderr
+    assert any("nothing keeps another pod" in warning for warning in ended.said("warning"))
+
+
+def test_a_directory_that_cannot_be_written_leaves_it_to_another_kind(shell: Shell, containers: Containers) -> None:
+    share = shell.directory / "read-only"
+    share.mkdir()
+    before = f"mount -t tmpfs -o ro t {share}"
+    ended = shell.entrypoint("true", before=before, **containers.asked(1, DIR=share, FALLBACK="vfs"))
+    assert ended.code == 0, ended.stderr
+    assert "cannot make" in ended.said("warning")[0]
+
+
 def is_refused(ended: Ended, disk: Path) -> bool:
     return ended.code == 78 and ended.error["message"] == f"{disk} is in use by another container"
 
@@ -123,12 +143,13 @@ def test_a_second_container_is_refused_a_loop_disk_that_it_sees_in_another_way(
 
 @pytest.mark.thorough
 @pytest.mark.requires("fuse")
-@pytest.mark.parametrize("disk", ["none", "clean"])
+@pytest.mark.parametrize("disk", ["none", "clean", "of an older version"])
 def test_of_two_containers_that_start_at_once_one_gets_the_loop_disk(
     shell: Shell, containers: Containers, views: tuple[Path, Path], tmp_path: Path, disk: str
 ) -> None:
-    if disk == "clean":
-        assert containers.start(1, "true", DIR=views[0]).code == 0
+    if disk != "none":
+        older = {} if disk == "clean" else {"EXCLUSIVE": "1"}
+        assert containers.start(1, "true", DIR=views[0], **older).code == 0
     with ThreadPoolExecutor(2) as pool:
         # The one that gets it keeps it for longer than the other waits.
         both = [pool.submit(containers.start, number, "sleep", "25", DIR=views[number - 1]) for number in (1, 2)]
@@ -211,7 +232,8 @@ def test_a_disk_of_an_older_version_gets_its_protection(shell: Shell, containers
 
 
 @pytest.mark.thorough
-def test_a_check_that_was_killed_locks_nobody_out(shell: Shell, containers: Containers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unmounted", [True, False], ids=["a disk that was unmounted", "after a power cut"])
+def test_a_check_that_was_killed_locks_nobody_out(shell: Shell, containers: Containers, unmounted: bool) -> None:
     share = shell.directory / "share"
     share.mkdir()
     image = share / "kata-dind.img"
@@ -222,8 +244,9 @@ def test_a_check_that_was_killed_locks_nobody_out(shell: Shell, containers: Cont
     with image.open("r+b") as disk:
         disk.seek(block * 4096 + 4)
         disk.write(0xE24D4D50.to_bytes(4, "little"))
-        disk.seek(1024 + 0x3A)
-        disk.write(bytes(2))  # not unmounted
+        if not unmounted:
+            disk.seek(1024 + 0x3A)
+            disk.write(bytes(2))
     ended = containers.start(1, "true", DIR=share)
     assert ended.code == 0, ended.stderr
     assert any("was killed" in warning for warning in ended.said("warning"))

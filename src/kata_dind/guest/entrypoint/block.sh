@@ -3,6 +3,7 @@
 prepare_block() {
 	local text claim our_claim claim_sector
 	find_device
+	disk=$device
 	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
 	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it still there?'
 	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
@@ -75,7 +76,7 @@ require_blank() { # DEVICE of $bytes
 	for megabyte in 0 $((bytes / 1048576 - 1)); do
 		content_of "$1" $megabyte
 		[ "$content" = 0 ] || stop prepare "$1 is not blank, but holds no known file system; it was not touched" \
-			"if nothing on it is needed, wipe it with: wipefs -a $1"
+			"if nothing on it is needed, write zeros to its first and last 2 MiB: dd if=/dev/zero of=$1"
 	done
 }
 
@@ -95,6 +96,7 @@ format_device() { # $device of $bytes
 	fi
 	speak info prepare "formatting $device with $format"
 	make_file_system "$device"
+	[ -z "$reason" ] || return 0 # by the claim, the next start formats it again
 	erase_claim
 	on_disk=$format label=@LABEL@ check=
 }

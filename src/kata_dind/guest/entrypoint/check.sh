@@ -3,7 +3,7 @@
 measure_file_system() { # FILE of $bytes: sets `file_system_bytes`, and `check` when it needs one
 	"read_${on_disk}_superblock" "$1"
 	[ "$file_system_bytes" -le "$bytes" ] || stop prepare \
-		"$1 is smaller than the file system on it; it was not touched" 'make it as large as it was'
+		"$disk is smaller than the file system on it; it was not touched" 'make it as large as it was'
 }
 
 # After a power cut ext4 is repaired and checked in full; xfs replays its log when it is mounted.
@@ -11,8 +11,14 @@ check_file_system() { # DEVICE, whose superblock was read
 	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
 		# Whoever says that there is no other user need not wait for one.
 		[ -z "$exclusive" ] || [ -z "$guard" ] || tune2fs -f -E clear_mmp "$1" >/dev/null 2>&1 || :
-		speak info prepare "checking the file system on $1 in full"
-		run_e2fsck "$1"
+		speak info prepare "checking the file system on $disk in full"
+		if [ -n "$claim_file" ]; then
+			renew_claim &
+			run_e2fsck "$1"
+			kill $! || :
+		else
+			run_e2fsck "$1"
+		fi
 	fi
 }
 
@@ -56,18 +62,18 @@ read_xfs_superblock() { # FILE: sets `file_system_bytes`
 run_e2fsck() { # DEVICE
 	local code text
 	if ! command -v e2fsck >/dev/null; then
-		speak warning prepare "the file system on $1 was not checked" 'install e2fsck (e2fsprogs) in the image'
+		speak warning prepare "the file system on $disk was not checked" 'install e2fsck (e2fsprogs) in the image'
 		return 0
 	fi
 	code=0
 	text=$(LC_ALL=C e2fsck -fp "$1" 2>&1) || code=$?
 	[ $code -ge 4 ] || return 0
 	case $text in
-	*'MMP: device currently active'* | *'is mounted'* | *'is in use'* | *'resource busy'*) in_use "$1" ;;
+	*'MMP: device currently active'* | *'is mounted'* | *'is in use'* | *'resource busy'*) in_use "$disk" ;;
 	*'MMP: e2fsck being run'*)
 		end_dead_check "$1"
 		run_e2fsck "$1"
 		;;
-	*) stop prepare "the file system on $1 is damaged" "repair it with: e2fsck -f $1" ;;
+	*) stop prepare "the file system on $disk is damaged" "repair it with: e2fsck -f $disk" ;;
 	esac
 }

@@ -10,6 +10,8 @@ choose() { # sets `kinds`, and `reasons` to why the others are not tried
 		# A file system that is mounted here was meant to be used; the container's own root was not.
 		if [ -n "$is_mount_point" ]; then kinds="$kinds block"; else kinds="block $kinds"; fi
 	fi
+	# A disk of an earlier start may hold data, which another kind would hide.
+	[ "$user" != 0 ] || [ -n "$user_namespace" ] || [ ! -f "${directory:-$path}/@LOOP_FILE@" ] || kinds="loop $kinds"
 	choose_loop
 	choose_memory
 	case $filesystem in
@@ -27,6 +29,7 @@ choose_loop() { # unless its disk would lie in memory
 		because loop 'root of a user namespace cannot mount a disk'
 		return 0
 	fi
+	case $kinds in loop*) return 0 ;; esac
 	[ -z "$directory" ] || filesystem_of "$directory"
 	case $filesystem in
 	tmpfs | ramfs) because loop "${directory:-$path} lies in memory" ;;

@@ -1,13 +1,15 @@
 # --- detect: what lies under the data root
 
 detect() {
-	local here text
+	local text resolved
 	[ -d "$path" ] || text=$(mkdir -p -- "$path" 2>&1) ||
 		stop detect "cannot make $path: $text" 'give the container a writable root or a volume there'
-	# Paths in mountinfo have no symbolic links; and an automount, which virtiofsd announces, is made at the first access.
-	here=$PWD
-	! cd -P -- "$path" 2>/dev/null || path=$PWD
-	cd -- "$here" 2>/dev/null || cd /
+	resolve "$path"
+	path=$resolved
+	if [ -n "$directory" ]; then
+		resolve "$directory"
+		directory=$resolved
+	fi
 	filesystem_of "$path"
 	speak info detect "$path lies on $filesystem"
 	case $run_filesystem in
@@ -16,6 +18,15 @@ detect() {
 			'mount a tmpfs there, in a pod an emptyDir with medium: Memory'
 		;;
 	esac
+}
+
+# PATH: sets `resolved` to it without symbolic links, as mountinfo has it. In passing, what virtiofsd has announced is
+# mounted, which is done at the first access.
+resolve() {
+	local here
+	here=$PWD resolved=$1
+	! cd -P -- "$1" 2>/dev/null || resolved=$PWD
+	cd -- "$here" 2>/dev/null || cd /
 }
 
 # PATH: sets `filesystem` to its type, `mount_point`, `mount_numbers` to its device's, `mount_flags`, and `is_mount_point`.

@@ -1,13 +1,14 @@
 # --- prepare: a disk in a file
 
 prepare_loop() {
-	local text
+	local text resolved
 	directory=${directory:-$path}
-	image=$directory/@LOOP_FILE@
 	[ -d "$directory" ] || mkdir -p -- "$directory" || {
 		unfit prepare "cannot make $directory" 'set KATA_DIND_DIR to a directory that can be written'
 		return 0
 	}
+	resolve "$directory"
+	directory=$resolved image=$resolved/@LOOP_FILE@ disk=$resolved/@LOOP_FILE@
 	filesystem_of "$directory"
 	on_share=
 	case $filesystem in virtiofs | fuse* | 9p | nfs*) on_share=1 ;; esac
@@ -25,9 +26,14 @@ prepare_loop() {
 	[ -z "$reason" ] || return 0
 	use_direct_io
 	measure_file_system "$device"
+	if [ -z "$guard" ]; then
+		# What gives a disk its protection, or checks it without, must not meet another start that does the same.
+		claim_image
+		measure_file_system "$device"
+	fi
 	check_file_system "$device"
 	protect "$device"
-	claim_image
+	[ -n "$claim_file" ] || claim_image
 	mount_disk "$device"
 	[ -n "$mounted" ] || unfit prepare "cannot mount $device, the disk of $image, on $path: $text" \
 		'make the container privileged; dmesg may say more'
@@ -80,17 +86,18 @@ make_image() {
 	if truncate -s "${size_mib}M" "$unfinished" 2>/dev/null; then
 		make_file_system "$unfinished"
 	else
-		unfit prepare "cannot make $image of $size" "is there space in $directory?"
+		unfit prepare "cannot make $image of $size" "make $directory writable, with space in it, or set KATA_DIND_DIR"
 	fi
 	# Another container that starts now takes it for the leftover of a killed start.
-	[ -e "$unfinished" ] || in_use "$image"
+	[ -n "$reason" ] || [ -e "$unfinished" ] || in_use "$image"
 	if [ -z "$reason" ]; then
 		if ln -- "$unfinished" "$image" 2>/dev/null; then
 			made=1
 		elif [ ! -e "$image" ]; then # not every share has hard links
-			mv -- "$unfinished" "$image"
-			made=1
+			mv -n -- "$unfinished" "$image" || in_use "$image"
+			[ -e "$unfinished" ] || made=1
 		fi
+		[ -n "$made" ] || precious=1 # it is another one's
 	fi
 	rm -f -- "$unfinished"
 	[ -z "$made" ] || check=
@@ -135,22 +142,34 @@ find_free_loop() { # sets `device`, makes its node, and empties it when there is
 	[ -z "$device" ] || [ -b "$device" ] || mknod -m 0600 "$device" b 7 "${device#/dev/loop}" 2>/dev/null || :
 }
 
-# Two kernels that mount a disk in the same millisecond would both find it unused, so that one at a time mounts what is
-# on a share. There a file can be made by one alone; a killed start leaves its own, which counts for half a minute, or
-# not at all when it came through our mount of the directory, whose lock we have.
+# Two kernels that mount a disk in the same millisecond would both find it unused, so they take turns on a share: only
+# one can make the claim, a file beside the disk. A killed start leaves its claim, so one that has not changed for 30 s
+# does not count; nor does one that came through our own mount of the directory, on which we have the lock.
 claim_image() { # sets `claim_file`
-	local boot ours theirs left
+	local boot ours theirs seen left
 	[ -n "$on_share" ] && [ -z "$exclusive" ] && [ -r "$directory" ] || return 0
 	read -r boot </proc/sys/kernel/random/boot_id
-	ours="$boot $mount_numbers" left=30
+	ours="$boot $mount_numbers" left=30 seen=
 	until (set -C && printf '%s\n' "$ours" >"$image.mounting") 2>/dev/null; do
 		theirs=
 		{ read -r theirs <"$image.mounting"; } 2>/dev/null || :
-		[ -e "$image.mounting" ] && [ $left -gt 0 ] && [ "$theirs" != "$ours" ] || break
+		case "$theirs " in "$ours "*) break ;; esac
+		[ -e "$image.mounting" ] && [ $left -gt 0 ] || break
+		if [ "$theirs" = "$seen" ]; then left=$((left - 1)); else left=30 seen=$theirs; fi
 		sleep 1
-		left=$((left - 1))
 	done
 	claim_file=/proc/self/fd/9/@LOOP_FILE@.mounting # the mount may hide the directory
+}
+
+# Changes the claim while a check takes its time, so that others keep waiting.
+renew_claim() { # in the background
+	local boot count
+	count=0
+	read -r boot </proc/sys/kernel/random/boot_id
+	while sleep 5 && [ -d "/proc/$$" ]; do
+		count=$((count + 1))
+		printf '%s %s\n' "$boot $mount_numbers" $count >"$claim_file" 2>/dev/null || :
+	done
 }
 
 # Buffered loop writes go through the share page by page: 9 MB/s against 159 MB/s with direct I/O.

@@ -9,6 +9,7 @@ find_program() { # COMMAND...: sets `program` to KATA_DIND_PROGRAM, or else to w
 	*) bad_input "KATA_DIND_PROGRAM is '$program'" 'use dockerd, buildkitd, containerd, dagger or earthly' ;;
 	esac
 	for word in "$@"; do
+		case $word in -*) continue ;; esac # whose value may look like a program
 		case ${word##*/} in
 		dockerd | dockerd-*) ;;
 		containerd) program=containerd ;;

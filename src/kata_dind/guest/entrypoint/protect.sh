@@ -12,28 +12,39 @@ in_use() { # DISK
 	stop prepare "$1 is in use by another container" 'stop that one, which may be in another pod, or give each a disk of its own'
 }
 
-# A check that was killed leaves its mark, which refuses every later one. While e2fsck is at work it changes the block
-# every few seconds; when two starts find the mark at once, the waits of their own e2fsck let one pass.
+# A check that was killed leaves its mark, which refuses every later check and mount. While e2fsck is at work it changes
+# the block every few seconds; when two starts find the mark at once, the waits of their own e2fsck let one pass.
 end_dead_check() { # DEVICE
-	local before after left
-	speak warning prepare "a check of $1 was killed, or another container is at it; waiting for $dead_check_seconds s" \
-		'wait'
-	[ -n "$guard" ] || in_use "$1"
+	local before left
+	speak warning prepare "a check of $disk was killed, or another container is at it; waiting for $dead_check_seconds s" \
+		'stop the other container if there is one'
+	[ -n "$guard" ] || in_use "$disk"
 	read_guard "$1"
-	before=$after left=$dead_check_seconds
+	before=$guard_words left=$dead_check_seconds
+	[ -n "$before" ] || in_use "$disk"
 	while [ $left -gt 0 ]; do
 		sleep 2
 		left=$((left - 2))
 		read_guard "$1"
-		[ "$after" = "$before" ] || in_use "$1"
+		[ "$guard_words" = "$before" ] || in_use "$disk"
 	done
 	tune2fs -f -E clear_mmp "$1" >/dev/null 2>&1 || stop prepare \
-		"a check of $1 was killed, and its mark can't be taken away" "run: tune2fs -f -E clear_mmp $1"
+		"a check of $disk was killed, and its mark can't be taken away" "run: tune2fs -f -E clear_mmp $disk"
 }
 
-read_guard() { # DEVICE: sets `after` to the words of the guard's block that change while somebody uses the disk
+# DEVICE: sets `guard_words` to the words of the guard's block that change while somebody uses the disk, and
+# `guard_state` to unused, checked or used.
+read_guard() {
+	local word number
 	blockdev --flushbufs "$1" 2>/dev/null || :
-	after=$(od -An -v -tu4 "-j$guard" -N16 "$1" 2>/dev/null | tr -d '\n') || after=
+	guard_words='' guard_state=used number=0
+	for word in $(od -An -v -tu4 "-j$guard" -N16 "$1" 2>/dev/null); do
+		guard_words="$guard_words $word" number=$((number + 1))
+		case $number,$word in
+		2,4283256144) guard_state=unused ;;
+		2,3796716880) guard_state=checked ;;
+		esac
+	done
 }
 
 # The guard's block must be read from the disk: without direct I/O a loop device shows what this guest has cached of it.
@@ -42,14 +53,14 @@ read_guard() { # DEVICE: sets `after` to the words of the guard's block that cha
 protect() { # DEVICE of $on_disk, which is whole and not mounted
 	[ -z "$exclusive" ] || return 0
 	if [ "$on_disk" = xfs ]; then
-		[ -z "$on_share" ] || speak warning prepare "nothing keeps another pod from mounting the xfs on $1 at the same time" \
+		[ -z "$on_share" ] || speak warning prepare "nothing keeps another pod from mounting the xfs on $disk at the same time" \
 			'use ext4, or set KATA_DIND_EXCLUSIVE=1 if no other pod has the disk'
 	elif [ "$direct_io" = false ] && [ -n "$on_share" ]; then
-		speak warning prepare "without direct I/O nothing keeps another pod from mounting $image at the same time" \
+		speak warning prepare "without direct I/O nothing keeps another pod from mounting $disk at the same time" \
 			'give each pod a directory of its own, or set KATA_DIND_EXCLUSIVE=1'
 	elif [ -z "$guard" ]; then
 		tune2fs -O mmp -E "mmp_update_interval=$guard_interval" "$1" >/dev/null 2>&1 ||
-			speak warning prepare "$1 can't be protected against a second user" \
+			speak warning prepare "$disk can't be protected against a second user" \
 				'install tune2fs (Alpine: e2fsprogs-extra) in the image, or set KATA_DIND_EXCLUSIVE=1'
 	fi
 }
@@ -61,8 +72,18 @@ mount_disk() { # DEVICE of $on_disk: mounts it on the data root; sets `mounted`,
 		mounted=1
 		return 0
 	fi
-	case $on_disk,$text in
-	*'already mounted'* | *[Bb]usy*) in_use "$1" ;;
-	xfs,*) case $(dmesg 2>/dev/null | tail -n 5) in *'duplicate UUID'*) in_use "$1" ;; esac ;;
-	esac
+	if [ "$on_disk" = xfs ]; then
+		case $(dmesg 2>/dev/null | tail -n 5) in *'duplicate UUID'*) in_use "$disk" ;; esac
+	elif [ -n "$guard" ]; then
+		read_guard "$1"
+		case $guard_state in
+		used) in_use "$disk" ;;
+		checked)
+			end_dead_check "$1"
+			run_e2fsck "$1"
+			if text=$(mount -t ext4 -o "$mount_options" "$1" "$path" 2>&1); then mounted=1; fi
+			;;
+		esac
+	fi
+	case $text in *'already mounted'* | *[Bb]usy*) in_use "$disk" ;; esac
 }

@@ -1,7 +1,7 @@
 # --- report: what others may read
 
-report() { # sets `facts`, the fields of a JSON object, and writes them to status.json
-	local escaped path_text size_bytes memory_mib memory_of
+report() { # [ERROR]: sets `facts`, the fields of a JSON object, and writes them to status.json
+	local escaped path_text size_bytes memory_mib memory_of written
 	count_bytes
 	if [ "$kind$filesystem" = kepttmpfs ]; then
 		memory_mib_of_guest
@@ -18,9 +18,26 @@ report() { # sets `facts`, the fields of a JSON object, and writes them to statu
 	escape "$containerd_root"
 	facts="$facts,\"program\":\"$program\",\"containerd_root\":\"$escaped\"" # the latter of a system containerd
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
-	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || :
-	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null ||
+	escape "${1:-}"
+	[ -z "$escaped" ] || facts="$facts,\"error\":\"$escaped\""
+	write_status
+	[ -n "$written" ] ||
 		speak warning report "cannot write $status_dir/status.json" "give the container a writable ${status_dir%/*}"
+}
+
+report_failure() { # ERROR, by which a start ends before there is more to report
+	local escaped written
+	[ -n "${status_dir:-}" ] || return 0
+	escape "$1"
+	facts="\"interface\":@INTERFACE@,\"version\":\"@VERSION@\",\"kind\":\"\",\"error\":\"$escaped\""
+	write_status
+}
+
+write_status() { # sets `written` when $facts are in status.json
+	written=''
+	[ -d "$status_dir" ] || mkdir -p -- "$status_dir" 2>/dev/null || return 0
+	{ printf '{%s}\n' "$facts" >"$status_dir/status.json"; } 2>/dev/null || return 0
+	written=1
 }
 
 say_ready() { # the facts, on standard error

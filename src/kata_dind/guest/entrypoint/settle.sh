@@ -38,9 +38,10 @@ settle_for_less() {
 }
 
 undo() {
-	case $kind in loop | block) exec 8<&- 9<&- ;; esac
+	[ "$kind" != block ] || exec 9<&- # which is on the mount
 	[ -z "$mounted" ] || umount "$path"
 	[ -z "$made" ] || rm -f -- "$image"
+	[ "$kind" != loop ] || exec 8<&- 9<&-
 	direct_io=null device=${KATA_DIND_DEVICE:-}
 	filesystem_of "$path"
 }
@@ -65,6 +66,6 @@ fall_back_to() { # MESSAGE
 }
 
 refuse() { # MESSAGE HINT
-	report
+	report "$1"
 	stop "$failed_step" "$1" "$2"
 }

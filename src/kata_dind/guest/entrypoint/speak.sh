@@ -20,6 +20,7 @@ speak() { # LEVEL STEP MESSAGE [HINT]
 
 stop() { # STEP MESSAGE HINT: no working data root can be had
 	speak error "$1" "$2" "$3"
+	[ -n "${facts:-}" ] || report_failure "$2"
 	exit @EXIT_NO_DATA_ROOT@
 }
 
@@ -36,7 +37,7 @@ because() { # KIND REASON: adds them to `reasons`, which is JSON, and to `reason
 	local escaped
 	escape "$2"
 	reasons="${reasons:+$reasons,}\"$1\":\"$escaped\""
-	reasons_text="${reasons_text:-no kind of data root works here}${reasons_text:+;} $1: $2"
+	reasons_text="${reasons_text:-no kind of data root works here:}${reasons_text:+;} $1: $2"
 }
 
 # A failure that was not foreseen must not look like the command's own end.

@@ -7,7 +7,7 @@ find_system_containerd() { # COMMAND...
 	case ${KATA_DIND_CONTAINERD:-auto} in
 	auto) ;;
 	none) containerd_address=none ;;
-	/*) containerd_root=$KATA_DIND_CONTAINERD ;;
+	/*) [ "$user" != 0 ] || containerd_root=$KATA_DIND_CONTAINERD ;; # which only root can mount
 	*) bad_input "KATA_DIND_CONTAINERD is '$KATA_DIND_CONTAINERD'" 'use auto, none or the path of its root' ;;
 	esac
 	[ "${KATA_DIND_CONTAINERD:-auto}$program$user" = autodockerd0 ] || return 0
