@@ -141,6 +141,7 @@ def test_a_second_container_is_refused_a_loop_disk_that_it_sees_in_another_way(
     assert containers.start(2, "true", DIR=views[1]).code == 0
 
 
+@pytest.mark.parametrize("shell", ["busybox"], indirect=True)  # it waits for long
 @pytest.mark.thorough
 @pytest.mark.requires("fuse")
 @pytest.mark.parametrize("disk", ["none", "clean", "of an older version"])
@@ -200,6 +201,7 @@ def cut(containers: Containers, shell: Shell, **variables: Any) -> Path:
     return share
 
 
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)  # it waits for long
 @pytest.mark.thorough
 def test_a_power_cut_costs_a_wait_once(shell: Shell, containers: Containers) -> None:
     share = cut(containers, shell)
@@ -210,6 +212,7 @@ def test_a_power_cut_costs_a_wait_once(shell: Shell, containers: Containers) -> 
         assert least < time.monotonic() - began < most
 
 
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)  # it waits for long
 @pytest.mark.thorough
 def test_a_disk_without_another_user_costs_less_after_a_power_cut(shell: Shell, containers: Containers) -> None:
     share = cut(containers, shell)
@@ -231,6 +234,7 @@ def test_a_disk_of_an_older_version_gets_its_protection(shell: Shell, containers
     assert "MMP update interval:      2" in said
 
 
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)  # it waits for long
 @pytest.mark.thorough
 @pytest.mark.parametrize("unmounted", [True, False], ids=["a disk that was unmounted", "after a power cut"])
 def test_a_check_that_was_killed_locks_nobody_out(shell: Shell, containers: Containers, unmounted: bool) -> None:
