@@ -37,9 +37,7 @@ def views(shell: Shell, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     assert mounts[0].stat().st_ino == mounts[1].stat().st_ino
     yield mounts
     for mount, server in zip(mounts, servers, strict=True):
-        # The mounts of a namespace that has ended, which use this one, end a moment later.
-        _wait_until(functools.partial(_succeeds, "umount", mount), what=f"{mount} is unmounted")
-        assert server.wait(10) == 0
+        _stop_serving(mount, server)
 
 
 def _serve(shared: Path, mount: Path) -> subprocess.Popen[bytes]:
@@ -47,6 +45,15 @@ def _serve(shared: Path, mount: Path) -> subprocess.Popen[bytes]:
     server = subprocess.Popen(["bindfs", "-f", str(shared), str(mount)])
     _wait_until(mount.is_mount, what=f"{mount} is mounted")
     return server
+
+
+def _stop_serving(mount: Path, server: subprocess.Popen[bytes]) -> None:
+    try:
+        # The mounts of a namespace that has ended, which use this one, end a moment later.
+        _wait_until(functools.partial(_succeeds, "umount", mount), what=f"{mount} is unmounted")
+    finally:
+        _succeeds("umount", "--lazy", mount)  # a mount that stays would keep pytest from removing its directories
+    assert server.wait(10) == 0
 
 
 def _succeeds(*argv: str | Path) -> bool:
@@ -168,8 +175,7 @@ def test_the_directory_of_a_disk_may_be_the_data_root_itself(shell: Shell, tmp_p
     shared.mkdir()
     server = _serve(shared, mount)
     ended = shell.entrypoint("true", PATH=mount, DATA_ROOT="loop", SIZE=SIZE)
-    _wait_until(functools.partial(_succeeds, "umount", mount), what="it is unmounted")
-    assert server.wait(10) == 0
+    _stop_serving(mount, server)
     assert ended.code == 0, ended.stderr
     assert [path.name for path in shared.iterdir()] == ["kata-dind.img"]
 
