@@ -49,7 +49,10 @@ def entrypoint_for_pods(kind: DataRootKind) -> str:
 
 
 def without_comments(script: str) -> str:
-    """Return a script without comments and blank lines. It must have no here-documents, and quote within one line."""
+    """Return a script without comments and blank lines.
+
+    What it quotes over several lines, or has in a here-document, must have none of either.
+    """
     kept = (_without_comment(line).rstrip() for line in script.splitlines())
     return "".join(f"{line}\n" for line in kept if line)
 

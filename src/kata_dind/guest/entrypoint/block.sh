@@ -76,7 +76,7 @@ require_blank() { # DEVICE of $bytes
 	for megabyte in 0 $((bytes / 1048576 - 1)); do
 		content_of "$1" $megabyte
 		[ "$content" = 0 ] || stop prepare "$1 is not blank, but holds no known file system; it was not touched" \
-			"if nothing on it is needed, write zeros to its first and last 2 MiB: dd if=/dev/zero of=$1"
+			"if nothing on it is needed, make it blank: dd if=/dev/zero of=$1 bs=1M"
 	done
 }
 

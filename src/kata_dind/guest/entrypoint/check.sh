@@ -9,11 +9,11 @@ measure_file_system() { # FILE of $bytes: sets `file_system_bytes`, and `check` 
 # After a power cut ext4 is repaired and checked in full; xfs replays its log when it is mounted.
 check_file_system() { # DEVICE, whose superblock was read
 	if [ "$check" = 1 ] && [ "$on_disk" = ext4 ]; then
-		# Whoever says that there is no other user need not wait for one.
+		# Without another user there is none to wait for, although e2fsck itself waits 11 s in any case.
 		[ -z "$exclusive" ] || [ -z "$guard" ] || tune2fs -f -E clear_mmp "$1" >/dev/null 2>&1 || :
 		speak info prepare "checking the file system on $disk in full"
-		if [ -n "$claim_file" ]; then
-			renew_claim &
+		if [ -n "$turn_file" ]; then
+			keep_turn &
 			run_e2fsck "$1"
 			kill $! || :
 		else

@@ -28,16 +28,16 @@ prepare_loop() {
 	measure_file_system "$device"
 	if [ -z "$guard" ]; then
 		# What gives a disk its protection, or checks it without, must not meet another start that does the same.
-		claim_image
+		take_turn
 		measure_file_system "$device"
 	fi
 	check_file_system "$device"
 	protect "$device"
-	[ -n "$claim_file" ] || claim_image
+	[ -n "$turn_file" ] || take_turn
 	mount_disk "$device"
 	[ -n "$mounted" ] || unfit prepare "cannot mount $device, the disk of $image, on $path: $text" \
 		'make the container privileged; dmesg may say more'
-	[ -z "$claim_file" ] || rm -f -- "$claim_file"
+	[ -z "$turn_file" ] || rm -f -- "$turn_file"
 	exec 8<&-
 	[ -n "$mounted" ] || return 0
 	grow_file_system
@@ -142,10 +142,11 @@ find_free_loop() { # sets `device`, makes its node, and empties it when there is
 	[ -z "$device" ] || [ -b "$device" ] || mknod -m 0600 "$device" b 7 "${device#/dev/loop}" 2>/dev/null || :
 }
 
-# Two kernels that mount a disk in the same millisecond would both find it unused, so they take turns on a share: only
-# one can make the claim, a file beside the disk. A killed start leaves its claim, so one that has not changed for 30 s
-# does not count; nor does one that came through our own mount of the directory, on which we have the lock.
-claim_image() { # sets `claim_file`
+# Two kernels that mount a disk in the same millisecond would both find it unused, so starts take turns on a share: a
+# file beside the disk, which only one of them can make, says whose turn it is. A start that was killed leaves its file,
+# so a file that has not changed for 30 s does not count. Nor does one that came through our own mount of the directory,
+# because the lock on the directory is ours.
+take_turn() { # sets `turn_file`
 	local boot ours theirs seen left
 	[ -n "$on_share" ] && [ -z "$exclusive" ] && [ -r "$directory" ] || return 0
 	read -r boot </proc/sys/kernel/random/boot_id
@@ -158,17 +159,17 @@ claim_image() { # sets `claim_file`
 		if [ "$theirs" = "$seen" ]; then left=$((left - 1)); else left=30 seen=$theirs; fi
 		sleep 1
 	done
-	claim_file=/proc/self/fd/9/@LOOP_FILE@.mounting # the mount may hide the directory
+	turn_file=/proc/self/fd/9/@LOOP_FILE@.mounting # the mount may hide the directory
 }
 
-# Changes the claim while a check takes its time, so that others keep waiting.
-renew_claim() { # in the background
+# Changes the file while a check takes its time, so that others keep waiting.
+keep_turn() { # in the background
 	local boot count
 	count=0
 	read -r boot </proc/sys/kernel/random/boot_id
 	while sleep 5 && [ -d "/proc/$$" ]; do
 		count=$((count + 1))
-		printf '%s %s\n' "$boot $mount_numbers" $count >"$claim_file" 2>/dev/null || :
+		printf '%s %s\n' "$boot $mount_numbers" $count >"$turn_file" 2>/dev/null || :
 	done
 }
 

@@ -3,7 +3,7 @@
 # Sets `reason` when the kind is not possible, and `precious` when no other may take its place, because a device was
 # given or the disk may hold data.
 prepare() {
-	mounted='' made='' precious='' claim_file='' on_share='' guard=''
+	mounted='' made='' precious='' turn_file='' on_share='' guard=''
 	case $run_filesystem in virtiofs* | fuse* | 9p*) on_share=1 ;; esac # as in a Kata guest
 	if [ "$user" != 0 ]; then
 		prepare_without_root

@@ -8,7 +8,7 @@ guard_interval=2 # seconds; with ext4's own 5 the check after a power cut takes 
 dead_check_seconds=30
 
 in_use() { # DISK
-	[ -z "$claim_file" ] || rm -f -- "$claim_file"
+	[ -z "$turn_file" ] || rm -f -- "$turn_file"
 	stop prepare "$1 is in use by another container" 'stop that one, which may be in another pod, or give each a disk of its own'
 }
 
