@@ -67,12 +67,16 @@ raise_open_files() {
 	case $hard in *[!0-9]*) hard=$most ;; esac
 	case $soft in *[!0-9]*) soft=$most ;; esac
 	[ "$hard" -le $most ] || hard=$most
+	# A kernel's own limit, which root with CAP_SYS_RESOURCE may raise; a runtime's is higher, and is kept.
+	if [ "$hard" -le 4096 ] && ulimit -n $most 2>/dev/null; then
+		speak info preflight "raised the limit of open files from $soft to $most"
+		return 0
+	fi
 	if [ "$soft" -lt "$hard" ]; then
 		ulimit -S -n "$hard"
 		speak info preflight "raised the limit of open files from $soft to $hard"
 	fi
-	# A kernel's own limit, which root with CAP_SYS_RESOURCE may raise; a runtime's is higher, and is kept.
-	[ "$hard" -gt 4096 ] || ulimit -n $most 2>/dev/null ||
+	[ "$hard" -gt 4096 ] ||
 		speak warning preflight "only $hard files may be open at a time" \
 			"raise the container's hard limit, for all of containerd with LimitNOFILE= in its unit"
 }

@@ -50,7 +50,7 @@ settle_system_containerd() {
 
 mount_system_containerd() {
 	local text
-	text=$(mkdir -p -- "$data_root/containerd/daemon" && mount -o bind "$data_root/containerd/daemon" "$path" 2>&1) || {
+	text=$({ mkdir -p -- "$data_root/containerd/daemon" && mount -o bind "$data_root/containerd/daemon" "$path"; } 2>&1) || {
 		unfit prepare "cannot mount a directory of $data_root on $path: $text" 'make the container privileged'
 		return 0
 	}
