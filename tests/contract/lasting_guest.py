@@ -59,7 +59,13 @@ class Guest:
         self.over.set()
 
     async def _docker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(self._dockerd)
+        try:
+            inner_reader, inner_writer = await asyncio.open_unix_connection(self._dockerd)
+        except OSError:
+            # It does not answer yet. A close with the question unread would be a reset, which is a guest's end.
+            writer.write_eof()
+            await reader.read()
+            return
         up = asyncio.ensure_future(_copy(reader, inner_writer))
         await _copy(inner_reader, writer)
         up.cancel()
