@@ -1,0 +1,233 @@
+"""The types that the modules of this room share: frozen, without behaviour beyond views of their own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, TypedDict
+
+Pointer = tuple[str | int, ...]
+"""The way to a value in a document; `("spec", "containers", 0)` is `/spec/containers/0` of RFC 6901."""
+
+PodDict = Mapping[str, Any]
+"""A pod as the API server has it: metadata and spec. Never trusted: any value may have any type."""
+
+ConfigMaps = Mapping[str, Mapping[str, str]]
+"""The data of the ConfigMaps in reach, by name: those of the same file, or none."""
+
+ContainerList = Literal["initContainers", "containers", "ephemeralContainers"]
+
+
+class Operation(TypedDict, total=False):
+    """An operation of a JSON patch (RFC 6902); `path` is a JSON pointer (RFC 6901)."""
+
+    op: Literal["add", "remove", "replace", "test"]
+    path: str
+    value: Any
+
+
+class Program(StrEnum):
+    """What has a data root; the words of KATA_DIND_PROGRAM."""
+
+    DOCKERD = "dockerd"
+    BUILDKITD = "buildkitd"
+    CONTAINERD = "containerd"
+    DAGGER = "dagger"
+    EARTHLY = "earthly"
+
+
+class Launch(StrEnum):
+    """How a program is started, as far as a repair must know."""
+
+    IMAGE = "image"
+    """By the image's entrypoint: the container has no command."""
+    COMMAND = "command"
+    """By the container's command, whose words are known."""
+    SCRIPT = "script"
+    """By a script in the command or in a mounted ConfigMap, as `sh -c '… dockerd &'`."""
+    VARIABLE = "variable"
+    """By the image's own starter, since a variable says so (`DOCKER_IN_DOCKER=start`)."""
+
+
+class Backing(StrEnum):
+    """What a directory lies on in the guest."""
+
+    VIRTIOFS = "virtiofs"
+    """A share with the host: overlayfs does not work on it by default."""
+    MEMORY = "memory"
+    """A tmpfs, or files that were copied into the guest's memory."""
+    DISK = "disk"
+    """A file system on a block device of the guest's own."""
+    RAW = "raw"
+    """A block device without a file system (volumeDevices)."""
+    HOST = "host"
+    """A directory of the node (hostPath), shared by virtio-fs: not this pod's alone."""
+    GUEST_ROOT = "guest-root"
+    """A directory of the sandbox's own root: a share or a disk, by snapshotter."""
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """What becomes of a program on its data root as the pod is written."""
+
+    WORKS = "works"
+    SLOW = "slow"
+    """It runs with a storage driver that copies (vfs, native), or with a needless detour."""
+    FAILS = "fails"
+    """It does not start, or fails at the first pull or run."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """The mount that lies exactly on a data root, with its volume."""
+
+    volume: str
+    mount_path: str
+    pointer: Pointer
+    """Of the entry in volumeMounts or volumeDevices."""
+    volume_pointer: Pointer | None
+    """Of the entry in `/spec/volumes`; None if there is none of that name (a claim template, or a mistake)."""
+    is_device: bool = False
+    has_sub_path: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A directory in which a program keeps its data."""
+
+    path: str
+    said_by: str
+    """What names it, as in `--data-root` or `the image's default`."""
+    mount: VolumeMount | None
+    backing: Backing
+    backing_because: str
+    """A sentence: what the volume becomes under the pod's handler, and why."""
+    outcome: Outcome
+    outcome_because: str
+    """A sentence: what the program of this version does there, and what follows."""
+    is_standalone_containerds: bool = False
+    """It is the root of a containerd beside a dockerd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A program with a data root in one container of a pod."""
+
+    list: ContainerList
+    index: int
+    container: str
+    """Its name; empty if it has none."""
+    program: Program
+    version: tuple[int, ...]
+    """As far as the image's tag tells: `(27, 5, 1)`, `(27,)`; empty if it does not."""
+    launch: Launch
+    entrypoint: tuple[str, ...]
+    """What the image runs without a command, as far as it is known; empty if it isn't."""
+    command: tuple[str, ...]
+    """The words that start the program, after wrappers, where they are known."""
+    roots: tuple[Root, ...]
+    evidence: tuple[str, ...]
+    """What gave it away, a phrase each: `the image docker:27-dind is a Docker daemon`."""
+    user: int | None = None
+    """The user id that it runs as, if the pod or the image says so."""
+    rootless: bool = False
+    privileged: bool = False
+    """The container is privileged, or has what the program needs of it."""
+    by_hand: bool = False
+    """The recipe is in it already: a disk that its own command formats and mounts on the root."""
+    storage_settings: tuple[StorageSetting, ...] = ()
+    """What names a storage driver, in arguments and environment."""
+
+    @property
+    def pointer(self) -> Pointer:
+        """The way to the container."""
+        return ("spec", self.list, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSetting:
+    """An argument or variable that names a storage driver."""
+
+    driver: str
+    pointers: tuple[Pointer, ...]
+    """The words of it: two for `--storage-driver vfs`; one entry of `env` for DOCKER_DRIVER."""
+    is_variable: bool
+    in_script: bool = False
+    """It lies within a longer word, where it can't be taken out."""
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"
+    """What runs here fails or loses data."""
+    WARNING = "warning"
+    """It is slow or fragile, or the repair can't be made here."""
+    NOTE = "note"
+    """Good to know; nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to say about a pod."""
+
+    id: str
+    """Stable and public, as in `root.on-share`."""
+    severity: Severity
+    message: str
+    """A sentence."""
+    container: str = ""
+    pointer: Pointer = ()
+    """What it is about, in the pod."""
+    hint: str = ""
+    """The next step, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What runs in a pod."""
+
+    engines: tuple[Engine, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """What is to be said beyond the engines: unsure guesses, annotations that were not understood, other runtimes."""
+    runtime_class: str = ""
+    is_kata: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What is changed in a pod, and why."""
+
+    patch: tuple[Operation, ...] = ()
+    """In the pod's own pointers; empty if nothing is to be done, or can be."""
+    reasons: tuple[str, ...] = ()
+    """A sentence for each change."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong: what the patch mends, and what it can't."""
+    kind: str = ""
+    """The data root's kind that was chosen, empty without a patch."""
+    unrepaired: bool = False
+    """Something is broken that the patch does not mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pod in a document."""
+
+    kind: str
+    """The document's, as in `Deployment`; empty for chart values."""
+    name: str
+    namespace: str
+    pod: PodDict
+    """The pod as the API server would see it, made of the document's parts, which it shares and never copies."""
+    parts: tuple[tuple[Pointer, Pointer], ...]
+    """Where a pod's pointer lies in the document: pairs of prefixes (pod, document), the longest first."""
+    claim_templates: tuple[Mapping[str, Any], ...] = ()
+    """The volumeClaimTemplates of the object that makes the pod: volumes of their names."""
+    made_by: str = ""
+    """Who makes the pod of this, if a patch of this document can't hold all of the repair; a phrase."""
+    incomplete: str = ""
+    """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
