@@ -150,6 +150,16 @@ HANDLERS: Mapping[str, Handler] = {
 }
 """By the shim's name without `kata-` and `-runtime-rs`; what follows it (`-debug`, one's own suffix) is left out."""
 
+_WITH_RS = [shim for shim in HANDLERS if shim.startswith(("clh", "qemu")) and shim != "qemu-sev"]
+
+KATA_4_1_CLASSES: tuple[str, ...] = tuple(
+    f"kata-{shim}"
+    for shim in sorted(
+        [*_WITH_RS, *(f"{shim}-runtime-rs" for shim in [*_WITH_RS, "openvmm-azure"]), "dragonball", "fc", "remote"]
+    )
+)
+"""The RuntimeClasses that kata-deploy makes at 4.1.0, one for each of its 26 shims."""
+
 _DEFAULT = Handler(Vmm.QEMU, None)
 _UNKNOWN = Handler(None, None)
 _BY_LENGTH = sorted(HANDLERS, key=len, reverse=True)
