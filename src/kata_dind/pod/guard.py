@@ -18,6 +18,9 @@ from kata_dind.pod.volumes import clean_path
 Guarded = tuple[Answer, Finding]
 
 _EXTRA_ARGS = "virtio_fs_extra_args"
+_OBEYED_SINCE = {Shim.GO: (3, 2, 0), Shim.RS: (3, 24, 0), None: (3, 2, 0)}
+"""The releases since which `enable_annotations` names virtio_fs_extra_args (b1dd09a4d3, d495b77135)."""
+
 _SOCKETS = (
     *("/run/docker.sock", "/var/run/docker.sock"),
     *("/run/containerd", "/var/run/containerd", "/run/docker/containerd", "/var/run/docker/containerd"),
@@ -165,6 +168,7 @@ def _open_annotations(
     obeyed = f"the annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest"
     rule = policy.class_of(runtime.name)
     enabled = rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations)
+    since = _OBEYED_SINCE[runtime.shim]
     if enabled:
         is_sure, message = True, f"{obeyed}, and by the policy `{runtime.handler}` obeys it"
     elif not runtime.version:
@@ -175,7 +179,7 @@ def _open_annotations(
                 f"and the policy does not give the version of `{runtime.handler}`"
             ),
         )
-    elif runtime.version < (3, 31, 0):
+    elif since <= runtime.version < (3, 31, 0):
         is_sure, message = True, f"{obeyed}; {runtime.version_text} obeys it by default (GHSA-rr59-xxvx-96qr)"
     else:
         is_sure, message = (
