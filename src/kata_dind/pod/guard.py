@@ -69,8 +69,8 @@ def _shared_kernel(detection: Detection) -> Iterator[Finding]:
             named = quoted(detection.runtime_class)
             where = f"the RuntimeClass {named}" if detection.runtime_class else "no RuntimeClass"
             yield Finding(
-                id="guard.shared-kernel",
-                severity=Severity.WARNING,
+                "guard.shared-kernel",
+                Severity.WARNING,
                 message=f"{engine.program} is privileged here and shares the node's kernel: "
                 f"the pod has {where}, which is not Kata's by the policy",
                 container=engine.container,
@@ -142,8 +142,8 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
             yield (
                 fault.is_sure,
                 Finding(
-                    id="guard.no-boundary",
-                    severity=Severity.WARNING,
+                    "guard.no-boundary",
+                    Severity.WARNING,
                     message=f"the VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
                     f"{fault.fault}, and {fault.because}",
                     container=text(container.get("name")),
@@ -191,8 +191,8 @@ def _open_annotations(
     yield (
         is_sure,
         Finding(
-            id="guard.open-annotations",
-            severity=Severity.WARNING,
+            "guard.open-annotations",
+            Severity.WARNING,
             message=message,
             pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
             hint="remove the annotation from the pod, and from `enable_annotations` of the handler",
@@ -219,8 +219,8 @@ def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
             yield (
                 is_sure,
                 Finding(
-                    id="guard.host-docker",
-                    severity=Severity.WARNING,
+                    "guard.host-docker",
+                    Severity.WARNING,
                     message=f"the hostPath {quoted(path)} {what}",
                     container=text(container.get("name")),
                     pointer=("spec", list_name, index, "volumeMounts", at),

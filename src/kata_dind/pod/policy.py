@@ -191,6 +191,7 @@ class RuntimeClass(_Model):
     match: _Pattern
     """A name, or a pattern such as `kata-*`."""
     kata: bool = True
+    """False for those that a later pattern would match, but that aren't Kata's."""
     handler: _Name = ""
     """The handler's name, if it isn't the class's, as in `kata-qemu`."""
     version: Annotated[str, AfterValidator(_checked_kata_version)] = ""

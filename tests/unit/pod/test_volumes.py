@@ -326,7 +326,7 @@ def test_the_last_of_duplicates_counts() -> None:
     assert mount is not None
     assert (mount.volume, mount.volume_pointer) == ("b", ("spec", "volumes", 1))
     assert backing_of(spec, mount, KATA_4)[0] is Backing.MEMORY
-    assert find_volume(spec, "b") == (("spec", "volumes", 1), spec["volumes"][1])
+    assert find_volume(spec, "b") == (("spec", "volumes", 1), {"name": "b", "emptyDir": {"medium": "Memory"}})
     assert find_claim_template([claim_template("x", a=1), claim_template("x", a=2)], "x") == claim_template("x", a=2)
 
 
