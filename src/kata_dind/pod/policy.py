@@ -311,6 +311,10 @@ class Policy(_Model):
             raise _Refused(
                 "dataRoot.kind", "the kind block needs a storage class; give a runtime class its blockStorageClass"
             )
+        if self.data_root.kind is DataRootKind.MEMORY and "size" not in self.data_root.model_fields_set:
+            raise _Refused(
+                "dataRoot.size", "the kind memory needs a size, which is taken from the memory; use one like 4Gi"
+            )
         hosts = [certificate.host for certificate in self.certificates]
         for index, host in enumerate(hosts):
             if host in hosts[:index]:

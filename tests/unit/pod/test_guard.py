@@ -74,8 +74,8 @@ def test_a_privileged_daemon_outside_a_vm(answer: Answer) -> None:
         (
             answer,
             "guard.shared-kernel",
-            "dockerd is privileged here and shares the node's kernel: the pod has the RuntimeClass `runc`, "
-            "which is not Kata's by the policy",
+            "`dockerd` is privileged here and shares the kernel of the node: the pod has the RuntimeClass `runc`, "
+            "which is not Kata's by the policy.",
         )
     ]
     assert "the pod has no RuntimeClass" in guarded(EVERYTHING, rules, "", is_kata=False, engines=[engine()])[0][2]
@@ -122,7 +122,7 @@ def test_versions_that_are_no_boundary(runtime_class: str, fields: dict[str, Any
     assert [(answer, FUSE if FUSE in message else IMAGE) for answer, _, message in found] == expected
     assert all((FUSE in message) != (IMAGE in message) for _, _, message in found)
     for answer, _, message in found:
-        assert message.startswith("the VM is no" if answer is DENY else "the VM may be no")
+        assert message.startswith("The VM is no" if answer is DENY else "The VM may be no")
         assert ("does not give the version" in message) is ("version" not in fields)
 
 

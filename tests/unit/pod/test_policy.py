@@ -213,6 +213,10 @@ FIELDS = (
             "dataRoot.kind: the kind block needs a storage class; give a runtime class its blockStorageClass",
         ),
         (
+            {"dataRoot": {"kind": "memory"}},
+            "dataRoot.size: the kind memory needs a size, which is taken from the memory; use one like 4Gi",
+        ),
+        (
             {"images": [{"match": "x", "version": "latest"}]},
             "images[0].version: 'latest' is not a version; use up to three numbers, like 27.5.1",
         ),
@@ -365,15 +369,18 @@ def test_a_policy_is_explained_by_what_a_pod_gets(entry: dict[str, Any], kind: s
     ("data_root", "entry", "kind", "because"),
     [
         ("memory", {"emptyDir": "block-plain"}, "memory", "the policy asks for it"),
-        ("loop", {"emptyDir": "block-plain", "blockStorageClass": "fast"}, "loop", ""),
+        ("loop", {"emptyDir": "block-plain", "blockStorageClass": "fast"}, "loop", "the policy asks for it"),
+        ("loop", {"sharing": "none", "emptyDir": "block-plain"}, "loop", ""),
+        ("loop", {"sharing": "none", "blockStorageClass": "fast"}, "", "there is no place for a loop disk"),
         ("block", {"blockStorageClass": "fast"}, "block", "the storage class `fast`"),
         ("virtiofs", {}, "", "overlay does not work on the share"),
         ("virtiofs", {"virtiofsFit": True}, "", "overlay works on the share"),
+        ("loop", {"virtiofsFit": True}, "", "overlay works on the share"),
     ],
 )
 def test_the_policys_kind_decides(data_root: str, entry: dict[str, Any], kind: str, because: str) -> None:
     classes = [{"match": "kata-qemu", "version": "4.1.0", **entry}]
-    policy = parse_policy({"runtimeClasses": classes, "dataRoot": {"kind": data_root}})
+    policy = parse_policy({"runtimeClasses": classes, "dataRoot": {"kind": data_root, "size": "4Gi"}})
     (found,) = explain_policy(policy)[0].kinds
     assert found.kind == kind
     assert because in found.because
