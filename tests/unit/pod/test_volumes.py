@@ -131,6 +131,12 @@ ROWS: list[tuple[dict[str, Any], Runtime, Backing, str]] = [
     ({"hostPath": {"path": "/dev/sdb", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "a block device of the node"),
     ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "with disable_block_device_use = false"),
     ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, runtime(version="3.25.0"), Backing.RAW, "that is mounted"),
+    (
+        {"hostPath": {"path": "/x", "type": "BlockDevice"}},
+        runtime("kata-qemu-runtime-rs", version="4.1.0"),
+        Backing.RAW,
+        "that is mounted",
+    ),
     ({"hostPath": {"path": "/dev/fuse", "type": "CharDevice"}}, KATA_4, Backing.UNFIT, "its type is CharDevice"),
     ({"hostPath": {"path": "/x", "type": "Socket"}}, KATA_4, Backing.UNFIT, "its type is Socket"),
     ({"hostPath": {"path": "/x", "type": "FileOrCreate"}}, KATA_4, Backing.UNFIT, "its type is FileOrCreate"),
@@ -155,6 +161,22 @@ def test_what_a_volume_becomes(source: dict[str, Any], found: Runtime, expected:
     answer = backing(source, found)
     assert answer[0] is expected
     assert sentence in answer[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "is_said"),
+    [
+        ("kata-qemu", "3.25.0", False),
+        ("kata-qemu", "3.26.0", True),
+        ("kata-qemu", "", True),
+        ("kata-qemu-runtime-rs", "4.1.0", False),
+        ("kata-qemu-runtime-rs", "", False),
+    ],
+)
+def test_block_devices_of_the_node_are_off_in_gos_runtime_since_3_26(name: str, version: str, is_said: bool) -> None:
+    found = runtime(name, version=version)
+    sentence = backing({"hostPath": {"path": "/x", "type": "BlockDevice"}}, found)[1]
+    assert ("disable_block_device_use" in sentence) is is_said
 
 
 @pytest.mark.parametrize(
