@@ -12,7 +12,7 @@ from enum import StrEnum
 from fnmatch import translate
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from kata_dind.pod.model import Program
@@ -113,15 +113,6 @@ class ImageRule(_Model):
     user: int | None = None
 
 
-class RegistryCertificates(_Model):
-    """The certificates that repaired daemons trust for one registry."""
-
-    host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?$")
-    """With its port, if that isn't 443."""
-    config_map: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")
-    """A ConfigMap of the pod's namespace, with a certificate in its key `ca.crt`."""
-
-
 class Guards(_Model):
     """What a pod is warned of, or refused for; all off by default."""
 
@@ -147,7 +138,6 @@ class Policy(_Model):
     containers: tuple[str, ...] = ()
     """Names, or patterns, of containers that run dockerd although nothing shows it."""
     registry_mirrors: tuple[str, ...] = ()
-    registry_certificates: tuple[RegistryCertificates, ...] = ()
     delivery: Delivery = Delivery.INLINE
     delivery_image: str = ""
     """The image that has the guest entrypoint, for the deliveries that need one."""
