@@ -146,7 +146,7 @@ def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequ
     container = mapping(containers[engine.index]) if engine.index < len(containers) else {}
     if wrapped_words(container.get("command")) is None:
         return [root for root in engine.roots if root.outcome in _BROKEN]
-    if not engine.roots or is_intact(spec, container, engine.roots[0].path, claim_templates):
+    if not engine.roots or is_intact(spec, container, claim_templates):
         return []
     because = "the guest entrypoint is there, and the volume that it needs is not, so the start is refused"
     return [replace(engine.roots[0], outcome=Outcome.FAILS, outcome_because=because)]

@@ -14,13 +14,7 @@ from kata_dind.pod.quantity import kata_size, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
 from kata_dind.pod.sizes import quantity
 from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
-from kata_dind.pod.wrapper import NAME, shows_data_root
-
-BESIDE = "/var/lib/kata-dind"
-"""Where the volume with the disk is mounted, so that the disk lies beside the data root, which stays empty."""
-
-DEVICE = "/dev/kata-dind"
-"""The path of the block device in the container."""
+from kata_dind.pod.wrapper import BESIDE, DEVICE, NAME, shows_data_root
 
 DEFAULT_ROOTS = {
     Program.DOCKERD: "/var/lib/docker",

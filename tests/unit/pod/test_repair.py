@@ -742,7 +742,7 @@ def test_memory_serves_a_user_namespace() -> None:
 
 @pytest.mark.parametrize(("seconds", "after"), [(0, 30), (5, 30), (30, 30), (120, 120), (None, None)])
 def test_the_grace_period_is_never_too_short(seconds: int | None, after: int | None) -> None:
-    spec = {} if seconds is None else {"terminationGracePeriodSeconds": seconds}
+    spec: Json = {} if seconds is None else {"terminationGracePeriodSeconds": seconds}
     assert repaired(pod(dind(), **spec))[1]["spec"].get("terminationGracePeriodSeconds") == after
 
 

@@ -85,7 +85,7 @@ MOUNTS = uniquely(
     "mountPath",
     3,
 )
-CONTAINERS = st.fixed_dictionaries(
+CONTAINERS: st.SearchStrategy[Json] = st.fixed_dictionaries(
     {"image": IMAGES, "securityContext": PRIVILEGED, "volumeMounts": MOUNTS},
     optional={
         "command": st.lists(WORDS, max_size=3),
@@ -102,14 +102,15 @@ CONTAINERS = st.fixed_dictionaries(
         "restartPolicy": st.just("Always"),
     },
 )
-ANNOTATIONS = st.sampled_from(
+ANNOTATIONS: st.SearchStrategy[Json] = st.sampled_from(
     [{}, MEMORY, {"kata-dind.io/size": "5Gi"}, {"kata-dind.io/data-root": "loop"}, {"kata-dind.io/repaired": "x"}]
 )
 
 
 @st.composite
 def pods(draw: st.DrawFn) -> Json:
-    containers, inits = draw(st.lists(CONTAINERS, min_size=1, max_size=2)), draw(st.lists(CONTAINERS, max_size=2))
+    containers: list[Json] = draw(st.lists(CONTAINERS, min_size=1, max_size=2))
+    inits: list[Json] = draw(st.lists(CONTAINERS, max_size=2))
     for number, container in enumerate([*containers, *inits]):
         container["name"] = f"c{number}"
     for container in containers:
@@ -124,7 +125,7 @@ def pods(draw: st.DrawFn) -> Json:
         spec["initContainers"] = inits
     if draw(st.booleans()):
         spec |= draw(st.sampled_from([{"hostUsers": False}, {"terminationGracePeriodSeconds": 1}]))
-    return {"metadata": {"name": "p", "annotations": dict(draw(ANNOTATIONS))}, "spec": spec}
+    return {"metadata": {"name": "p", "annotations": {**draw(ANNOTATIONS)}}, "spec": spec}
 
 
 @settings(max_examples=40, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
