@@ -124,7 +124,8 @@ def pods(draw: st.DrawFn) -> Json:
     if inits:
         spec["initContainers"] = inits
     if draw(st.booleans()):
-        spec |= draw(st.sampled_from([{"hostUsers": False}, {"terminationGracePeriodSeconds": 1}]))
+        more: Json = draw(st.sampled_from([{"hostUsers": False}, {"terminationGracePeriodSeconds": 1}]))
+        spec |= more
     return {"metadata": {"name": "p", "annotations": {**draw(ANNOTATIONS)}}, "spec": spec}
 
 
