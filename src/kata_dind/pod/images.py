@@ -259,13 +259,15 @@ def _builder(image: Image) -> Known | None:
         if "rootless" in image.tag.split("-") or image.name.endswith("rootless"):
             return replace(known, entrypoint=("rootlesskit", "buildkitd"), user=1000, rootless=True, home="/home/user")
         return known
-    if image.owner.endswith("earthly") and image.name in ("buildkitd", "earthly"):
+    if image.owner.endswith("earthly") and image.name in ("buildkitd", "earthly", "satellite"):
         said = f"the image earthly/{image.name} runs Earthly's buildkitd"
         if image.name == "buildkitd":
             cmd = ("buildkitd", "--config=/etc/buildkitd.toml")
             return Known(
                 Program.EARTHLY, CERTAIN, said, version, ("/usr/bin/entrypoint.sh",), cmd, 0, root="/tmp/earthly"
             )
+        if image.name == "satellite":
+            return Known(Program.EARTHLY, CERTAIN, said, version, user=0, root="/tmp/earthly")
         return Known(
             Program.EARTHLY,
             CERTAIN,
