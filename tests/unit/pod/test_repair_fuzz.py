@@ -45,7 +45,7 @@ PATHS = st.sampled_from(
     ]
 )
 NAMES = st.sampled_from(["a", "b", "kata-dind", "kata-dind-1", "kata-dind-entrypoint"])
-SOURCES = st.sampled_from(
+SOURCES: st.SearchStrategy[Json] = st.sampled_from(
     [
         {"emptyDir": {}},
         {"emptyDir": {"sizeLimit": "10Gi"}},
