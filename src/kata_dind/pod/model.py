@@ -141,7 +141,11 @@ class Engine:
     by_hand: bool = False
     """The recipe is in it already: a disk that its own command formats and mounts on the root."""
     storage_settings: tuple[StorageSetting, ...] = ()
-    """What names a storage driver, in arguments and environment."""
+    """What names a storage driver, in arguments and environment; the first is the one that counts."""
+    wrapped: bool = False
+    """The guest entrypoint of kata-dind starts it already."""
+    covered: bool = False
+    """Its own script mounts something over the root on which it can't work, and over what a repair would put there."""
 
     @property
     def pointer(self) -> Pointer:
@@ -159,6 +163,8 @@ class StorageSetting:
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""
+    in_file: str = ""
+    """The file in the container that names it, such as daemon.json; then `in_script` holds as well."""
 
 
 class Severity(StrEnum):
