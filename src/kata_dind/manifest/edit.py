@@ -47,7 +47,7 @@ def rewritten(document: Document, data: Any) -> str:
         if _reads_as(attempt, data, is_json=document.kind == "json"):
             return document.source[: document.start] + attempt + document.source[document.end :]
     raise SpecError(
-        f"{document.name}, line {document.line}: this document can't be changed without harm",
+        f"{document.name}:{document.line}: this document can't be changed without harm",
         id="manifest.not-editable",
         hint="apply the patch yourself: kata-dind fix -o patch",
     )

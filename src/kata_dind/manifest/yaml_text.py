@@ -67,7 +67,7 @@ def compose(text: str, *, name: str = "the text", line: int = 1) -> Iterator[Nod
     try:
         yield from _Composer(source, parser(text)).documents()
     except yaml.MarkedYAMLError as error:
-        raise source.marked_error(error.problem or "it is not YAML", error.problem_mark, error.context_mark) from error
+        raise source.marked_error(error.problem or "it breaks off", error.problem_mark, error.context_mark) from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise source.unprintable_error(str(error).partition("\n")[0]) from error
 
@@ -83,27 +83,26 @@ class _Source:
         template = _template_line(self.text, line)
         if template is not None:
             return SpecError(
-                f"{self.name}, line {self.line + template}: this is a template, not a manifest yet",
+                f"{self.name}:{self.line + template}: this is a template, not a manifest yet",
                 id="manifest.template",
-                details=problem,
                 hint="render it first: helm template CHART | kata-dind fix -f -",
             )
-        return SpecError(f"{self.name}, line {self.line + line}: {problem}", id="manifest.unreadable")
+        return SpecError(f"{self.name}:{self.line + line}: {problem}", id="manifest.unreadable")
 
     def marked_error(self, problem: str, mark: Any, began: Any) -> SpecError:
         """Return libyaml's error, with where the quote or the list began that has no end."""
         line = mark.line if mark else 0
         if self.text[mark.index : mark.index + 1] == "\t" if mark else False:
-            problem = "a tab is no indentation in YAML: use spaces"
-        elif began and mark and began.line < line:
+            return self.error("YAML is not indented by tabs: use spaces", line)
+        if began and mark and began.line < line:
             problem += f", in what begins in line {self.line + began.line}"
-        return self.error(problem, line)
+        return self.error(f"it is not YAML: {problem}", line)
 
     def unprintable_error(self, problem: str) -> SpecError:
         """Return the error for a character that YAML has not, which libyaml tells without a line."""
         found = _UNPRINTABLE.search(self.text)
         if not found:
-            return self.error(problem, 0)
+            return self.error(f"it is not YAML: {problem}", 0)
         line = self.text.count("\n", 0, found.start())
         return self.error(f"it contains the control character U+{ord(found[0]):04X}", line)
 

@@ -102,21 +102,21 @@ def test_toml_is_known_by_its_name_or_its_look() -> None:
 @pytest.mark.parametrize(
     ("text", "summary"),
     [
-        ("a: 1\nb: 'c\n", "f.yaml, line 3: found unexpected end of stream, in what begins in line 2"),
-        ("a: 1\nb: [\n", "f.yaml, line 3: did not find expected node content"),
-        ("x: 1\n---\na: 1\nb: 2\na: 3\n", "f.yaml, line 5: the key a is there twice in one mapping"),
+        ("a: 1\nb: 'c\n", "f.yaml:3: it is not YAML: found unexpected end of stream, in what begins in line 2"),
+        ("a: 1\nb: [\n", "f.yaml:3: it is not YAML: did not find expected node content"),
+        ("x: 1\n---\na: 1\nb: 2\na: 3\n", "f.yaml:5: the key a is there twice in one mapping"),
         ('{"a": 1, "a": 2}', "f.yaml: the key a is there twice in one object"),
-        ("a:\n\tb: 1\n", "f.yaml, line 2: a tab is no indentation in YAML: use spaces"),
-        ("a: 1\nb: \x00\n", "f.yaml, line 2: it contains the control character U+0000"),
-        (b"a: 1\nb: \xff\n", "f.yaml, line 2: it is not UTF-8 text"),
+        ("a:\n\tb: 1\n", "f.yaml:2: YAML is not indented by tabs: use spaces"),
+        ("a: 1\nb: \x00\n", "f.yaml:2: it contains the control character U+0000"),
+        (b"a: 1\nb: \xff\n", "f.yaml:2: it is not UTF-8 text"),
         ("a: 1".encode("utf-16"), "f.yaml is UTF-16: save it as UTF-8"),
-        ("a: &a [*a]\n", "f.yaml, line 1: the alias *a contains itself"),
-        ("a: *b\n", "f.yaml, line 1: the alias *b has no anchor above it"),
-        ("? [a]\n: b\n", "f.yaml, line 1: a key is neither a word nor a number"),
-        ("a: {{workflow.name}}\n", "f.yaml, line 1: a key is neither a word nor a number"),
-        ("<<: 1\n", "f.yaml, line 1: `<<` merges mappings, and this is something else"),
-        ("a: " + "[" * 300 + "]" * 300, "f.yaml, line 1: it is nested more than 200 levels deep"),
-        ('{"a": 1,\n"b" 2}', "f.yaml, line 2: expecting ':' delimiter"),
+        ("a: &a [*a]\n", "f.yaml:1: the alias *a contains itself"),
+        ("a: *b\n", "f.yaml:1: the alias *b has no anchor above it"),
+        ("? [a]\n: b\n", "f.yaml:1: a key is neither a word nor a number"),
+        ("a: {{workflow.name}}\n", "f.yaml:1: a key is neither a word nor a number"),
+        ("<<: 1\n", "f.yaml:1: `<<` merges mappings, and this is something else"),
+        ("a: " + "[" * 300 + "]" * 300, "f.yaml:1: it is nested more than 200 levels deep"),
+        ('{"a": 1,\n"b" 2}', "f.yaml:2: it is not JSON: expecting ':' delimiter"),
         ("[" * 100_000, "f.yaml: it is nested too deep"),
     ],
 )
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_one_sentence_with_the_line(text: str | bytes, summary:
 def test_a_helm_template_is_called_what_it_is(text: str, line: int) -> None:
     with pytest.raises(SpecError) as caught:
         read(text)
-    assert caught.value.summary == f"f.yaml, line {line}: this is a template, not a manifest yet"
+    assert caught.value.summary == f"f.yaml:{line}: this is a template, not a manifest yet"
     assert caught.value.id == "manifest.template"
     assert caught.value.hint.startswith("render it first: helm template")
 
