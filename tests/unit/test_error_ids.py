@@ -37,6 +37,7 @@ SUBJECTS = frozenset(
         "setup",
         "plan",
         "backend",
+        "manifest",
     )
 )
 """What an error is about, in the user's world."""
@@ -109,6 +110,10 @@ IDS = [
     "kvm.absent",
     "kvm.no-guest-boots",
     "kvm.not-permitted",
+    "manifest.not-editable",
+    "manifest.read-only",
+    "manifest.template",
+    "manifest.unreadable",
     "network.namespace-failed",
     "network.namespaces-forbidden",
     "network.no-way-out",
