@@ -77,3 +77,10 @@ class Workload(StrEnum):
     DEPLOYMENT = "deployment"
     STATEFULSET = "statefulset"
     JOB = "job"
+
+
+class RenderOutput(StrEnum):
+    """How `kata-dind render` prints."""
+
+    YAML = "yaml"
+    JSON = "json"

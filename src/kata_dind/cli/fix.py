@@ -130,7 +130,7 @@ def fix(
     check: Check = False,
     improve: Improve = False,
     policy: PolicyFile = "",
-    context: Context = "",
+    kube_context: Context = "",
     namespace: Namespace = "",
     all: All = False,
     all_namespaces: AllNamespaces = False,
@@ -147,7 +147,7 @@ def fix(
     from kata_dind.fixing.policies import load_policy
 
     given = [*(filename or ()), *(files or ())]
-    cluster = Cluster(context, namespace, all_namespaces) if context or namespace or all or all_namespaces else None
+    cluster = Cluster(kube_context, namespace, all_namespaces) if kube_context or namespace or all or all_namespaces else None
     _refuse_contradictions(given, cluster, output=output, in_place=in_place, check=check)
     output = output or ("json" if json else "changes" if in_place else "findings" if check or cluster else "yaml")
     wish = _Wish(format_of(output), output, in_place, Mender(load_policy(policy), improve))

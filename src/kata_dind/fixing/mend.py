@@ -13,7 +13,7 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Finding, Operation, Place, Program, Repair, Severity
+from kata_dind.pod.model import Finding, Operation, Place, Program, Severity
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.repair import repair
@@ -67,8 +67,12 @@ class Mender:
         # The annotation only tells what was done: a document without a place for it may hold the repair all the same.
         missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
         findings = _distinct(found.findings, mended.findings, guard(place.pod, policy, found))
+        if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
+            findings = (*findings, Finding("pod.improvable", Severity.WARNING, mended.reasons[0]))
         if missing:
-            findings = (*findings, _made_elsewhere(place, mended))
+            findings = (*findings, _made_elsewhere(place))
+        elif place.incomplete and found.engines and not mended.patch:
+            findings = (*findings, _incomplete(place))
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
 
@@ -86,14 +90,17 @@ def _mended(document: Document, patch: Sequence[Operation]) -> str:
     return edited(document, patch) if patch else document.source
 
 
-def _made_elsewhere(place: Place, mended: Repair) -> Finding:
+_BY_WEBHOOK = "the webhook of kata-dind repairs such a pod when it is created"
+
+
+def _made_elsewhere(place: Place) -> Finding:
     maker = place.made_by or "another object"
-    return Finding(
-        id="pod.made-elsewhere",
-        severity=Severity.ERROR,
-        message=f"the pod is made by {maker}, and this document has no place for the repair",
-        hint="the webhook of kata-dind repairs such pods when they are created",
-    )
+    message = f"the pod is made by {maker}, and this document has no place for the repair"
+    return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_BY_WEBHOOK)
+
+
+def _incomplete(place: Place) -> Finding:
+    return Finding("pod.incomplete", Severity.WARNING, place.incomplete, hint=_BY_WEBHOOK)
 
 
 def _distinct(*groups: Iterable[Finding]) -> tuple[Finding, ...]:

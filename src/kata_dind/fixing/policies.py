@@ -65,11 +65,11 @@ runtimeClasses:
     # kata: true                # false: leave the pods of this class alone
     # handler: kata-qemu        # if the handler isn't named as the class
     # version: 4.1.0            # Kata's version on the nodes
-    # empty_dir: block-plain    # Kata's emptydir_mode: shared-fs, block-plain or block-encrypted
+    # emptyDir: block-plain    # Kata's emptydir_mode: shared-fs, block-plain or block-encrypted
     # sharing: virtio-fs        # Kata's shared_fs: virtio-fs, inline-virtio-fs, virtio-9p, virtio-fs-nydus or none
-    # virtiofs_fit: false       # true: virtiofsd runs with --xattr and --modcaps=+sys_admin
-    # block_storage_class: ""   # a storage class whose volumes can be had with volumeMode: Block
-    # direct_assigned: []       # storage classes whose file systems Kata mounts in the guest
+    # virtiofsFit: false       # true: virtiofsd runs with --xattr and --modcaps=+sys_admin
+    # blockStorageClass: ""   # a storage class whose volumes can be had with volumeMode: Block
+    # directAssigned: []       # storage classes whose file systems Kata mounts in the guest
 
 # Whether a pod without the annotation kata-dind.io/repair is repaired.
 repair: true
@@ -101,9 +101,9 @@ deliveryImage: ""
 # What is done about a pod that can't be repaired, and about what the guards find: off, warn or deny.
 unrepaired: warn
 guards:
-  shared_kernel: "off"          # a privileged Docker daemon outside of a virtual machine
-  no_boundary: "off"            # a Kata whose version is no boundary for privileged containers
-  host_docker: "off"            # the node's own Docker, by its socket or its data root
-  open_annotations: "off"       # virtio_fs_extra_args in a pod's annotations
+  sharedKernel: "off"          # a privileged Docker daemon outside of a virtual machine
+  noBoundary: "off"            # a Kata whose version is no boundary for privileged containers
+  hostDocker: "off"            # the node's own Docker, by its socket or its data root
+  openAnnotations: "off"       # virtio_fs_extra_args in a pod's annotations
 """
 """The default policy as YAML with comments; a test parses it."""

@@ -100,10 +100,10 @@ class Totals:
 
 
 def in_document(place: Place, pointer: Pointer) -> Pointer:
-    """Return where a pod's pointer lies in the document that has the pod."""
+    """Return where a pod's pointer lies in the document that has the pod; empty if it is not in there."""
     for pod_prefix, document_prefix in place.parts:
         if pointer[: len(pod_prefix)] == pod_prefix:
-            return document_prefix + pointer[len(pod_prefix) :]
+            return () if document_prefix is None else document_prefix + pointer[len(pod_prefix) :]
     return ()
 
 
