@@ -65,6 +65,8 @@ class Backing(StrEnum):
     """A directory of the node (hostPath), shared by virtio-fs: not this pod's alone."""
     GUEST_ROOT = "guest-root"
     """A directory of the sandbox's own root: a share or a disk, by snapshotter."""
+    UNFIT = "unfit"
+    """Something that holds no data root at all: read-only files, a socket, hugetlbfs."""
     UNKNOWN = "unknown"
 
 

@@ -12,7 +12,8 @@ from enum import StrEnum
 from fnmatch import translate
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from kata_dind.pod.model import Program
 from kata_dind.vocabulary import DataRootKind
@@ -36,6 +37,15 @@ class Sharing(StrEnum):
     NONE = "none"
 
 
+class Snapshotter(StrEnum):
+    """Containerd's snapshotter: what the root of a sandbox lies on."""
+
+    OVERLAYFS = "overlayfs"
+    DEVMAPPER = "devmapper"
+    EROFS = "erofs"
+    NYDUS = "nydus"
+
+
 class Delivery(StrEnum):
     """How the guest entrypoint comes into a repaired pod."""
 
@@ -56,7 +66,7 @@ class Answer(StrEnum):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True)
 
 
 class RuntimeClass(_Model):
@@ -71,8 +81,11 @@ class RuntimeClass(_Model):
     """Kata's version, as in `4.1.0`."""
     empty_dir: EmptyDirMode | None = None
     sharing: Sharing | None = None
+    snapshotter: Snapshotter | None = None
     virtiofs_fit: bool = False
     """virtiofsd runs with what overlayfs needs (`--xattr --modcaps=+sys_admin`)."""
+    enable_annotations: tuple[str, ...] = ()
+    """Hypervisor annotations that the handler obeys, as in `virtio_fs_extra_args`; names or patterns."""
     block_storage_class: str = ""
     """A storage class whose volumes may be had with `volumeMode: Block`."""
     direct_assigned: tuple[str, ...] = ()
@@ -116,24 +129,20 @@ class Guards(_Model):
 class Policy(_Model):
     """All of it."""
 
-    runtime_classes: tuple[RuntimeClass, ...] = Field(
-        default=(RuntimeClass(match="kata"), RuntimeClass(match="kata-*")), alias="runtimeClasses"
-    )
+    runtime_classes: tuple[RuntimeClass, ...] = (RuntimeClass(match="kata"), RuntimeClass(match="kata-*"))
     """The first that matches counts; a class that none matches is not Kata's."""
     repair: bool = True
     """Whether pods without an annotation are repaired."""
-    data_root: DataRoot = Field(default=DataRoot(), alias="dataRoot")
+    data_root: DataRoot = DataRoot()
     images: tuple[ImageRule, ...] = ()
     containers: tuple[str, ...] = ()
     """Names, or patterns, of containers that run dockerd although nothing shows it."""
-    registry_mirrors: tuple[str, ...] = Field(default=(), alias="registryMirrors")
+    registry_mirrors: tuple[str, ...] = ()
     delivery: Delivery = Delivery.INLINE
-    delivery_image: str = Field(default="", alias="deliveryImage")
+    delivery_image: str = ""
     """The image that has the guest entrypoint, for the deliveries that need one."""
     unrepaired: Answer = Answer.WARN
     guards: Guards = Guards()
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def class_of(self, name: str) -> RuntimeClass | None:
         """Return what the policy says of a RuntimeClass; None if it isn't Kata's."""
