@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 def main() -> int:
     """Run the command line and return its exit code."""
     logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s")
-    program = f"kubectl {PROGRAM}" if os.path.basename(sys.argv[0]) == KUBECTL_PLUGIN else PROGRAM
+    program = f"kubectl {PROGRAM}" if sys.argv[0].rpartition("/")[2] == KUBECTL_PLUGIN else PROGRAM
     return execute(sys.argv[1:], session=Session(program=program))
 
 

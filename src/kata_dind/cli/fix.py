@@ -50,15 +50,20 @@ Output = Annotated[
         "-o",
         variable="FIX_OUTPUT",
         metavar="|".join(FixOutput),
-        help_text="What to print: yaml, the whole input with the repairs in it; diff; patch, as JSON patches; json, all "
-        "that was found; explain, in prose; findings, a line each; github or sarif, for CI.",
+        help_text="What to print: yaml, the whole input with the repairs in it; diff; patch, as JSON patches; json, "
+        "all that was found; explain, in prose; findings, a line each; github or sarif, for CI.",
         show_default="yaml; findings with --check and for a cluster; changes with --in-place",
         autocompletion=completion.words(FixOutput),
     ),
 ]
 InPlace = Annotated[
     bool,
-    flag("--in-place", "-i", variable="FIX_IN_PLACE", help_text="Write the repairs into the files, and print what changed."),
+    flag(
+        "--in-place",
+        "-i",
+        variable="FIX_IN_PLACE",
+        help_text="Write the repairs into the files, and print what changed.",
+    ),
 ]
 Check = Annotated[
     bool,
@@ -73,7 +78,7 @@ Improve = Annotated[
     flag(
         "--improve",
         variable="FIX_IMPROVE",
-        help_text="Also replace what works, such as a disk that a pod makes by a script of its own, by what works better.",
+        help_text="Also change what works, such as a disk that a pod's own script makes, to what works better.",
     ),
 ]
 Context = Annotated[
@@ -98,9 +103,7 @@ Namespace = Annotated[
         show_default="the context's",
     ),
 ]
-All = Annotated[
-    bool, flag("--all", variable="FIX_ALL", help_text="Read all workloads in a namespace of the cluster.")
-]
+All = Annotated[bool, flag("--all", variable="FIX_ALL", help_text="Read all workloads in a namespace of the cluster.")]
 AllNamespaces = Annotated[
     bool,
     flag("--all-namespaces", "-A", variable="FIX_ALL_NAMESPACES", help_text="Read the workloads of all namespaces."),
@@ -138,8 +141,8 @@ def fix(
 ) -> None:
     """Repair pods that run Docker on a Kata RuntimeClass.
 
-    Manifests in YAML, JSON and GitLab Runner's config.toml are read: pods, all that makes pods, Lists, and chart values.
-    What has no Docker in it, or is not Kata's, is printed as it was. A cluster is only read, through kubectl.
+    Manifests in YAML and JSON, and GitLab Runner's config.toml, are read: pods, all that makes pods, Lists, and chart
+    values. What has no Docker in it, or is not Kata's, is printed as it was. A cluster is only read, through kubectl.
     """
     from kata_dind.fixing.cluster import Cluster
     from kata_dind.fixing.formats import format_of
@@ -147,7 +150,9 @@ def fix(
     from kata_dind.fixing.policies import load_policy
 
     given = [*(filename or ()), *(files or ())]
-    cluster = Cluster(kube_context, namespace, all_namespaces) if kube_context or namespace or all or all_namespaces else None
+    cluster = (
+        Cluster(kube_context, namespace, all_namespaces) if kube_context or namespace or all or all_namespaces else None
+    )
     _refuse_contradictions(given, cluster, output=output, in_place=in_place, check=check)
     output = output or ("json" if json else "changes" if in_place else "findings" if check or cluster else "yaml")
     wish = _Wish(format_of(output), output, in_place, Mender(load_policy(policy), improve))
@@ -199,7 +204,7 @@ def _fix_files(session: Session, given: Sequence[str], wish: _Wish) -> Totals:
         with tempfile.SpooledTemporaryFile(_SPOOLED_CHARACTERS, "w+", encoding="utf-8", newline="") as spool:
             notes: list[str] = []
             try:
-                seen = _fix_file(each, wish, printed=spool, first=first, notes=notes)  # type: ignore[arg-type]
+                seen = _fix_file(each, wish, printed=spool, first=first, notes=notes)
             except SpecError as error:
                 # Of a file that can't be read to its end nothing is printed, and the others are.
                 if len(inputs) == 1:
@@ -230,7 +235,9 @@ def _refuse_mixture(inputs: Sequence[Input], wish: _Wish) -> None:
         )
 
 
-def _fix_file(each: Input, wish: _Wish, *, printed: tempfile.SpooledTemporaryFile[str], first: bool, notes: list[str]) -> Totals:
+def _fix_file(
+    each: Input, wish: _Wish, *, printed: tempfile.SpooledTemporaryFile[str], first: bool, notes: list[str]
+) -> Totals:
     from kata_dind.fixing.around import look_around
     from kata_dind.fixing.inputs import open_input, require_regular
     from kata_dind.fixing.replace import replacing

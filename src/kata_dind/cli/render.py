@@ -46,7 +46,7 @@ Sidecar = Annotated[
     flag(
         "--sidecar",
         variable="RENDER_SIDECAR",
-        help_text="Make the daemon a sidecar of a container that uses it; its image and command are there to be changed.",
+        help_text="Make the daemon a sidecar of a container that uses it, whose image and command you change.",
     ),
 ]
 Rootless = Annotated[
@@ -62,22 +62,27 @@ Image = Annotated[
         show_default="docker:29-dind, or docker:29-dind-rootless",
     ),
 ]
-Name = Annotated[
-    str, option("--name", variable="RENDER_NAME", metavar="NAME", help_text="The name of the object.")
-]
+Name = Annotated[str, option("--name", variable="RENDER_NAME", metavar="NAME", help_text="The name of the object.")]
 Namespace = Annotated[
     str,
-    option("--namespace", "-n", variable="RENDER_NAMESPACE", metavar="NAME", help_text="Its namespace.", show_default="none"),
+    option(
+        "--namespace",
+        "-n",
+        variable="RENDER_NAMESPACE",
+        metavar="NAME",
+        help_text="Its namespace.",
+        show_default="none",
+    ),
 ]
 Cpus = Annotated[
     str,
-    option("--cpus", variable="RENDER_CPUS", metavar="N", help_text="Processors, such as 2 or 500m.", show_default="none"),
+    option(
+        "--cpus", variable="RENDER_CPUS", metavar="N", help_text="Processors, such as 2 or 500m.", show_default="none"
+    ),
 ]
 Memory = Annotated[
     str,
-    option(
-        "--memory", variable="RENDER_MEMORY", metavar="SIZE", help_text="Memory, such as 4Gi.", show_default="none"
-    ),
+    option("--memory", variable="RENDER_MEMORY", metavar="SIZE", help_text="Memory, such as 4Gi.", show_default="none"),
 ]
 StorageClass = Annotated[
     str,

@@ -116,9 +116,7 @@ def examine_cluster(cluster: Cluster, mender: Mender, *, report: Report) -> Iter
             index += 1
 
 
-def _examined(
-    reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: Policy | None
-) -> tuple[PodReport, ...]:
+def _examined(reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: Policy | None) -> tuple[PodReport, ...]:
     pods = mender.pods(each, around=Around(policy=policy))
     wanted = {(pod.place.namespace, name) for pod in pods if pod.detection.is_kata for name in _mounted(pod.place)}
     if not wanted:
@@ -238,8 +236,7 @@ def _kubectl(cluster: Cluster, arguments: Sequence[str]) -> str:
         raise ToolMissing(
             "kubectl is not installed, and kata-dind reads a cluster through it",
             id="host.tool-missing",
-            hint="install kubectl, or run where it is: kubectl get deployments,statefulsets,jobs,pods -o json > all.json; "
-            "kata-dind fix -f all.json --check",
+            hint="install kubectl; or, where it is: kubectl get deployments,jobs,pods -A -o json >all.json",
         )
     context = ["--context", cluster.context] if cluster.context else []
     try:

@@ -1,4 +1,4 @@
-"""Documents in, reports out: each pod of a document is examined, and its repair brought into the document's own terms."""
+"""Documents in, reports out: each pod of a document is examined, and its repair brought into the document's terms."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Mender:
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _script(kind: str) -> str:
     return entrypoint_for_pods(DataRootKind(kind))
 

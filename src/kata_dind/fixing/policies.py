@@ -42,7 +42,9 @@ def _read(name: str) -> Mapping[str, Any]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{name}{line}: it is not YAML: {error.problem or error.context}", id="spec.not-yaml") from error
+        raise SpecError(
+            f"{name}{line}: it is not YAML: {error.problem or error.context}", id="spec.not-yaml"
+        ) from error
     except (YAMLError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SpecError(f"{name}: it is not YAML: {reason}", id="spec.not-yaml") from error
@@ -54,8 +56,8 @@ def _read(name: str) -> Mapping[str, Any]:
 
 
 DEFAULT_TEXT = """\
-# A policy for `kata-dind fix --policy FILE` and for the webhook. Each field is optional, and what is written here is what
-# holds without it. `kata-dind policy check FILE` explains a policy; `kata-dind policy schema` is for editors.
+# A policy for `kata-dind fix --policy FILE` and for the webhook. Each field is optional, and what is written here holds
+# without it. `kata-dind policy check FILE` explains a policy; `kata-dind policy schema` is for editors.
 
 # Which RuntimeClasses are Kata's. The first that matches a pod's class counts; a class that none matches is left alone.
 # What a class can do is known from its handler's name; the fields in comments say otherwise.

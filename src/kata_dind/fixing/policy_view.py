@@ -8,6 +8,7 @@ from typing import Any
 
 from kata_dind.fixing.around import rule_for
 from kata_dind.fixing.mend import script
+from kata_dind.pod.detect import detect
 from kata_dind.pod.explain import sentence
 from kata_dind.pod.handlers import runtime_of
 from kata_dind.pod.policy import Policy, RuntimeClass
@@ -47,7 +48,7 @@ def _class_as_fields(policy: Policy, rule: RuntimeClass) -> dict[str, Any]:
     if runtime is None:
         return fields
     pod = _example_pod(name)
-    mended = repair(pod, policy, script=script)
+    mended = repair(pod, policy, script=script, detection=detect(pod, policy))
     return {
         **fields,
         "handler": runtime.handler,

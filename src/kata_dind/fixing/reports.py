@@ -1,4 +1,4 @@
-"""What is known of a document after it was examined: its pods, what is wrong with them, and the document as repaired."""
+"""What is known of a document after it was examined: its pods, what is wrong with them, and its repaired text."""
 
 from __future__ import annotations
 

@@ -24,5 +24,5 @@ class Format(Protocol):
 
 def format_of(output: str) -> Format:
     """Return the format of a name: a word of FixOutput, or `changes`."""
-    module: Format = importlib.import_module(f"{__name__}.as_{output}")  # type: ignore[assignment]
+    module: Format = importlib.import_module(f"{__name__}.as_{output}")
     return module

@@ -56,7 +56,8 @@ def pod_as_fields(report: DocumentReport, pod: PodReport) -> dict[str, Any]:
         "needs_repair": pod.needs_repair,
         "engines": [_engine(engine) for engine in pod.detection.engines],
         "findings": [
-            _finding(pod, finding, line) for finding, line in zip(pod.findings, pod.lines or _no_lines(pod), strict=True)
+            _finding(pod, finding, line)
+            for finding, line in zip(pod.findings, pod.lines or _no_lines(pod), strict=True)
         ],
         "repair": {
             "kind": pod.repair.kind,

@@ -1,4 +1,4 @@
-"""SARIF 2.1.0, the format of code scanning: the results first, one by one, then the tool with the rules that it used."""
+"""SARIF 2.1.0, the format of code scanning: the results first, one by one, then the tool."""
 
 from __future__ import annotations
 
