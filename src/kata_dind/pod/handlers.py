@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kata_dind.pod.policy import EmptyDirMode, Policy, RuntimeClass, Sharing, Snapshotter, matches
+from kata_dind.pod.policy import EmptyDirMode, Policy, RuntimeClass, Sharing, Snapshotter, matches, version_numbers
 from kata_dind.pod.reading import mapping, text
 
 ANNOTATIONS = "io.katacontainers.config.hypervisor."
@@ -206,12 +206,6 @@ def _class_runtime(name: str, rule: RuntimeClass) -> Runtime:
         direct_assigned=rule.direct_assigned,
         because=_because(name, handler_name, row if known else None, shim, version, rule),
     )
-
-
-def version_numbers(text: str) -> tuple[int, ...]:
-    """Return the three numbers of a version such as `4.1` or `4.1.0`; empty for an empty text."""
-    numbers = [int(part) for part in text.split(".")] if text else []
-    return tuple(numbers + [0] * (3 - len(numbers))) if numbers else ()
 
 
 def _guessed(name: str) -> Handler:
