@@ -225,11 +225,14 @@ class Place:
     namespace: str
     pod: PodDict
     """The pod as the API server would see it, made of the document's parts, which it shares and never copies."""
-    parts: tuple[tuple[Pointer, Pointer], ...]
-    """Where a pod's pointer lies in the document: pairs of prefixes (pod, document), the longest first."""
+    parts: tuple[tuple[Pointer, Pointer | None], ...]
+    """Where a pod's pointer lies in the document: pairs of prefixes (pod, document), the longest first. None: nowhere,
+    as for a container that a controller adds."""
     claim_templates: tuple[Mapping[str, Any], ...] = ()
     """The volumeClaimTemplates of the object that makes the pod: volumes of their names."""
     made_by: str = ""
     """Who makes the pod of this, if a patch of this document can't hold all of the repair; a phrase."""
     incomplete: str = ""
     """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
+    missing: frozenset[Pointer] = frozenset()
+    """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
