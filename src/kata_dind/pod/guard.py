@@ -6,6 +6,7 @@ Sources: Kata's advisories GHSA-2gv2-cffp-j227, GHSA-rr59-xxvx-96qr and GHSA-wwj
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kata_dind.pod.handlers import ANNOTATIONS, Runtime, Shim, Vmm, runtime_of
@@ -17,6 +18,9 @@ from kata_dind.pod.volumes import clean_path
 Guarded = tuple[Answer, Finding]
 
 _EXTRA_ARGS = "virtio_fs_extra_args"
+_OBEYED_SINCE = {Shim.GO: (3, 2, 0), Shim.RS: (3, 24, 0), None: (3, 2, 0)}
+"""The releases since which `enable_annotations` names virtio_fs_extra_args (b1dd09a4d3, d495b77135)."""
+
 _SOCKETS = (
     *("/run/docker.sock", "/var/run/docker.sock"),
     *("/run/containerd", "/var/run/containerd", "/run/docker/containerd", "/var/run/docker/containerd"),
@@ -73,49 +77,50 @@ def _shared_kernel(detection: Detection) -> Iterator[Finding]:
             )
 
 
-def advisories(runtime: Runtime) -> list[tuple[bool, str]]:
-    """Return why a runtime is no boundary for privileged containers: sentences, each with whether that is sure."""
-    found = []
-    if (
-        _may_be(runtime, Vmm.QEMU, Vmm.CLOUD_HYPERVISOR)
-        and runtime.shim is not Shim.GO
-        and not _is_old_default(runtime)
-    ):
-        found += _until(
-            runtime,
-            (3, 31, 0),
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """A fault of Kata by which a VM is no boundary for a privileged container."""
+
+    is_sure: bool
+    fault: str
+    """A sentence, without the runtime that has it."""
+    because: str
+    """Why the runtime has it, or may have it."""
+
+
+def advisories(runtime: Runtime) -> list[Advisory]:
+    """Return the faults that a runtime has, or may have for all that is known."""
+    found: list[Advisory | None] = []
+    # The shim of a class that leaves it open was Go's in all versions with the fault. Dragonball has no virtiofsd.
+    is_go = runtime.shim is Shim.GO or (runtime.shim is None and runtime.vmm is not None)
+    if not is_go and _may_be(runtime, Vmm.QEMU, Vmm.CLOUD_HYPERVISOR) and runtime.sharing is Sharing.VIRTIO_FS:
+        fault = (
             "before 3.31, Kata's Rust runtime runs virtiofsd as root and without a sandbox, within reach of the guest "
-            "(GHSA-2gv2-cffp-j227)",
-            is_known=runtime.shim is Shim.RS and runtime.sharing is Sharing.VIRTIO_FS and runtime.vmm is not None,
+            "(GHSA-2gv2-cffp-j227)"
         )
+        found.append(_until(runtime, (3, 31, 0), fault))
     if _may_be(runtime, Vmm.CLOUD_HYPERVISOR):
-        found += _until(
-            runtime,
-            (3, 27, 0),
+        fault = (
             "before 3.27, a guest on Cloud Hypervisor can write to the image that all guests boot from "
-            "(GHSA-wwj6-vghv-5p64)",
-            is_known=runtime.vmm is not None,
+            "(GHSA-wwj6-vghv-5p64)"
         )
-    return found
+        found.append(_until(runtime, (3, 27, 0), fault))
+    return [advisory for advisory in found if advisory is not None]
 
 
 def _may_be(runtime: Runtime, *vmms: Vmm) -> bool:
     return runtime.vmm is None or runtime.vmm in vmms
 
 
-def _is_old_default(runtime: Runtime) -> bool:
-    """Tell whether the shim is the default one, which was Go's in all versions with the fault."""
-    return runtime.shim is None and runtime.vmm is not None
-
-
-def _until(runtime: Runtime, mended: tuple[int, ...], fault: str, *, is_known: bool) -> list[tuple[bool, str]]:
+def _until(runtime: Runtime, mended: tuple[int, ...], fault: str) -> Advisory | None:
     if not runtime.version:
-        return [(False, f"{fault}, and the policy does not give the version of `{runtime.handler}`")]
+        return Advisory(False, fault, f"the policy does not give the version of `{runtime.handler}`")
     if runtime.version >= mended:
-        return []
-    if not is_known:
-        return [(False, f"{fault}, and what `{runtime.handler}` runs is not known; its version is {_dotted(runtime)}")]
-    return [(True, f"{fault}, and the version of `{runtime.handler}` is {_dotted(runtime)}")]
+        return None
+    version = f"the version of `{runtime.handler}` is {_dotted(runtime)}"
+    if runtime.vmm is None:
+        return Advisory(False, fault, f"{version}, and what it runs is not known")
+    return Advisory(True, fault, version)
 
 
 def _dotted(runtime: Runtime) -> str:
@@ -131,15 +136,14 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
         pointer: Pointer = ("spec", list_name, index)
         if not _is_privileged(container) and pointer not in engines:
             continue
-        for is_sure, fault in faults:
+        for fault in faults:
             yield (
-                is_sure,
+                fault.is_sure,
                 Finding(
                     id="guard.no-boundary",
                     severity=Severity.WARNING,
-                    message=f"the VM is no boundary for this privileged container: {fault}"
-                    if is_sure
-                    else f"the VM may be no boundary for this privileged container: {fault}",
+                    message=f"the VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
+                    f"{fault.fault}, and {fault.because}",
                     container=text(container.get("name")),
                     pointer=pointer,
                     hint="use a later version of Kata"
@@ -164,6 +168,7 @@ def _open_annotations(
     obeyed = f"the annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest"
     rule = policy.class_of(runtime.name)
     enabled = rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations)
+    since = _OBEYED_SINCE[runtime.shim]
     if enabled:
         is_sure, message = True, f"{obeyed}, and by the policy `{runtime.handler}` obeys it"
     elif not runtime.version:
@@ -174,7 +179,7 @@ def _open_annotations(
                 f"and the policy does not give the version of `{runtime.handler}`"
             ),
         )
-    elif runtime.version < (3, 31, 0):
+    elif since <= runtime.version < (3, 31, 0):
         is_sure, message = True, f"{obeyed}; {runtime.version_text} obeys it by default (GHSA-rr59-xxvx-96qr)"
     else:
         is_sure, message = (

@@ -51,6 +51,7 @@ class Handler:
     block_hotplug: bool = True
     """A block device can be plugged into a machine that runs."""
     is_nvidia: bool = False
+    """By the Rust runtime of 4.0 and later it shares nothing, and makes a disk of each emptyDir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Runtime:
 _QEMU = Handler(Vmm.QEMU, Shim.GO)
 _CLH = Handler(Vmm.CLOUD_HYPERVISOR, Shim.GO)
 _QEMU_TEE = Handler(Vmm.QEMU, Shim.GO, Sharing.NONE, confidential=True)
-_NVIDIA = Handler(Vmm.QEMU, Shim.GO, Sharing.NONE, is_nvidia=True)
+_NVIDIA = Handler(Vmm.QEMU, Shim.GO, is_nvidia=True)
 _NVIDIA_TEE = Handler(Vmm.QEMU, Shim.GO, Sharing.NONE, confidential=True, is_nvidia=True)
 
 HANDLERS: Mapping[str, Handler] = {
@@ -150,6 +151,16 @@ HANDLERS: Mapping[str, Handler] = {
 }
 """By the shim's name without `kata-` and `-runtime-rs`; what follows it (`-debug`, one's own suffix) is left out."""
 
+_WITH_RS = [shim for shim in HANDLERS if shim.startswith(("clh", "qemu")) and shim != "qemu-sev"]
+
+KATA_4_1_CLASSES: tuple[str, ...] = tuple(
+    f"kata-{shim}"
+    for shim in sorted(
+        [*_WITH_RS, *(f"{shim}-runtime-rs" for shim in [*_WITH_RS, "openvmm-azure"]), "dragonball", "fc", "remote"]
+    )
+)
+"""The RuntimeClasses that kata-deploy makes at 4.1.0, one for each of its 26 shims."""
+
 _DEFAULT = Handler(Vmm.QEMU, None)
 _UNKNOWN = Handler(None, None)
 _BY_LENGTH = sorted(HANDLERS, key=len, reverse=True)
@@ -175,8 +186,7 @@ def find_handler(name: str) -> Handler | None:
     if base is None:
         return None
     handler = HANDLERS[base]
-    is_rs = shim.removeprefix(base).startswith("-runtime-rs")
-    return replace(handler, shim=Shim.RS) if is_rs else handler
+    return replace(handler, shim=Shim.RS) if "-runtime-rs" in shim.removeprefix(base) else handler
 
 
 @functools.lru_cache(maxsize=256)
@@ -188,7 +198,8 @@ def _class_runtime(name: str, rule: RuntimeClass) -> Runtime:
     shim = row.shim
     if shim is None and version and known is not None:
         shim = Shim.GO if version < (4,) else Shim.RS
-    sharing = rule.sharing or row.sharing
+    has_disks = row.is_nvidia and shim is Shim.RS and not (version and version < (4,))
+    sharing = rule.sharing or (Sharing.NONE if has_disks else row.sharing)
     return Runtime(
         name=name,
         handler=handler_name,
@@ -196,7 +207,7 @@ def _class_runtime(name: str, rule: RuntimeClass) -> Runtime:
         vmm=row.vmm,
         shim=shim,
         sharing=sharing,
-        empty_dir=rule.empty_dir or _default_empty_dir(row, shim, version),
+        empty_dir=rule.empty_dir or _default_empty_dir(row, has_disks=has_disks),
         guest_empty_dir=bool(version) and version < (4,),
         snapshotter=rule.snapshotter,
         virtiofs_fit=rule.virtiofs_fit and sharing is Sharing.VIRTIO_FS,
@@ -204,7 +215,7 @@ def _class_runtime(name: str, rule: RuntimeClass) -> Runtime:
         block_hotplug=row.block_hotplug,
         block_storage_class=rule.block_storage_class,
         direct_assigned=rule.direct_assigned,
-        because=_because(name, handler_name, row if known else None, shim, version, rule),
+        because=_because(name, row if known else None, shim, rule) + _assumed(row, rule, has_disks=has_disks),
     )
 
 
@@ -217,36 +228,32 @@ def _guessed(name: str) -> Handler:
     return HANDLERS["fc"] if words & _FIRECRACKER_WORDS else _UNKNOWN
 
 
-def _default_empty_dir(row: Handler, shim: Shim | None, version: tuple[int, ...]) -> EmptyDirMode:
+def _default_empty_dir(row: Handler, *, has_disks: bool) -> EmptyDirMode:
     if row.confidential:
         return EmptyDirMode.BLOCK_ENCRYPTED
-    if row.is_nvidia and shim is Shim.RS and not (version and version < (4,)):
-        return EmptyDirMode.BLOCK_PLAIN
-    return EmptyDirMode.SHARED_FS
+    return EmptyDirMode.BLOCK_PLAIN if has_disks else EmptyDirMode.SHARED_FS
 
 
-def _because(
-    name: str, handler: str, row: Handler | None, shim: Shim | None, version: tuple[int, ...], rule: RuntimeClass
-) -> str:
+def _because(name: str, row: Handler | None, shim: Shim | None, rule: RuntimeClass) -> str:
     whose = f"the RuntimeClass `{name}`"
     if rule.handler:
-        whose += f" has by the policy the handler `{handler}`, which"
+        whose += f" has by the policy the handler `{rule.handler}`, which"
     if row is None:
         what = f"{whose} is not one of Kata's own handlers, so the defaults of Kata are assumed"
     else:
         which = {Shim.GO: " by Kata's Go runtime", Shim.RS: " by Kata's Rust runtime", None: ""}[shim]
         what = f"{whose} runs {row.vmm}{which}"
-    known = f"its version is {rule.version}" if version else "its version is not in the policy"
-    given = [
-        f"{key} {value}"
-        for key, value in (
-            ("emptyDir", rule.empty_dir),
-            ("sharing", rule.sharing),
-            ("snapshotter", rule.snapshotter),
-        )
-        if value is not None
-    ]
-    return f"{what}; {known}" + (f"; the policy gives {' and '.join(given)}" if given else "")
+    return f"{what}; its version is {rule.version}" if rule.version else f"{what}; its version is not in the policy"
+
+
+def _assumed(row: Handler, rule: RuntimeClass, *, has_disks: bool) -> str:
+    """Return what the policy gives of a class, and what is assumed for want of that."""
+    settings = (("emptyDir", rule.empty_dir), ("sharing", rule.sharing), ("snapshotter", rule.snapshotter))
+    given = [f"{key} {value}" for key, value in settings if value is not None]
+    said = f"; the policy gives {' and '.join(given)}" if given else ""
+    if has_disks and rule.empty_dir is None and not row.confidential:
+        said += "; by its defaults, from 4.0 on, it makes a disk of each plain emptyDir (block-plain)"
+    return said
 
 
 def _annotated(runtime: Runtime, annotations: Mapping[str, object], rule: RuntimeClass) -> Runtime:
