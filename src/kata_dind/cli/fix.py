@@ -244,6 +244,8 @@ def _fix_file(
     from kata_dind.fixing.reports import Totals
 
     totals = Totals()
+    if wish.in_place:
+        require_regular(each)
     with contextlib.ExitStack() as stack:
         text = stack.enter_context(open_input(each))
         around = look_around(text, source=each.name, policy=wish.mender.policy)
@@ -252,7 +254,6 @@ def _fix_file(
         if not wish.in_place:
             printed.writelines(wish.format.of_file(reports, first=first))
             return totals
-        require_regular(each)
         new = stack.enter_context(replacing(Path(each.name), opened=text))
         printed.writelines(wish.format.of_file(_written(reports, new.file), first=first))
         if totals.repaired:

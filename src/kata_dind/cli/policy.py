@@ -33,9 +33,9 @@ def check(session: Session, file: File, *, json: Json = False) -> None:
 @takes_session
 def schema(session: Session) -> None:
     """Print the JSON schema of policies, with which an editor completes and checks them."""
-    from kata_dind.pod.policy import Policy
+    from kata_dind.pod.policy import policy_schema
 
-    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema(by_alias=True)})
+    print_json(policy_schema())
 
 
 @takes_session

@@ -15,7 +15,7 @@ from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
 from kata_dind.pod.model import Finding, Operation, Place, Program, Severity
 from kata_dind.pod.places import find_pods, translate
-from kata_dind.pod.policy import Policy
+from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
 from kata_dind.vocabulary import DataRootKind
 
@@ -66,7 +66,7 @@ class Mender:
         own, elsewhere = translate(place, mended.patch)
         # The annotation only tells what was done: a document without a place for it may hold the repair all the same.
         missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
-        findings = _distinct(found.findings, mended.findings, guard(place.pod, policy, found))
+        findings = _distinct(found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)))
         if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
             findings = (*findings, Finding("pod.improvable", Severity.WARNING, mended.reasons[0]))
         if missing:
@@ -101,6 +101,11 @@ def _made_elsewhere(place: Place) -> Finding:
 
 def _incomplete(place: Place) -> Finding:
     return Finding("pod.incomplete", Severity.WARNING, place.incomplete, hint=_BY_WEBHOOK)
+
+
+def _guarded(found: tuple[Answer, Finding]) -> Finding:
+    answer, finding = found
+    return replace(finding, severity=Severity.ERROR if answer is Answer.DENY else Severity.WARNING)
 
 
 def _distinct(*groups: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from kata_dind.errors import SpecError
 from kata_dind.fixing.inputs import unreadable
+from kata_dind.manifest.yaml_text import parse_yaml
 from kata_dind.pod.policy import Policy, parse_policy
 
 _MOST_BYTES = 4 << 20
@@ -27,7 +24,7 @@ def load_policy(name: str) -> Policy:
         raise SpecError(f"{name}: {error.summary}", id=error.id, details=error.details, hint=error.hint) from error
 
 
-def _read(name: str) -> Mapping[str, Any]:
+def _read(name: str) -> Any:
     path = Path(name)
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -37,22 +34,10 @@ def _read(name: str) -> Mapping[str, Any]:
         raise SpecError(f"{name}: it is not text in UTF-8", id="spec.not-text") from error
     except OSError as error:
         raise unreadable(name, error) from error
-    try:
-        data = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise SpecError(
-            f"{name}{line}: it is not YAML: {error.problem or error.context}", id="spec.not-yaml"
-        ) from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SpecError(f"{name}: it is not YAML: {reason}", id="spec.not-yaml") from error
-    if data is None:
-        return {}
-    if not isinstance(data, Mapping):
-        raise SpecError(f"{name}: a policy is a mapping of fields, as in `repair: true`", id="spec.wrong-value")
-    return data
+    found = list(parse_yaml(text, name=name))
+    if len(found) > 1:
+        raise SpecError(f"{name}: it has {len(found)} documents, and a policy is one", id="spec.wrong-value")
+    return found[0] if found else None
 
 
 DEFAULT_TEXT = """\
@@ -68,8 +53,10 @@ runtimeClasses:
     # handler: kata-qemu        # if the handler isn't named as the class
     # version: 4.1.0            # Kata's version on the nodes
     # emptyDir: block-plain    # Kata's emptydir_mode: shared-fs, block-plain or block-encrypted
+    # snapshotter: overlayfs    # containerd's: overlayfs, devmapper, erofs or nydus
     # sharing: virtio-fs        # Kata's shared_fs: virtio-fs, inline-virtio-fs, virtio-9p, virtio-fs-nydus or none
     # virtiofsFit: false       # true: virtiofsd runs with --xattr and --modcaps=+sys_admin
+    # enableAnnotations: []     # hypervisor annotations that the handler obeys, such as virtio_fs_extra_args
     # blockStorageClass: ""   # a storage class whose volumes can be had with volumeMode: Block
     # directAssigned: []       # storage classes whose file systems Kata mounts in the guest
 
@@ -94,6 +81,11 @@ containers: []
 
 # Mirrors that a repaired dockerd is told to use.
 registryMirrors: []
+
+# Certificates of registries, from a ConfigMap or a Secret in the pod's namespace.
+certificates: []
+#  - host: registry.example:5000
+#    configMap: registry-ca     # or secret: its keys are the names of files, such as ca.crt
 
 # How the guest entrypoint comes into a repaired pod: inline (in the manifest itself), image (an image volume, for
 # Kubernetes 1.33 and later) or init (copied by an init container). The last two need the image that has it.

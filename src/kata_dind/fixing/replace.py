@@ -19,6 +19,7 @@ class Replacement:
     """The new content of a file; `keep()` makes it the file's."""
 
     file: TextIO
+    _name: str
     _path: Path
     _temporary: Path
     _before: os.stat_result
@@ -30,7 +31,7 @@ class Replacement:
         os.fsync(self.file.fileno())  # else some file systems keep the rename, and lose the content
         if _identity(self._path.stat()) != _identity(self._before):
             raise SpecError(
-                f"{self._path}: it was changed while it was read, so it is left alone; run the command again",
+                f"{self._name}: it was changed while it was read, so it is left alone; run the command again",
                 id="spec.file-changed",
             )
         self._temporary.replace(self._path)
@@ -52,7 +53,7 @@ def replacing(path: Path, *, opened: IO[str]) -> Iterator[Replacement]:
     temporary = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor, not a path
-            yield Replacement(file, target, temporary, before)
+            yield Replacement(file, str(path), target, temporary, before)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:

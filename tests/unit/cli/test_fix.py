@@ -384,8 +384,8 @@ def test_config_maps_of_the_same_file_are_read(cli: CommandLine, here: Path) -> 
         "    volumeMounts: [{name: config, mountPath: /etc/docker}]\n    securityContext:",
     )
     pod += "  volumes: [{name: config, configMap: {name: docker}}]\n"
-    settings = json.dumps({"data-root": "/data/docker"})
-    config_map = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: docker, namespace: build}}\ndata:\n  daemon.json: '{settings}'\n"
+    data = json.dumps({"daemon.json": json.dumps({"data-root": "/data/docker"})})
+    config_map = f"kind: ConfigMap\nmetadata: {{name: docker, namespace: build}}\ndata: {data}\n"
     answer = json.loads(piped("fix", "-", "--json", stdin=f"{pod}---\n{config_map}").stdout)
     assert [root["path"] for root in answer["pods"][0]["engines"][0]["data_roots"]] == ["/data/docker"]
 

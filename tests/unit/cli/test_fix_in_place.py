@@ -108,9 +108,7 @@ def test_a_broken_file_is_left_alone(cli: CommandLine, here: Path) -> None:
 
 def test_a_pipe_is_refused(cli: CommandLine, here: Path) -> None:
     os.mkfifo(here / "pipe.yaml")
-    with subprocess.Popen(["sh", "-c", f"cat >{here}/pipe.yaml"], stdin=subprocess.PIPE) as writer:
-        outcome = cli("fix", "--in-place", "pipe.yaml")
-        writer.communicate(b"")
+    outcome = cli("fix", "--in-place", "pipe.yaml")
     assert (outcome.exit_code, "not a regular file" in outcome.stderr) == (2, True)
 
 
