@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from kata_dind.pod.model import Finding, PodDict, Severity
+from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.reading import containers_of, mapping, text
 from kata_dind.vocabulary import DataRootKind
 
@@ -23,10 +23,6 @@ REPAIRED = PREFIX + "repaired"
 _YES = frozenset(("true", "on", "yes", "enabled"))
 _NO = frozenset(("false", "off", "no", "disabled"))
 
-# A Kubernetes quantity, with as many digits as a size can need: `20Gi`, `1.5T`, `5e10`.
-_QUANTITY = re.compile(r"(\d{1,15})(\.\d{1,9})?(?:([EPTGM]i?|[kK]i?|)|[eE]\+?(\d{1,2}))", re.A)
-_UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-_BINARY_UNITS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 LEAST_BYTES = 64 * 2**20
 MOST_BYTES = 64 * 2**40
 
@@ -124,7 +120,7 @@ def _read_kind(value: str) -> tuple[DataRootKind | None, str]:
 
 
 def _read_size(value: str) -> tuple[int | None, str]:
-    size_bytes = parse_quantity(value.strip())
+    size_bytes = quantity_bytes(value.strip())
     if size_bytes is None:
         return None, f"is {_shown(value)}; it must be a quantity such as 20Gi"
     if not LEAST_BYTES <= size_bytes <= MOST_BYTES:
@@ -139,20 +135,6 @@ def _read_container(value: str, pod: PodDict) -> tuple[str, str]:
     if value not in names:
         return "", f"names the container {value}, which the pod does not have"
     return value, ""
-
-
-def parse_quantity(value: str) -> int | None:
-    """Return a Kubernetes quantity in whole units, rounded up as Kubernetes does; None for what is none."""
-    found = _QUANTITY.fullmatch(value)
-    if found is None:
-        return None
-    whole, fraction, unit, exponent = found.groups()
-    if exponent is not None:
-        factor = 10 ** int(exponent)
-    else:
-        factor = _BINARY_UNITS.get(unit) or _UNITS[unit]
-    exact = Decimal(whole + (fraction or "")) * factor
-    return int(exact.to_integral_value(rounding="ROUND_CEILING"))
 
 
 def _shown(value: object) -> str:

@@ -15,15 +15,19 @@ SHELLS = frozenset(("sh", "bash", "ash", "dash", "zsh", "ksh", "mksh"))
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 
+FROM_SCRIPT = -1
+FROM_IMAGE = -2
+
+
 class Word(str):
     """A word that remembers where in a container's command and arguments it stands."""
 
     __slots__ = ("place",)
 
     place: int
-    """Its place among the words of the container; negative if it is from a script."""
+    """Its place among the words of the container; FROM_SCRIPT or FROM_IMAGE if it isn't there."""
 
-    def __new__(cls, value: str, place: int = -1) -> Self:
+    def __new__(cls, value: str, place: int) -> Self:
         """Make a word of a string and its place."""
         word = super().__new__(cls, value)
         word.place = place
@@ -31,8 +35,8 @@ class Word(str):
 
 
 def place_of(word: str) -> int:
-    """Return the place of a word among the container's, negative for a word that isn't there."""
-    return word.place if isinstance(word, Word) else -1
+    """Return the place of a word among the container's; FROM_SCRIPT or FROM_IMAGE for a word that isn't there."""
+    return word.place if isinstance(word, Word) else FROM_SCRIPT
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
-from kata_dind.pod.quantity import disk_within, is_possible, limit_for, parse_quantity, quantity
+from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.reading import mapping, text
+from kata_dind.pod.sizes import disk_within, is_possible, limit_for, quantity
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
     clean_path,
@@ -20,7 +21,7 @@ from kata_dind.pod.volumes import (
     mount_above,
     mounts_below,
 )
-from kata_dind.pod.wishes import Environment, Wishes
+from kata_dind.pod.wishes import Environment, Wanted
 from kata_dind.vocabulary import DataRootKind
 
 
@@ -48,7 +49,7 @@ class Site:
     engine: Engine
     root: Root
     runtime: Runtime
-    wishes: Wishes
+    wanted: Wanted
     environment: Environment
     claim_templates: Sequence[Mapping[str, Any]]
     can_wrap: bool
@@ -133,7 +134,7 @@ def choose(site: Site) -> Choice | Finding:
         if site.environment.get("DEVICE") and not site.is_wrapped:
             return Choice(Way.BLOCK, "KATA_DIND_DEVICE names a device")
         if site.runtime.block_storage_class and site.runtime.block_hotplug:
-            size = site.environment.size_bytes or site.wishes.size_bytes
+            size = site.environment.size_bytes or site.wanted.size_bytes
             return Choice(
                 Way.BLOCK, f"the storage class `{site.runtime.block_storage_class}` gives block devices", size
             )
@@ -191,7 +192,7 @@ def program_name(program: Program) -> str:
 
 def _asked(site: Site) -> DataRootKind:
     word = site.environment.get("DATA_ROOT")
-    return DataRootKind(word) if word in [*DataRootKind] else site.wishes.kind
+    return DataRootKind(word) if word in [*DataRootKind] else site.wanted.kind
 
 
 def _unwrappable(site: Site) -> Finding | None:
@@ -229,7 +230,7 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
 
 
 def _block_plain(site: Site) -> Choice:
-    size = site.wishes.size_bytes if site.wishes.size_is_asked else 0
+    size = site.wanted.size_bytes if site.wanted.size_is_asked else 0
     # Kata's ext4 is as large as the node's file system, and its tables count: 2.5 GB on one of 2.9 TB.
     limit = size + 4 * 1024**3 if size else 0
     return Choice(
@@ -254,7 +255,7 @@ def _on_claim(site: Site, asked: DataRootKind, kind: str, source: Mapping[str, A
         return Choice(Way.BLOCK, "a block device is there")
     if not site.runtime.loop_works:
         return _no_loop(site)
-    size = site.environment.size_bytes or (site.wishes.size_bytes if site.wishes.size_is_asked else 0)
+    size = site.environment.size_bytes or (site.wanted.size_bytes if site.wanted.size_is_asked else 0)
     requested = _requested(kind, source)
     if not size and requested:
         size = disk_within(requested)
@@ -263,28 +264,28 @@ def _on_claim(site: Site, asked: DataRootKind, kind: str, source: Mapping[str, A
     because = "what the volume holds has to outlive the pod, so the disk is a file on it"
     if kind == "ephemeral":
         because = "the claim is there already"
-    return Choice(Way.LOOP, because, size or site.wishes.size_bytes, on_claim=True)
+    return Choice(Way.LOOP, because, size or site.wanted.size_bytes, on_claim=True)
 
 
 def _requested(kind: str, source: Mapping[str, Any]) -> int:
     """Return the size that a claim asks for, if the pod shows it."""
     template = source if kind == "template" else mapping(source.get("volumeClaimTemplate"))
     resources = mapping(mapping(template.get("spec")).get("resources"))
-    return parse_quantity(mapping(resources.get("requests")).get("storage")) or 0
+    return quantity_bytes(mapping(resources.get("requests")).get("storage")) or 0
 
 
 def _loop(site: Site, source: Mapping[str, Any]) -> Choice | Finding:
     if not site.runtime.loop_works:
         return _no_loop(site)
     because = "neither does the class make disks of emptyDirs, nor does the policy name a storage class for devices"
-    asked = site.environment.size_bytes or (site.wishes.size_bytes if site.wishes.size_is_asked else 0)
-    there = parse_quantity(source.get("sizeLimit")) or 0
+    asked = site.environment.size_bytes or (site.wanted.size_bytes if site.wanted.size_is_asked else 0)
+    there = quantity_bytes(source.get("sizeLimit")) or 0
     if asked:
         needed = limit_for(asked)
         return Choice(Way.LOOP, because, asked, limit_bytes=needed if not there or there < needed else 0)
-    size = disk_within(there) if there else site.wishes.size_bytes
+    size = disk_within(there) if there else site.wanted.size_bytes
     storage = mapping(mapping(site.container.get("resources")).get("limits")).get("ephemeral-storage")
-    most = parse_quantity(storage)
+    most = quantity_bytes(storage)
     if most is not None and disk_within(most) < size:
         size, because = disk_within(most), f"{because}; the container's limit of ephemeral storage is {text(storage)}"
     if not is_possible(size):
@@ -309,10 +310,10 @@ def _too_small(site: Site, what: str) -> Finding:
 
 
 def _memory(site: Site, source: Mapping[str, Any], *, is_asked: bool) -> Choice | Finding:
-    there = parse_quantity(source.get("sizeLimit")) or 0
+    there = quantity_bytes(source.get("sizeLimit")) or 0
     if not is_asked:  # the pod's own choice, and its mount alone is wrong
         return Choice(Way.MEMORY, "the volume is meant to be memory", limit_bytes=there)
-    size = site.environment.size_bytes or (site.wishes.size_bytes if site.wishes.size_is_asked else 0) or there
+    size = site.environment.size_bytes or (site.wanted.size_bytes if site.wanted.size_is_asked else 0) or there
     if not size:
         return site.finding(
             "root.memory-without-size",

@@ -40,7 +40,8 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
     """Take settings out of a container, except for the words that are gone already; tell whether any was."""
     stripped = [setting for setting in settings if not setting.in_script]
     for setting in stripped:
-        what = "The variable DOCKER_DRIVER" if setting.is_variable else "The storage driver"
+        name = text(mapping(bench.draft.get(setting.pointers[0])).get("name")) if setting.pointers else ""
+        what = f"The variable {name} with" if setting.is_variable else "The storage driver"
         bench.say(
             f"{what} {setting.driver} of `{engine.container}` is taken out: overlay works on its data root, and "
             "is faster."
@@ -49,7 +50,6 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
             if pointer in done:
                 continue
             done.add(pointer)
-            name = text(mapping(bench.draft.get(pointer)).get("name"))
             if setting.is_variable and mentions_variable(bench.draft.get(engine.pointer), name):
                 bench.draft.put((*pointer, "value"), "")  # without the variable, $(NAME) would be taken as it stands
             else:
@@ -149,16 +149,18 @@ def add_certificates(bench: Bench, engine: Engine, policy: Policy) -> None:
     """Mount the policy's certificates where dockerd looks for those of a registry."""
     if engine.program is not Program.DOCKERD or engine.rootless:
         return
-    for certificates in policy.registry_certificates:
-        path = f"{CERTIFICATES}/{certificates.host}"
+    for certificate in policy.certificates:
+        path = f"{CERTIFICATES}/{certificate.host}"
         taken = _mount_paths(mapping(bench.draft.get(engine.pointer)))
         if any(path == other or path.startswith(other + "/") for other in taken):
             continue
-        # Optional: in a namespace without it, the pod has to start all the same.
-        name = bench.add_volume({"configMap": {"name": certificates.config_map, "optional": True}})
-        mount = {"name": name, "mountPath": path, "readOnly": True}
+        # Optional: in a namespace that does not have it, the pod has to start all the same.
+        source: dict[str, Any] = {"secret": {"secretName": certificate.secret, "optional": True}}
+        if certificate.config_map:
+            source = {"configMap": {"name": certificate.config_map, "optional": True}}
+        mount = {"name": bench.add_volume(source), "mountPath": path, "readOnly": True}
         bench.draft.append((*engine.pointer, "volumeMounts"), mount)
-        bench.say(f"`{engine.container}` gets the policy's certificates for {certificates.host}.")
+        bench.say(f"`{engine.container}` gets the policy's certificates for {certificate.host}.")
 
 
 def _mount_paths(container: Mapping[str, Any]) -> list[str]:

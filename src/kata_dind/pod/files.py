@@ -10,6 +10,7 @@ from kata_dind.pod.argv import expand
 from kata_dind.pod.launches import Script
 from kata_dind.pod.model import ConfigMaps
 from kata_dind.pod.reading import items, mapping, text, volumes_of
+from kata_dind.pod.volumes import clean_path
 
 
 class Files:
@@ -19,7 +20,7 @@ class Files:
         self._config_maps = config_maps
         self._spec = spec
         self._mounts = [
-            (_clean(text(mount.get("mountPath"))), text(mount.get("name")), text(mount.get("subPath")))
+            (clean_path(text(mount.get("mountPath"))), text(mount.get("name")), text(mount.get("subPath")))
             for mount in map(mapping, items(container.get("volumeMounts")))
         ]
 
@@ -34,7 +35,7 @@ class Files:
     def _at(self, path: str) -> Iterator[tuple[Script | None, str]]:
         if not path.startswith("/") or not self._mounts:
             return
-        wanted = _clean(path)
+        wanted = clean_path(path)
         # The longest path is the mount that is seen.
         for at, volume, sub_path in sorted(self._mounts, key=lambda mount: -len(mount[0])):
             if wanted != at and not wanted.startswith(at.rstrip("/") + "/"):
@@ -68,10 +69,6 @@ class Files:
             yield None, name
         elif isinstance(data.get(key), str):
             yield Script(data[key], f"the script {key} of the ConfigMap {name}"), name
-
-
-def _clean(path: str) -> str:
-    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def environment_of(container: Mapping[str, Any], config_maps: ConfigMaps) -> dict[str, str]:

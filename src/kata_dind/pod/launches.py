@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kata_dind.pod.argv import SHELLS, Unwrapped, basename, place_of, read_shell_call, unwrap
+from kata_dind.pod.argv import FROM_SCRIPT, SHELLS, Unwrapped, basename, place_of, read_shell_call, unwrap
 from kata_dind.pod.model import Program
 from kata_dind.pod.scripts import LONGEST_SCRIPT, Command, expanded, expanded_text, parse_script
 
@@ -416,7 +416,7 @@ class _Reader:
             weight,
             said,
             {**call.variables, **unwrapped.variables},
-            in_script=place_of(unwrapped.words[0]) < 0,
+            in_script=place_of(unwrapped.words[0]) == FROM_SCRIPT,
             rootless=unwrapped.rootless or starter.rootless,
             has_containerd=starter.has_containerd,
             mounts=tuple(self.launch.mounts),

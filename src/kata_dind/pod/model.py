@@ -141,7 +141,9 @@ class Engine:
     by_hand: bool = False
     """The recipe is in it already: a disk that its own command formats and mounts on the root."""
     storage_settings: tuple[StorageSetting, ...] = ()
-    """What names a storage driver, in arguments and environment."""
+    """What names a storage driver, in arguments and environment; the first is the one that counts."""
+    wrapped: bool = False
+    """The guest entrypoint of kata-dind starts it already."""
 
     @property
     def pointer(self) -> Pointer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kata_dind.pod.annotations import REPAIRED
 from kata_dind.pod.choose import Choice, Site, choose, program_name, source_of
 from kata_dind.pod.daemon import (
     add_certificates,
@@ -41,7 +42,7 @@ from kata_dind.pod.policy import Delivery, Policy
 from kata_dind.pod.reading import items, mapping
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
-from kata_dind.pod.wishes import REPAIRED, Wishes, read_environment, read_wishes
+from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
 from kata_dind.pod.wrapper import (
     DIRECTORY,
     FILE,
@@ -93,17 +94,17 @@ def repair(
         return Repair(findings=detection.findings)
     annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
     runtime = runtime_of(detection.runtime_class, annotations, policy) if detection.is_kata else None
-    wishes = read_wishes(pod, policy)
+    wanted = read_wanted(pod, policy)
     if runtime is None:
         return Repair(findings=detection.findings)
     bench = Bench(Draft(pod), claim_templates)
-    job = _Job(bench, policy, runtime, wishes, script, improve)
+    job = _Job(bench, policy, runtime, wanted, script, improve)
     if runtime.left_alone:
         return Repair(findings=_joined(detection.findings, [_left_alone(runtime)]))
-    if not wishes.repair:
+    if not wanted.repair:
         is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
-        found = [*wishes.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
-        return Repair(findings=_joined(detection.findings, found), unrepaired=bool(wishes.findings) and is_broken)
+        found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
+        return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
     for engine in detection.engines:
         job.mend(engine)
     job.finish()
@@ -159,7 +160,7 @@ class _Job:
     bench: Bench
     policy: Policy
     runtime: Runtime
-    wishes: Wishes
+    wanted: Wanted
     script: Script
     improve: bool
     findings: list[Finding] = field(default_factory=list)
@@ -305,7 +306,7 @@ class _Job:
             engine=engine,
             root=root,
             runtime=self.runtime,
-            wishes=self.wishes,
+            wanted=self.wanted,
             environment=read_environment(container),
             claim_templates=self.bench.claim_templates,
             can_wrap=bool(is_wrapped or own or engine.entrypoint),

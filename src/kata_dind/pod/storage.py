@@ -10,8 +10,9 @@ from typing import Any
 from kata_dind.pod.choose import Choice, Site, Way, source_of
 from kata_dind.pod.model import Finding, Outcome, Pointer, Program, Root, VolumeMount
 from kata_dind.pod.patch import Draft, escape_expansion
-from kata_dind.pod.quantity import parse_quantity, quantity, size
+from kata_dind.pod.quantity import kata_size, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
+from kata_dind.pod.sizes import quantity
 from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
 from kata_dind.pod.wrapper import NAME, shows_data_root
 
@@ -136,7 +137,7 @@ def _raise_memory(
     limit = bench.draft.get((*resources, "limits", "memory"))
     if limit is None:
         return None
-    known = parse_quantity(limit)
+    known = quantity_bytes(limit)
     if known is None:
         return site.finding(
             "pod.memory-limit",
@@ -146,7 +147,7 @@ def _raise_memory(
     after = quantity(known + count)
     raised.append(((*resources, "limits", "memory"), str(limit), after))
     request = bench.draft.get((*resources, "requests", "memory"))
-    if request is not None and parse_quantity(request) == known:  # guaranteed stays guaranteed
+    if request is not None and quantity_bytes(request) == known:  # guaranteed stays guaranteed
         raised.append(((*resources, "requests", "memory"), str(request), after))
     return None
 
@@ -225,12 +226,12 @@ def _block_claim(site: Site, count: int) -> dict[str, Any]:
 
 
 def _provide_loop(bench: Bench, site: Site, choice: Choice) -> None:
-    environment = {"DATA_ROOT": "loop", "SIZE": size(choice.size_bytes)}
+    environment = {"DATA_ROOT": "loop", "SIZE": kata_size(choice.size_bytes)}
     if site.engine.program is not Program.DOCKERD and _worked(site):
         # BuildKit's own image has no mkfs.ext4.
         environment |= _fallback(site)
         bench.say(f"If the image of {site.named} has no mkfs.ext4, it goes on as it did so far, with a warning.")
-    shown = f"a disk of {size(choice.size_bytes)} in a file"
+    shown = f"a disk of {kata_size(choice.size_bytes)} in a file"
     mount = site.root.mount
     if choice.on_claim:
         environment |= _fallback(site)
