@@ -18,9 +18,10 @@ _PROGRAMS = {
 }
 
 _KINDS = {
-    "memory": "memory: the fastest there is, and gone with the pod; its size counts as the container's memory",
-    "loop": "loop: a file with an ext4 in it, mounted in the guest, because overlay works on ext4 and not on the share "
-    "that the file lies on",
+    "block-plain": "a plain emptyDir, of which Kata makes a disk: nothing else is needed",
+    "memory": "memory: the fastest there is, and gone with the pod; it counts as the container's memory",
+    "loop": "loop: a file with an ext4 in it, which the guest mounts, since overlay works on ext4 and not on the share that "
+    "the file lies on",
     "block": "block: a block device of its own, with a file system that the guest makes and mounts itself",
     "virtiofs": "virtiofs: the share itself, which works only where virtiofsd passes on what overlay needs",
 }
@@ -37,15 +38,15 @@ def explain(
         return []
     paragraphs = [_about(engine, detection) for engine in detection.engines]
     paragraphs += [_about_root(root) for engine in detection.engines for root in engine.roots]
-    told = " ".join(paragraphs)
-    paragraphs += [_about_finding(finding) for finding in findings if finding.message.rstrip(".") not in told]
+    reasons = [root.backing_because.rstrip(".") for engine in detection.engines for root in engine.roots]
+    paragraphs += [_about_finding(each) for each in findings if not any(why and why in each.message for why in reasons)]
     paragraphs += _about_repair(detection, repair, can_be_written=can_be_written)
     return paragraphs
 
 
 def _about(engine: Engine, detection: Detection) -> str:
     version = f" {'.'.join(map(str, engine.version))}" if engine.version else ""
-    where = f"The container {engine.container!r}" if engine.container else "A container without a name"
+    where = f"The container `{engine.container}`" if engine.container else "A container without a name"
     kind = {"initContainers": " (an init container)", "ephemeralContainers": " (an ephemeral container)"}
     parts = [f"{where}{kind.get(engine.list, '')} runs {_PROGRAMS[engine.program].format(version)}"]
     if engine.rootless:
@@ -56,9 +57,9 @@ def _about(engine: Engine, detection: Detection) -> str:
 
 def _about_class(detection: Detection) -> str:
     if detection.is_kata:
-        return f"The RuntimeClass {detection.runtime_class!r} is Kata's, so it runs in a virtual machine."
+        return f"The RuntimeClass `{detection.runtime_class}` is Kata's, so it runs in a virtual machine."
     if detection.runtime_class:
-        return f"The RuntimeClass {detection.runtime_class!r} is not Kata's, so the pod is left alone."
+        return f"The RuntimeClass `{detection.runtime_class}` is not Kata's, so the pod is left alone."
     return "The pod names no RuntimeClass, so it shares the node's kernel and is left alone."
 
 
@@ -70,7 +71,7 @@ def _about_hand(engine: Engine) -> Iterator[str]:
 def _about_root(root: Root) -> str:
     whose = "The containerd beside it keeps its data" if root.is_standalone_containerds else "Its data lands"
     said = f" ({root.said_by})" if root.said_by else ""
-    volume = f", on the volume {root.mount.volume!r}" if root.mount else ", where no volume is mounted"
+    volume = f", on the volume `{root.mount.volume}`" if root.mount else ", where no volume is mounted"
     return " ".join(
         filter(
             None,
@@ -85,7 +86,8 @@ def _about_root(root: Root) -> str:
 
 def _about_finding(finding: Finding) -> str:
     begins = {Severity.ERROR: "Wrong: ", Severity.WARNING: "Mind: ", Severity.NOTE: "Note: "}[finding.severity]
-    where = f"in the container {finding.container!r}, " if finding.container else ""
+    name = finding.container
+    where = f"in the container `{name}`, " if name and f"`{name}`" not in finding.message else ""
     hint = sentence(finding.hint)
     return " ".join(filter(None, (f"{begins}{where}{sentence(finding.message, capital=False)}", hint)))
 
@@ -100,7 +102,8 @@ def _about_repair(detection: Detection, repair: Repair, *, can_be_written: bool)
     if not can_be_written:
         yield "The repair, which this document can't hold:"
     elif repair.kind:
-        yield sentence(f"The repair gives it a data root of the kind {_KINDS.get(repair.kind, repair.kind)}")
+        kinds = "; and ".join(_KINDS.get(kind, kind) for kind in repair.kind.split(", "))
+        yield sentence(f"The repair gives it as its data root {kinds}")
     else:
         yield "What the repair changes:"
     for reason in repair.reasons:
@@ -128,7 +131,7 @@ def sentence(text: str, *, capital: bool = True) -> str:
     return text if text[-1] in ".!?:" else f"{text}."
 
 
-_NAMES = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "overlay", "kata", "kubelet", "vfs", "emptyDir"))
+_NAMES = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "kata", "kubelet", "vfs", "emptyDir"))
 
 
 def _and(phrases: Sequence[str]) -> str:

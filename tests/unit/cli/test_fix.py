@@ -177,9 +177,9 @@ def test_explain_tells_what_runs_where_its_data_lands_and_what_changes(cli: Comm
     outcome = cli("fix", "all.yaml", "-o", "explain")
     text = " ".join(outcome.stdout.split())
     assert outcome.stdout.startswith("all.yaml:1: Pod build/ci\n")
-    for said in ("The container 'dind' runs a Docker daemon (dockerd 27)", "'kata-qemu' is Kata's", "/var/lib/docker"):
+    for said in ("The container `dind` runs a Docker daemon (dockerd 27)", "`kata-qemu` is Kata's", "/var/lib/docker"):
         assert said in text
-    assert "The repair gives it a data root of the kind " in text
+    assert "The repair gives it as its data root loop: " in text
     assert text.endswith("2 pods in all; 1 with Docker, 1 to be repaired.")
     assert max(map(len, outcome.stdout.splitlines())) <= 100
     assert cli("fix", "-o", "explain", "all.yaml").stdout == outcome.stdout
@@ -247,7 +247,7 @@ def test_check_names_the_place_of_a_finding(cli: CommandLine, here: Path) -> Non
     (here / "all.yaml").write_text(f"{SERVICE}---\n{DIND}")
     first = cli("fix", "--check", "all.yaml").stdout.splitlines()[0]
     assert first.startswith("all.yaml:")
-    assert ": Pod build/ci, container dind: " in first
+    assert " Pod build/ci: `dind` keeps the data of Docker in `/var/lib/docker`: " in first
     assert first.endswith("]")
 
 

@@ -119,7 +119,7 @@ def test_workloads_are_reported_and_not_the_pods_that_they_make(cli: CommandLine
     assert titles(outcome.stdout) == ["Deployment/runner", "Pod/alone", "FancyJob/job-7"]
     found = cli("fix", "--context", "prod", "-n", "build", "--all", "--check")
     assert found.exit_code == 1
-    assert "error: Deployment build/runner, container dind: " in found.stdout
+    assert "warning: Deployment build/runner: `dind` keeps the data of Docker" in found.stdout
 
 
 def test_the_cluster_is_only_read(cli: CommandLine, kubectl: Kubectl) -> None:

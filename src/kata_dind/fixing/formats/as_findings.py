@@ -31,7 +31,8 @@ def lines_of(report: DocumentReport, pod: PodReport) -> Iterator[str]:
         if finding.severity is Severity.NOTE:
             continue
         line = (pod.lines[index] if pod.lines else 0) or report.line
-        container = f", container {finding.container}" if finding.container else ""
+        is_named = not finding.container or f"`{finding.container}`" in finding.message
+        container = "" if is_named else f", container {finding.container}"
         yield f"{place(report, line)}{finding.severity}: {pod.title}{container}: {finding.message} [{finding.id}]\n"
         if finding.hint:
             yield f"    {finding.hint}\n"
