@@ -5,5 +5,8 @@ pods. YAML is read as kubectl reads it: by the rules of sigs.k8s.io/yaml, where 
 """
 
 from kata_dind.manifest.documents import Document, read_documents
+from kata_dind.manifest.edit import edited, line_of, rewritten
+from kata_dind.manifest.emit import dumped
+from kata_dind.manifest.yaml_text import parse_yaml
 
-__all__ = ["Document", "read_documents"]
+__all__ = ["Document", "dumped", "edited", "line_of", "parse_yaml", "read_documents", "rewritten"]

@@ -14,7 +14,7 @@ from kata_dind.pod.model import Operation, Place
 from kata_dind.pod.places import config_maps_in, find_pods, translate
 
 CONTAINERS = "[{name: dind, image: docker:27-dind}]"
-TEMPLATE = "{metadata: {labels: {a: b}}, spec: {runtimeClassName: kata, containers: %s}}" % CONTAINERS
+TEMPLATE = f"{{metadata: {{labels: {{a: b}}}}, spec: {{runtimeClassName: kata, containers: {CONTAINERS}}}}}"
 
 
 def read(text: str, name: str = "f.yaml") -> dict[str, Any]:
@@ -293,10 +293,10 @@ def test_argos_patch_goes_to_the_template() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "wrap"),
-    [("WorkflowTemplate", "%s"), ("ClusterWorkflowTemplate", "%s"), ("CronWorkflow", "{workflowSpec: %s}")],
+    [("WorkflowTemplate", "SPEC"), ("ClusterWorkflowTemplate", "SPEC"), ("CronWorkflow", "{workflowSpec: SPEC}")],
 )
 def test_argos_other_kinds_hold_the_same(kind: str, wrap: str) -> None:
-    spec = wrap % ("{podSpecPatch: 'runtimeClassName: kata', templates: [{sidecars: %s}]}" % CONTAINERS)
+    spec = wrap.replace("SPEC", f"{{podSpecPatch: 'runtimeClassName: kata', templates: [{{sidecars: {CONTAINERS}}}]}}")
     place = the_place(f"{{apiVersion: argoproj.io/v1alpha1, kind: {kind}, spec: {spec}}}")
     assert (place.kind, names(place), place.pod["spec"]["runtimeClassName"]) == (kind, ["dind"], "kata")
 
