@@ -20,8 +20,8 @@ _PROGRAMS = {
 _KINDS = {
     "block-plain": "a plain emptyDir, of which Kata makes a disk: nothing else is needed",
     "memory": "memory: the fastest there is, and gone with the pod; it counts as the container's memory",
-    "loop": "loop: a file with an ext4 in it, which the guest mounts, since overlay works on ext4 and not on the share that "
-    "the file lies on",
+    "loop": "loop: a file with an ext4 in it, which the guest mounts, since overlay works on ext4 and not on the share "
+    "that the file lies on",
     "block": "block: a block device of its own, with a file system that the guest makes and mounts itself",
     "virtiofs": "virtiofs: the share itself, which works only where virtiofsd passes on what overlay needs",
 }

@@ -35,7 +35,7 @@ def test_the_file_gets_what_yaml_would_print(cli: CommandLine, here: Path) -> No
     expected = cli("fix", "all.yaml").stdout
     outcome = cli("fix", "--in-place", "-f", "all.yaml")
     assert (outcome.exit_code, (here / "all.yaml").read_text()) == (0, expected)
-    assert outcome.stdout.startswith("all.yaml:1: Pod build/ci: ")
+    assert outcome.stdout.startswith("all.yaml:2: Pod build/ci: ")
     assert [path.name for path in here.iterdir()] == ["all.yaml"]
     again = cli("fix", "-i", "all.yaml")
     assert (again.exit_code, again.stdout, (here / "all.yaml").read_text()) == (0, "", expected)
