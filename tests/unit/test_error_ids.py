@@ -37,6 +37,8 @@ SUBJECTS = frozenset(
         "setup",
         "plan",
         "backend",
+        "manifest",
+        "kubernetes",
     )
 )
 """What an error is about, in the user's world."""

@@ -109,7 +109,7 @@ AllNamespaces = Annotated[
     flag("--all-namespaces", "-A", variable="FIX_ALL_NAMESPACES", help_text="Read the workloads of all namespaces."),
 ]
 
-_SPOOLED_CHARACTERS = 4 << 20
+_SPOOLED_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
