@@ -13,6 +13,7 @@ from kata_dind.pod.handlers import ANNOTATIONS, Runtime, Shim, Vmm, runtime_of
 from kata_dind.pod.model import Detection, Finding, PodDict, Pointer, Severity
 from kata_dind.pod.policy import Answer, Policy, Sharing, matches
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
+from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import clean_path
 
 Guarded = tuple[Answer, Finding]
@@ -65,7 +66,8 @@ def _shared_kernel(detection: Detection) -> Iterator[Finding]:
         return
     for engine in detection.engines:
         if engine.privileged:
-            where = f"the RuntimeClass `{detection.runtime_class}`" if detection.runtime_class else "no RuntimeClass"
+            named = quoted(detection.runtime_class)
+            where = f"the RuntimeClass {named}" if detection.runtime_class else "no RuntimeClass"
             yield Finding(
                 id="guard.shared-kernel",
                 severity=Severity.WARNING,
@@ -114,10 +116,10 @@ def _may_be(runtime: Runtime, *vmms: Vmm) -> bool:
 
 def _until(runtime: Runtime, mended: tuple[int, ...], fault: str) -> Advisory | None:
     if not runtime.version:
-        return Advisory(False, fault, f"the policy does not give the version of `{runtime.handler}`")
+        return Advisory(False, fault, f"the policy does not give the version of {quoted(runtime.handler)}")
     if runtime.version >= mended:
         return None
-    version = f"the version of `{runtime.handler}` is {_dotted(runtime)}"
+    version = f"the version of {quoted(runtime.handler)} is {_dotted(runtime)}"
     if runtime.vmm is None:
         return Advisory(False, fault, f"{version}, and what it runs is not known")
     return Advisory(True, fault, version)
@@ -170,13 +172,13 @@ def _open_annotations(
     enabled = rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations)
     since = _OBEYED_SINCE[runtime.shim]
     if enabled:
-        is_sure, message = True, f"{obeyed}, and by the policy `{runtime.handler}` obeys it"
+        is_sure, message = True, f"{obeyed}, and by the policy {quoted(runtime.handler)} obeys it"
     elif not runtime.version:
         is_sure, message = (
             False,
             (
                 f"{obeyed}; Kata before 3.31 obeys it by default (GHSA-rr59-xxvx-96qr), "
-                f"and the policy does not give the version of `{runtime.handler}`"
+                f"and the policy does not give the version of {quoted(runtime.handler)}"
             ),
         )
     elif since <= runtime.version < (3, 31, 0):
@@ -211,7 +213,7 @@ def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
             fields = mapping(mount)
             path = paths.get(text(fields.get("name")))
             reach = _reach(path, fields) if path is not None else None
-            if reach is None:
+            if path is None or reach is None:
                 continue
             is_sure, what = reach
             yield (
@@ -219,7 +221,7 @@ def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
                 Finding(
                     id="guard.host-docker",
                     severity=Severity.WARNING,
-                    message=f"the hostPath `{path}` {what}",
+                    message=f"the hostPath {quoted(path)} {what}",
                     container=text(container.get("name")),
                     pointer=("spec", list_name, index, "volumeMounts", at),
                     hint="run a Docker of the pod's own, on a RuntimeClass of Kata's",

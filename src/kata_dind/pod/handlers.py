@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from kata_dind.pod.policy import EmptyDirMode, Policy, RuntimeClass, Sharing, Snapshotter, matches, version_numbers
 from kata_dind.pod.reading import mapping, text
+from kata_dind.pod.sentences import quoted
 
 ANNOTATIONS = "io.katacontainers.config.hypervisor."
 """What the names of the annotations begin with that change a hypervisor's configuration."""
@@ -99,11 +100,10 @@ class Runtime:
     def left_alone(self) -> str:
         """Return why its pods are not repaired, in a sentence; empty if they are."""
         if self.confidential:
-            return f"the pods of the confidential handler `{self.handler}` are left as they are"
+            return f"the pods of the confidential handler {quoted(self.handler)} are left as they are"
         if self.vmm in (Vmm.FIRECRACKER, Vmm.REMOTE) or not (self.shares or self._has_disks):
-            return (
-                f"the handler `{self.handler}` shares no directories with its guest, so its pods are left as they are"
-            )
+            named = quoted(self.handler)
+            return f"the handler {named} shares no directories with its guest, so its pods are left as they are"
         return ""
 
     @property
@@ -235,9 +235,9 @@ def _default_empty_dir(row: Handler, *, has_disks: bool) -> EmptyDirMode:
 
 
 def _because(name: str, row: Handler | None, shim: Shim | None, rule: RuntimeClass) -> str:
-    whose = f"the RuntimeClass `{name}`"
+    whose = f"the RuntimeClass {quoted(name)}"
     if rule.handler:
-        whose += f" has by the policy the handler `{rule.handler}`, which"
+        whose += f" has by the policy the handler {quoted(rule.handler)}, which"
     if row is None:
         what = f"{whose} is not one of Kata's own handlers, so the defaults of Kata are assumed"
     else:

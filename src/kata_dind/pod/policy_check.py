@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kata_dind.pod.guard import advisories
 from kata_dind.pod.handlers import KATA_4_1_CLASSES, Runtime, Shim, find_handler, runtime_of
 from kata_dind.pod.policy import Delivery, EmptyDirMode, Policy, RuntimeClass, Sharing, matches
+from kata_dind.pod.sentences import quoted
 from kata_dind.vocabulary import DataRootKind
 
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -77,7 +78,7 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
         if runtime.empty_dir is EmptyDirMode.BLOCK_PLAIN:
             return "block-plain", "Kata makes a disk of each plain emptyDir, so that one is enough"
         if runtime.block_storage_class and runtime.block_hotplug:
-            return "block", f"the storage class `{runtime.block_storage_class}` gives block devices"
+            return "block", f"the storage class {quoted(runtime.block_storage_class)} gives block devices"
         if asked is DataRootKind.BLOCK:
             return "", "the policy asks for the kind block, but the class has no storage class for block devices"
     if not runtime.loop_works:
@@ -117,7 +118,7 @@ def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
     for runtime in runtimes:
         kind, because = usual_kind(runtime, policy)
         # The reason names the handler, and is the same otherwise.
-        key = (kind, because.replace(f" `{runtime.handler}`", "") if len(runtimes) > 1 else because)
+        key = (kind, because.replace(f" {quoted(runtime.handler)}", "") if len(runtimes) > 1 else because)
         groups.setdefault(key, []).append(runtime.name)
     return tuple(ClassKind(tuple(names), kind, because) for (kind, because), names in groups.items())
 
@@ -128,7 +129,7 @@ def _rule_warnings(rule: RuntimeClass) -> Iterator[str]:
         yield "match: the name of a RuntimeClass has a-z, 0-9, - and . alone, so that none matches"
     named = rule.handler or ("" if is_pattern else rule.match)
     if named and find_handler(named) is None:
-        yield f"handler: `{named}` is not one of Kata's own; name the one that it is based on, like kata-qemu"
+        yield f"handler: {quoted(named)} is not one of Kata's own; name the one that it is based on, like kata-qemu"
     if not rule.version:
         yield "version: it is not given, so that what depends on it is assumed; give it, like '4.1.0'"
     if rule.virtiofs_fit and rule.sharing not in (None, Sharing.VIRTIO_FS):
