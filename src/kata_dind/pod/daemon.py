@@ -57,15 +57,20 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
     return bool(stripped)
 
 
-def driver_in_script(engine: Engine, settings: Sequence[StorageSetting]) -> Finding | None:
-    """Return the finding about a driver that a script names, where no patch can take it out."""
+def driver_in_script(engine: Engine, settings: Sequence[StorageSetting], *, is_wrapped: bool) -> Finding | None:
+    """Return the finding about a driver that is named where no patch can take it out.
+
+    The guest entrypoint overrules one in the environment or in daemon.json, but not one in a script.
+    """
     hidden = next((setting for setting in settings if setting.in_script), None)
-    if hidden is None:
+    if hidden is None or (is_wrapped and (hidden.is_variable or hidden.in_file)):
         return None
+    where = f"The file {hidden.in_file}" if hidden.in_file else "A script or the environment"
     return Finding(
-        "pod.driver-in-script",
+        "pod.driver-out-of-reach",
         Severity.WARNING,
-        f"A script of `{engine.container}` names the storage driver {hidden.driver}, which a patch can't take out.",
+        f"{where} of `{engine.container}` names the storage driver {hidden.driver}, which a patch can't take "
+        "out.",
         engine.container,
         hidden.pointers[0] if hidden.pointers else engine.pointer,
         "Take it out by hand: overlay works on the data root.",

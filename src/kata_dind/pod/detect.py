@@ -561,7 +561,7 @@ class _Container:
         places = [place_of(word) for word in driver.words]
         if places and all(place >= 0 for place in places):
             return StorageSetting(driver.name, tuple(map(self._word_pointer, places)), False)
-        return StorageSetting(driver.name, (), False, in_script=True)
+        return StorageSetting(driver.name, (), False, in_script=True, in_file=driver.in_file)
 
     def _word_pointer(self, place: int) -> Pointer:
         count = len(self._command)

@@ -161,6 +161,8 @@ class StorageSetting:
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""
+    in_file: str = ""
+    """The file in the container that names it, such as daemon.json; then `in_script` holds as well."""
 
 
 class Severity(StrEnum):

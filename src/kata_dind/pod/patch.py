@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kata_dind.pod.model import Operation, Pointer
 
@@ -17,7 +17,10 @@ _EXPANDED = re.compile(r"\$(?=[$(]|[^\x00-\x7f])")
 
 def pointer_text(pointer: Pointer) -> str:
     """Return a pointer as RFC 6901 writes it."""
-    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in pointer)
+    text = "/".join(
+        [key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(key) for key in pointer]
+    )
+    return f"/{text}" if pointer else ""
 
 
 def pointer_keys(text: str) -> tuple[str, ...]:
@@ -126,15 +129,19 @@ class Draft:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document: Any = document
         self.operations: list[Operation] = []
+        self._ours: dict[int, Any] = {}
+        """The mappings and lists that were copied already, by their identity, which holds as long as they are here."""
 
     def get(self, pointer: Pointer) -> Any:
         """Return what is there by now; None if nothing is."""
         value = self.document
         for key in pointer:
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 value = value.get(key)
-            elif isinstance(value, list | tuple) and isinstance(key, int) and 0 <= key < len(value):
+            elif isinstance(key, int) and isinstance(value, list) and 0 <= key < len(value):
                 value = value[key]
+            elif isinstance(value, Mapping):
+                value = value.get(key)
             else:
                 return None
         return value
@@ -144,39 +151,53 @@ class Draft:
         there = self.get(pointer)
         if there is not None and _same(there, value):
             return
-        while len(pointer) > 1 and self.get(pointer[:-1]) is None:
-            pointer, value = pointer[:-1], {pointer[-1]: value}
         parent = self.get(pointer[:-1])
-        op = "replace" if isinstance(parent, Mapping) and pointer[-1] in parent else "add"
-        self._do({"op": op, "path": pointer_text(pointer), "value": value})  # type: ignore[typeddict-item]
+        while parent is None:
+            pointer, value = pointer[:-1], {pointer[-1]: value}
+            parent = self.get(pointer[:-1])
+        op: Literal["replace", "add"] = "replace" if pointer[-1] in parent else "add"
+        self.operations.append({"op": op, "path": pointer_text(pointer), "value": value})
+        self._own(pointer[:-1])[pointer[-1]] = value
 
     def append(self, pointer: Pointer, value: Any) -> None:
         """Put a value at the end of a list, which is made if it is absent."""
-        if isinstance(self.get(pointer), list | tuple):
-            self._do({"op": "add", "path": pointer_text((*pointer, "-")), "value": value})
+        if isinstance(self.get(pointer), list):
+            self.operations.append({"op": "add", "path": pointer_text(pointer) + "/-", "value": value})
+            self._own(pointer).append(value)
         else:
             self.put(pointer, [value])
 
     def insert_first(self, pointer: Pointer, value: Any) -> None:
         """Put a value at the front of a list, which is made if it is absent."""
-        there = self.get(pointer)
-        if isinstance(there, list | tuple) and there:
-            self._do({"op": "add", "path": pointer_text((*pointer, 0)), "value": value})
+        if self.get(pointer):
+            self.operations.append({"op": "add", "path": pointer_text((*pointer, 0)), "value": value})
+            self._own(pointer).insert(0, value)
         else:
             self.append(pointer, value)
 
     def remove(self, pointer: Pointer) -> None:
         """Take out what is there."""
-        self._do({"op": "remove", "path": pointer_text(pointer)})
+        self.operations.append({"op": "remove", "path": pointer_text(pointer)})
+        del self._own(pointer[:-1])[pointer[-1]]
 
     def remove_items(self, pointers: Iterable[Pointer]) -> None:
         """Take items out of their lists, from the end, so that each index still means what it meant."""
         for pointer in sorted(set(pointers), key=lambda pointer: pointer[-1], reverse=True):
             self.remove(pointer)
 
-    def _do(self, operation: Operation) -> None:
-        self.document = apply(self.document, (operation,))
-        self.operations.append(operation)
+    def _own(self, pointer: Pointer) -> Any:
+        """Return the mapping or list at a pointer, which is ours to change: what is on the way is copied once."""
+        value = self.document = self._copied(self.document)
+        for key in pointer:
+            value[key] = value = self._copied(value[key])
+        return value
+
+    def _copied(self, value: Any) -> Any:
+        if id(value) in self._ours:
+            return value
+        copy = list(value) if isinstance(value, list) else dict(value)
+        self._ours[id(copy)] = copy
+        return copy
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from kata_dind.pod.daemon import (
     give_time,
     strip_drivers,
 )
+from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.model import (
     Backing,
@@ -87,8 +88,6 @@ def repair(
     With `improve`, a disk that the pod's own script makes is replaced, too. Without a detection, the pod is searched.
     """
     if detection is None:
-        from kata_dind.pod.detect import detect
-
         detection = detect(pod, policy, config_maps=config_maps, claim_templates=claim_templates)
     if not detection.engines:
         return Repair(findings=detection.findings)
@@ -128,12 +127,15 @@ def _left_alone(runtime: Runtime) -> Finding:
 
 
 def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequence[Mapping[str, Any]]) -> list[Root]:
-    broken = [root for root in engine.roots if root.outcome in _BROKEN]
-    if not broken:
-        return broken
+    """Return the roots that need something; of a container with the guest entrypoint, what has lost its volume."""
     containers = items(spec.get(engine.list))
     container = mapping(containers[engine.index]) if engine.index < len(containers) else {}
-    return [] if is_intact(spec, container, broken[0].path, claim_templates) else broken
+    if wrapped_words(container.get("command")) is None:
+        return [root for root in engine.roots if root.outcome in _BROKEN]
+    if not engine.roots or is_intact(spec, container, engine.roots[0].path, claim_templates):
+        return []
+    because = "the guest entrypoint is there, and the volume that it needs is not, so the start is refused"
+    return [replace(engine.roots[0], outcome=Outcome.FAILS, outcome_because=because)]
 
 
 def _all_broken(detection: Detection, bench: Bench) -> list[tuple[Engine, Root]]:
@@ -222,7 +224,7 @@ class _Job:
         *,
         is_on_bad: bool,
     ) -> None:
-        hidden = driver_in_script(engine, settings)
+        hidden = driver_in_script(engine, settings, is_wrapped=engine.wrapped or engine.pointer in self.wrapped)
         if settings and not is_on_bad and self._holds_old_data(engine):
             self._give_up(driver_on_claim(engine, settings))
             return
