@@ -50,9 +50,7 @@ def empty_dir(name: str, **source: Any) -> dict[str, Any]:
 def detected(*containers: Mapping[str, Any], policy: Policy | None = None, **more: Any) -> Detection:
     config_maps = more.pop("config_maps", {})
     claims = more.pop("claim_templates", ())
-    return detect(
-        pod(*containers, **more), policy or Policy(), config_maps=config_maps, claim_templates=claims
-    )
+    return detect(pod(*containers, **more), policy or Policy(), config_maps=config_maps, claim_templates=claims)
 
 
 def only_engine(*containers: Mapping[str, Any], **more: Any) -> Engine:

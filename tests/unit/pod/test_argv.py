@@ -182,7 +182,9 @@ def test_programs_and_their_starters(line: str, program: Program) -> None:
 
 
 def test_earthlys_buildkitd_is_known_by_its_variable() -> None:
-    assert [start.program for start in launched("buildkitd", EARTHLY_TMP_DIR="/tmp/earthly").starts] == [Program.EARTHLY]
+    assert [start.program for start in launched("buildkitd", EARTHLY_TMP_DIR="/tmp/earthly").starts] == [
+        Program.EARTHLY
+    ]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,9 @@ def test_how_much_arguments_look_like_dockerds(line: str, weight: int) -> None:
     assert flags_weight(line.split()) == weight
 
 
-@given(st.lists(st.sampled_from(["env", "-u", "tini", "--", "sudo", "sh", "-c", "dockerd", "x", "-", "A=B", "entrypoint"])))
+@given(
+    st.lists(st.sampled_from(["env", "-u", "tini", "--", "sudo", "sh", "-c", "dockerd", "x", "-", "A=B", "entrypoint"]))
+)
 def test_no_words_stop_it(words: list[str]) -> None:
     unwrap(words, is_starter)
     launched(*words)
