@@ -220,6 +220,8 @@ class _Reader:
                 self._wrapped(call, shell.positional[1:], environment)
                 return
             self._text(shell.text, environment, shell.positional, call.depth, call.script or "its command")
+        elif shell.file is not None and "kata-dind" in shell.file.split("/"):
+            self._wrapped(call, shell.positional[1:], environment)
         elif shell.file is not None:
             self._file(shell.file, environment, shell.positional, call)
         elif call.command is not None and call.command.stdin is not None:
