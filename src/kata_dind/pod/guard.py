@@ -69,13 +69,13 @@ def _shared_kernel(detection: Detection) -> Iterator[Finding]:
             named = quoted(detection.runtime_class)
             where = f"the RuntimeClass {named}" if detection.runtime_class else "no RuntimeClass"
             yield Finding(
-                id="guard.shared-kernel",
-                severity=Severity.WARNING,
-                message=f"{engine.program} is privileged here and shares the node's kernel: "
-                f"the pod has {where}, which is not Kata's by the policy",
+                "guard.shared-kernel",
+                Severity.WARNING,
+                f"`{engine.program}` is privileged here and shares the kernel of the node: "
+                f"the pod has {where}, which is not Kata's by the policy.",
                 container=engine.container,
                 pointer=engine.pointer,
-                hint="give the pod a RuntimeClass of Kata's",
+                hint="Give the pod a RuntimeClass of Kata's.",
             )
 
 
@@ -139,20 +139,16 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
         if not _is_privileged(container) and pointer not in engines:
             continue
         for fault in faults:
-            yield (
-                fault.is_sure,
-                Finding(
-                    id="guard.no-boundary",
-                    severity=Severity.WARNING,
-                    message=f"the VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
-                    f"{fault.fault}, and {fault.because}",
-                    container=text(container.get("name")),
-                    pointer=pointer,
-                    hint="use a later version of Kata"
-                    if runtime.version
-                    else "give the class its version in the policy",
-                ),
+            finding = Finding(
+                "guard.no-boundary",
+                Severity.WARNING,
+                f"The VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
+                f"{fault.fault}, and {fault.because}.",
+                container=text(container.get("name")),
+                pointer=pointer,
+                hint="Use a later Kata." if runtime.version else "Give the class its version in the policy.",
             )
+            yield fault.is_sure, finding
 
 
 def _is_privileged(container: Mapping[str, Any]) -> bool:
@@ -167,37 +163,32 @@ def _open_annotations(
 ) -> Iterator[tuple[bool, Finding]]:
     if ANNOTATIONS + _EXTRA_ARGS not in annotations:
         return
-    obeyed = f"the annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest"
-    rule = policy.class_of(runtime.name)
-    enabled = rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations)
-    since = _OBEYED_SINCE[runtime.shim]
-    if enabled:
-        is_sure, message = True, f"{obeyed}, and by the policy {quoted(runtime.handler)} obeys it"
-    elif not runtime.version:
-        is_sure, message = (
-            False,
-            (
-                f"{obeyed}; Kata before 3.31 obeys it by default (GHSA-rr59-xxvx-96qr), "
-                f"and the policy does not give the version of {quoted(runtime.handler)}"
-            ),
-        )
-    elif since <= runtime.version < (3, 31, 0):
-        is_sure, message = True, f"{obeyed}; {runtime.version_text} obeys it by default (GHSA-rr59-xxvx-96qr)"
-    else:
-        is_sure, message = (
-            False,
-            (f"the annotation {_EXTRA_ARGS} is not among those that {runtime.version_text} obeys by default"),
-        )
-    yield (
-        is_sure,
-        Finding(
-            id="guard.open-annotations",
-            severity=Severity.WARNING,
-            message=message,
-            pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
-            hint="remove the annotation from the pod, and from `enable_annotations` of the handler",
-        ),
+    is_sure, because = _obeys(runtime, policy)
+    finding = Finding(
+        "guard.open-annotations",
+        Severity.WARNING,
+        f"The annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest, if Kata obeys it: "
+        f"{because}.",
+        pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
+        hint="Remove the annotation from the pod, and from enable_annotations of the handler.",
     )
+    yield is_sure, finding
+
+
+def _obeys(runtime: Runtime, policy: Policy) -> tuple[bool, str]:
+    """Tell whether a runtime surely obeys virtio_fs_extra_args, and by what."""
+    rule = policy.class_of(runtime.name)
+    handler = quoted(runtime.handler)
+    if rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations):
+        return True, f"by the policy, {handler} does"
+    if not runtime.version:
+        return False, (
+            "before 3.31 it does by default (GHSA-rr59-xxvx-96qr), "
+            f"and the policy does not give the version of {handler}"
+        )
+    if _OBEYED_SINCE[runtime.shim] <= runtime.version < (3, 31, 0):
+        return True, f"{runtime.version_text} does by default (GHSA-rr59-xxvx-96qr)"
+    return False, f"{runtime.version_text} does not by default"
 
 
 def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
@@ -216,17 +207,15 @@ def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
             if path is None or reach is None:
                 continue
             is_sure, what = reach
-            yield (
-                is_sure,
-                Finding(
-                    id="guard.host-docker",
-                    severity=Severity.WARNING,
-                    message=f"the hostPath {quoted(path)} {what}",
-                    container=text(container.get("name")),
-                    pointer=("spec", list_name, index, "volumeMounts", at),
-                    hint="run a Docker of the pod's own, on a RuntimeClass of Kata's",
-                ),
+            finding = Finding(
+                "guard.host-docker",
+                Severity.WARNING,
+                f"The hostPath {quoted(path)} {what}.",
+                container=text(container.get("name")),
+                pointer=("spec", list_name, index, "volumeMounts", at),
+                hint="Run a Docker of the pod's own, on a RuntimeClass of Kata's.",
             )
+            yield is_sure, finding
 
 
 def _reach(path: str, mount: Mapping[str, Any]) -> tuple[bool, str] | None:

@@ -44,7 +44,7 @@ def outcome_of(
         case Backing.UNKNOWN:
             return Outcome.UNKNOWN, f"what {name} does there is not known"
         case Backing.UNFIT:
-            return Outcome.FAILS, f"{name} can't keep its data there, and does not start"
+            return Outcome.FAILS, f"{name} can't keep its data there"
         case Backing.RAW:
             return Outcome.FAILS, f"{name} needs a directory, so the device has to be formatted and mounted first"
         case Backing.DISK | Backing.MEMORY:

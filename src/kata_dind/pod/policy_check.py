@@ -68,7 +68,7 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
     asked = policy.data_root.kind
     if runtime.left_alone:
         return "", runtime.left_alone
-    if runtime.virtiofs_fit and asked in (DataRootKind.AUTO, DataRootKind.VIRTIOFS):
+    if runtime.virtiofs_fit:
         return "", "overlay works on the share, so that nothing needs a repair"
     if asked is DataRootKind.MEMORY:
         return "memory", "the policy asks for it"
@@ -83,8 +83,10 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
             return "", "the policy asks for the kind block, but the class has no storage class for block devices"
     if not runtime.loop_works:
         return "", "the guest kernel of Kata 3.13 can't mount a loop disk (kata#10808)"
-    if not runtime.shares:
+    if not runtime.shares and runtime.empty_dir is EmptyDirMode.SHARED_FS:
         return "", "the handler shares no directories with its guest, so that there is no place for a loop disk"
+    if asked is DataRootKind.LOOP:
+        return "loop", "the policy asks for it"
     return "loop", "nothing better is there: Kata makes no disks of emptyDirs, and no storage class gives block devices"
 
 

@@ -129,6 +129,8 @@ ROWS: list[tuple[dict[str, Any], Runtime, Backing, str]] = [
     ({"hostPath": {"path": "/mnt", "type": "DirectoryOrCreate"}}, KATA_4, Backing.HOST, "a directory of the node"),
     ({"hostPath": {"path": "/mnt", "type": "Directory"}}, KATA_4, Backing.HOST, "a directory of the node"),
     ({"hostPath": {"path": "/dev/sdb", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "a block device of the node"),
+    ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "with disable_block_device_use = false"),
+    ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, runtime(version="3.25.0"), Backing.RAW, "that is mounted"),
     ({"hostPath": {"path": "/dev/fuse", "type": "CharDevice"}}, KATA_4, Backing.UNFIT, "its type is CharDevice"),
     ({"hostPath": {"path": "/x", "type": "Socket"}}, KATA_4, Backing.UNFIT, "its type is Socket"),
     ({"hostPath": {"path": "/x", "type": "FileOrCreate"}}, KATA_4, Backing.UNFIT, "its type is FileOrCreate"),
@@ -260,6 +262,9 @@ def test_an_image_volume_is_shared() -> None:
     sentence = "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node, which Kata "
     assert backing_of({}, None, KATA_4) == (Backing.VIRTIOFS, sentence + "shares by virtio-fs")
     assert backing_of({}, None, runtime(snapshotter=Snapshotter.DEVMAPPER))[0] is Backing.VIRTIOFS
+    unfit = backing_of({}, None, runtime("kata-qemu-nvidia-gpu-runtime-rs"))
+    assert unfit[0] is Backing.UNFIT
+    assert unfit[1].endswith("which Kata copies into the memory of the guest, where a few images fill it up")
     assert backing_of({}, None, runtime("kata-fc")) == (
         Backing.MEMORY,
         sentence + "copies into the memory of the guest",
@@ -326,7 +331,7 @@ def test_the_last_of_duplicates_counts() -> None:
     assert mount is not None
     assert (mount.volume, mount.volume_pointer) == ("b", ("spec", "volumes", 1))
     assert backing_of(spec, mount, KATA_4)[0] is Backing.MEMORY
-    assert find_volume(spec, "b") == (("spec", "volumes", 1), spec["volumes"][1])
+    assert find_volume(spec, "b") == (("spec", "volumes", 1), {"name": "b", "emptyDir": {"medium": "Memory"}})
     assert find_claim_template([claim_template("x", a=1), claim_template("x", a=2)], "x") == claim_template("x", a=2)
 
 
