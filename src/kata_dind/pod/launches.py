@@ -21,7 +21,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 _DEEPEST = 8
-_MOST_COMMANDS = 20_000
+_MOST_COMMANDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,9 @@ class _Reader:
         self.launch = Launch()
         self._find_file = find_file
         self._files: dict[str, str] = {}
+        self._functions: dict[str, list[Command]] = {}
         self._commands = 0
         self._called: set[tuple[str, str]] = set()
-        self._formatted = False
 
     # -- One command.
 
@@ -189,7 +189,6 @@ class _Reader:
         depth: int,
         script: str,
         command: Command | None = None,
-        functions: Mapping[str, list[Command]] | None = None,
     ) -> None:
         """Follow one command. `script` names the text that it stands in; empty for the container's own words."""
         self._commands += 1
@@ -202,8 +201,8 @@ class _Reader:
         name = basename(unwrapped.words[0])
         if not self.launch.program:
             self.launch.program = name
-        call = _Call(unwrapped, name, variables, positional, depth, script, command, functions or {})
-        if functions and name in functions:
+        call = _Call(unwrapped, name, variables, positional, depth, script, command)
+        if name in self._functions:
             self._call_function(call)
         elif name in SHELLS:
             self._shell(call)
@@ -237,19 +236,19 @@ class _Reader:
             self.launch.unknown.append(script)
             return
         parsed = parse_script(text)
-        self._commands_of(parsed.main, parsed.functions, variables, list(positional), depth + 1, script)
+        self._functions.update(parsed.functions)
+        self._commands_of(parsed.main, variables, list(positional), depth + 1, script)
 
     def _commands_of(
         self,
         commands: Sequence[Command],
-        functions: Mapping[str, list[Command]],
         variables: dict[str, str],
         positional: list[str],
         depth: int,
         script: str,
     ) -> None:
         before: Command | None = None
-        for command in commands:
+        for command in commands[: max(0, _MOST_COMMANDS - self._commands)]:
             words = expanded(command.words, variables, positional)
             self._note_writes(command, words, before, variables, positional)
             fed = command
@@ -271,7 +270,6 @@ class _Reader:
                 depth=depth,
                 script=script,
                 command=fed,
-                functions=functions,
             )
 
     def _call_function(self, call: _Call) -> None:
@@ -280,8 +278,7 @@ class _Reader:
             return
         self._called.add(key)
         arguments = [call.name, *call.unwrapped.words[1:]]
-        body = call.functions[call.name]
-        self._commands_of(body, call.functions, call.variables, arguments, call.depth + 1, call.script)
+        self._commands_of(self._functions[call.name], call.variables, arguments, call.depth + 1, call.script)
 
     def _script_file(self, call: _Call) -> None:
         """A program that isn't known: read it if it is a script that is in reach."""
@@ -478,7 +475,6 @@ class _Call:
     depth: int
     script: str
     command: Command | None
-    functions: Mapping[str, list[Command]]
 
 
 # Commands that start nothing, whatever their words are.
@@ -571,7 +567,7 @@ _FLAG_END = re.compile(r"[=\s]")
 
 
 def flags_weight(words: Sequence[str]) -> int:
-    """Return how much arguments look like those of a dockerd whose name isn't known; 0 if the first is no flag of it."""
+    """Return how much arguments look like those of a dockerd whose name isn't known; 0 without a flag of it first."""
     if not words or flag_of(words[0]) not in _DOCKERD_FLAGS:
         return 0
     flags = {flag_of(word) for word in words[:64] if word.startswith("-")} & _DOCKERD_FLAGS

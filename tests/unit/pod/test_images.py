@@ -60,7 +60,7 @@ def test_a_reference_is_taken_apart(reference: str, image: Image) -> None:
         "registry.example:port/docker",
         "dócker:dind",
         "docker:dínd",
-        "docker:dind١",
+        "docker:dind\u0661",
         "\ud800",
         "d" * 1025,
     ],
