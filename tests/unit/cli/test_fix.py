@@ -176,7 +176,7 @@ def test_explain_tells_what_runs_where_its_data_lands_and_what_changes(cli: Comm
     assert outcome.stdout.startswith("all.yaml:2: Pod build/ci\n")
     for said in ("The container `dind` runs a Docker daemon (dockerd 27)", "`kata-qemu` is Kata's", "/var/lib/docker"):
         assert said in text
-    assert "The repair gives it as its data root loop: " in text
+    assert "The repair makes its data root of the kind loop: " in text
     assert text.endswith("2 pods in all; 1 with Docker, 1 to be repaired.")
     assert max(map(len, outcome.stdout.splitlines())) <= 100
     assert cli("fix", "-o", "explain", "all.yaml").stdout == outcome.stdout
