@@ -393,3 +393,29 @@ def test_runtime_classes_of_the_same_file_name_their_handlers(cli: CommandLine, 
     assert cli("fix", "--check", "all.yaml").exit_code == 1
     (here / "all.yaml").write_text(DIND.replace("kata-qemu ", "vm "))
     assert cli("fix", "--check", "all.yaml").exit_code == 0
+
+
+def test_a_pod_that_is_made_elsewhere_is_named_with_its_maker(cli: CommandLine, here: Path) -> None:
+    """ARC's chart adds the container itself, so that these values have no place for the repair."""
+    values = "containerMode: {type: dind}\ntemplate:\n  spec:\n    runtimeClassName: kata-qemu\n"
+    values += "    containers: [{name: runner, image: 'ghcr.io/actions/actions-runner:latest'}]\n"
+    values = f"githubConfigUrl: https://github.com/example/x\n{values}"
+    (here / "values.yaml").write_text(values)
+    outcome = cli("fix", "--check", "values.yaml")
+    assert outcome.exit_code == 1
+    assert "[pod.made-elsewhere]" in outcome.stdout
+    assert "webhook" in outcome.stdout
+    assert cli("fix", "values.yaml").stdout == values
+
+
+def test_gitlab_runners_settings_are_read(cli: CommandLine, here: Path) -> None:
+    text = '[[runners]]\n  executor = "kubernetes"   # ours\n  [runners.kubernetes]\n    privileged = true\n'
+    text += '    runtime_class_name = "kata-qemu"\n    [[runners.kubernetes.services]]\n      name = "docker:27-dind"\n'
+    (here / "config.toml").write_text(text)
+    found = json.loads(cli("fix", "config.toml", "--json").stdout)["pods"]
+    assert [engine["program"] for pod in found for engine in pod["engines"]] == ["dockerd"]
+    assert cli("fix", "config.toml", "--check").exit_code == 1
+    (here / "pod.yaml").write_text(DIND)
+    mixed = cli("fix", "config.toml", "pod.yaml")
+    assert (mixed.exit_code, mixed.stdout) == (2, "")
+    assert mixed.stderr.startswith("kata-dind: config.toml: it is TOML, which can't be printed among other files")
