@@ -11,7 +11,7 @@ from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
 from kata_dind.pod.quantity import quantity_bytes
-from kata_dind.pod.reading import mapping, text
+from kata_dind.pod.reading import mapping, text, words
 from kata_dind.pod.sizes import disk_within, is_possible, limit_for, quantity
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
@@ -124,20 +124,18 @@ def choose(site: Site) -> Choice | Finding:
         return _on_claim(site, asked, kind, source)
     if asked is DataRootKind.MEMORY or text(source.get("medium")) == "Memory":
         return _memory(site, source, is_asked=asked is DataRootKind.MEMORY)
-    has_disks = site.runtime.empty_dir in (EmptyDirMode.BLOCK_PLAIN, EmptyDirMode.BLOCK_ENCRYPTED)
-    if has_disks and asked in (DataRootKind.AUTO, DataRootKind.BLOCK) and not site.is_wrapped:
+    has_device = bool(site.environment.get("DEVICE")) and not site.is_wrapped
+    has_claims = bool(site.runtime.block_storage_class) and site.runtime.block_hotplug
+    if _makes_disks(site) and not has_device and (asked is DataRootKind.AUTO or _is_only_disk(asked, has_claims)):
         return _block_plain(site)
     unwrappable = _unwrappable(site)
     if unwrappable is not None:
         return unwrappable
-    if asked is not DataRootKind.LOOP:
-        if site.environment.get("DEVICE") and not site.is_wrapped:
-            return Choice(Way.BLOCK, "KATA_DIND_DEVICE names a device")
-        if site.runtime.block_storage_class and site.runtime.block_hotplug:
-            size = site.environment.size_bytes or site.wanted.size_bytes
-            return Choice(
-                Way.BLOCK, f"the storage class `{site.runtime.block_storage_class}` gives block devices", size
-            )
+    if asked is not DataRootKind.LOOP and has_device:
+        return Choice(Way.BLOCK, "KATA_DIND_DEVICE names a device")
+    if asked is not DataRootKind.LOOP and has_claims:
+        size = site.environment.size_bytes or site.wanted.size_bytes
+        return Choice(Way.BLOCK, f"the storage class `{site.runtime.block_storage_class}` gives block devices", size)
     if asked is DataRootKind.BLOCK:
         return site.finding(
             "root.kind-impossible",
@@ -151,8 +149,23 @@ def choose(site: Site) -> Choice | Finding:
 _KINDS = "the annotation kata-dind.io/data-root"
 
 
+def _makes_disks(site: Site) -> bool:
+    """Tell whether a plain emptyDir is a disk, and one may be added: a guest entrypoint that is there wants its own."""
+    return not site.is_wrapped and site.runtime.empty_dir in (EmptyDirMode.BLOCK_PLAIN, EmptyDirMode.BLOCK_ENCRYPTED)
+
+
+def _is_only_disk(asked: DataRootKind, has_claims: bool) -> bool:
+    return asked is DataRootKind.BLOCK and not has_claims
+
+
 def _refusal(site: Site, kind: str) -> Finding | None:
     root, engine = site.root, site.engine
+    if ":" in root.path:
+        return site.finding(
+            "root.path-impossible",
+            f"The data root `{root.path}` of {site.named} has a colon in it, and no volume can be mounted there.",
+            "Use another path.",
+        )
     if root.backing is Backing.HOST or kind == "hostPath":
         return site.finding(
             "root.on-host",
@@ -219,6 +232,13 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
             "can't be put in front of it.",
             "Write the command into the container, or the entrypoint into the policy (images).",
         )
+    if _is_started_by_hook(site):
+        return site.finding(
+            "pod.started-by-hook",
+            f"A postStart hook starts {program_name(engine.program)} in {site.named}, perhaps before the guest "
+            "entrypoint has mounted its disk.",
+            "Start it by the container's command.",
+        )
     below = mounts_below(site.container, site.root.path)
     if below:
         return site.finding(
@@ -227,6 +247,17 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
             f"Mount a volume on `{site.root.path}` itself, or move that mount elsewhere.",
         )
     return None
+
+
+def _is_started_by_hook(site: Site) -> bool:
+    """Tell whether what starts the program stands in the postStart hook, and nowhere else."""
+    if "lifecycle" not in site.container or not site.engine.command:
+        return False
+    hook = mapping(mapping(mapping(site.container["lifecycle"]).get("postStart")).get("exec")).get("command")
+    command = words(site.container.get("command")) or list(site.engine.entrypoint)
+    own = [*command, *words(site.container.get("args"))]
+    started = site.engine.command[0]
+    return any(started in word for word in words(hook)) and not any(started in word for word in own)
 
 
 def _block_plain(site: Site) -> Choice:

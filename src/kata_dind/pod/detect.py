@@ -105,6 +105,8 @@ def _has_hint(pod: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
                     name = entry.get(name_key)
                     if isinstance(name, str):
                         parts.append(name)
+        if "command" not in container and flags_weight(words(container.get("args"))) >= LIKELY:
+            return True
         if "lifecycle" in container:
             parts += words(
                 mapping(mapping(mapping(container["lifecycle"]).get("postStart")).get("exec")).get("command")
@@ -274,7 +276,7 @@ class _Container:
         if not self._args:
             # A client would have nothing to do, unless somebody types.
             types = self._container.get("tty") is True or self._container.get("stdin") is True
-            return known.weight + (0 if types else 1)
+            return max(known.weight, LIKELY) if not types else known.weight
         if basename(self._args[0]) == "dockerd":
             return CERTAIN
         return known.weight + flags_weight(self._args)
@@ -364,7 +366,8 @@ class _Container:
         if weight < CERTAIN and self._has_client():
             weight += 1
             evidence.append("another container uses a Docker daemon in the pod")
-        if weight <= CERTAIN and case.start is None and self._uses_host_socket():
+        says_nothing = self._known.is_either and not self._command and not self._args
+        if says_nothing and self._uses_host_socket():
             weight = 0
         return replace(case, weight=weight, evidence=tuple(evidence))
 

@@ -6,7 +6,8 @@ Sources: Kata's advisories GHSA-2gv2-cffp-j227, GHSA-rr59-xxvx-96qr and GHSA-wwj
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 from kata_dind.pod.handlers import ANNOTATIONS, Runtime, Shim, Vmm, runtime_of
@@ -51,6 +52,8 @@ def guard(pod: PodDict, policy: Policy, detection: Detection) -> tuple[Guarded, 
         return tuple(found)
     if guards.no_boundary is not Answer.OFF:
         found += _answered(_no_boundary(mapping(pod.get("spec")), runtime, detection), guards.no_boundary)
+        if guards.open_annotations is Answer.OFF:
+            found += _answered(_leaves_boundary(annotations, runtime, policy), guards.no_boundary)
     if guards.open_annotations is not Answer.OFF:
         found += _answered(_open_annotations(annotations, runtime, policy), guards.open_annotations)
     return tuple(found)
@@ -163,7 +166,7 @@ def _open_annotations(
 ) -> Iterator[tuple[bool, Finding]]:
     if ANNOTATIONS + _EXTRA_ARGS not in annotations:
         return
-    is_sure, because = _obeys(runtime, policy)
+    obedience, because = _obeys(runtime, policy)
     finding = Finding(
         "guard.open-annotations",
         Severity.WARNING,
@@ -172,23 +175,38 @@ def _open_annotations(
         pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
         hint="Remove the annotation from the pod, and from enable_annotations of the handler.",
     )
-    yield is_sure, finding
+    yield obedience is _Obedience.SURE, finding
 
 
-def _obeys(runtime: Runtime, policy: Policy) -> tuple[bool, str]:
-    """Tell whether a runtime surely obeys virtio_fs_extra_args, and by what."""
+def _leaves_boundary(
+    annotations: Mapping[str, Any], runtime: Runtime, policy: Policy
+) -> Iterator[tuple[bool, Finding]]:
+    """Say of a pod with the annotation what the other guard says, but only where Kata may obey it."""
+    if _obeys(runtime, policy)[0] is not _Obedience.NONE:
+        for is_sure, finding in _open_annotations(annotations, runtime, policy):
+            yield is_sure, replace(finding, id="guard.no-boundary")
+
+
+class _Obedience(Enum):
+    SURE = auto()
+    UNSURE = auto()
+    NONE = auto()
+
+
+def _obeys(runtime: Runtime, policy: Policy) -> tuple[_Obedience, str]:
+    """Tell whether a runtime obeys virtio_fs_extra_args, and by what."""
     rule = policy.class_of(runtime.name)
     handler = quoted(runtime.handler)
     if rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations):
-        return True, f"by the policy, {handler} does"
+        return _Obedience.SURE, f"by the policy, {handler} does"
     if not runtime.version:
-        return False, (
+        return _Obedience.UNSURE, (
             "before 3.31 it does by default (GHSA-rr59-xxvx-96qr), "
             f"and the policy does not give the version of {handler}"
         )
     if _OBEYED_SINCE[runtime.shim] <= runtime.version < (3, 31, 0):
-        return True, f"{runtime.version_text} does by default (GHSA-rr59-xxvx-96qr)"
-    return False, f"{runtime.version_text} does not by default"
+        return _Obedience.SURE, f"{runtime.version_text} does by default (GHSA-rr59-xxvx-96qr)"
+    return _Obedience.NONE, f"{runtime.version_text} does not by default"
 
 
 def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:

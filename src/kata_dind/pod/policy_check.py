@@ -97,22 +97,15 @@ def _explained(policy: Policy, index: int) -> ClassExplanation:
     if not rule.kata or unreached:
         about = unreached or "its pods are not Kata's, and are left as they are"
         return ClassExplanation(rule.match, rule.kata, about, (), (unreached,) if unreached else ())
-    names = _names(policy, index)
+    katas = [name for name in KATA_4_1_CLASSES if policy.class_of(name) is rule]
+    is_told_by_name = bool(_WILDCARDS.search(rule.match) and katas) and not rule.handler
+    # All classes of a pattern with a handler are alike, and the pattern stands for them.
+    names = katas if is_told_by_name else [rule.match]
     runtimes = [runtime for name in names if (runtime := runtime_of(name, {}, policy)) is not None]
-    if _WILDCARDS.search(rule.match) and not rule.handler:
-        about = "what a class can do is told by its name"
-    else:
-        about = runtimes[0].because if runtimes else "no class has such a name"
-    warnings = dict.fromkeys((*_rule_warnings(rule), *(said for each in runtimes for said in _class_warnings(each))))
-    return ClassExplanation(rule.match, True, about, _grouped(runtimes, policy), tuple(warnings))
-
-
-def _names(policy: Policy, index: int) -> list[str]:
-    """Return the classes that stand for an entry: its name, or Kata's own that come to it first."""
-    rule = policy.runtime_classes[index]
-    if not _WILDCARDS.search(rule.match):
-        return [rule.match]
-    return [name for name in KATA_4_1_CLASSES if policy.class_of(name) is rule]
+    about = "what a class can do is told by its name" if is_told_by_name else "; ".join(r.because for r in runtimes)
+    handler = "" if is_told_by_name else rule.handler or rule.match
+    warnings = (*_rule_warnings(rule, handler), *(said for each in runtimes for said in _class_warnings(each)))
+    return ClassExplanation(rule.match, True, about, _grouped(runtimes, policy), tuple(dict.fromkeys(warnings)))
 
 
 def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
@@ -125,13 +118,11 @@ def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
     return tuple(ClassKind(tuple(names), kind, because) for (kind, because), names in groups.items())
 
 
-def _rule_warnings(rule: RuntimeClass) -> Iterator[str]:
-    is_pattern = bool(_WILDCARDS.search(rule.match))
+def _rule_warnings(rule: RuntimeClass, handler: str) -> Iterator[str]:
     if _CLASS_NAME.fullmatch(rule.match) is None:
         yield "match: the name of a RuntimeClass has a-z, 0-9, - and . alone, so that none matches"
-    named = rule.handler or ("" if is_pattern else rule.match)
-    if named and find_handler(named) is None:
-        yield f"handler: {quoted(named)} is not one of Kata's own; name the one that it is based on, like kata-qemu"
+    if handler and find_handler(handler) is None:
+        yield f"handler: {quoted(handler)} is not one of Kata's own; name the one that it is based on, like kata-qemu"
     if not rule.version:
         yield "version: it is not given, so that what depends on it is assumed; give it, like '4.1.0'"
     if rule.virtiofs_fit and rule.sharing not in (None, Sharing.VIRTIO_FS):

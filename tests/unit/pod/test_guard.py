@@ -181,6 +181,15 @@ def test_extra_arguments_for_virtiofsd(runtime_class: str, fields: dict[str, Any
     assert not guarded(EVERYTHING, rules, "runc", is_kata=False)
 
 
+@pytest.mark.parametrize(("version", "expected"), [("3.30.0", [DENY]), ("", [WARN]), ("3.31.0", []), ("3.1.0", [])])
+def test_a_pod_that_opens_the_boundary_itself_needs_no_privileges(version: str, expected: list[Answer]) -> None:
+    pod = {"metadata": EVERYTHING["metadata"], "spec": {"containers": [{"name": "x"}]}}
+    found = guarded(pod, policy(guards=Guards(no_boundary=DENY), version=version), "kata-qemu")
+    assert [each[:2] for each in found] == [(answer, "guard.no-boundary") for answer in expected]
+    both = policy(guards=Guards(no_boundary=DENY, open_annotations=WARN), version=version)
+    assert [each[:2] for each in guarded(pod, both, "kata-qemu")] == [(WARN, "guard.open-annotations")]
+
+
 @pytest.mark.parametrize(
     ("path", "mount", "expected"),
     [

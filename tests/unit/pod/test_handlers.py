@@ -130,6 +130,18 @@ def test_a_handler_that_nobody_knows_has_the_defaults_and_says_so() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("kata-cc", "but by its name it is confidential"),
+        ("peerpods", "but by its name it runs a remote hypervisor"),
+        ("my-firecracker", "but by its name it runs Firecracker"),
+    ],
+)
+def test_what_is_told_by_a_name_alone_is_said(name: str, guess: str) -> None:
+    assert f"is not one of Kata's own handlers, {guess}; its version" in runtime(name).because
+
+
 def test_the_policys_entry_comes_before_the_table() -> None:
     found = runtime(
         "kata-dind",
@@ -232,7 +244,9 @@ def test_virtiofsd_is_fit_by_an_annotation_that_is_obeyed(name: str, extra_args:
     annotations: dict[str, object] = {ANNOTATIONS + "virtio_fs_extra_args": extra_args}
     assert runtime(name, annotations, enable_annotations=("virtio_fs_*",)).virtiofs_fit is is_fit
     assert not runtime(name, annotations, enable_annotations=("shared_fs",)).virtiofs_fit
-    assert not runtime(name, annotations).virtiofs_fit
+    found = runtime(name, annotations)
+    assert not found.virtiofs_fit
+    assert found.because.endswith("but the policy does not say that the handler obeys it") is is_fit
 
 
 def test_the_policys_word_on_virtiofsd_holds_for_virtio_fs_alone() -> None:

@@ -205,6 +205,7 @@ def test_other_images(reference: str) -> None:
         ("ghcr.io/dagger/engine:v0.18", Program.DAGGER),
         ("earthly/buildkitd:v0.8.0", Program.EARTHLY),
         ("earthly/earthly:v0.8.15", Program.EARTHLY),
+        ("earthly/satellite:v0.8.3", Program.EARTHLY),
     ],
 )
 def test_builders(reference: str, program: Program) -> None:

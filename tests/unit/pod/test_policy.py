@@ -400,6 +400,27 @@ def test_a_pattern_is_explained_by_the_classes_of_kata_that_come_to_it() -> None
     assert others.warnings == ()
 
 
+def test_a_pattern_with_a_handler_or_of_other_names_stands_for_its_classes() -> None:
+    policy = parse_policy(
+        {
+            "runtimeClasses": [
+                {"match": "kata-*", "handler": "kata-clh", "version": "4.1"},
+                {"match": "isolated-*", "version": "4.1"},
+            ]
+        }
+    )
+    katas, others = explain_policy(policy)
+    assert [(kind.classes, kind.kind) for kind in (*katas.kinds, *others.kinds)] == [
+        (("kata-*",), "loop"),
+        (("isolated-*",), "loop"),
+    ]
+    assert katas.about.startswith("the RuntimeClass `kata-*` has by the policy the handler `kata-clh`, which runs")
+    assert katas.warnings == ()
+    assert others.warnings == (
+        "handler: `isolated-*` is not one of Kata's own; name the one that it is based on, like kata-qemu",
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "warning"),
     [

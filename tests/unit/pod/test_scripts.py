@@ -21,8 +21,8 @@ def launched(text: str, *positional: str, files: dict[str, str] | None = None, *
     return read_launch(["sh", "-c", text, *positional], variables, find)
 
 
-def started(text: str, *positional: str, **more: str) -> list[tuple[str, ...]]:
-    return [start.words for start in launched(text, *positional, **more).starts]
+def started(text: str, *positional: str, **variables: str) -> list[tuple[str, ...]]:
+    return [start.words for start in launched(text, *positional, files=None, **variables).starts]
 
 
 @pytest.mark.parametrize(
