@@ -43,7 +43,7 @@ from kata_dind.pod.volumes import backing_at, clean_path, find_mount, find_volum
 
 _NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
-# A pod that has none of these in its images, words, names of variables and mount paths runs no Docker.
+# A container that has none of these in its image and words runs no Docker, unless variables or volumes say so.
 _HINTS = (
     *("docker", "dind", "buildk", "dagger", "earthly", "containerd", "plugins/", "/init", "systemd", "envbox"),
     *("podman", "k3s", "kindest", "k0s", "rke2", "minikube", "codercom", "buildctl", "krte", "kubekins", "buildah"),
@@ -55,6 +55,7 @@ _VARIABLES = {
     "DOCKER_IN_DOCKER": (("start",), ""),
     "DOCKER_IN_DOCKER_ENABLED": (("true", "1", "yes", "True"), "/docker-graph"),
 }
+_VARIABLE_HINTS = frozenset((*_VARIABLES, "START_DOCKER_SERVICE"))
 _USUAL_ROOTS = frozenset(("/var/lib/docker", "/home/rootless/.local/share/docker", "/docker-graph"))
 _OWN_VOLUMES = ("emptyDir", "persistentVolumeClaim", "ephemeral")
 _CONTAINERD_STORE_SINCE = 29
@@ -74,48 +75,65 @@ def detect(
     runtime_class = text(spec.get("runtimeClassName"))
     is_kata = policy.class_of(runtime_class) is not None
     wishes, findings = read_wishes(pod)
-    if not (config_maps or policy.containers or policy.images or wishes.container or _has_hint(pod, spec)):
+    everyone = bool(config_maps) or "preset-dind-enabled" in mapping(mapping(pod.get("metadata")).get("labels"))
+    entries = [
+        entry
+        for entry in containers_of(spec)
+        if everyone or _has_hint(entry[2]) or _is_named(text(entry[2].get("name")), entry[2], policy, wishes)
+    ]
+    if not entries:
         return Detection((), findings, runtime_class, is_kata)
     annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
     runtime = runtime_of(runtime_class, annotations, policy) if is_kata else None
     scene = _Scene(pod, spec, policy, config_maps, claim_templates, runtime, wishes)
-    found = [_Container(scene, *entry) for entry in containers_of(spec)]
     engines: list[Engine] = []
     notes: list[Finding] = list(findings)
-    for container in found:
-        some, said = container.engines()
+    for entry in entries:
+        some, said = _Container(scene, *entry).engines()
         engines += some
         notes += said
     return Detection(tuple(engines), tuple(notes), runtime_class, is_kata)
 
 
-def _has_hint(pod: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
-    """Look for a word that speaks of Docker: the cheap check that most pods end with."""
+def _has_hint(container: Mapping[str, Any]) -> bool:
+    """Look for a word that speaks of Docker: the cheap check that most containers end with."""
     parts: list[str] = []
-    for _, _, container in containers_of(spec):
-        for key in ("image", "command", "args"):
-            value = container.get(key)
-            if isinstance(value, str):
-                parts.append(value)
-            elif isinstance(value, list):
-                parts += [word for word in value if isinstance(word, str)]
-        for key, name_key in (("env", "name"), ("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
-            for entry in items(container.get(key)):
-                if isinstance(entry, dict):
-                    name = entry.get(name_key)
-                    if isinstance(name, str):
-                        parts.append(name)
-        if "command" not in container and flags_weight(words(container.get("args"))) >= LIKELY:
-            return True
-        if "lifecycle" in container:
-            parts += words(
-                mapping(mapping(mapping(container["lifecycle"]).get("postStart")).get("exec")).get("command")
-            )
+    for key in ("image", "command", "args"):
+        value = container.get(key)
+        if isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, list):
+            parts += [word for word in value if isinstance(word, str)]
+            if parts and parts[-len(value) :][0].startswith("$("):
+                return True
     seen = "\n".join(parts).lower()
-    if any(hint in seen for hint in _HINTS):
+    for hint in _HINTS:
+        if hint in seen:
+            return True
+    for entry in items(container.get("env")):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name in _VARIABLE_HINTS:
+            return True
+    for key, path_key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
+        for entry in items(container.get(key)):
+            path = entry.get(path_key) if isinstance(entry, dict) else None
+            if isinstance(path, str) and "docker" in path and clean_path(path) in _USUAL_ROOTS:
+                return True
+    if not container.get("command") and flags_weight(words(container.get("args"))) >= LIKELY:
         return True
-    labels = mapping(mapping(pod.get("metadata")).get("labels"))
-    return "preset-dind-enabled" in labels
+    return "lifecycle" in container and any(hint in word for word in words(_hook(container)) for hint in _HINTS)
+
+
+def _hook(container: Mapping[str, Any]) -> object:
+    return mapping(mapping(mapping(container.get("lifecycle")).get("postStart")).get("exec")).get("command")
+
+
+def _is_named(name: str, container: Mapping[str, Any], policy: Policy, wishes: Wishes) -> bool:
+    """Tell whether the policy or an annotation speaks of a container."""
+    if name and (wishes.container == name or any(matches(pattern, name) for pattern in policy.containers)):
+        return True
+    image = text(container.get("image"))
+    return any(rule.match == image or matches(rule.match, image) for rule in policy.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +241,7 @@ class _Container:
             own = [Word(word, FROM_IMAGE) for word in (*known.entrypoint, *(() if self._args else known.cmd))]
             argv = [*own, *self._args]
         found = read_launch(argv, self._variables, self._files.find)
-        hook = mapping(mapping(mapping(self._container.get("lifecycle")).get("postStart")).get("exec")).get("command")
+        hook = _hook(self._container)
         if hook:
             later = read_launch(words(hook), self._variables, self._files.find)
             found.starts += [replace(start, said=f"its postStart hook: {start.said}") for start in later.starts]

@@ -115,7 +115,7 @@ def read_storage(running: Running) -> Storage:
 def flag_values(words: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the values of flags with the words that say them: `--x V`, `--x=V`, `"--x V"`, `-gV`, `-g=V`."""
     for index, word in enumerate(words):
-        if not word.startswith("-"):
+        if not word.startswith(names):
             continue
         for name in names:
             if word == name:

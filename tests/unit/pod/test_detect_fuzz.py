@@ -117,9 +117,9 @@ def value_at(value: Any, pointer: Pointer) -> Any:
 
 def check(one: Any) -> Detection:
     before = repr(one)
-    start = time.perf_counter()
+    start = time.process_time()
     detection = detect(one, POLICY, config_maps=CONFIG_MAPS, claim_templates=CLAIMS)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5
     assert repr(one) == before
     for engine in detection.engines:
         assert value_at(one, engine.pointer).get("name", "") == engine.container or engine.container == ""
@@ -143,7 +143,7 @@ def test_the_real_pods_have_engines() -> None:
     assert [len(check(one).engines) for one in REAL] == [1, 2, 2]
 
 
-@settings(deadline=1000)
+@settings(deadline=5000)
 @given(ANYTHING)
 def test_anything_as_a_pod(value: Any) -> None:
     check(value)
@@ -176,7 +176,7 @@ def test_real_pods_with_another_value_in_a_node(one: dict[str, Any], value: Any)
         check(changed)
 
 
-@settings(deadline=1000)
+@settings(deadline=5000)
 @given(st.data())
 def test_real_pods_with_several_changes(data: st.DataObject) -> None:
     changed = copy.deepcopy(data.draw(st.sampled_from(REAL)))
@@ -213,17 +213,17 @@ def test_huge_pods() -> None:
     long = pod(
         privileged("docker:dind", args=["--debug"] * 50_000, env={f"A{index}": "$(A0)" for index in range(5000)})
     )
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(detect(long, POLICY).engines) == 1
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_variables_that_grow_do_not_fill_the_memory() -> None:
     one = privileged("docker:dind", args=["--data-root=$(A)"])
     one["env"] = [{"name": "A", "value": "/aaaaaaaa"}, *[{"name": "A", "value": "$(A)$(A)"}] * 64]
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(detect(pod(one), POLICY).engines) == 1
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_deep_pods() -> None:

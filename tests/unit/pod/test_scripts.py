@@ -278,9 +278,9 @@ def test_no_text_stops_it(text: str) -> None:
 )
 def test_a_long_text_costs_little(piece: str) -> None:
     text = (piece * (LONGEST_SCRIPT // len(piece)))[:LONGEST_SCRIPT]
-    start = time.perf_counter()
+    start = time.process_time()
     launched(text)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4
 
 
 def test_a_longer_text_is_not_read() -> None:
