@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from kata_dind.fixing.around import Around
+from kata_dind.fixing.inputs import STDIN
 from kata_dind.fixing.reports import DocumentReport, PodReport, in_document
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
@@ -30,7 +31,7 @@ class Mender:
 
     def documents(self, text: TextIO, *, source: str, around: Around) -> Iterator[DocumentReport]:
         """Examine the documents of a file. Raises SpecError with the line for what is not YAML, JSON or TOML."""
-        for document in read_documents(text, source):
+        for document in read_documents(text, "stdin" if source == STDIN else source):
             pods = self.pods(document.data, around=around)
             located = tuple(_located(pod, document) for pod in pods)
             patch = [operation for pod in located for operation in pod.patch]
