@@ -82,7 +82,7 @@ def basename(word: str) -> str:
     return word.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unwrapped:
     """The program behind wrappers."""
 

@@ -20,6 +20,7 @@ class Files:
         self._config_maps = config_maps
         self._spec = spec
         self._entries = items(container.get("volumeMounts"))
+        self._has_any = any("configMap" in volume or "projected" in volume for _, volume in volumes_of(spec))
         self._sorted: list[tuple[str, str, str]] | None = None
 
     @property
@@ -42,7 +43,7 @@ class Files:
         return next((name for script, name in self._at(path) if script is None), "")
 
     def _at(self, path: str) -> Iterator[tuple[Script | None, str]]:
-        if not path.startswith("/") or not self._entries:
+        if not self._has_any or not path.startswith("/"):
             return
         wanted = clean_path(path)
         for at, volume, sub_path in self._mounts:
