@@ -349,6 +349,7 @@ def _memory(site: Site, source: Mapping[str, Any], *, is_asked: bool) -> Choice 
         return site.finding(
             "root.memory-without-size",
             f"A data root in memory is asked for in {site.named}, but not how large.",
-            "Set kata-dind.io/size; as much is added to the container's memory limit.",
+            "Set the annotation kata-dind.io/size, or dataRoot.size in the policy; as much is added to the container's "
+            "memory limit.",
         )
     return Choice(Way.MEMORY, "memory is asked for", size, limit_bytes=size)
