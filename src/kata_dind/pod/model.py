@@ -65,8 +65,6 @@ class Backing(StrEnum):
     """A directory of the node (hostPath), shared by virtio-fs: not this pod's alone."""
     GUEST_ROOT = "guest-root"
     """A directory of the sandbox's own root: a share or a disk, by snapshotter."""
-    UNFIT = "unfit"
-    """Something that holds no data root at all: read-only files, a socket, hugetlbfs."""
     UNKNOWN = "unknown"
 
 
@@ -141,9 +139,7 @@ class Engine:
     by_hand: bool = False
     """The recipe is in it already: a disk that its own command formats and mounts on the root."""
     storage_settings: tuple[StorageSetting, ...] = ()
-    """What names a storage driver, in arguments and environment; the first is the one that counts."""
-    wrapped: bool = False
-    """The guest entrypoint of kata-dind starts it already."""
+    """What names a storage driver, in arguments and environment."""
 
     @property
     def pointer(self) -> Pointer:
@@ -161,8 +157,6 @@ class StorageSetting:
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""
-    in_file: str = ""
-    """The file in the container that names it, such as daemon.json; then `in_script` holds as well."""
 
 
 class Severity(StrEnum):
@@ -241,5 +235,5 @@ class Place:
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
     patch_text: tuple[Pointer, str] | None = None
-    """A string of the document that is a patch of the pod spec, or can be one, and what it is now (Argo's podSpecPatch):
+    """A string of the document that is a patch of the pod spec, or can be, and what it is now (Argo's podSpecPatch):
     single fields that stand nowhere else go into it."""
