@@ -24,7 +24,6 @@ from kata_dind.pod.volumes import (
 from kata_dind.pod.wishes import Environment, Wanted
 from kata_dind.vocabulary import DataRootKind
 
-
 TABLES_BYTES = 4 * 1024**3
 """What counts as used in an emptyDir that is a disk, though nothing is in it.
 

@@ -65,6 +65,8 @@ class Backing(StrEnum):
     """A directory of the node (hostPath), shared by virtio-fs: not this pod's alone."""
     GUEST_ROOT = "guest-root"
     """A directory of the sandbox's own root: a share or a disk, by snapshotter."""
+    UNFIT = "unfit"
+    """Something that holds no data root at all: read-only files, a socket, hugetlbfs."""
     UNKNOWN = "unknown"
 
 
@@ -139,7 +141,9 @@ class Engine:
     by_hand: bool = False
     """The recipe is in it already: a disk that its own command formats and mounts on the root."""
     storage_settings: tuple[StorageSetting, ...] = ()
-    """What names a storage driver, in arguments and environment."""
+    """What names a storage driver, in arguments and environment; the first is the one that counts."""
+    wrapped: bool = False
+    """The guest entrypoint of kata-dind starts it already."""
 
     @property
     def pointer(self) -> Pointer:
@@ -157,6 +161,8 @@ class StorageSetting:
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""
+    in_file: str = ""
+    """The file in the container that names it, such as daemon.json; then `in_script` holds as well."""
 
 
 class Severity(StrEnum):
