@@ -38,9 +38,13 @@ SUBJECTS = frozenset(
         "plan",
         "backend",
         "manifest",
+        "kubernetes",
     )
 )
 """What an error is about, in the user's world."""
+
+FINDINGS = frozenset(("pod", "root", "class", "annotation", "guard"))
+"""What a finding about a pod is about; a finding is no error, and tests/unit/cli/test_pages.py knows their ids."""
 
 IDS = [
     "backend.no-seeds",
@@ -107,6 +111,8 @@ IDS = [
     "kernel.not-a-kernel",
     "kernel.package-unexpected",
     "kernel.unreadable",
+    "kubernetes.answer-unreadable",
+    "kubernetes.not-readable",
     "kvm.absent",
     "kvm.no-guest-boots",
     "kvm.not-permitted",
@@ -169,9 +175,12 @@ IDS = [
     "share.unreadable",
     "spec.cpus-not-on-seed",
     "spec.differs",
+    "spec.file-changed",
     "spec.memory-beyond-host",
     "spec.memory-not-on-seed",
+    "spec.no-manifests",
     "spec.no-volumes",
+    "spec.not-text",
     "spec.option-of-another-backend",
     "spec.seed-with-cold",
     "spec.seed-with-volume",
@@ -181,6 +190,7 @@ IDS = [
     "spec.unknown-field",
     "spec.unreadable-file",
     "spec.unwritable-file",
+    "spec.url-not-read",
     "spec.volume-in-memory",
     "spec.wrong-usage",
     "spec.wrong-value",
@@ -240,6 +250,8 @@ def uses_in(text: str, *, file: str) -> Iterator[Use]:
             case _:
                 continue
         for id in itertools.chain.from_iterable(map(_literals, values)):
+            if id.partition(".")[0] in FINDINGS:
+                continue
             yield Use(id, callee, f"{file}:{node.lineno}")
 
 
