@@ -20,7 +20,7 @@ from types import FrameType
 
 import typer
 
-from kata_dind.cli.app import PROGRAM, build_command
+from kata_dind.cli.app import KUBECTL_PLUGIN, PROGRAM, build_command
 from kata_dind.cli.failure import named_as_given, print_error, say, usage_error
 from kata_dind.cli.session import Session
 from kata_dind.errors import HostError, KataDindError, SpecError
@@ -40,7 +40,8 @@ class Interrupted(KeyboardInterrupt):
 def main() -> int:
     """Run the command line and return its exit code."""
     logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s")
-    return execute(sys.argv[1:], session=Session())
+    program = f"kubectl {PROGRAM}" if sys.argv[0].rpartition("/")[2] == KUBECTL_PLUGIN else PROGRAM
+    return execute(sys.argv[1:], session=Session(program=program))
 
 
 def execute(argv: Sequence[str], *, session: Session) -> int:
@@ -88,7 +89,7 @@ def _invoke(argv: Sequence[str], *, session: Session) -> None:
     if completes:
         command.main(list(argv), prog_name=PROGRAM, obj=session)
     # Not through main(): it would turn our Interrupted and a closed stdout into exit codes of its own.
-    with command.make_context(PROGRAM, list(argv), obj=session) as context:
+    with command.make_context(session.program, list(argv), obj=session) as context:
         command.invoke(context)
     if sys.stdout is not None:
         sys.stdout.flush()

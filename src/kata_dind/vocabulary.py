@@ -55,3 +55,32 @@ class NetworkMode(StrEnum):
 
     NONE = "none"
     NAT = "nat"
+
+
+class FixOutput(StrEnum):
+    """What `kata-dind fix` prints."""
+
+    YAML = "yaml"
+    DIFF = "diff"
+    PATCH = "patch"
+    JSON = "json"
+    EXPLAIN = "explain"
+    FINDINGS = "findings"
+    GITHUB = "github"
+    SARIF = "sarif"
+
+
+class Workload(StrEnum):
+    """What `kata-dind render` makes around a pod."""
+
+    POD = "pod"
+    DEPLOYMENT = "deployment"
+    STATEFULSET = "statefulset"
+    JOB = "job"
+
+
+class RenderOutput(StrEnum):
+    """How `kata-dind render` prints."""
+
+    YAML = "yaml"
+    JSON = "json"

@@ -12,6 +12,8 @@ from kata_dind.cli.session import session_of
 from kata_dind.cli.verb import Verb, Verbs
 
 PROGRAM = "kata-dind"
+KUBECTL_PLUGIN = "kubectl-kata_dind"
+"""The name under which kubectl finds us as `kubectl kata-dind`: it looks for a dash as an underscore."""
 
 _HELP = "A Docker daemon inside its own virtual machine, with a data root that is proven to work."
 _EPILOG = (
@@ -39,6 +41,8 @@ _VERBS = (
     "accel",
     "entrypoint",
     "setup",
+    "fix",
+    "render",
 )
 _GROUPS = {
     "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
@@ -47,6 +51,8 @@ _GROUPS = {
              ("build", "ls", "inspect", "rm", "verify", "export", "import")),
     "image": ("Make, fetch, list and remove dind images. A dind image has a Docker daemon in it.",
               ("build", "pull", "ls", "rm")),
+    "policy": ("Explain and write policies. A policy decides what `fix` and the webhook do to the pods of others.",
+               ("check", "schema", "show")),
 }  # fmt: skip
 """Each verb is a function of its name, in a module of its name or of its group's."""
 

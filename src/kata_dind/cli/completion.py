@@ -52,6 +52,15 @@ def log_sources(incomplete: str) -> list[str]:
     return []
 
 
+def kube_contexts(incomplete: str) -> list[str]:
+    """Complete a context of kubectl's."""
+    with contextlib.suppress(Exception):
+        from kata_dind.fixing.cluster import contexts
+
+        return _beginning(incomplete, contexts())
+    return []
+
+
 def words(allowed: Iterable[str]) -> Callable[[str], list[str]]:
     """Complete the words of a closed set."""
     known = [str(word) for word in allowed]

@@ -28,12 +28,12 @@ def usage_error(error: typer.TyperException, session: Session) -> SpecError:
     if error.message and isinstance(parameter, TyperOption | TyperArgument):
         message = error.message.removeprefix("Value error, ").rstrip(".")
         return SpecError(f"{_given_name(parameter, context, session)}: {message}", id="spec.wrong-value")
-    verbs = context.command_path.split()[1:] if context else []
+    verbs = context.command_path.removeprefix(session.program).split() if context else []
     message = " ".join(error.format_message().split()).rstrip(".")
     summary = ": ".join(filter(None, [" ".join(verbs), message[:1].lower() + message[1:]]))
     if context and isinstance(context.command, TyperGroup) and re.fullmatch("No such command '.*'", message):
         summary += f" (there are: {', '.join(context.command.commands)})"
-    return SpecError(f"{summary}; see {' '.join(['kata-dind', *verbs, '--help'])}", id="spec.wrong-usage")
+    return SpecError(f"{summary}; see {' '.join([session.program, *verbs, '--help'])}", id="spec.wrong-usage")
 
 
 def named_as_given(error: SpecError, session: Session) -> SpecError:

@@ -51,6 +51,8 @@ class Session:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    program: str = "kata-dind"
+    """How the user called us: also `kubectl kata-dind`."""
     context: typer.Context | None = None
     """The parsed command, once there is one."""
     config_file: Path | None = None

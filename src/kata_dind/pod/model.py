@@ -65,6 +65,8 @@ class Backing(StrEnum):
     """A directory of the node (hostPath), shared by virtio-fs: not this pod's alone."""
     GUEST_ROOT = "guest-root"
     """A directory of the sandbox's own root: a share or a disk, by snapshotter."""
+    UNFIT = "unfit"
+    """Something that holds no data root at all: read-only files, a socket, hugetlbfs."""
     UNKNOWN = "unknown"
 
 
@@ -139,7 +141,9 @@ class Engine:
     by_hand: bool = False
     """The recipe is in it already: a disk that its own command formats and mounts on the root."""
     storage_settings: tuple[StorageSetting, ...] = ()
-    """What names a storage driver, in arguments and environment."""
+    """What names a storage driver, in arguments and environment; the first is the one that counts."""
+    wrapped: bool = False
+    """The guest entrypoint of kata-dind starts it already."""
 
     @property
     def pointer(self) -> Pointer:
@@ -157,6 +161,8 @@ class StorageSetting:
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""
+    in_file: str = ""
+    """The file in the container that names it, such as daemon.json; then `in_script` holds as well."""
 
 
 class Severity(StrEnum):
@@ -223,11 +229,14 @@ class Place:
     namespace: str
     pod: PodDict
     """The pod as the API server would see it, made of the document's parts, which it shares and never copies."""
-    parts: tuple[tuple[Pointer, Pointer], ...]
-    """Where a pod's pointer lies in the document: pairs of prefixes (pod, document), the longest first."""
+    parts: tuple[tuple[Pointer, Pointer | None], ...]
+    """Where a pod's pointer lies in the document: pairs of prefixes (pod, document), the longest first. None: nowhere,
+    as for a container that a controller adds."""
     claim_templates: tuple[Mapping[str, Any], ...] = ()
     """The volumeClaimTemplates of the object that makes the pod: volumes of their names."""
     made_by: str = ""
     """Who makes the pod of this, if a patch of this document can't hold all of the repair; a phrase."""
     incomplete: str = ""
     """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
+    missing: frozenset[Pointer] = frozenset()
+    """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""

@@ -1,0 +1,167 @@
+"""`kata-dind render`: a manifest for a new Docker daemon on Kata."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kata_dind.cli import completion
+from kata_dind.cli.options import Json, flag, option, takes_session
+from kata_dind.cli.options.pods import PolicyFile
+from kata_dind.cli.output import print_json
+from kata_dind.cli.session import Session
+from kata_dind.errors import SpecError
+from kata_dind.vocabulary import DataRootKind, RenderOutput, Workload
+
+Kind = Annotated[
+    str,
+    option(
+        "--kind",
+        variable="RENDER_KIND",
+        metavar="|".join(DataRootKind),
+        help_text="The kind of data root.",
+        autocompletion=completion.words(DataRootKind),
+    ),
+]
+Size = Annotated[
+    str, option("--size", variable="RENDER_SIZE", metavar="SIZE", help_text="The size of the data root, such as 50G.")
+]
+RuntimeClassName = Annotated[
+    str,
+    option(
+        "--runtime-class", variable="RENDER_RUNTIME_CLASS", metavar="NAME", help_text="The RuntimeClass, one of Kata's."
+    ),
+]
+WorkloadKind = Annotated[
+    str,
+    option(
+        "--workload",
+        variable="RENDER_WORKLOAD",
+        metavar="|".join(Workload),
+        help_text="What makes the pod.",
+        autocompletion=completion.words(Workload),
+    ),
+]
+Sidecar = Annotated[
+    bool,
+    flag(
+        "--sidecar",
+        variable="RENDER_SIDECAR",
+        help_text="Make the daemon a sidecar of a container that uses it, whose image and command you change.",
+    ),
+]
+Rootless = Annotated[
+    bool, flag("--rootless", variable="RENDER_ROOTLESS", help_text="Run dockerd without root, in docker:dind-rootless.")
+]
+Image = Annotated[
+    str,
+    option(
+        "--image",
+        variable="RENDER_IMAGE",
+        metavar="REFERENCE",
+        help_text="The image that has dockerd.",
+        show_default="docker:29-dind, or docker:29-dind-rootless",
+    ),
+]
+Name = Annotated[str, option("--name", variable="RENDER_NAME", metavar="NAME", help_text="The name of the object.")]
+Namespace = Annotated[
+    str,
+    option(
+        "--namespace",
+        "-n",
+        variable="RENDER_NAMESPACE",
+        metavar="NAME",
+        help_text="Its namespace.",
+        show_default="none",
+    ),
+]
+Cpus = Annotated[
+    str,
+    option(
+        "--cpus", variable="RENDER_CPUS", metavar="N", help_text="Processors, such as 2 or 500m.", show_default="none"
+    ),
+]
+Memory = Annotated[
+    str,
+    option("--memory", variable="RENDER_MEMORY", metavar="SIZE", help_text="Memory, such as 4Gi.", show_default="none"),
+]
+StorageClass = Annotated[
+    str,
+    option(
+        "--storage-class",
+        variable="RENDER_STORAGE_CLASS",
+        metavar="NAME",
+        help_text="The storage class of the volume, for the block kind and for a StatefulSet.",
+        show_default="the cluster's own default",
+    ),
+]
+Output = Annotated[
+    str,
+    option(
+        "--output",
+        "-o",
+        variable="RENDER_OUTPUT",
+        metavar="|".join(RenderOutput),
+        help_text="How to print it.",
+        autocompletion=completion.words(RenderOutput),
+    ),
+]
+
+
+@takes_session
+def render(
+    session: Session,
+    *,
+    kind: Kind = "loop",
+    size: Size = "20G",
+    runtime_class: RuntimeClassName = "kata",
+    workload: WorkloadKind = "pod",
+    sidecar: Sidecar = False,
+    rootless: Rootless = False,
+    image: Image = "",
+    name: Name = "dind",
+    namespace: Namespace = "",
+    cpus: Cpus = "",
+    memory: Memory = "",
+    storage_class: StorageClass = "",
+    policy: PolicyFile = "",
+    output: Output = "yaml",
+    json: Json = False,
+) -> None:
+    """Print a manifest for a new Docker daemon on Kata, with a data root that is proven to work.
+
+    The guest entrypoint is in it; nothing else is needed: kata-dind render | kubectl apply -f -
+    """
+    _require_word("--kind", kind, DataRootKind)
+    _require_word("--workload", workload, Workload)
+    _require_word("--output", output, RenderOutput)
+    from kata_dind.fixing.manifest_text import manifest_text
+    from kata_dind.fixing.mend import script
+    from kata_dind.fixing.policies import load_policy
+    from kata_dind.pod import render as rendering
+
+    client = ("docker:29-cli", ("docker", "run", "--rm", "hello-world")) if sidecar else ("", ())
+    spec = rendering.RenderSpec(
+        kind=DataRootKind(kind),
+        size=size,
+        runtime_class=runtime_class,
+        workload=next(each for each in rendering.Workload if each.lower() == workload),
+        name=name,
+        namespace=namespace,
+        image=image or ("docker:29-dind-rootless" if rootless else "docker:29-dind"),
+        sidecar_for=client[0],
+        sidecar_command=client[1],
+        rootless=rootless,
+        storage_class=storage_class,
+        cpu=cpus,
+        memory=memory,
+    )
+    manifest = rendering.render(spec, script=script, policy=load_policy(policy))
+    if json or output == "json":
+        print_json(manifest)
+    else:
+        print(manifest_text(manifest), end="")
+
+
+def _require_word(name: str, word: str, allowed: type[DataRootKind | Workload | RenderOutput]) -> None:
+    if word not in [*allowed]:
+        raise SpecError(f"{name}: {word!r} is not one of {', '.join(allowed)}", id="spec.wrong-value")

@@ -1,0 +1,98 @@
+"""What else lies in a file that a pod depends on: ConfigMaps that it mounts, and RuntimeClasses with their handlers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from kata_dind.errors import SpecError
+from kata_dind.manifest import read_documents
+from kata_dind.pod.model import ConfigMaps
+from kata_dind.pod.places import config_maps_in
+from kata_dind.pod.policy import Policy, RuntimeClass, matches
+
+_RELEVANT = re.compile(r"kind[\"']?\s*:\s*[\"']?(?:ConfigMap|RuntimeClass)\b")
+_SEPARATOR = re.compile(r"---(?:\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """The surroundings of the pods of one file, or of a cluster."""
+
+    config_maps: ConfigMaps = field(default_factory=dict)
+    policy: Policy | None = None
+    """The user's policy with what RuntimeClasses tell; None if they tell nothing."""
+
+    def config_maps_of(self, namespace: str) -> ConfigMaps:
+        """Return the ConfigMaps that a pod of this namespace may mount."""
+        return self.config_maps
+
+
+def look_around(text: TextIO, *, source: str, policy: Policy) -> Around:
+    """Read only those documents of a file in which a ConfigMap or a RuntimeClass is; the file is read from its begin.
+
+    What is wrong with the file is said by those who read all of it.
+    """
+    objects = [each for part in _parts(text) if _RELEVANT.search(part) for each in _objects(part, source)]
+    text.seek(0)
+    return Around(
+        config_maps=config_maps_in(objects),
+        policy=with_handlers(policy, (each for each in objects if each.get("kind") == "RuntimeClass")),
+    )
+
+
+def with_handlers(policy: Policy, runtime_classes: Iterable[Mapping[str, Any]]) -> Policy | None:
+    """Return a policy with the handlers of RuntimeClass objects; None if there is nothing new in them.
+
+    A class with a handler of Kata's is Kata's, unless a rule of the policy is about it.
+    """
+    rules = []
+    for each in runtime_classes:
+        metadata, handler = each.get("metadata"), each.get("handler")
+        name = metadata.get("name") if isinstance(metadata, Mapping) else None
+        if not isinstance(name, str) or not isinstance(handler, str) or not re.fullmatch(r"[a-z0-9.-]+", name):
+            continue
+        known = rule_for(policy, name)
+        if known is not None and not known.handler and handler != name:
+            rules.append(known.model_copy(update={"match": name, "handler": handler}))
+        elif known is None and (handler == "kata" or handler.startswith("kata-")):
+            rules.append(RuntimeClass(match=name, handler=handler))
+    return policy.model_copy(update={"runtime_classes": (*rules, *policy.runtime_classes)}) if rules else None
+
+
+def rule_for(policy: Policy, name: str) -> RuntimeClass | None:
+    """Return the rule that decides about a RuntimeClass, also if it says that the class is not Kata's."""
+    return next((rule for rule in policy.runtime_classes if matches(rule.match, name)), None)
+
+
+def _parts(text: TextIO) -> Iterator[str]:
+    """Split a stream at YAML's document separators, without parsing; a part may be more than one document."""
+    lines: list[str] = []
+    for line in text:
+        if _SEPARATOR.match(line):
+            yield "".join(lines)
+            lines = []
+        else:
+            lines.append(line)
+    yield "".join(lines)
+
+
+def _objects(part: str, source: str) -> list[Mapping[str, Any]]:
+    try:
+        found = [document.data for document in read_documents(part, source)]
+    except SpecError:
+        return []
+    return [each for top in found for each in _flat(top)]
+
+
+def _flat(data: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield an object, or the objects of a List."""
+    if isinstance(data, Mapping):
+        items = data.get("items")
+        if str(data.get("kind", "")).endswith("List") and isinstance(items, list):
+            for item in items:
+                yield from _flat(item)
+        else:
+            yield data

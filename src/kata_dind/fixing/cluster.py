@@ -1,0 +1,267 @@
+"""A cluster's workloads, read through kubectl and its kubeconfig, a page at a time; nothing is ever written to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from kata_dind.errors import CommandFailed, CommandTimedOut, KubernetesError, ToolMissing
+from kata_dind.fixing.around import Around, with_handlers
+from kata_dind.fixing.mend import Mender
+from kata_dind.fixing.reports import DocumentReport, PodReport
+from kata_dind.host.process import find_tool, run
+from kata_dind.pod.model import Place
+from kata_dind.pod.places import config_maps_in
+from kata_dind.pod.policy import Policy
+from kata_dind.progress import Event, Report
+
+PAGE = 200
+"""Objects in one answer: at most a few megabytes."""
+
+_TIMEOUT_SECONDS = 120.0
+_MOST_CONFIG_MAPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Resource:
+    prefix: str
+    """The path of its API, as in `/apis/apps/v1`; without a version for those whose version the cluster tells."""
+    plural: str
+
+
+_CORE = (
+    _Resource("/apis/apps/v1", "deployments"),
+    _Resource("/apis/apps/v1", "statefulsets"),
+    _Resource("/apis/apps/v1", "daemonsets"),
+    _Resource("/apis/apps/v1", "replicasets"),
+    _Resource("/apis/batch/v1", "cronjobs"),
+    _Resource("/apis/batch/v1", "jobs"),
+    _Resource("/api/v1", "replicationcontrollers"),
+    _Resource("/api/v1", "podtemplates"),
+    _Resource("/api/v1", "pods"),
+)
+
+_CUSTOM = {
+    "actions.github.com": ("autoscalingrunnersets",),
+    "actions.summerwind.dev": ("runnerdeployments", "runnersets", "runners"),
+    "agents.x-k8s.io": ("sandboxes",),
+    "extensions.agents.x-k8s.io": ("sandboxtemplates",),
+    "argoproj.io": ("workflowtemplates", "clusterworkflowtemplates", "cronworkflows", "workflows"),
+    "keda.sh": ("scaledjobs",),
+    "tekton.dev": ("pipelineruns", "taskruns", "tasks", "pipelines"),
+}
+"""Custom resources that hold a pod, by their API groups."""
+
+_MADE_BY_LISTED = frozenset(
+    (
+        *("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "CronJob", "Job", "ReplicationController"),
+        *("AutoscalingRunnerSet", "EphemeralRunnerSet", "EphemeralRunner"),
+        *("RunnerDeployment", "RunnerReplicaSet", "RunnerSet", "Runner", "Sandbox", "SandboxClaim"),
+        *("Workflow", "CronWorkflow", "ScaledJob", "PipelineRun", "TaskRun"),
+    )
+)
+"""Controllers whose objects we read, or whose own controllers we read: what they make is not reported again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where to look."""
+
+    context: str = ""
+    namespace: str = ""
+    all_namespaces: bool = False
+
+    @property
+    def name(self) -> str:
+        """The cluster's name for people."""
+        return f"the context {self.context!r}" if self.context else "the current context"
+
+
+@dataclass(slots=True)
+class _Reader:
+    cluster: Cluster
+    namespace: str
+    report: Report
+    owners: set[tuple[str, str, str]] = field(default_factory=set)
+    """Controllers that we don't know, of which one pod was reported."""
+    config_maps: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+
+
+def contexts() -> list[str]:
+    """Return the names of kubectl's contexts. Raises KubernetesError, ToolMissing."""
+    return _kubectl(Cluster(), ["config", "get-contexts", "--output", "name"]).splitlines()
+
+
+def examine_cluster(cluster: Cluster, mender: Mender, *, report: Report) -> Iterator[DocumentReport]:
+    """Examine the workloads of a cluster. Raises KubernetesError, ToolMissing.
+
+    A workload stands for the pods that it makes. What may not be listed is left out, and an event says so.
+    """
+    reader = _Reader(cluster, _namespace(cluster), report)
+    policy = _policy(reader, mender)
+    index = 0
+    for resource in [*_custom(reader), *_CORE]:
+        for each in _listed(reader, resource):
+            owner = _owner(each)
+            if owner and _is_reported_elsewhere(reader, each, owner):
+                continue
+            pods = _examined(reader, mender, each, policy)
+            if owner:
+                pods = tuple(_as_made_by(owner, pod) for pod in pods)
+            yield DocumentReport(source="", index=index, line=0, text="", mended=str, pods=pods)
+            index += 1
+
+
+def _examined(reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: Policy | None) -> tuple[PodReport, ...]:
+    pods = mender.pods(each, around=Around(policy=policy))
+    wanted = {(pod.place.namespace, name) for pod in pods if pod.detection.is_kata for name in _mounted(pod.place)}
+    if not wanted:
+        return pods
+    if len(reader.config_maps) > _MOST_CONFIG_MAPS:
+        reader.config_maps.clear()
+    for namespace, name in wanted - reader.config_maps.keys():
+        reader.config_maps[namespace, name] = _config_map(reader, namespace, name)
+    maps = config_maps_in([found for key in sorted(wanted) if (found := reader.config_maps[key])])
+    return mender.pods(each, around=Around(config_maps=maps, policy=policy))
+
+
+def _mounted(place: Place) -> Iterator[str]:
+    """Yield the names of the ConfigMaps that a pod mounts."""
+    for volume in map(_mapping, _sequence(_mapping(place.pod.get("spec")).get("volumes"))):
+        sources = [volume, *map(_mapping, _sequence(_mapping(volume.get("projected")).get("sources")))]
+        for source in sources:
+            name = _mapping(source.get("configMap")).get("name")
+            if isinstance(name, str) and name:
+                yield name
+
+
+def _config_map(reader: _Reader, namespace: str, name: str) -> Mapping[str, Any]:
+    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
+    try:
+        return _mapping(_get(reader.cluster, path))
+    except KubernetesError as error:
+        if not _is_refusal(error):
+            raise
+        return {}
+
+
+def _as_made_by(owner: Mapping[str, Any], pod: PodReport) -> PodReport:
+    place = replace(pod.place, kind=str(owner.get("kind")), name=str(owner.get("name")))
+    return replace(pod, place=place)
+
+
+def _namespace(cluster: Cluster) -> str:
+    if cluster.all_namespaces:
+        return ""
+    if cluster.namespace:
+        return cluster.namespace
+    argv = ["config", "view", "--minify", "--output", "jsonpath={..namespace}"]
+    return _kubectl(cluster, argv).strip() or "default"
+
+
+def _policy(reader: _Reader, mender: Mender) -> Policy | None:
+    classes = _listed(reader, _Resource("/apis/node.k8s.io/v1", "runtimeclasses"), everywhere=True)
+    return with_handlers(mender.policy, classes)
+
+
+def _custom(reader: _Reader) -> Iterator[_Resource]:
+    """Yield the custom resources that this cluster has, each with the version that it prefers."""
+    groups = _sequence(_mapping(_get(reader.cluster, "/apis")).get("groups"))
+    for group in map(_mapping, groups):
+        name, version = group.get("name"), _mapping(group.get("preferredVersion")).get("groupVersion")
+        if name not in _CUSTOM or not isinstance(version, str):
+            continue
+        served = _sequence(_mapping(_get(reader.cluster, f"/apis/{version}")).get("resources"))
+        plurals = {_mapping(resource).get("name") for resource in served}
+        for plural in _CUSTOM[str(name)]:
+            if plural in plurals:
+                yield _Resource(f"/apis/{version}", plural)
+
+
+def _listed(reader: _Reader, resource: _Resource, *, everywhere: bool = False) -> Iterator[Mapping[str, Any]]:
+    """Yield all objects of a resource, page by page."""
+    scope = f"/namespaces/{quote(reader.namespace, safe='')}" if reader.namespace and not everywhere else ""
+    following = ""
+    while True:
+        path = f"{resource.prefix}{scope}/{resource.plural}?limit={PAGE}"
+        try:
+            page = _mapping(_get(reader.cluster, f"{path}&continue={quote(following)}" if following else path))
+        except KubernetesError as error:
+            if not _is_refusal(error):
+                raise
+            reader.report(Event("warning", f"{resource.plural} can't be listed, so they are left out"))
+            return
+        kind = str(page.get("kind", "")).removesuffix("List")
+        for item in _sequence(page.get("items")):
+            if isinstance(item, Mapping):
+                # The objects of a list don't repeat what the list says.
+                yield {"apiVersion": page.get("apiVersion"), "kind": kind, **item}
+        following = str(_mapping(page.get("metadata")).get("continue") or "")
+        if not following:
+            return
+
+
+def _owner(each: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the reference to the controller that made an object, if one did."""
+    owners = map(_mapping, _sequence(_mapping(each.get("metadata")).get("ownerReferences")))
+    return next((owner for owner in owners if owner.get("controller") is True), None)
+
+
+def _is_reported_elsewhere(reader: _Reader, each: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
+    if owner.get("kind") in _MADE_BY_LISTED:
+        return True
+    key = (str(_mapping(each.get("metadata")).get("namespace")), str(owner.get("kind")), str(owner.get("name")))
+    if key in reader.owners:
+        return True
+    reader.owners.add(key)
+    return False
+
+
+def _get(cluster: Cluster, path: str) -> Any:
+    text = _kubectl(cluster, ["get", "--raw", path])
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise KubernetesError(
+            f"kubectl's answer to {path} is not JSON", id="kubernetes.answer-unreadable", details=text[:500]
+        ) from error
+
+
+def _kubectl(cluster: Cluster, arguments: Sequence[str]) -> str:
+    if find_tool("kubectl") is None:
+        raise ToolMissing(
+            "kubectl is not installed, and kata-dind reads a cluster through it",
+            id="host.tool-missing",
+            hint="install kubectl; or, where it is: kubectl get deployments,jobs,pods -A -o json >all.json",
+        )
+    context = ["--context", cluster.context] if cluster.context else []
+    try:
+        # Programs that kubectl gets credentials from need what the user's own kubectl would give them.
+        done = run(["kubectl", *context, *arguments], timeout_seconds=_TIMEOUT_SECONDS, environment=os.environ)
+    except (CommandFailed, CommandTimedOut) as error:
+        raise KubernetesError(
+            f"{cluster.name} can't be read: {_last_line(error.details) or error.summary}",
+            id="kubernetes.not-readable",
+            details=error.details,
+        ) from error
+    return done.stdout
+
+
+def _is_refusal(error: KubernetesError) -> bool:
+    return any(word in error.details for word in ("(Forbidden)", "(NotFound)", "forbidden", "could not find the"))
+
+
+def _last_line(text: str) -> str:
+    return next((line.removeprefix("Error from server ") for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []

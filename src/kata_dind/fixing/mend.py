@@ -1,0 +1,117 @@
+"""Documents in, reports out: each pod of a document is examined, and its repair brought into the document's terms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from kata_dind.fixing.around import Around
+from kata_dind.fixing.reports import DocumentReport, PodReport, in_document
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.manifest import Document, edited, line_of, read_documents
+from kata_dind.pod.detect import detect
+from kata_dind.pod.guard import guard
+from kata_dind.pod.model import Finding, Operation, Place, Program, Severity
+from kata_dind.pod.places import find_pods, translate
+from kata_dind.pod.policy import Answer, Policy
+from kata_dind.pod.repair import repair
+from kata_dind.vocabulary import DataRootKind
+
+
+@dataclass(frozen=True, slots=True)
+class Mender:
+    """What is the same for all documents of a run."""
+
+    policy: Policy
+    improve: bool = False
+    """Whether a data root that works is replaced by one that works better."""
+
+    def documents(self, text: TextIO, *, source: str, around: Around) -> Iterator[DocumentReport]:
+        """Examine the documents of a file. Raises SpecError with the line for what is not YAML, JSON or TOML."""
+        for document in read_documents(text, source):
+            pods = self.pods(document.data, around=around)
+            located = tuple(_located(pod, document) for pod in pods)
+            patch = [operation for pod in located for operation in pod.patch]
+            yield DocumentReport(
+                source=source,
+                index=document.index,
+                line=document.line,
+                text=document.source,
+                mended=functools.partial(_mended, document, patch),
+                pods=located,
+            )
+
+    def pods(self, data: Any, *, around: Around) -> tuple[PodReport, ...]:
+        """Examine the pods in an object; `around` is what else lies in its file or cluster."""
+        if not isinstance(data, Mapping):
+            return ()
+        return tuple(self._examine(place, around) for place in find_pods(data))
+
+    def _examine(self, place: Place, around: Around) -> PodReport:
+        policy = around.policy or self.policy
+        found = detect(
+            place.pod, policy, config_maps=around.config_maps_of(place.namespace), claim_templates=place.claim_templates
+        )
+        mended = repair(
+            place.pod,
+            policy,
+            script=script,
+            config_maps=around.config_maps_of(place.namespace),
+            claim_templates=place.claim_templates,
+            detection=found,
+            improve=self.improve,
+        )
+        own, elsewhere = translate(place, mended.patch)
+        # The annotation only tells what was done: a document without a place for it may hold the repair all the same.
+        missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
+        findings = _distinct(found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)))
+        if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
+            findings = (*findings, Finding("pod.improvable", Severity.WARNING, mended.reasons[0]))
+        if missing:
+            findings = (*findings, _made_elsewhere(place))
+        elif place.incomplete and found.engines and not mended.patch:
+            findings = (*findings, _incomplete(place))
+        return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
+
+
+@functools.cache
+def _script(kind: str) -> str:
+    return entrypoint_for_pods(DataRootKind(kind))
+
+
+def script(kind: str, program: Program) -> str:
+    """Return the guest entrypoint for a kind of data root; it is the same for every program."""
+    return _script(kind)
+
+
+def _mended(document: Document, patch: Sequence[Operation]) -> str:
+    return edited(document, patch) if patch else document.source
+
+
+_BY_WEBHOOK = "the webhook of kata-dind repairs such a pod when it is created"
+
+
+def _made_elsewhere(place: Place) -> Finding:
+    maker = place.made_by or "another object"
+    message = f"the pod is made by {maker}, and this document has no place for the repair"
+    return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_BY_WEBHOOK)
+
+
+def _incomplete(place: Place) -> Finding:
+    return Finding("pod.incomplete", Severity.WARNING, place.incomplete, hint=_BY_WEBHOOK)
+
+
+def _guarded(found: tuple[Answer, Finding]) -> Finding:
+    answer, finding = found
+    return replace(finding, severity=Severity.ERROR if answer is Answer.DENY else Severity.WARNING)
+
+
+def _distinct(*groups: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(dict.fromkeys(finding for group in groups for finding in group))
+
+
+def _located(pod: PodReport, document: Document) -> PodReport:
+    lines = [line_of(document, in_document(pod.place, finding.pointer)) for finding in pod.findings]
+    return replace(pod, lines=tuple(lines))

@@ -1,0 +1,112 @@
+"""What is known of a document after it was examined: its pods, what is wrong with them, and its repaired text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kata_dind.pod.model import Detection, Finding, Operation, Place, Pointer, Repair, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class PodReport:
+    """A pod that was examined."""
+
+    place: Place
+    detection: Detection
+    repair: Repair
+    findings: tuple[Finding, ...]
+    """All that is to be said of the pod: by detection, repair and guards, and of what this document can't hold."""
+    patch: tuple[Operation, ...] = ()
+    """The repair in the document's own pointers; empty if there is none, or the document can't hold it."""
+    lines: tuple[int, ...] = ()
+    """For each finding, the line that it is about."""
+
+    @property
+    def is_worth_a_word(self) -> bool:
+        """Whether anything in the pod concerns us."""
+        return bool(self.detection.engines or self.findings or self.repair.patch)
+
+    @property
+    def needs_repair(self) -> bool:
+        """Whether the pod is not right as it is written, whoever has to change it."""
+        wrong = any(finding.severity is Severity.ERROR for finding in self.findings)
+        return bool(wrong or self.repair.patch or self.repair.unrepaired)
+
+    @property
+    def title(self) -> str:
+        """The pod's name for people, as in `Deployment ci/runner`."""
+        kind = self.place.kind or "values"
+        name = "/".join(filter(None, (self.place.namespace, self.place.name)))
+        return f"{kind} {name}" if name else kind
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentReport:
+    """A document that was examined."""
+
+    source: str
+    """The file's name as given, `-` for standard input; empty for an object of a cluster."""
+    index: int
+    """Which of the file's documents it is, from 0."""
+    line: int
+    """The line in the file at which it begins, from 1; 0 without a file."""
+    text: str
+    mended: Callable[[], str]
+    """Returns the text with the repairs in it; only some formats need it, and it is what takes long."""
+    pods: tuple[PodReport, ...] = ()
+
+    @property
+    def patch(self) -> tuple[Operation, ...]:
+        """The repairs of all pods, in the document's own pointers."""
+        return tuple(operation for pod in self.pods for operation in pod.patch)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was seen in all."""
+
+    documents: int = 0
+    pods: int = 0
+    with_engines: int = 0
+    """Pods in which a program with a data root runs."""
+    repaired: int = 0
+    """Pods with a repair that their document can hold."""
+    unrepaired: int = 0
+    """Pods that need a repair which is not made."""
+    errors: int = 0
+    """Files that could not be read."""
+    changed_files: list[str] = field(default_factory=list)
+
+    @property
+    def need_repair(self) -> int:
+        """The pods that are not right as they are written."""
+        return self.repaired + self.unrepaired
+
+    def count(self, report: DocumentReport) -> None:
+        """Add a document."""
+        self.documents += 1
+        for pod in report.pods:
+            self.pods += 1
+            self.with_engines += bool(pod.detection.engines)
+            self.repaired += bool(pod.patch)
+            self.unrepaired += pod.needs_repair and (not pod.patch or pod.repair.unrepaired)
+
+    def add(self, other: Totals) -> None:
+        """Add what was seen in a file."""
+        for name in ("documents", "pods", "with_engines", "repaired", "unrepaired", "errors"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.changed_files += other.changed_files
+
+
+def in_document(place: Place, pointer: Pointer) -> Pointer:
+    """Return where a pod's pointer lies in the document that has the pod; empty if it is not in there."""
+    for pod_prefix, document_prefix in place.parts:
+        if pointer[: len(pod_prefix)] == pod_prefix:
+            return () if document_prefix is None else document_prefix + pointer[len(pod_prefix) :]
+    return ()
+
+
+def pointer_text(pointer: Pointer) -> str:
+    """Write a pointer as RFC 6901 does."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in pointer)

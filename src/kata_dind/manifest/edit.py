@@ -1,0 +1,608 @@
+"""Changes of a document's text: what a patch doesn't touch stays as it is, byte by byte.
+
+The tree of the text and the patched data are walked together, and where they differ the text is changed: an entry that
+is new becomes new lines, one that is gone loses its lines, a scalar is replaced. A node that can't be changed in parts
+is written anew, at worst the whole document. The result is read again, and must be the patched data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kata_dind.errors import SpecError
+from kata_dind.manifest import emit
+from kata_dind.manifest.documents import Document, read_documents
+from kata_dind.manifest.emit import Style
+from kata_dind.manifest.patch import Patch, patched, same
+from kata_dind.manifest.yaml_text import Node, compose, is_merge
+
+_COMMENT = re.compile(r"(?:^|[ \t])[ \t]*#[^\n]*")
+_GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+
+
+def edited(document: Document, patch: Patch) -> str:
+    """Return the document's `source` with the patch applied; lines that it doesn't touch are byte-identical.
+
+    Raises ValueError for a patch that doesn't fit the document, and SpecError for a document in TOML.
+    """
+    return rewritten(document, patched(document.data, patch))
+
+
+def rewritten(document: Document, data: Any) -> str:
+    """Return the document's `source`, changed so that it reads as this data, which shares what is unchanged."""
+    if same(document.data, data):
+        return document.source
+    if document.kind == "toml":
+        raise SpecError(f"{document.name}: TOML is read, and never changed", id="manifest.read-only")
+    body = document.source[document.start : document.end]
+    for attempt in _attempts(document, body, data):
+        text = document.source[: document.start] + attempt + document.source[document.end :]
+        if _reads_as(text, document, data):
+            return text
+    raise SpecError(
+        f"{document.name}, line {document.line}: this document can't be changed without harm",
+        id="manifest.not-editable",
+        hint="apply the patch yourself: kata-dind fix -o patch",
+    )
+
+
+def line_of(document: Document, pointer: Sequence[str | int]) -> int:
+    """Return the line of the file, from 1, in which a value begins; of the nearest one around it if it isn't there."""
+    if document.kind == "toml":
+        return document.line
+    try:
+        node = next(compose(document.source[document.start : document.end]), None)
+    except SpecError:
+        return document.line
+    first = document.line - (node.line if node else 0)
+    line = node.line if node else 0
+    for step in pointer:
+        while node is not None and node.kind == "alias":
+            node = node.target
+        if node is None:
+            break
+        found = _child(node, str(step))
+        if found is None:
+            break
+        line, node = found
+    return first + line
+
+
+def _child(node: Node, step: str) -> tuple[int, Node] | None:
+    for key, value in node.entries:
+        if str(key.data) == step:
+            return key.line, value
+    if step.isdecimal() and int(step) < len(node.items):
+        item = node.items[int(step)]
+        return item.line, item
+    return None
+
+
+def _attempts(document: Document, body: str, data: Any) -> Iterator[str]:
+    """Yield texts for the document's own part of the source, the gentlest first."""
+    style = _style(document.kind == "json", body)
+    try:
+        tree = next(compose(body), None)
+    except SpecError:
+        # JSON with escapes that YAML doesn't know.
+        tree = None
+    if tree is not None:
+        style = _with_steps(style, tree, body)
+        with contextlib.suppress(_Unfit):
+            yield _Editor(body, style, tree).text(document.data, data)
+    header = re.match(r"(?:%[^\n]*\n)*---(?=\s)[^\n]*\n", body)
+    yield (header[0] if header else "") + emit.dumped(data, style)
+
+
+def _reads_as(text: str, document: Document, data: Any) -> bool:
+    try:
+        found = list(read_documents(text, document.name if document.kind == "yaml" else "x.json"))
+    except SpecError:
+        return False
+    return len(found) == 1 and same(found[0].data, data)
+
+
+def _style(is_json: bool, body: str) -> Style:
+    style = Style(newline="\r\n" if "\r\n" in body[: body.find("\n") + 1] else "\n", is_json=is_json)
+    if not is_json:
+        return style
+    indent = re.match(r"[\[{][ \t]*\r?\n([ \t]+)", body)
+    return replace(style, json_indent=indent[1] if indent else None, ascii_only=body.isascii())
+
+
+def _with_steps(style: Style, tree: Node, body: str) -> Style:
+    """Add how deep a document indents: as most of its mappings, and most of its lists, do."""
+    if style.is_json:
+        return style
+    steps: dict[int, int] = {}
+    offsets: dict[int, int] = {}
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        stack += [value for _, value in node.entries] + node.items
+        for key, value in node.entries:
+            if value.flow or value.kind not in ("mapping", "sequence") or node.flow:
+                continue
+            inner = value.entries[0][0] if value.kind == "mapping" else value
+            if value.anchor or body.rfind("\n", 0, inner.start) < key.end:
+                continue
+            counts = steps if value.kind == "mapping" else offsets
+            difference = _column(body, inner.start) - _column(body, key.start)
+            counts[difference] = counts.get(difference, 0) + 1
+    step = max(steps, key=lambda one: steps[one], default=2)
+    offset = max(offsets, key=lambda one: offsets[one], default=0)
+    return replace(style, step=max(step, 1), sequence_offset=max(offset, 0))
+
+
+def _column(text: str, position: int) -> int:
+    return position - (text.rfind("\n", 0, position) + 1)
+
+
+class _Unfit(Exception):
+    """A node can't be changed in parts."""
+
+
+@dataclass(slots=True)
+class _Editor:
+    """One change of one document: edits are gathered on the way down, and applied at the end."""
+
+    body: str
+    style: Style
+    tree: Node
+    edits: list[tuple[int, int, str]] = field(default_factory=list)
+    settled: dict[int, Any] = field(default_factory=dict)
+    """What an anchor will stand for, by the node's identity; those that are gone are absent."""
+    aliased: set[int] = field(default_factory=set)
+    """Nodes that an alias stands for."""
+
+    def text(self, old: Any, new: Any) -> str:
+        """Return the changed text. Raises _Unfit if nothing but writing it anew is left."""
+        stack = [self.tree]
+        while stack:
+            node = stack.pop()
+            if node.target is not None:
+                self.aliased.add(id(node.target))
+            stack += [part for entry in node.entries for part in entry] + node.items
+        self._change(self.tree, old, new)
+        parts: list[str] = []
+        position = 0
+        for start, end, text in sorted(self.edits, key=lambda edit: edit[0]):
+            if start < position:
+                raise _Unfit
+            parts += [self.body[position:start], text]
+            position = end
+        return "".join([*parts, self.body[position:]])
+
+    def _change(self, node: Node, old: Any, new: Any) -> None:
+        """Change a node in parts. Raises _Unfit, with no edit made, if that can't be done."""
+        if node.kind == "alias":
+            if not self._stands_for(node, new):
+                raise _Unfit
+            return
+        if new is old and not self.aliased:
+            return
+        if id(node) in self.aliased:
+            self.settled[id(node)] = new
+        if node.kind == "scalar":
+            if not same(old, new):
+                raise _Unfit
+            return
+        made = len(self.edits)
+        try:
+            if node.kind == "mapping" and isinstance(new, Mapping):
+                self._mapping(node, old, new)
+            elif node.kind == "sequence" and isinstance(new, list | tuple):
+                self._sequence(node, old, new)
+            else:
+                raise _Unfit
+        except _Unfit:
+            del self.edits[made:]
+            raise
+
+    def _stands_for(self, alias: Node, value: Any) -> bool:
+        target = id(alias.target)
+        return target in self.settled and same(self.settled[target], value)
+
+    def _forget(self, node: Node) -> None:
+        """Note that a node's text is gone, with the anchors in it."""
+        stack = [node]
+        while stack:
+            gone = stack.pop()
+            self.settled.pop(id(gone), None)
+            stack += [part for entry in gone.entries for part in entry] + gone.items
+
+    # Mappings
+
+    def _mapping(self, node: Node, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        own = {_key(key): (key, value) for key, value in node.entries if not is_merge(key)}
+        inherited = self._inherited(node)
+        gone = [name for name in own if name not in new]
+        added = [
+            name for name in new if name not in own and not (name in inherited and same(inherited[name], new[name]))
+        ]
+        if any(name in inherited and name not in own and name not in new for name in inherited) or any(
+            name in inherited for name in gone
+        ):
+            raise _Unfit
+        if node.flow:
+            self._flow(node, old, new, structural=bool(gone or added))
+            return
+        if len(gone) == len(node.entries):
+            raise _Unfit
+        for name, (key, value) in own.items():
+            if name in gone:
+                self._forget(value)
+            else:
+                self._entry(key, value, old[name], new[name])
+        self._remove_entries(node, set(gone))
+        if added:
+            column = self._column(node.entries[0][0].start)
+            lines: list[str] = []
+            for name in added:
+                lines += emit.block_lines({name: new[name]}, column, self.style)
+            self._insert_lines(self._line_end(node.entries[-1][1], node.entries[-1][0]), lines)
+
+    def _inherited(self, node: Node) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for key, value in node.entries:
+            if is_merge(key):
+                sources = value.items if value.kind == "sequence" else [value]
+                for source in reversed(sources):
+                    if source.target is None or id(source.target) not in self.settled:
+                        raise _Unfit
+                    data = self.settled[id(source.target)]
+                    if not isinstance(data, Mapping):
+                        raise _Unfit
+                    merged.update(data)
+        return merged
+
+    def _entry(self, key: Node, value: Node, old: Any, new: Any) -> None:
+        try:
+            if self._wants_block(value, old, new):
+                raise _Unfit
+            self._change(value, old, new)
+        except _Unfit:
+            colon = _GAP.match(self.body, key.end)
+            at = colon.end() if colon else key.end
+            if self.body[at : at + 1] != ":":
+                raise
+            below = emit.value_lines(new, self._column(key.start), self.style)
+            self._replace_value(value, at + 1, new, below)
+
+    def _remove_entries(self, node: Node, gone: set[str]) -> None:
+        entries = node.entries
+        first = next(number for number, (key, _) in enumerate(entries) if is_merge(key) or _key(key) not in gone)
+        shares_line = not self._is_first_on_line(entries[0][0].start)
+        if first and shares_line:
+            self.edits.append((entries[0][0].start, entries[first][0].start, ""))
+        for number, (key, value) in enumerate(entries):
+            if is_merge(key) or _key(key) not in gone or (number < first and shares_line):
+                continue
+            if not self._is_first_on_line(key.start):
+                raise _Unfit
+            self._remove_lines(self._line_start(key.start), self._line_end(value, key))
+
+    # Sequences
+
+    def _sequence(self, node: Node, old: Sequence[Any], new: Sequence[Any]) -> None:
+        steps = list(_aligned(old, new))
+        structural = any(before is None or after is None for before, after in steps)
+        if node.flow:
+            self._flow(node, old, new, structural=structural)
+            return
+        if not any(before is not None and after is not None for before, after in steps):
+            raise _Unfit
+        dashes = self._dashes(node)
+        column = self._column(dashes[0])
+        last = -1
+        for before, after in steps:
+            if before is None:
+                assert after is not None
+                if last < 0 and not self._is_first_on_line(dashes[0]):
+                    raise _Unfit
+                at = self._line_end(node.items[last]) if last >= 0 else self._line_start(dashes[0])
+                self._insert_lines(at, emit.item_lines(new[after], column, self.style))
+                continue
+            last = before
+            item = node.items[before]
+            if after is not None:
+                self._item(item, dashes[before], old[before], new[after])
+                continue
+            if not self._is_first_on_line(dashes[before]):
+                raise _Unfit
+            self._forget(item)
+            self._remove_lines(self._line_start(dashes[before]), self._line_end(item))
+
+    def _item(self, item: Node, dash: int, old: Any, new: Any) -> None:
+        try:
+            if self._wants_block(item, old, new):
+                raise _Unfit
+            self._change(item, old, new)
+        except _Unfit:
+            first, *more = emit.item_lines(new, self._column(dash), self.style)
+            first = first[self._column(dash) + 1 :]
+            self._replace_value(item, dash + 1, new, [first, *more], keeps_comment=not more)
+
+    def _dashes(self, node: Node) -> list[int]:
+        """Return where the dashes of a block's items stand."""
+        found: list[int] = []
+        position = node.start
+        properties = re.compile(r"(?:[&!][^\s]*[ \t\r\n]*(?:#[^\n]*[\r\n])*)*")
+        skipped = properties.match(self.body, position)
+        position = skipped.end() if skipped else position
+        for item in node.items:
+            gap = _GAP.match(self.body, position)
+            position = gap.end() if gap else position
+            if self.body[position : position + 1] != "-":
+                raise _Unfit
+            found.append(position)
+            position = max(position + 1, item.end)
+        return found
+
+    # Text
+
+    def _replace_value(
+        self, node: Node, after: int, new: Any, lines: Sequence[str], *, keeps_comment: bool = True
+    ) -> None:
+        """Write a value anew, behind the colon or the dash that ends at `after`."""
+        self._forget(node)
+        anchor = ""
+        if node.anchor and id(node) in self.aliased:
+            anchor = f" &{node.anchor}"
+            self.settled[id(node)] = new
+        end = max(node.end, after)
+        line_end = self._end_of_line(end)
+        header = self.body[after : self._end_of_line(after)]
+        is_block = not node.flow and node.end > after
+        comment = _COMMENT.search(header if is_block else self.body[end:line_end])
+        if not is_block and not _is_rest_of_line(self.body[end:line_end]):
+            raise _Unfit
+        said = comment[0].rstrip("\r") if comment and keeps_comment else ""
+        if node.style in ("|", ">"):
+            said = ""
+        first, *more = lines
+        if node.style == '"' and isinstance(new, str) and not more:
+            first = f" {emit.quoted(new)}"
+        text = self.style.newline.join([anchor + first + said, *more])
+        if more and first.lstrip().startswith(("|", ">")):
+            text = self.style.newline.join([anchor + first, *more])
+        self.edits.append((after, line_end, text))
+
+    def _insert_lines(self, at: int, lines: Sequence[str]) -> None:
+        newline = self.style.newline
+        if at and self.body[at - 1] != "\n":
+            self.edits.append((at, at, newline + newline.join(lines)))
+        else:
+            self.edits.append((at, at, newline.join([*lines, ""])))
+
+    def _remove_lines(self, start: int, end: int) -> None:
+        if end == len(self.body) and not self.body.endswith("\n") and start:
+            start -= 2 if self.body[start - 2 : start] == "\r\n" else 1
+        self.edits.append((start, end, ""))
+
+    def _wants_block(self, node: Node, old: Any, new: Any) -> bool:
+        """Tell whether brackets are to become lines, since a text of several lines comes into them."""
+        if self.style.is_json or not node.flow or node.kind == "scalar" or new is old:
+            return False
+        return _has_literal(new) and not _has_literal(old)
+
+    def _column(self, position: int) -> int:
+        return _column(self.body, position)
+
+    def _line_start(self, position: int) -> int:
+        return self.body.rfind("\n", 0, position) + 1
+
+    def _end_of_line(self, position: int) -> int:
+        """Return the end of a line, without its line break."""
+        if position and self.body[position - 1] == "\n" and self.body[position : position + 1] != "\n":
+            # A block scalar that keeps its line breaks ends behind them.
+            position -= 1
+        found = self.body.find("\n", position)
+        end = len(self.body) if found < 0 else found
+        return end - 1 if end > position and self.body[end - 1] == "\r" else end
+
+    def _line_end(self, node: Node, key: Node | None = None) -> int:
+        """Return the beginning of the line behind a node."""
+        end = max(node.end, key.end) if key is not None else node.end
+        if end and self.body[end - 1] == "\n":
+            return end
+        found = self.body.find("\n", end)
+        rest = self.body[end : found if found >= 0 else len(self.body)]
+        if not _is_rest_of_line(rest.removeprefix(":")):
+            raise _Unfit
+        return len(self.body) if found < 0 else found + 1
+
+    def _is_first_on_line(self, position: int) -> bool:
+        return not self.body[self._line_start(position) : position].strip(" \ufeff")
+
+    # Brackets
+
+    def _flow(self, node: Node, old: Any, new: Any, *, structural: bool) -> None:
+        if structural:
+            self.edits.append((node.start, node.end, self._flow_text(node, old, new)))
+            return
+        for child, before, after in _children(node, old, new):
+            made = len(self.edits)
+            try:
+                self._change(child, before, after)
+            except _Unfit:
+                del self.edits[made:]
+                self.edits.append((child.start, child.end, self._flow_text(child, before, after)))
+
+    def _flow_text(self, node: Node, old: Any, new: Any) -> str:
+        """Return the text of a node within brackets; of what stays, its own text."""
+        if node.kind == "alias":
+            return self._slice(node) if self._stands_for(node, new) else self._written(node, new)
+        is_mapping = node.kind == "mapping" and isinstance(new, Mapping)
+        if not (is_mapping or (node.kind == "sequence" and isinstance(new, list | tuple))) or not node.flow:
+            return self._slice(node) if same(old, new) else self._written(node, new)
+        if node.kind == "mapping" and any(is_merge(key) for key, _ in node.entries):
+            raise _Unfit
+        if not new or not (node.entries or node.items):
+            return self._written(node, new)
+        self._settle(node, new)
+        pieces = list(self._mapping_pieces(node, old, new) if is_mapping else self._sequence_pieces(node, old, new))
+        return self._joined(node, pieces)
+
+    def _settle(self, node: Node, new: Any) -> None:
+        if id(node) in self.aliased:
+            self.settled[id(node)] = new
+
+    def _mapping_pieces(
+        self, node: Node, old: Mapping[str, Any], new: Mapping[str, Any]
+    ) -> Iterator[tuple[int | None, str]]:
+        for number, (key, value) in enumerate(node.entries):
+            name = _key(key)
+            if name not in new:
+                self._forget(value)
+            elif value.end > value.start:
+                inner = self._flow_text(value, old[name], new[name])
+                yield number, self.body[key.start : value.start] + inner
+            elif same(old[name], new[name]):
+                yield number, self.body[key.start : max(value.end, key.end)]
+            else:
+                yield None, f"{self._slice(key)}: {self._written(value, new[name])}"
+        own = {_key(key) for key, _ in node.entries}
+        for name in new:
+            if name not in own:
+                key_text = (
+                    emit.json_text(name, self.style, None) if self.style.is_json else emit.key_of(name, in_flow=True)
+                )
+                yield None, f"{key_text}: {self._new_text(node, new[name])}"
+
+    def _sequence_pieces(self, node: Node, old: Sequence[Any], new: Sequence[Any]) -> Iterator[tuple[int | None, str]]:
+        for before, after in _aligned(old, new):
+            if before is None:
+                assert after is not None
+                yield None, self._new_text(node, new[after])
+            elif after is None:
+                self._forget(node.items[before])
+            else:
+                yield before, self._flow_text(node.items[before], old[before], new[after])
+
+    def _joined(self, node: Node, pieces: Sequence[tuple[int | None, str]]) -> str:
+        """Join entries between a node's brackets, as its own are."""
+        spans = (
+            [(key.start, max(value.end, key.end)) for key, value in node.entries]
+            if node.kind == "mapping"
+            else [(item.start, item.end) for item in node.items]
+        )
+        head, tail = self.body[node.start : spans[0][0]], self.body[spans[-1][1] : node.end]
+        if "#" in tail or "#" in head:
+            raise _Unfit
+        usual = "," + head[head.rindex("\n") - (head[: head.rindex("\n")].endswith("\r")) :] if "\n" in head else ", "
+        text = head
+        previous: int | None = None
+        for number, (at, piece) in enumerate(pieces):
+            if number:
+                follows = previous is not None and at == previous + 1
+                text += self.body[spans[at - 1][1] : spans[at][0]] if follows and at is not None else usual
+            text += piece
+            previous = at
+        return text + tail
+
+    def _slice(self, node: Node) -> str:
+        inner = [node]
+        while inner:
+            part = inner.pop()
+            inner += [one for entry in part.entries for one in entry] + part.items
+            self._settle(part, part.data)
+            if part.kind == "alias" and not self._stands_for(part, part.data):
+                raise _Unfit
+        return self.body[node.start : node.end]
+
+    def _written(self, node: Node, value: Any) -> str:
+        self._forget(node)
+        anchor = ""
+        if node.anchor and id(node) in self.aliased:
+            anchor = f"&{node.anchor} "
+            self.settled[id(node)] = value
+        if self.style.is_json:
+            return emit.json_text(value, self.style, self._indent(node.start))
+        if node.style == '"' and isinstance(value, str):
+            return anchor + emit.quoted(value)
+        return anchor + emit.flow_text(value, self.style)
+
+    def _new_text(self, node: Node, value: Any) -> str:
+        if not self.style.is_json:
+            return emit.flow_text(value, self.style)
+        first = node.entries[0][0].start if node.entries else node.items[0].start
+        on_lines = "\n" in self.body[node.start : first]
+        return emit.json_text(value, self.style, self._indent(first) if on_lines else None)
+
+    def _indent(self, position: int) -> str:
+        line = self.body[self._line_start(position) : position]
+        return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _key(key: Node) -> str:
+    from kata_dind.manifest.scalars import key_text
+
+    return str(key_text(key.data))
+
+
+def _children(node: Node, old: Any, new: Any) -> Iterator[tuple[Node, Any, Any]]:
+    if node.kind == "mapping":
+        for key, value in node.entries:
+            if not is_merge(key):
+                if value.end == value.start and not same(old[_key(key)], new[_key(key)]):
+                    raise _Unfit
+                yield value, old[_key(key)], new[_key(key)]
+    else:
+        yield from zip(node.items, old, new, strict=True)
+
+
+def _is_rest_of_line(text: str) -> bool:
+    bare = text.strip()
+    return not bare or (bare.startswith("#") and text[:1] in " \t")
+
+
+def _has_literal(value: Any) -> bool:
+    if isinstance(value, str):
+        return emit.is_literal(value)
+    if isinstance(value, Mapping):
+        return any(map(_has_literal, value.values()))
+    return isinstance(value, list | tuple) and any(map(_has_literal, value))
+
+
+def _aligned(old: Sequence[Any], new: Sequence[Any]) -> Iterator[tuple[int | None, int | None]]:
+    """Pair the items of two lists: (before, after), with None for what is new or gone, in the order of both."""
+    matcher = difflib.SequenceMatcher(
+        None, [_mark(item) for item in old], [_mark(item) for item in new], autojunk=False
+    )
+    for tag, start, end, new_start, new_end in matcher.get_opcodes():
+        if tag == "equal" or (tag == "replace" and end - start == new_end - new_start):
+            yield from zip(range(start, end), range(new_start, new_end), strict=True)
+        else:
+            yield from _paired_by_name(old, new, range(start, end), range(new_start, new_end))
+
+
+def _paired_by_name(
+    old: Sequence[Any], new: Sequence[Any], before: range, after: range
+) -> Iterator[tuple[int | None, int | None]]:
+    rest = list(before)
+    for number in after:
+        name = _name(new[number])
+        found = next((at for at, one in enumerate(rest) if name is not None and _name(old[one]) == name), None)
+        if found is None:
+            yield None, number
+            continue
+        yield from ((one, None) for one in rest[:found])
+        yield rest[found], number
+        del rest[: found + 1]
+    yield from ((one, None) for one in rest)
+
+
+def _mark(item: Any) -> Any:
+    # What a patch leaves alone is the same object afterwards.
+    return id(item) if isinstance(item, dict | list) else (type(item), item)
+
+
+def _name(item: Any) -> Any:
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else None

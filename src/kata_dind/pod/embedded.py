@@ -1,0 +1,45 @@
+"""Text within documents: the manifest in a string of a Jenkins or chart value, the patch in Argo's podSpecPatch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kata_dind.errors import SpecError
+
+_LONGEST = 256 * 1024
+"""Characters of such a text. What is longer is a program, not a manifest."""
+
+
+def parsed_text(source: str) -> Iterator[Mapping[Any, Any]]:
+    """Yield the documents in a text that could hold a pod or a runner's configuration; nothing if it can't be read."""
+    if len(source) > _LONGEST:
+        return
+    if "[runners.kubernetes" in source:
+        try:
+            yield tomllib.loads(source)
+        except (tomllib.TOMLDecodeError, RecursionError):
+            return
+    elif "containers:" in source or "initContainers:" in source:
+        yield from _yaml_documents(source)
+
+
+def parsed_patch(source: object) -> Mapping[Any, Any]:
+    """Return the pod spec patch in a string (JSON or YAML), or the mapping that it is already; empty if unreadable."""
+    if isinstance(source, Mapping):
+        return source
+    if not isinstance(source, str) or len(source) > _LONGEST:
+        return {}
+    return next(_yaml_documents(source), {})
+
+
+def _yaml_documents(source: str) -> Iterator[Mapping[Any, Any]]:
+    from kata_dind.manifest.yaml_text import parse_yaml
+
+    try:
+        documents = list(parse_yaml(source))
+    except SpecError:
+        # A placeholder of a template, most often.
+        return
+    yield from (data for data in documents if isinstance(data, Mapping))

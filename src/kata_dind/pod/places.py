@@ -1,0 +1,285 @@
+"""Pods in documents: a pod spec is known by its shape, wherever it stands.
+
+`find_pods` walks a document once and stops at each pod. Kinds whose pods are spread over the document (Tekton, Argo,
+runners that a controller completes) have modules of their own, which put the pod together. `translate` writes a pod's
+patch as one of the document. Nothing here trusts a document: it may be deep, cyclic, or share its parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kata_dind.pod.argo import argo_pods
+from kata_dind.pod.buildkite import buildkite_pods, is_plugin
+from kata_dind.pod.embedded import parsed_text
+from kata_dind.pod.gitlab import gitlab_pods, is_configuration
+from kata_dind.pod.model import Operation, Place, Pointer
+from kata_dind.pod.parts import identity, mappings
+from kata_dind.pod.reading import items, mapping, text
+from kata_dind.pod.runners import is_scale_set_values, legacy_pods, scale_set_pods
+from kata_dind.pod.tekton import tekton_pods
+
+_DEEPEST = 100
+"""Kubernetes' own documents are not half as deep."""
+_MOST = 10_000
+"""Pods in one document; more come only of aliases that multiply."""
+
+_Finder = Callable[[Mapping[Any, Any], Pointer], Iterable[Place]]
+
+_KINDS: Mapping[str, tuple[str, _Finder]] = {
+    "TaskRun": ("tekton.dev/", tekton_pods),
+    "PipelineRun": ("tekton.dev/", tekton_pods),
+    "Task": ("tekton.dev/", tekton_pods),
+    "ClusterTask": ("tekton.dev/", tekton_pods),
+    "Pipeline": ("tekton.dev/", tekton_pods),
+    "StepAction": ("tekton.dev/", tekton_pods),
+    "Workflow": ("argoproj.io/", argo_pods),
+    "WorkflowTemplate": ("argoproj.io/", argo_pods),
+    "ClusterWorkflowTemplate": ("argoproj.io/", argo_pods),
+    "CronWorkflow": ("argoproj.io/", argo_pods),
+    "RunnerDeployment": ("actions.summerwind", legacy_pods),
+    "RunnerReplicaSet": ("actions.summerwind", legacy_pods),
+    "RunnerSet": ("actions.summerwind", legacy_pods),
+    "Runner": ("actions.summerwind", legacy_pods),
+}
+"""Kinds whose pods are not in one piece, with the beginning of their API group."""
+
+_OPAQUE = frozenset({"ConfigMap", "Secret", "CustomResourceDefinition"})
+"""Kinds that hold text and schemas, not pods."""
+
+_HELM = "Helm renders the chart with these values, and the webhook repairs the pods that come of it"
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What the walk has passed on its way down."""
+
+    document: Mapping[Any, Any]
+    claim_templates: object = ()
+    made_by: str = ""
+    incomplete: str = ""
+    in_text: bool = False
+
+
+def find_pods(document: Mapping[Any, Any]) -> Iterator[Place]:
+    """Yield each pod in a document, in the document's order: of any kind, of chart values, of a runner's configuration.
+
+    A pod whose container or class stands elsewhere says so in `incomplete`, and `made_by` names what makes it.
+    """
+    if isinstance(document, Mapping):
+        walk = _Walk()
+        yield from itertools.islice(walk.through(document, (), _Around(document)), _MOST)
+
+
+class _Walk:
+    """One walk through a document."""
+
+    def __init__(self) -> None:
+        self._barren: set[int] = set()
+        """What was walked through and held no pod: it is not walked through for each alias."""
+        self._path: set[int] = set()
+
+    def through(self, node: object, pointer: Pointer, around: _Around) -> Iterator[Place]:
+        if isinstance(node, str):
+            if "\n" in node:
+                yield from self._through_text(node, pointer, around)
+            return
+        if not isinstance(node, Mapping | list | tuple) or len(pointer) > _DEEPEST:
+            return
+        if id(node) in self._barren or id(node) in self._path:
+            return
+        found = False
+        self._path.add(id(node))
+        try:
+            places = self._in_mapping(node, pointer, around) if isinstance(node, Mapping) else None
+            for place in self._in_children(node, pointer, around) if places is None else places:
+                found = True
+                yield place
+        finally:
+            self._path.discard(id(node))
+        if not found:
+            self._barren.add(id(node))
+
+    def _in_mapping(self, node: Mapping[Any, Any], pointer: Pointer, around: _Around) -> Iterable[Place] | None:
+        """Return the pods of a mapping that is known; None if its children are to be walked through."""
+        kind = text(node.get("kind"))
+        if kind:
+            if kind in _OPAQUE and "apiVersion" in node:
+                return ()
+            group, finder = _KINDS.get(kind, ("", None))
+            if finder is not None and text(node.get("apiVersion")).startswith(group):
+                return finder(node, pointer)
+        if is_pod_spec(node):
+            return (_in_one_piece(node, pointer, around),)
+        if is_pod_spec(node.get("spec")):
+            return self._with_siblings(node, pointer, around)
+        if is_scale_set_values(node):
+            return (scale_set_pods(node, pointer, _enter(node, around).document),)
+        if is_configuration(node):
+            return gitlab_pods(node, pointer)
+        if is_plugin(node):
+            return buildkite_pods(node, pointer)
+        return None
+
+    def _with_siblings(self, node: Mapping[Any, Any], pointer: Pointer, around: _Around) -> Iterator[Place]:
+        inner = _enter(node, around)
+        yield _in_one_piece(node["spec"], (*pointer, "spec"), inner, parent=node)
+        for key, value in node.items():
+            if key not in ("spec", "metadata", "status") and isinstance(key, str):
+                yield from self.through(value, (*pointer, key), inner)
+
+    def _in_children(self, node: Any, pointer: Pointer, around: _Around) -> Iterator[Place]:
+        if not isinstance(node, Mapping):
+            for index, value in enumerate(node):
+                yield from self.through(value, (*pointer, index), around)
+            return
+        inner = _enter(node, around)
+        for key, value in node.items():
+            if isinstance(key, str) and key not in ("metadata", "status"):
+                below = inner
+                if key in ("values", "valuesObject") and text(inner.document.get("kind")):
+                    below = replace(inner, made_by=inner.made_by or _HELM)
+                yield from self.through(value, (*pointer, key), below)
+
+    def _through_text(self, source: str, pointer: Pointer, around: _Around) -> Iterator[Place]:
+        if around.in_text:
+            return
+        for data in parsed_text(source):
+            said = f"the manifest is text in the field {_dotted(pointer)}, which is not rewritten"
+            document = data if data.get("kind") else around.document
+            inner = _Around(document, in_text=True, made_by=around.made_by or said)
+            for place in _Walk().through(data, (), inner):
+                yield replace(place, parts=(((), None),), missing=frozenset(), made_by=place.made_by or said)
+
+
+def is_pod_spec(value: object) -> bool:
+    """Tell whether a value is a pod spec: a mapping whose containers are a list with named images in it."""
+    if not isinstance(value, Mapping):
+        return False
+    if not any(_are_containers(value.get(key)) for key in ("containers", "initContainers")):
+        return False
+    # A kind of somebody's own may have containers of another meaning beside its pods' template.
+    return "template" not in value or not is_pod_spec(mapping(value["template"]).get("spec"))
+
+
+def _are_containers(value: object) -> bool:
+    return any(
+        isinstance(entry, Mapping) and (isinstance(entry.get("image"), str) or isinstance(entry.get("name"), str))
+        for entry in items(value)
+    )
+
+
+def _in_one_piece(
+    spec: Mapping[Any, Any], pointer: Pointer, around: _Around, *, parent: Mapping[Any, Any] | None = None
+) -> Place:
+    """Return a pod that stands in the document as it is: with its metadata if its spec is called so."""
+    return Place(
+        *identity(around.document),
+        pod={"spec": spec} if parent is None else parent,
+        parts=((("spec",), pointer), ((), None)) if parent is None else (((), pointer[:-1]),),
+        claim_templates=mappings(around.claim_templates),
+        made_by=around.made_by,
+        incomplete=around.incomplete,
+    )
+
+
+def _enter(node: Mapping[Any, Any], around: _Around) -> _Around:
+    document = node if isinstance(node.get("kind"), str) and isinstance(node.get("apiVersion"), str) else None
+    if document is not None and document is not around.document:
+        around = replace(around, document=document, claim_templates=())
+    claims = node.get("volumeClaimTemplates")
+    return around if claims is None else replace(around, claim_templates=claims)
+
+
+def _dotted(pointer: Pointer) -> str:
+    return ".".join(str(step) for step in pointer)
+
+
+def config_maps_in(documents: Iterable[Mapping[Any, Any]]) -> dict[str, dict[str, str]]:
+    """Return the data of the ConfigMaps in some documents, and in their Lists, by name. The last of a name counts."""
+    found: dict[str, dict[str, str]] = {}
+    for document in documents:
+        for item in (document, *items(mapping(document).get("items"))):
+            known = mapping(item)
+            name = mapping(known.get("metadata")).get("name")
+            if known.get("kind") == "ConfigMap" and isinstance(name, str):
+                data = mapping(known.get("data")).items()
+                found[name] = {k: v for k, v in data if isinstance(k, str) and isinstance(v, str)}
+    return found
+
+
+def translate(place: Place, patch: Sequence[Operation]) -> tuple[list[Operation], list[Operation]]:
+    """Return a pod's patch in the pointers of the place's document, and the operations that the document can't hold.
+
+    A patch of which something is left is not to be applied, unless what is left is about `/metadata` alone: some
+    documents have no place for a pod's annotations.
+    """
+    parts = list(place.parts)
+    missing = set(place.missing)
+    held: list[Operation] = []
+    left: list[Operation] = []
+    for operation in patch:
+        pod_pointer = split_pointer(operation["path"])
+        pointer = _document_pointer(parts, pod_pointer)
+        if pointer is None:
+            left.append(operation)
+            continue
+        held.append(_operation(operation, pointer, missing))
+        _shift(parts, operation["op"], pod_pointer, pointer)
+    return held, left
+
+
+def _operation(operation: Operation, pointer: Sequence[str], missing: set[Pointer]) -> Operation:
+    parent = tuple(pointer[:-1])
+    absent = next((one for one in missing if tuple(map(str, one)) == parent), None)
+    moved = operation.copy()
+    moved["path"] = join_pointer(pointer)
+    if absent is not None and operation["op"] == "add":
+        missing.discard(absent)
+        moved["path"] = join_pointer(parent)
+        moved["value"] = [operation["value"]]
+    return moved
+
+
+def _document_pointer(
+    parts: Iterable[tuple[Pointer, Pointer | None]], pointer: Sequence[str]
+) -> tuple[str, ...] | None:
+    for pod, document in parts:
+        if len(pod) <= len(pointer) and all(str(step) == pointer[at] for at, step in enumerate(pod)):
+            return None if document is None else (*map(str, document), *pointer[len(pod) :])
+    return None
+
+
+def _shift(
+    parts: list[tuple[Pointer, Pointer | None]], op: str, pod_pointer: Sequence[str], pointer: Sequence[str]
+) -> None:
+    """Move the parts behind an entry that was added to, or removed from, a list."""
+    step = {"add": 1, "remove": -1}.get(op, 0)
+    if not step or not pod_pointer[-1:] or not pod_pointer[-1].isdecimal():
+        return
+    for number, (pod, document) in enumerate(parts):
+        moved = None if document is None else _behind(document, pointer, step)
+        parts[number] = (_behind(pod, pod_pointer, step), moved)
+
+
+def _behind(pointer: Pointer, changed: Sequence[str], step: int) -> Pointer:
+    at = len(changed) - 1
+    if len(pointer) <= at or not changed[at].isdecimal() or tuple(map(str, pointer[:at])) != tuple(changed[:at]):
+        return pointer
+    index = pointer[at]
+    if not isinstance(index, int) or index < int(changed[at]):
+        return pointer
+    return (*pointer[:at], index + step, *pointer[at + 1 :])
+
+
+def split_pointer(path: str) -> tuple[str, ...]:
+    """Return the steps of a JSON pointer (RFC 6901)."""
+    return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])
+
+
+def join_pointer(steps: Iterable[str | int]) -> str:
+    """Return the JSON pointer of some steps."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)

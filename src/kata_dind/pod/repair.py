@@ -1,0 +1,477 @@
+"""The repair of a pod: an RFC 6902 patch with its reasons, or sentences about what can't be repaired. Pure.
+
+A second repair of what a repair has made is empty. The pod keeps whatever is not named in a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from kata_dind.pod.annotations import REPAIRED
+from kata_dind.pod.choose import Choice, Site, choose, program_name, source_of
+from kata_dind.pod.daemon import (
+    add_certificates,
+    add_mirrors,
+    contradicting,
+    driver_in_script,
+    driver_on_claim,
+    give_time,
+    strip_drivers,
+)
+from kata_dind.pod.detect import detect
+from kata_dind.pod.handlers import Runtime, runtime_of
+from kata_dind.pod.model import (
+    Backing,
+    ConfigMaps,
+    Detection,
+    Engine,
+    Finding,
+    Outcome,
+    PodDict,
+    Pointer,
+    Program,
+    Repair,
+    Root,
+    Severity,
+    StorageSetting,
+)
+from kata_dind.pod.patch import Draft, escape_expansion
+from kata_dind.pod.policy import Delivery, Policy
+from kata_dind.pod.reading import items, mapping
+from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
+from kata_dind.pod.volumes import find_mount
+from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
+from kata_dind.pod.wrapper import (
+    DIRECTORY,
+    FILE,
+    NAME,
+    command_of,
+    inline_command,
+    is_intact,
+    mounted_command,
+    wrapped_words,
+)
+from kata_dind.version import __version__
+
+Script = Callable[[str, Program], str]
+"""Gives the guest entrypoint for a kind (a word of DataRootKind) and a program; it is asked for the same often."""
+
+_BROKEN = (Outcome.SLOW, Outcome.FAILS)
+_NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
+
+_FINDINGS = {
+    Backing.VIRTIOFS: "root.on-share",
+    Backing.GUEST_ROOT: "root.on-share",
+    Backing.HOST: "root.on-host",
+    Backing.RAW: "root.raw-device",
+    Backing.UNFIT: "root.unfit",
+    Backing.DISK: "root.storage-driver",
+    Backing.MEMORY: "root.storage-driver",
+}
+
+
+def repair(
+    pod: PodDict,
+    policy: Policy,
+    *,
+    script: Script,
+    config_maps: ConfigMaps = _NO_CONFIG_MAPS,
+    claim_templates: Sequence[Mapping[str, Any]] = (),
+    detection: Detection | None = None,
+    improve: bool = False,
+) -> Repair:
+    """Return the patch that gives each Docker of a pod a data root that works, with its reasons.
+
+    With `improve`, a disk that the pod's own script makes is replaced, too. Without a detection, the pod is searched.
+    """
+    if detection is None:
+        detection = detect(pod, policy, config_maps=config_maps, claim_templates=claim_templates)
+    if not detection.engines:
+        return Repair(findings=detection.findings)
+    annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
+    runtime = runtime_of(detection.runtime_class, annotations, policy) if detection.is_kata else None
+    wanted = read_wanted(pod, policy)
+    if runtime is None:
+        return Repair(findings=detection.findings)
+    bench = Bench(Draft(pod), claim_templates)
+    job = _Job(bench, policy, runtime, wanted, script, improve)
+    if runtime.left_alone:
+        return Repair(findings=_joined(detection.findings, [_left_alone(runtime)]))
+    if not wanted.repair:
+        is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
+        found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
+        return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
+    for engine in detection.engines:
+        job.mend(engine)
+    job.finish()
+    return Repair(
+        patch=tuple(bench.draft.operations),
+        reasons=tuple(bench.reasons),
+        findings=_joined(detection.findings, job.findings),
+        kind=", ".join(dict.fromkeys(job.kinds)),
+        unrepaired=job.unrepaired,
+    )
+
+
+def _joined(first: Sequence[Finding], second: Sequence[Finding]) -> tuple[Finding, ...]:
+    known = {(finding.id, finding.container) for finding in first}
+    return (*first, *(finding for finding in second if (finding.id, finding.container) not in known))
+
+
+def _left_alone(runtime: Runtime) -> Finding:
+    sentence = runtime.left_alone
+    return Finding("class.left-alone", Severity.NOTE, f"{sentence[:1].upper()}{sentence[1:]}.")
+
+
+def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequence[Mapping[str, Any]]) -> list[Root]:
+    """Return the roots that need something; of a container with the guest entrypoint, what has lost its volume."""
+    containers = items(spec.get(engine.list))
+    container = mapping(containers[engine.index]) if engine.index < len(containers) else {}
+    if wrapped_words(container.get("command")) is None:
+        return [root for root in engine.roots if root.outcome in _BROKEN]
+    if not engine.roots or is_intact(spec, container, engine.roots[0].path, claim_templates):
+        return []
+    because = "the guest entrypoint is there, and the volume that it needs is not, so the start is refused"
+    return [replace(engine.roots[0], outcome=Outcome.FAILS, outcome_because=because)]
+
+
+def _all_broken(detection: Detection, bench: Bench) -> list[tuple[Engine, Root]]:
+    return [
+        (engine, root)
+        for engine in detection.engines
+        for root in _broken_roots(bench.spec, engine, bench.claim_templates)
+    ]
+
+
+def _found(engine: Engine, root: Root) -> Finding:
+    severity = Severity.ERROR if root.outcome is Outcome.FAILS else Severity.WARNING
+    message = (
+        f"`{engine.container}` keeps the data of {program_name(engine.program)} in `{root.path}`: "
+        f"{root.backing_because}; {root.outcome_because}."
+    )
+    return Finding(_FINDINGS.get(root.backing, "root.unknown"), severity, message, engine.container, engine.pointer)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One repair: what it was told, and what has come of it so far."""
+
+    bench: Bench
+    policy: Policy
+    runtime: Runtime
+    wanted: Wanted
+    script: Script
+    improve: bool
+    findings: list[Finding] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    """What is wrong, for the annotation: a phrase each."""
+    unrepaired: bool = False
+    script_volume: str = ""
+    """The name of the volume that brings the guest entrypoint, once it is there."""
+    wrapped: set[Pointer] = field(default_factory=set)
+    """The containers that the guest entrypoint serves by now."""
+
+    def mend(self, engine: Engine) -> None:
+        """Repair one program, or say why not."""
+        container = self.bench.draft.get(engine.pointer)
+        if not isinstance(container, Mapping):
+            return
+        if engine.by_hand and not self.improve:
+            self.findings.append(_by_hand(engine))
+            return
+        broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
+        self.findings += [_found(engine, root) for root in broken]
+        if engine.list == "ephemeralContainers":
+            if broken:
+                self._give_up(_ephemeral(engine))
+            return
+        only_driver = [root for root in broken if self._is_good(root)]
+        on_bad = [root for root in broken if root not in only_driver]
+        if engine.by_hand and not on_bad:
+            on_bad = list(engine.roots[:1])
+        settings = contradicting(engine, is_broken=bool(broken))
+        if engine.by_hand:  # its words are replaced
+            settings = [setting for setting in settings if setting.is_variable]
+        dropped: set[Pointer] = set()
+        before = self._changes
+        if on_bad and not self._mend_roots(engine, container, on_bad, settings, dropped):
+            return
+        self._mend_driver(engine, only_driver, settings, dropped, is_on_bad=bool(on_bad))
+        if before != self._changes:
+            add_mirrors(self.bench, engine, self.policy)
+            add_certificates(self.bench, engine, self.policy)
+
+    @property
+    def _changes(self) -> tuple[int, int]:
+        return len(self.bench.draft.operations), len(self.bench.removals)
+
+    def _is_good(self, root: Root) -> bool:
+        """Tell whether overlay works on what is there, so that only the storage driver can be wrong."""
+        return root.backing in (Backing.DISK, Backing.MEMORY) or (
+            root.backing is Backing.VIRTIOFS and self.runtime.virtiofs_fit
+        )
+
+    def _mend_driver(
+        self,
+        engine: Engine,
+        only_driver: Sequence[Root],
+        settings: Sequence[StorageSetting],
+        dropped: set[Pointer],
+        *,
+        is_on_bad: bool,
+    ) -> None:
+        hidden = driver_in_script(engine, settings, is_wrapped=engine.wrapped or engine.pointer in self.wrapped)
+        if settings and not is_on_bad and self._holds_old_data(engine):
+            self._give_up(driver_on_claim(engine, settings))
+            return
+        is_stripped = strip_drivers(self.bench, engine, settings, dropped)
+        if hidden is not None:
+            self._give_up(hidden)
+        elif only_driver and not is_stripped:
+            self._give_up(_no_way(engine, only_driver[0]))
+        if is_stripped and not is_on_bad:
+            self.kinds.append("driver")
+            self.mended.append(f"the storage driver of {engine.container}")
+
+    def _holds_old_data(self, engine: Engine) -> bool:
+        """Tell whether a root lies on a claim as it is, where a driver that was named so far may have images."""
+        for root in engine.roots:
+            if root.mount is not None and root.backing in (Backing.DISK, Backing.VIRTIOFS):
+                kind = source_of(self.bench.spec, root.mount, self.bench.claim_templates)[0]
+                if kind not in ("emptyDir", "ephemeral"):
+                    return True
+        return False
+
+    def _mend_roots(
+        self,
+        engine: Engine,
+        container: Mapping[str, Any],
+        broken: Sequence[Root],
+        settings: Sequence[StorageSetting],
+        dropped: set[Pointer],
+    ) -> bool:
+        if engine.by_hand and not _can_replace(engine):
+            self._give_up(_unclear_script(engine))
+            return False
+        dockerds = next((root for root in broken if not root.is_standalone_containerds), None)
+        site = self._site(engine, container, dockerds or broken[0])
+        choice = choose(site)
+        if isinstance(choice, Finding):
+            self._give_up(choice)
+            return False
+        if choice.way.needs_wrapper and engine.pointer in self.wrapped:
+            self._give_up(_second_program(engine))
+            return False
+        if not choice.way.needs_wrapper:
+            for root in broken:
+                refusal = self._without_wrapper(self._site(engine, container, root), choice)
+                if refusal is not None:
+                    self._give_up(refusal)
+                    return False
+            if engine.by_hand:
+                self._put_command(site, _replacement(engine), kind="")
+        else:
+            if dockerds is None:
+                prove_only(self.bench, site)
+            else:
+                provide(self.bench, site, choice)
+            self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
+        self.kinds.append(choice.way.value)
+        self.mended.append(f"{broken[0].path} of {engine.container}")
+        give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
+        return True
+
+    def _without_wrapper(self, site: Site, choice: Choice) -> Finding | None:
+        is_rootless = site.engine.rootless or (site.engine.user or 0) != 0
+        if is_rootless and site.engine.user is None:
+            return site.finding(
+                "root.rootless",
+                f"The container {site.named} does not run as root, and its user is not known, so that no volume can be "
+                "given to it.",
+                "Set securityContext.runAsUser.",
+            )
+        refusal = provide(self.bench, site, choice)
+        if refusal is None and is_rootless:
+            give_to_user(self.bench, site)
+        return refusal
+
+    def _site(self, engine: Engine, container: Mapping[str, Any], root: Root) -> Site:
+        own = command_of(container)
+        is_wrapped = wrapped_words(own) is not None
+        return Site(
+            spec=self.bench.spec,
+            container=container,
+            engine=engine,
+            root=root,
+            runtime=self.runtime,
+            wanted=self.wanted,
+            environment=read_environment(container),
+            claim_templates=self.bench.claim_templates,
+            can_wrap=bool(is_wrapped or own or engine.entrypoint),
+            is_wrapped=is_wrapped,
+        )
+
+    def _wrap(self, site: Site, kind: str, settings: Sequence[StorageSetting], dropped: set[Pointer]) -> None:
+        """Put the guest entrypoint in front of the container's command."""
+        engine = site.engine
+        self.wrapped.add(engine.pointer)
+        if engine.by_hand:
+            self._put_command(site, _replacement(engine), kind)
+            return
+        own = command_of(site.container)
+        if site.is_wrapped:
+            if own[1] != "-c":
+                self._mount_entrypoint(site)
+            return
+        pointer = (*engine.pointer, "command")
+        gone = {
+            word
+            for setting in settings
+            if not (setting.in_script or setting.is_variable)
+            for word in setting.pointers
+            if word[:-1] == pointer
+        }
+        dropped |= gone
+        kept = [word for index, word in enumerate(own) if (*pointer, index) not in gone]
+        # Kubernetes expands a command, and not an image's entrypoint.
+        self._put_command(site, kept or [escape_expansion(word) for word in engine.entrypoint], kind)
+
+    def _put_command(self, site: Site, command: Sequence[Any], kind: str) -> None:
+        """Give the container a command, with the guest entrypoint of a kind in front of it, if one is named."""
+        pointer = (*site.engine.pointer, "command")
+        if site.engine.by_hand:
+            if "args" in site.container:
+                self.bench.draft.remove((*site.engine.pointer, "args"))
+            self.bench.say(f"The script of {site.named} is replaced by the command that it ends with.")
+        if not kind:
+            self.bench.draft.put(pointer, list(command))
+            return
+        if self._delivery is Delivery.INLINE:
+            self.bench.draft.put(pointer, inline_command(self.script(kind, site.engine.program), command))
+        else:
+            self.bench.draft.put(pointer, mounted_command(command))
+            self._mount_entrypoint(site)
+        self.bench.say(
+            f"The guest entrypoint runs before the command of {site.named}: it mounts the data root, proves that "
+            "overlay works on it, and then runs the command with its own arguments."
+        )
+
+    @property
+    def _delivery(self) -> Delivery:
+        return self.policy.delivery if self.policy.delivery_image else Delivery.INLINE
+
+    def _mount_entrypoint(self, site: Site) -> None:
+        """Mount what brings the guest entrypoint; one volume serves all containers."""
+        bench, image = self.bench, self.policy.delivery_image
+        mount = find_mount(bench.spec, bench.container(site), DIRECTORY, bench.claim_templates)
+        if mount is not None and mount.volume_pointer is not None:
+            return
+        if not self.script_volume:
+            name = mount.volume if mount is not None else bench.fresh_name(f"{NAME}-entrypoint")
+            if self._delivery is Delivery.INIT:
+                bench.add_volume({"emptyDir": {"sizeLimit": "16Mi"}}, name)
+                bench.first_containers.append(
+                    {
+                        "name": bench.fresh_container_name(f"{NAME}-entrypoint"),
+                        "image": image,
+                        "command": ["/bin/cp", f"/{FILE}", f"{DIRECTORY}/{FILE}"],
+                        "volumeMounts": [{"name": name, "mountPath": DIRECTORY}],
+                    }
+                )
+            else:
+                bench.add_volume({"image": {"reference": image, "pullPolicy": "IfNotPresent"}}, name)
+            bench.say(f"The volume `{name}` brings the guest entrypoint, from the image {image}.")
+            self.script_volume = name
+        if mount is None:
+            entry = {"name": self.script_volume, "mountPath": DIRECTORY, "readOnly": True}
+            bench.draft.append((*site.engine.pointer, "volumeMounts"), entry)
+
+    def _give_up(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self.unrepaired = True
+
+    def finish(self) -> None:
+        """Do what had to wait: take items out of lists, put containers in front, and note the repair in the pod."""
+        bench = self.bench
+        if not bench.draft.operations and not bench.removals:
+            return
+        bench.draft.remove_items(bench.removals)
+        for container in reversed(bench.first_containers):
+            bench.draft.insert_first(("spec", "initContainers"), container)
+        metadata = bench.draft.get(("metadata",))
+        if isinstance(metadata, Mapping | None) and isinstance(mapping(metadata).get("annotations"), Mapping | None):
+            kinds = ", ".join(dict.fromkeys(self.kinds))
+            note = f"{__version__} {kinds}: {'; '.join(self.mended)}"
+            bench.draft.put(("metadata", "annotations", REPAIRED), note[:_LONGEST_NOTE])
+
+
+_LONGEST_NOTE = 250
+
+
+def _replacement(engine: Engine) -> list[str]:
+    return [escape_expansion(word) for word in engine.command]
+
+
+def _can_replace(engine: Engine) -> bool:
+    """Tell whether the words that start the program are all that they seem, with nothing in them for a shell."""
+    return bool(engine.command) and not any(set(word) & set("$`*?;&|<>") for word in engine.command)
+
+
+def _by_hand(engine: Engine) -> Finding:
+    return Finding(
+        "root.by-hand",
+        Severity.NOTE,
+        f"`{engine.container}` makes a disk for its data root by itself; that works, and is left as it is.",
+        engine.container,
+        engine.pointer,
+        "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
+        "the network at each start, and limits for containers.",
+    )
+
+
+def _unclear_script(engine: Engine) -> Finding:
+    return Finding(
+        "root.script-unclear",
+        Severity.NOTE,
+        f"The script of `{engine.container}` makes a disk by itself, and what else it does is not clear, so it can't "
+        "be replaced.",
+        engine.container,
+        engine.pointer,
+    )
+
+
+def _ephemeral(engine: Engine) -> Finding:
+    return Finding(
+        "pod.ephemeral-container",
+        Severity.WARNING,
+        f"`{engine.container}` is an ephemeral container, which can't get volumes of its own.",
+        engine.container,
+        engine.pointer,
+        "Run the daemon in a container of the pod.",
+    )
+
+
+def _second_program(engine: Engine) -> Finding:
+    return Finding(
+        "pod.second-program",
+        Severity.WARNING,
+        f"`{engine.container}` runs a second program with a data root, {program_name(engine.program)}, and the guest "
+        "entrypoint prepares one.",
+        engine.container,
+        engine.pointer,
+        "Give it a container of its own.",
+    )
+
+
+def _no_way(engine: Engine, root: Root) -> Finding:
+    return Finding(
+        "root.unrepaired",
+        Severity.WARNING,
+        f"`{root.path}` of `{engine.container}` lies on a good file system, and yet: {root.outcome_because}.",
+        engine.container,
+        engine.pointer,
+    )

@@ -1,0 +1,103 @@
+"""The guest entrypoint in front of a container's command: how it is put there, and how it is known again. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kata_dind.pod.model import VolumeMount
+from kata_dind.pod.patch import escape_expansion
+from kata_dind.pod.reading import items, words
+from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume, mount_above
+from kata_dind.pod.wishes import read_environment
+
+DIRECTORY = "/opt/kata-dind"
+"""Where the guest entrypoint is mounted, if it does not travel in the command."""
+
+FILE = "entrypoint.sh"
+"""Its name there, and at the top of the image that brings it."""
+
+NAME = "kata-dind"
+
+_HEAD = re.compile(r"#!/bin/sh\n# kata-dind [^\n]{1,60} guest entrypoint, interface [0-9]{1,4}, ")
+
+
+def inline_command(script: str, command: Sequence[str]) -> list[str]:
+    """Return a command that runs the script, which then runs the old command. Its arguments stay where they are."""
+    return ["/bin/sh", "-c", escape_expansion(script), NAME, *command]
+
+
+def mounted_command(command: Sequence[str]) -> list[str]:
+    """Return a command that runs the guest entrypoint from its mount, which then runs the old command."""
+    return ["/bin/sh", f"{DIRECTORY}/{FILE}", *command]
+
+
+def wrapped_words(command: object) -> list[str] | None:
+    """Return what stands behind the guest entrypoint in a container's command; None if that isn't in front."""
+    found = words(command)
+    if found[:2] == ["/bin/sh", "-c"] and len(found) >= 4 and found[3] == NAME and _HEAD.match(found[2]):
+        return found[4:]
+    if found[:2] == ["/bin/sh", f"{DIRECTORY}/{FILE}"]:
+        return found[2:]
+    return None
+
+
+def behind_wrapper(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the container as it would be without the guest entrypoint in front of its command, if that is there."""
+    if not isinstance(container.get("command"), list | tuple):
+        return container
+    command = wrapped_words(container["command"])
+    return container if command is None else {**container, "command": command}
+
+
+def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], path: str, claim_templates: Claims = ()) -> bool:
+    """Tell whether a container has the guest entrypoint and what it needs, for a data root at this path."""
+    command = container.get("command")
+    if not isinstance(command, list | tuple) or wrapped_words(command) is None:
+        return False
+    if words(command)[1] != "-c" and not _is_there(spec, find_mount(spec, container, DIRECTORY), claim_templates):
+        return False
+    environment = read_environment(container)
+    match environment.get("DATA_ROOT"):
+        case "loop":
+            directory = environment.get("DIR") or path
+            mount = find_mount(spec, container, directory, claim_templates)
+            mount = mount or mount_above(spec, container, directory, claim_templates)
+        case "block":
+            mount = find_mount(spec, container, environment.get("DEVICE"), claim_templates)
+        case _:
+            return True
+    return _is_there(spec, mount, claim_templates)
+
+
+def _is_there(spec: Mapping[str, Any], mount: VolumeMount | None, claim_templates: Claims) -> bool:
+    if mount is None:
+        return False
+    return find_claim_template(claim_templates, mount.volume) is not None or find_volume(spec, mount.volume) is not None
+
+
+def command_of(container: Mapping[str, Any]) -> list[Any]:
+    """Return a container's own command as it stands; empty if it has none, so that the image's entrypoint runs."""
+    return list(items(container.get("command")))
+
+
+def shows_data_root(command: Sequence[str]) -> bool:
+    """Tell whether the guest entrypoint finds the data root in the words of a command by itself."""
+    for word in command:
+        if word.startswith(("--data-root=", "--root=")) or word in ("--data-root", "--root", "-g"):
+            return True
+        if word.startswith("-g") and word[2:3] in ("=", "/"):
+            return True
+    return False
+
+
+def mentions_variable(value: object, name: str, *, depth: int = 8) -> bool:
+    """Tell whether `$(NAME)` stands in any text of a value."""
+    if isinstance(value, str):
+        return f"$({name})" in value
+    if depth == 0:
+        return False
+    if isinstance(value, Mapping):
+        return any(mentions_variable(item, name, depth=depth - 1) for item in value.values())
+    return any(mentions_variable(item, name, depth=depth - 1) for item in items(value))

@@ -1,0 +1,219 @@
+"""Patches: built, applied as a library applies them, and words that Kubernetes expands."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jsonpatch
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.pod.model import Operation
+from kata_dind.pod.patch import Draft, apply, escape_expansion, pointer_keys, pointer_text
+from kata_dind.vocabulary import DataRootKind
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab~/0-", max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "text"),
+    [
+        ((), ""),
+        (("spec", "containers", 0), "/spec/containers/0"),
+        (("metadata", "annotations", "kata-dind.io/repaired"), "/metadata/annotations/kata-dind.io~1repaired"),
+        (("a~1b", "", "-"), "/a~01b//-"),
+    ],
+)
+def test_a_pointer_is_written_as_rfc_6901_has_it(pointer: tuple[str | int, ...], text: str) -> None:
+    assert pointer_text(pointer) == text
+    assert pointer_keys(text) == tuple(map(str, pointer))
+
+
+def test_a_pointer_without_a_slash_is_none() -> None:
+    with pytest.raises(ValueError, match="not a JSON pointer"):
+        pointer_keys("spec")
+
+
+# ---- apply
+
+
+def pointers_in(value: Any, here: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    below: list[tuple[str | int, ...]] = [here]
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in entries:
+        below += pointers_in(inner, (*here, key))
+    return below
+
+
+@given(st.data(), JSON, JSON)
+def test_apply_does_what_the_library_does(data: st.DataObject, document: Any, value: Any) -> None:
+    pointer = data.draw(st.sampled_from(pointers_in(document)))
+    last = data.draw(st.sampled_from(["", "x", "-", "0", "1", "00", "~", "9"]) | st.none())
+    op = data.draw(st.sampled_from(["add", "remove", "replace", "test"]))
+    path = pointer_text(pointer if last is None else (*pointer, last))
+    patch: list[Operation] = [{"op": op, "path": path, "value": value}]
+    if path == "" and op == "remove":
+        return  # the library answers with None, and no API server allows it
+    before = copy.deepcopy(document)
+    try:
+        expected = jsonpatch.apply_patch(document, patch)
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, AttributeError):
+        with pytest.raises(ValueError, match=r"nothing at|failed"):
+            apply(document, patch)
+    else:
+        if op == "test" and json.dumps(expected) != json.dumps(before):
+            return
+        if op == "test" and not same_json(find(document, path), value):
+            return  # for Python 1 == True, for JSON not
+        assert apply(document, patch) == expected
+    assert document == before
+
+
+def find(document: Any, path: str) -> Any:
+    for key in pointer_keys(path):
+        document = document[int(key)] if isinstance(document, list) else document[key]
+    return document
+
+
+def same_json(ours: Any, theirs: Any) -> bool:
+    return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+
+
+def test_what_a_patch_does_not_touch_is_shared() -> None:
+    document = {"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "metadata": {}}
+    patched = apply(document, [{"op": "add", "path": "/spec/containers/1/image", "value": "docker"}])
+    assert patched["metadata"] is document["metadata"]
+    assert patched["spec"]["containers"][0] is document["spec"]["containers"][0]  # type: ignore[index]
+    assert document["spec"] == {"containers": [{"name": "a"}, {"name": "b"}]}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(1, True), (0, False), ("1", 1), ([1], [True]), ({"a": 0}, {"a": False})])
+def test_a_test_compares_as_json_does(ours: object, theirs: object) -> None:
+    with pytest.raises(ValueError, match="failed"):
+        apply({"a": ours}, [{"op": "test", "path": "/a", "value": theirs}])
+
+
+# ---- a draft
+
+
+def test_an_absent_list_is_made_by_its_first_item() -> None:
+    draft = Draft({"spec": {}})
+    draft.append(("spec", "volumes"), {"name": "a"})
+    draft.append(("spec", "volumes"), {"name": "b"})
+    assert draft.operations == [
+        {"op": "add", "path": "/spec/volumes", "value": [{"name": "a"}]},
+        {"op": "add", "path": "/spec/volumes/-", "value": {"name": "b"}},
+    ]
+
+
+@pytest.mark.parametrize("nothing", [{}, {"volumes": None}])
+def test_null_is_as_good_as_absent(nothing: dict[str, Any]) -> None:
+    draft = Draft({"spec": nothing})
+    draft.append(("spec", "volumes"), "a")
+    assert draft.document == {"spec": {"volumes": ["a"]}}
+    assert jsonpatch.apply_patch({"spec": nothing}, draft.operations) == draft.document
+
+
+def test_mappings_on_the_way_are_made_at_once() -> None:
+    draft = Draft({"spec": {}})
+    draft.put(("metadata", "annotations", "kata-dind.io/repaired"), "x")
+    assert draft.operations == [
+        {"op": "add", "path": "/metadata", "value": {"annotations": {"kata-dind.io/repaired": "x"}}}
+    ]
+
+
+def test_what_is_there_already_is_no_operation() -> None:
+    draft = Draft({"spec": {"a": {"b": [1]}}})
+    draft.put(("spec", "a", "b"), [1])
+    assert draft.operations == []
+
+
+def test_items_go_from_the_end_so_that_each_is_the_right_one() -> None:
+    draft = Draft({"args": ["a", "b", "c", "d"], "env": [1, 2]})
+    draft.remove_items([("args", 0), ("args", 2), ("env", 1), ("args", 0)])
+    assert draft.document == {"args": ["b", "d"], "env": [1]}
+    assert [operation["path"] for operation in draft.operations] == ["/args/2", "/env/1", "/args/0"]
+
+
+def test_a_list_gets_a_first_item() -> None:
+    draft = Draft({"a": [1]})
+    draft.insert_first(("a",), 0)
+    draft.insert_first(("b",), 0)
+    assert draft.document == {"a": [0, 1], "b": [0]}
+
+
+# ---- Kubernetes' expansion
+
+
+def expand(text: str, mapping: Callable[[bytes], bytes]) -> str:
+    """Do what third_party/forked/golang/expansion/expand.go of Kubernetes does, byte by byte as it does."""
+    data, done, checkpoint, cursor = text.encode(), b"", 0, 0
+    while cursor < len(data):
+        if data[cursor] == ord("$") and cursor + 1 < len(data):
+            done += data[checkpoint:cursor]
+            read, is_variable, advance = try_read_variable_name(data[cursor + 1 :])
+            done += mapping(read) if is_variable else read
+            cursor += advance
+            checkpoint = cursor + 1
+        cursor += 1
+    return (done + data[checkpoint:]).decode(errors="replace")
+
+
+def try_read_variable_name(data: bytes) -> tuple[bytes, bool, int]:
+    if data[0] == ord("$"):
+        return data[:1], False, 1
+    if data[0] == ord("("):
+        close = data.find(b")", 1)
+        return (data[1:close], True, close + 1) if close > 0 else (b"$(", False, 1)
+    return b"$" + chr(data[0]).encode(), False, 1  # Go's string(byte) is the character of that number
+
+
+def variables(known: Mapping[str, str]) -> Callable[[bytes], bytes]:
+    return lambda name: known.get(name.decode(), f"$({name.decode()})").encode()
+
+
+TEXTS = st.text(st.sampled_from("$$$$()() aXé𝄞\n\\'\""), max_size=40)
+
+
+@given(TEXTS | st.text(max_size=20), st.dictionaries(TEXTS, st.text(max_size=5), max_size=4))
+def test_kubernetes_turns_an_escaped_word_into_the_word(word: str, known: dict[str, str]) -> None:
+    assert expand(escape_expansion(word), variables(known)) == word
+
+
+@given(TEXTS, st.data())
+def test_no_name_of_a_variable_reaches_an_escaped_word(word: str, data: st.DataObject) -> None:
+    inside = [word[start:end] for start in range(len(word)) for end in range(start, min(start + 8, len(word)))]
+    known = {name: "HIT" for name in data.draw(st.lists(st.sampled_from(inside), max_size=5))} if inside else {}
+    assert expand(escape_expansion(word), variables(known)) == word
+
+
+@pytest.mark.parametrize("kind", DataRootKind)
+def test_the_guest_entrypoint_comes_through_unchanged(kind: DataRootKind) -> None:
+    script = entrypoint_for_pods(kind)
+    hostile = {name: "HIT" for name in ("", "id", "pwd", "cat", "stat -f -c '%a %S' \"$directory\"", "(1")}
+    assert expand(escape_expansion(script), variables(hostile)) == script
+
+
+@pytest.mark.parametrize(
+    ("word", "escaped"),
+    [
+        ("echo $HOME ${A} $?", "echo $HOME ${A} $?"),
+        ("$(id)", "$$(id)"),
+        ("$$", "$$$"),
+        ("kill $$; a", "kill $$$; a"),
+        ("$$$(", "$$$$$$("),
+        ("a$", "a$"),
+        ("$é", "$$é"),
+    ],
+)
+def test_only_what_would_be_expanded_is_escaped(word: str, escaped: str) -> None:
+    assert escape_expansion(word) == escaped
