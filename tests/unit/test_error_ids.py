@@ -37,6 +37,8 @@ SUBJECTS = frozenset(
         "setup",
         "plan",
         "backend",
+        "manifest",
+        "kubernetes",
     )
 )
 """What an error is about, in the user's world."""
@@ -106,9 +108,15 @@ IDS = [
     "kernel.not-a-kernel",
     "kernel.package-unexpected",
     "kernel.unreadable",
+    "kubernetes.answer-unreadable",
+    "kubernetes.not-readable",
     "kvm.absent",
     "kvm.no-guest-boots",
     "kvm.not-permitted",
+    "manifest.not-editable",
+    "manifest.read-only",
+    "manifest.template",
+    "manifest.unreadable",
     "network.namespace-failed",
     "network.namespaces-forbidden",
     "network.no-way-out",
@@ -164,9 +172,12 @@ IDS = [
     "share.unreadable",
     "spec.cpus-not-on-seed",
     "spec.differs",
+    "spec.file-changed",
     "spec.memory-beyond-host",
     "spec.memory-not-on-seed",
+    "spec.no-manifests",
     "spec.no-volumes",
+    "spec.not-text",
     "spec.option-of-another-backend",
     "spec.seed-with-cold",
     "spec.seed-with-volume",
@@ -176,6 +187,7 @@ IDS = [
     "spec.unknown-field",
     "spec.unreadable-file",
     "spec.unwritable-file",
+    "spec.url-not-read",
     "spec.volume-in-memory",
     "spec.wrong-usage",
     "spec.wrong-value",
@@ -229,6 +241,8 @@ def uses_in(text: str, *, file: str) -> Iterator[Use]:
         match node:
             case ast.Call(func=func, keywords=keywords):
                 callee = ast.unparse(func).rpartition(".")[2]
+                if callee == "Finding":
+                    continue  # something to say about a pod, which is no error
                 values = [word.value for word in keywords if word.arg == "id" or callee == "ErrorIds"]
             case ast.Assign(targets=[ast.Name(id="id" | "error_id")], value=value):
                 callee, values = "", [value]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -109,7 +109,7 @@ AllNamespaces = Annotated[
     flag("--all-namespaces", "-A", variable="FIX_ALL_NAMESPACES", help_text="Read the workloads of all namespaces."),
 ]
 
-_SPOOLED_CHARACTERS = 4 << 20
+_SPOOLED_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +235,7 @@ def _refuse_mixture(inputs: Sequence[Input], wish: _Wish) -> None:
         )
 
 
-def _fix_file(
-    each: Input, wish: _Wish, *, printed: tempfile.SpooledTemporaryFile[str], first: bool, notes: list[str]
-) -> Totals:
+def _fix_file(each: Input, wish: _Wish, *, printed: IO[str], first: bool, notes: list[str]) -> Totals:
     from kata_dind.fixing.around import look_around
     from kata_dind.fixing.inputs import open_input, require_regular
     from kata_dind.fixing.replace import replacing
@@ -252,14 +250,20 @@ def _fix_file(
         reports: Iterable[DocumentReport] = wish.mender.documents(text, source=each.name, around=around)
         reports = _counted(reports, totals, notes if wish.output == "yaml" else None)
         if not wish.in_place:
-            printed.writelines(wish.format.of_file(reports, first=first))
+            _spool(wish.format.of_file(reports, first=first), printed)
             return totals
         new = stack.enter_context(replacing(Path(each.name), opened=text))
-        printed.writelines(wish.format.of_file(_written(reports, new.file), first=first))
+        _spool(wish.format.of_file(_written(reports, new.file), first=first), printed)
         if totals.repaired:
             new.keep()
             totals.changed_files.append(each.name)
     return totals
+
+
+def _spool(parts: Iterable[str], printed: IO[str]) -> None:
+    # Its writelines() would keep all of it in memory until the end.
+    for part in parts:
+        printed.write(part)
 
 
 def _counted(reports: Iterable[DocumentReport], totals: Totals, notes: list[str] | None) -> Iterator[DocumentReport]:

@@ -155,11 +155,28 @@ def render(
         cpu=cpus,
         memory=memory,
     )
-    manifest = rendering.render(spec, script=script, policy=load_policy(policy))
+    administrators = load_policy(policy)
+    try:
+        manifest = rendering.render(spec, script=script, policy=administrators)
+    except SpecError as error:
+        raise _named_as_option(error) from error
     if json or output == "json":
         print_json(manifest)
     else:
         print(manifest_text(manifest), end="")
+
+
+_OPTIONS = {"cpu": "--cpus", "sidecar_for": "--sidecar", "kind": "--kind"}
+"""The options of fields that have another name."""
+
+
+def _named_as_option(error: SpecError) -> SpecError:
+    """Name the field that an error begins with by its option."""
+    field, colon, complaint = error.summary.partition(": ")
+    if not colon or not field.replace("_", "").isalpha():
+        return error
+    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+    return SpecError(f"{option}: {complaint}", id=error.id, details=error.details, hint=error.hint)
 
 
 def _require_word(name: str, word: str, allowed: type[DataRootKind | Workload | RenderOutput]) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
+from kata_dind.manifest import dumped
 
 _COMMENTS = {
     "runtimeClassName": "Each pod gets a virtual machine, so that what is privileged below is so in the guest alone.",
@@ -24,33 +22,13 @@ _COMMENTS = {
 }
 """By the key above whose first line a comment stands."""
 
-_BOOLEANS = frozenset(("y", "n", "yes", "no", "on", "off"))
-"""Words that kubectl, which reads YAML 1.1, takes for booleans, and ruamel does not."""
-
 _KEY = re.compile(r"(?P<indent>\s*)(?P<dash>- )?(?P<key>[A-Za-z]+):(?:\s(?P<value>.*))?")
 _BLOCK = re.compile(r"[|>][+-]?\d*\s*$")
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
     """Return a manifest as YAML with comments."""
-    yaml = YAML()
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    text = io.StringIO()
-    yaml.dump(_with_blocks(manifest), text)
-    return _commented(text.getvalue())
-
-
-def _with_blocks(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_blocks(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_blocks(each) for each in value]
-    if isinstance(value, str):
-        if value.lower() in _BOOLEANS:
-            return DoubleQuotedScalarString(value)
-        return LiteralScalarString(value) if "\n" in value else str(value)
-    return value
+    return _commented(dumped(manifest))
 
 
 def _commented(text: str) -> str:

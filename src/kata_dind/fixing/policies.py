@@ -7,7 +7,7 @@ from typing import Any
 
 from kata_dind.errors import SpecError
 from kata_dind.fixing.inputs import unreadable
-from kata_dind.manifest.yaml_text import parse_yaml
+from kata_dind.manifest import parse_yaml
 from kata_dind.pod.policy import Policy, parse_policy
 
 _MOST_BYTES = 4 << 20

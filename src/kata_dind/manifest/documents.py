@@ -87,7 +87,7 @@ def _decoded(lines: Iterable[str | bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
-            raise SpecError(f"{name}, line {number}: it is not UTF-8 text", id="manifest.unreadable") from error
+            raise SpecError(f"{name}:{number}: it is not UTF-8 text", id="manifest.unreadable") from error
 
 
 @dataclass(slots=True)
@@ -194,7 +194,7 @@ def _json(text: str, name: str) -> Iterator[Document]:
         except SpecError as as_yaml:
             if as_yaml.id == "manifest.template" or not isinstance(error, json.JSONDecodeError):
                 raise
-            summary = f"{name}, line {error.lineno}: {error.msg[:1].lower()}{error.msg[1:]}"
+            summary = f"{name}:{error.lineno}: it is not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
             raise SpecError(summary, id="manifest.unreadable") from error
         return
     if found:

@@ -19,8 +19,10 @@ from kata_dind.manifest import emit
 from kata_dind.manifest.documents import Document, read_documents
 from kata_dind.manifest.emit import Style
 from kata_dind.manifest.patch import Patch, patched, same
+from kata_dind.manifest.scalars import key_text
 from kata_dind.manifest.yaml_text import Node, compose, is_merge
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _COMMENT = re.compile(r"(?:^|[ \t])[ \t]*#[^\n]*")
 _GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 
@@ -87,14 +89,17 @@ def _attempts(document: Document, body: str, data: Any) -> Iterator[str]:
     """Yield texts for the document's own part of the source, the gentlest first."""
     style = _style(document.kind == "json", body)
     try:
-        tree = next(compose(body), None)
+        # YAML knows no escaped surrogates. What stands for them has their length, and only positions count here.
+        tree = next(compose(_SURROGATE.sub(r"\\u0041", body) if document.kind == "json" else body), None)
     except SpecError:
-        # JSON with escapes that YAML doesn't know.
         tree = None
     if tree is not None:
         style = _with_steps(style, tree, body)
         with contextlib.suppress(_Unfit):
-            yield _Editor(body, style, tree).text(document.data, data)
+            text = _Editor(body, style, tree).text(document.data, data)
+            if not body.endswith("\n"):
+                yield text.removesuffix(style.newline)
+            yield text
     header = re.match(r"(?:%[^\n]*\n)*---(?=\s)[^\n]*\n", body)
     yield (header[0] if header else "") + emit.dumped(data, style)
 
@@ -121,10 +126,7 @@ def _with_steps(style: Style, tree: Node, body: str) -> Style:
         return style
     steps: dict[int, int] = {}
     offsets: dict[int, int] = {}
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        stack += [value for _, value in node.entries] + node.items
+    for node in _all_below(tree):
         for key, value in node.entries:
             if value.flow or value.kind not in ("mapping", "sequence") or node.flow:
                 continue
@@ -162,12 +164,12 @@ class _Editor:
 
     def text(self, old: Any, new: Any) -> str:
         """Return the changed text. Raises _Unfit if nothing but writing it anew is left."""
-        stack = [self.tree]
-        while stack:
-            node = stack.pop()
+        for node in _all_below(self.tree):
             if node.target is not None:
                 self.aliased.add(id(node.target))
-            stack += [part for entry in node.entries for part in entry] + node.items
+        # Every line has an end while lines are put in and taken out.
+        if not self.body.endswith("\n"):
+            self.body += self.style.newline
         self._change(self.tree, old, new)
         parts: list[str] = []
         position = 0
@@ -210,17 +212,16 @@ class _Editor:
 
     def _forget(self, node: Node) -> None:
         """Note that a node's text is gone, with the anchors in it."""
-        stack = [node]
-        while stack:
-            gone = stack.pop()
+        for gone in _all_below(node):
             self.settled.pop(id(gone), None)
-            stack += [part for entry in gone.entries for part in entry] + gone.items
 
     # Mappings
 
     def _mapping(self, node: Node, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         own = {_key(key): (key, value) for key, value in node.entries if not is_merge(key)}
         inherited = self._inherited(node)
+        if not own.keys() <= old.keys():
+            raise _Unfit
         gone = [name for name in own if name not in new]
         added = [
             name for name in new if name not in own and not (name in inherited and same(inherited[name], new[name]))
@@ -241,11 +242,18 @@ class _Editor:
                 self._entry(key, value, old[name], new[name])
         self._remove_entries(node, set(gone))
         if added:
+            self._refuse_explicit(node)
             column = self._column(node.entries[0][0].start)
             lines: list[str] = []
             for name in added:
                 lines += emit.block_lines({name: new[name]}, column, self.style)
             self._insert_lines(self._line_end(node.entries[-1][1], node.entries[-1][0]), lines)
+
+    def _refuse_explicit(self, node: Node) -> None:
+        """Refuse to add to a mapping with keys behind question marks, which YAML demands for very long ones."""
+        for key, _ in node.entries:
+            if "?" in self.body[self._line_start(key.start) : key.start]:
+                raise _Unfit
 
     def _inherited(self, node: Node) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -278,6 +286,8 @@ class _Editor:
         entries = node.entries
         first = next(number for number, (key, _) in enumerate(entries) if is_merge(key) or _key(key) not in gone)
         shares_line = not self._is_first_on_line(entries[0][0].start)
+        if gone:
+            self._refuse_explicit(node)
         if first and shares_line:
             self.edits.append((entries[0][0].start, entries[first][0].start, ""))
         for number, (key, value) in enumerate(entries):
@@ -285,7 +295,7 @@ class _Editor:
                 continue
             if not self._is_first_on_line(key.start):
                 raise _Unfit
-            self._remove_lines(self._line_start(key.start), self._line_end(value, key))
+            self.edits.append((self._line_start(key.start), self._line_end(value, key), ""))
 
     # Sequences
 
@@ -316,7 +326,7 @@ class _Editor:
             if not self._is_first_on_line(dashes[before]):
                 raise _Unfit
             self._forget(item)
-            self._remove_lines(self._line_start(dashes[before]), self._line_end(item))
+            self.edits.append((self._line_start(dashes[before]), self._line_end(item), ""))
 
     def _item(self, item: Node, dash: int, old: Any, new: Any) -> None:
         try:
@@ -374,16 +384,7 @@ class _Editor:
         self.edits.append((after, line_end, text))
 
     def _insert_lines(self, at: int, lines: Sequence[str]) -> None:
-        newline = self.style.newline
-        if at and self.body[at - 1] != "\n":
-            self.edits.append((at, at, newline + newline.join(lines)))
-        else:
-            self.edits.append((at, at, newline.join([*lines, ""])))
-
-    def _remove_lines(self, start: int, end: int) -> None:
-        if end == len(self.body) and not self.body.endswith("\n") and start:
-            start -= 2 if self.body[start - 2 : start] == "\r\n" else 1
-        self.edits.append((start, end, ""))
+        self.edits.append((at, at, self.style.newline.join([*lines, ""])))
 
     def _wants_block(self, node: Node, old: Any, new: Any) -> bool:
         """Tell whether brackets are to become lines, since a text of several lines comes into them."""
@@ -507,10 +508,7 @@ class _Editor:
         return text + tail
 
     def _slice(self, node: Node) -> str:
-        inner = [node]
-        while inner:
-            part = inner.pop()
-            inner += [one for entry in part.entries for one in entry] + part.items
+        for part in _all_below(node):
             self._settle(part, part.data)
             if part.kind == "alias" and not self._stands_for(part, part.data):
                 raise _Unfit
@@ -540,9 +538,16 @@ class _Editor:
         return line[: len(line) - len(line.lstrip(" \t"))]
 
 
-def _key(key: Node) -> str:
-    from kata_dind.manifest.scalars import key_text
+def _all_below(node: Node) -> Iterator[Node]:
+    """Yield a node and all that are written within it, in the text's order."""
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        yield one
+        stack += reversed([part for entry in one.entries for part in entry] + one.items)
 
+
+def _key(key: Node) -> str:
     return str(key_text(key.data))
 
 

@@ -64,9 +64,9 @@ def compose(text: str, *, name: str = "the text", line: int = 1) -> Iterator[Nod
         yield from _Composer(source, parser(text)).documents()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise source.error(error.problem or "it is not YAML", mark.line if mark else 0) from error
+        raise source.error(f"it is not YAML: {error.problem or 'it breaks off'}", mark.line if mark else 0) from error
     except yaml.YAMLError as error:
-        raise source.error(str(error).partition("\n")[0], 0) from error
+        raise source.error(f"it is not YAML: {str(error).partition(chr(10))[0]}", 0) from error
     except UnicodeError as error:
         raise source.error("it has half of a surrogate pair, which is no character", 0) from error
 
@@ -82,12 +82,11 @@ class _Source:
         template = _template_line(self.text, line)
         if template is not None:
             return SpecError(
-                f"{self.name}, line {self.line + template}: this is a template, not a manifest yet",
+                f"{self.name}:{self.line + template}: this is a template, not a manifest yet",
                 id="manifest.template",
-                details=problem,
                 hint="render it first: helm template CHART | kata-dind fix -f -",
             )
-        return SpecError(f"{self.name}, line {self.line + line}: {problem}", id="manifest.unreadable")
+        return SpecError(f"{self.name}:{self.line + line}: {problem}", id="manifest.unreadable")
 
     def refuse_unprintable(self) -> None:
         found = _UNPRINTABLE.search(self.text)

@@ -11,7 +11,7 @@ from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
 from kata_dind.pod.quantity import quantity_bytes
-from kata_dind.pod.reading import mapping, text
+from kata_dind.pod.reading import mapping, text, words
 from kata_dind.pod.sizes import disk_within, is_possible, limit_for, quantity
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
@@ -153,6 +153,12 @@ _KINDS = "the annotation kata-dind.io/data-root"
 
 def _refusal(site: Site, kind: str) -> Finding | None:
     root, engine = site.root, site.engine
+    if ":" in root.path:
+        return site.finding(
+            "root.path-impossible",
+            f"The data root `{root.path}` of {site.named} has a colon in it, and no volume can be mounted there.",
+            "Use another path.",
+        )
     if root.backing is Backing.HOST or kind == "hostPath":
         return site.finding(
             "root.on-host",
@@ -219,6 +225,13 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
             "can't be put in front of it.",
             "Write the command into the container, or the entrypoint into the policy (images).",
         )
+    if _is_started_by_hook(site):
+        return site.finding(
+            "pod.started-by-hook",
+            f"A postStart hook starts {program_name(engine.program)} in {site.named}, perhaps before the guest "
+            "entrypoint has mounted its disk.",
+            "Start it by the container's command.",
+        )
     below = mounts_below(site.container, site.root.path)
     if below:
         return site.finding(
@@ -227,6 +240,17 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
             f"Mount a volume on `{site.root.path}` itself, or move that mount elsewhere.",
         )
     return None
+
+
+def _is_started_by_hook(site: Site) -> bool:
+    """Tell whether what starts the program stands in the postStart hook, and nowhere else."""
+    if "lifecycle" not in site.container or not site.engine.command:
+        return False
+    hook = mapping(mapping(mapping(site.container["lifecycle"]).get("postStart")).get("exec")).get("command")
+    command = words(site.container.get("command")) or list(site.engine.entrypoint)
+    own = [*command, *words(site.container.get("args"))]
+    started = site.engine.command[0]
+    return any(started in word for word in words(hook)) and not any(started in word for word in own)
 
 
 def _block_plain(site: Site) -> Choice:

@@ -69,8 +69,7 @@ def driver_in_script(engine: Engine, settings: Sequence[StorageSetting], *, is_w
     return Finding(
         "pod.driver-out-of-reach",
         Severity.WARNING,
-        f"{where} of `{engine.container}` names the storage driver {hidden.driver}, which a patch can't take "
-        "out.",
+        f"{where} of `{engine.container}` names the storage driver {hidden.driver}, which a patch can't take out.",
         engine.container,
         hidden.pointers[0] if hidden.pointers else engine.pointer,
         "Take it out by hand: overlay works on the data root.",

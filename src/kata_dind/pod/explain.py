@@ -18,10 +18,10 @@ _PROGRAMS = {
 }
 
 _KINDS = {
-    "block-plain": "a plain emptyDir, of which Kata makes a disk: nothing else is needed",
+    "block-plain": "block-plain: a plain emptyDir, of which Kata makes a disk: nothing else is needed",
     "memory": "memory: the fastest there is, and gone with the pod; it counts as the container's memory",
-    "loop": "loop: a file with an ext4 in it, which the guest mounts, since overlay works on ext4 and not on the share that "
-    "the file lies on",
+    "loop": "loop: a file with an ext4 in it, which the guest mounts, since overlay works on ext4 and not on the share "
+    "that the file lies on",
     "block": "block: a block device of its own, with a file system that the guest makes and mounts itself",
     "virtiofs": "virtiofs: the share itself, which works only where virtiofsd passes on what overlay needs",
 }
@@ -71,7 +71,7 @@ def _about_hand(engine: Engine) -> Iterator[str]:
 def _about_root(root: Root) -> str:
     whose = "The containerd beside it keeps its data" if root.is_standalone_containerds else "Its data lands"
     said = f" ({root.said_by})" if root.said_by else ""
-    volume = f", on the volume `{root.mount.volume}`" if root.mount else ", where no volume is mounted"
+    volume = f", on the volume `{root.mount.volume}`" if root.mount else ""
     return " ".join(
         filter(
             None,
@@ -103,7 +103,7 @@ def _about_repair(detection: Detection, repair: Repair, *, can_be_written: bool)
         yield "The repair, which this document can't hold:"
     elif repair.kind:
         kinds = "; and ".join(_KINDS.get(kind, kind) for kind in repair.kind.split(", "))
-        yield sentence(f"The repair gives it as its data root {kinds}")
+        yield sentence(f"The repair makes its data root of the kind {kinds}")
     else:
         yield "What the repair changes:"
     for reason in repair.reasons:

@@ -6,13 +6,15 @@ Sources: Kata's advisories GHSA-2gv2-cffp-j227, GHSA-rr59-xxvx-96qr and GHSA-wwj
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 from kata_dind.pod.handlers import ANNOTATIONS, Runtime, Shim, Vmm, runtime_of
 from kata_dind.pod.model import Detection, Finding, PodDict, Pointer, Severity
 from kata_dind.pod.policy import Answer, Policy, Sharing, matches
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
+from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import clean_path
 
 Guarded = tuple[Answer, Finding]
@@ -50,6 +52,8 @@ def guard(pod: PodDict, policy: Policy, detection: Detection) -> tuple[Guarded, 
         return tuple(found)
     if guards.no_boundary is not Answer.OFF:
         found += _answered(_no_boundary(mapping(pod.get("spec")), runtime, detection), guards.no_boundary)
+        if guards.open_annotations is Answer.OFF:
+            found += _answered(_leaves_boundary(annotations, runtime, policy), guards.no_boundary)
     if guards.open_annotations is not Answer.OFF:
         found += _answered(_open_annotations(annotations, runtime, policy), guards.open_annotations)
     return tuple(found)
@@ -65,15 +69,16 @@ def _shared_kernel(detection: Detection) -> Iterator[Finding]:
         return
     for engine in detection.engines:
         if engine.privileged:
-            where = f"the RuntimeClass `{detection.runtime_class}`" if detection.runtime_class else "no RuntimeClass"
+            named = quoted(detection.runtime_class)
+            where = f"the RuntimeClass {named}" if detection.runtime_class else "no RuntimeClass"
             yield Finding(
-                id="guard.shared-kernel",
-                severity=Severity.WARNING,
-                message=f"{engine.program} is privileged here and shares the node's kernel: "
-                f"the pod has {where}, which is not Kata's by the policy",
+                "guard.shared-kernel",
+                Severity.WARNING,
+                f"`{engine.program}` is privileged here and shares the kernel of the node: "
+                f"the pod has {where}, which is not Kata's by the policy.",
                 container=engine.container,
                 pointer=engine.pointer,
-                hint="give the pod a RuntimeClass of Kata's",
+                hint="Give the pod a RuntimeClass of Kata's.",
             )
 
 
@@ -114,10 +119,10 @@ def _may_be(runtime: Runtime, *vmms: Vmm) -> bool:
 
 def _until(runtime: Runtime, mended: tuple[int, ...], fault: str) -> Advisory | None:
     if not runtime.version:
-        return Advisory(False, fault, f"the policy does not give the version of `{runtime.handler}`")
+        return Advisory(False, fault, f"the policy does not give the version of {quoted(runtime.handler)}")
     if runtime.version >= mended:
         return None
-    version = f"the version of `{runtime.handler}` is {_dotted(runtime)}"
+    version = f"the version of {quoted(runtime.handler)} is {_dotted(runtime)}"
     if runtime.vmm is None:
         return Advisory(False, fault, f"{version}, and what it runs is not known")
     return Advisory(True, fault, version)
@@ -137,20 +142,16 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
         if not _is_privileged(container) and pointer not in engines:
             continue
         for fault in faults:
-            yield (
-                fault.is_sure,
-                Finding(
-                    id="guard.no-boundary",
-                    severity=Severity.WARNING,
-                    message=f"the VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
-                    f"{fault.fault}, and {fault.because}",
-                    container=text(container.get("name")),
-                    pointer=pointer,
-                    hint="use a later version of Kata"
-                    if runtime.version
-                    else "give the class its version in the policy",
-                ),
+            finding = Finding(
+                "guard.no-boundary",
+                Severity.WARNING,
+                f"The VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
+                f"{fault.fault}, and {fault.because}.",
+                container=text(container.get("name")),
+                pointer=pointer,
+                hint="Use a later Kata." if runtime.version else "Give the class its version in the policy.",
             )
+            yield fault.is_sure, finding
 
 
 def _is_privileged(container: Mapping[str, Any]) -> bool:
@@ -165,37 +166,47 @@ def _open_annotations(
 ) -> Iterator[tuple[bool, Finding]]:
     if ANNOTATIONS + _EXTRA_ARGS not in annotations:
         return
-    obeyed = f"the annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest"
-    rule = policy.class_of(runtime.name)
-    enabled = rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations)
-    since = _OBEYED_SINCE[runtime.shim]
-    if enabled:
-        is_sure, message = True, f"{obeyed}, and by the policy `{runtime.handler}` obeys it"
-    elif not runtime.version:
-        is_sure, message = (
-            False,
-            (
-                f"{obeyed}; Kata before 3.31 obeys it by default (GHSA-rr59-xxvx-96qr), "
-                f"and the policy does not give the version of `{runtime.handler}`"
-            ),
-        )
-    elif since <= runtime.version < (3, 31, 0):
-        is_sure, message = True, f"{obeyed}; {runtime.version_text} obeys it by default (GHSA-rr59-xxvx-96qr)"
-    else:
-        is_sure, message = (
-            False,
-            (f"the annotation {_EXTRA_ARGS} is not among those that {runtime.version_text} obeys by default"),
-        )
-    yield (
-        is_sure,
-        Finding(
-            id="guard.open-annotations",
-            severity=Severity.WARNING,
-            message=message,
-            pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
-            hint="remove the annotation from the pod, and from `enable_annotations` of the handler",
-        ),
+    obedience, because = _obeys(runtime, policy)
+    finding = Finding(
+        "guard.open-annotations",
+        Severity.WARNING,
+        f"The annotation {_EXTRA_ARGS} lets a pod share any directory of the node with its guest, if Kata obeys it: "
+        f"{because}.",
+        pointer=("metadata", "annotations", ANNOTATIONS + _EXTRA_ARGS),
+        hint="Remove the annotation from the pod, and from enable_annotations of the handler.",
     )
+    yield obedience is _Obedience.SURE, finding
+
+
+def _leaves_boundary(
+    annotations: Mapping[str, Any], runtime: Runtime, policy: Policy
+) -> Iterator[tuple[bool, Finding]]:
+    """Say of a pod with the annotation what the other guard says, but only where Kata may obey it."""
+    if _obeys(runtime, policy)[0] is not _Obedience.NONE:
+        for is_sure, finding in _open_annotations(annotations, runtime, policy):
+            yield is_sure, replace(finding, id="guard.no-boundary")
+
+
+class _Obedience(Enum):
+    SURE = auto()
+    UNSURE = auto()
+    NONE = auto()
+
+
+def _obeys(runtime: Runtime, policy: Policy) -> tuple[_Obedience, str]:
+    """Tell whether a runtime obeys virtio_fs_extra_args, and by what."""
+    rule = policy.class_of(runtime.name)
+    handler = quoted(runtime.handler)
+    if rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations):
+        return _Obedience.SURE, f"by the policy, {handler} does"
+    if not runtime.version:
+        return _Obedience.UNSURE, (
+            "before 3.31 it does by default (GHSA-rr59-xxvx-96qr), "
+            f"and the policy does not give the version of {handler}"
+        )
+    if _OBEYED_SINCE[runtime.shim] <= runtime.version < (3, 31, 0):
+        return _Obedience.SURE, f"{runtime.version_text} does by default (GHSA-rr59-xxvx-96qr)"
+    return _Obedience.NONE, f"{runtime.version_text} does not by default"
 
 
 def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
@@ -211,20 +222,18 @@ def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:
             fields = mapping(mount)
             path = paths.get(text(fields.get("name")))
             reach = _reach(path, fields) if path is not None else None
-            if reach is None:
+            if path is None or reach is None:
                 continue
             is_sure, what = reach
-            yield (
-                is_sure,
-                Finding(
-                    id="guard.host-docker",
-                    severity=Severity.WARNING,
-                    message=f"the hostPath `{path}` {what}",
-                    container=text(container.get("name")),
-                    pointer=("spec", list_name, index, "volumeMounts", at),
-                    hint="run a Docker of the pod's own, on a RuntimeClass of Kata's",
-                ),
+            finding = Finding(
+                "guard.host-docker",
+                Severity.WARNING,
+                f"The hostPath {quoted(path)} {what}.",
+                container=text(container.get("name")),
+                pointer=("spec", list_name, index, "volumeMounts", at),
+                hint="Run a Docker of the pod's own, on a RuntimeClass of Kata's.",
             )
+            yield is_sure, finding
 
 
 def _reach(path: str, mount: Mapping[str, Any]) -> tuple[bool, str] | None:

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from kata_dind.pod.policy import EmptyDirMode, Policy, RuntimeClass, Sharing, Snapshotter, matches, version_numbers
 from kata_dind.pod.reading import mapping, text
+from kata_dind.pod.sentences import quoted
 
 ANNOTATIONS = "io.katacontainers.config.hypervisor."
 """What the names of the annotations begin with that change a hypervisor's configuration."""
@@ -99,11 +100,10 @@ class Runtime:
     def left_alone(self) -> str:
         """Return why its pods are not repaired, in a sentence; empty if they are."""
         if self.confidential:
-            return f"the pods of the confidential handler `{self.handler}` are left as they are"
+            return f"the pods of the confidential handler {quoted(self.handler)} are left as they are"
         if self.vmm in (Vmm.FIRECRACKER, Vmm.REMOTE) or not (self.shares or self._has_disks):
-            return (
-                f"the handler `{self.handler}` shares no directories with its guest, so its pods are left as they are"
-            )
+            named = quoted(self.handler)
+            return f"the handler {named} shares no directories with its guest, so its pods are left as they are"
         return ""
 
     @property
@@ -215,7 +215,7 @@ def _class_runtime(name: str, rule: RuntimeClass) -> Runtime:
         block_hotplug=row.block_hotplug,
         block_storage_class=rule.block_storage_class,
         direct_assigned=rule.direct_assigned,
-        because=_because(name, row if known else None, shim, rule) + _assumed(row, rule, has_disks=has_disks),
+        because=_because(name, row, shim, rule, is_known=known is not None) + _assumed(row, rule, has_disks=has_disks),
     )
 
 
@@ -234,12 +234,15 @@ def _default_empty_dir(row: Handler, *, has_disks: bool) -> EmptyDirMode:
     return EmptyDirMode.BLOCK_PLAIN if has_disks else EmptyDirMode.SHARED_FS
 
 
-def _because(name: str, row: Handler | None, shim: Shim | None, rule: RuntimeClass) -> str:
-    whose = f"the RuntimeClass `{name}`"
+def _because(name: str, row: Handler, shim: Shim | None, rule: RuntimeClass, *, is_known: bool) -> str:
+    whose = f"the RuntimeClass {quoted(name)}"
     if rule.handler:
-        whose += f" has by the policy the handler `{rule.handler}`, which"
-    if row is None:
-        what = f"{whose} is not one of Kata's own handlers, so the defaults of Kata are assumed"
+        whose += f" has by the policy the handler {quoted(rule.handler)}, which"
+    if not is_known:
+        guess = "so the defaults of Kata are assumed"
+        if row.confidential or row.vmm is not None:
+            guess = f"but by its name it {'is confidential' if row.confidential else f'runs {row.vmm}'}"
+        what = f"{whose} is not one of Kata's own handlers, {guess}"
     else:
         which = {Shim.GO: " by Kata's Go runtime", Shim.RS: " by Kata's Rust runtime", None: ""}[shim]
         what = f"{whose} runs {row.vmm}{which}"
@@ -257,8 +260,6 @@ def _assumed(row: Handler, rule: RuntimeClass, *, has_disks: bool) -> str:
 
 
 def _annotated(runtime: Runtime, annotations: Mapping[str, object], rule: RuntimeClass) -> Runtime:
-    if not rule.enable_annotations:
-        return runtime
     shared_fs = text(annotations.get(ANNOTATIONS + "shared_fs"))
     if shared_fs in set(Sharing) and _is_enabled("shared_fs", rule):
         sharing = Sharing(shared_fs)
@@ -269,13 +270,14 @@ def _annotated(runtime: Runtime, annotations: Mapping[str, object], rule: Runtim
             because=f"{runtime.because}; an annotation of the pod sets shared_fs to {shared_fs}",
         )
     extra_args = text(annotations.get(ANNOTATIONS + "virtio_fs_extra_args"))
-    if extra_args and _is_enabled("virtio_fs_extra_args", rule) and runtime.sharing is Sharing.VIRTIO_FS:
-        fit = makes_virtiofs_fit(extra_args, runtime.shim)
+    if extra_args and not runtime.virtiofs_fit and runtime.sharing is Sharing.VIRTIO_FS:
+        fit, enabled = makes_virtiofs_fit(extra_args, runtime.shim), _is_enabled("virtio_fs_extra_args", rule)
         does = "gives virtiofsd what overlay needs" if fit else "does not give virtiofsd what overlay needs"
+        but = ", but the policy does not say that the handler obeys it" if fit and not enabled else ""
         runtime = replace(
             runtime,
-            virtiofs_fit=runtime.virtiofs_fit or fit,
-            because=f"{runtime.because}; the annotation virtio_fs_extra_args of the pod {does}",
+            virtiofs_fit=fit and enabled,
+            because=f"{runtime.because}; the annotation virtio_fs_extra_args of the pod {does}{but}",
         )
     return runtime
 

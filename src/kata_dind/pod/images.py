@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from kata_dind.pod.model import Program
 
-# A reference has at most a registry of 255, a path of 255, a tag of 128 and a digest of 200 characters.
+LONGEST_NAME = 255
 LONGEST_REFERENCE = 1024
+"""With a tag of 128 characters and a digest."""
 CERTAIN = 3
 """The weight from which on a container is taken to run a program."""
 LIKELY = 2
@@ -71,7 +72,8 @@ def parse_image(reference: str) -> Image | None:
     registry, path = _split_registry(before)
     if registry and not _REGISTRY.fullmatch(registry):
         return None
-    if not path or not all(_COMPONENT.fullmatch(part) for part in path.split("/")):
+    # As distribution/reference has it, which counts the registry, too.
+    if not path or len(before) > LONGEST_NAME or not all(_COMPONENT.fullmatch(part) for part in path.split("/")):
         return None
     return Image(registry, path, tag, digest)
 
@@ -182,7 +184,7 @@ def known_image(reference: str) -> Known:
     image = parse_image(reference)
     if image is None:
         return NOTHING
-    for look in (_friend, _other_runtime, _official, _plugin, _builder, _starter_of_a_product, _name_of_ones_own):
+    for look in (_plugin, _friend, _other_runtime, _official, _builder, _starter_of_a_product, _name_of_ones_own):
         known = look(image)
         if known is not None:
             return known
@@ -257,13 +259,15 @@ def _builder(image: Image) -> Known | None:
         if "rootless" in image.tag.split("-") or image.name.endswith("rootless"):
             return replace(known, entrypoint=("rootlesskit", "buildkitd"), user=1000, rootless=True, home="/home/user")
         return known
-    if image.owner.endswith("earthly") and image.name in ("buildkitd", "earthly"):
+    if image.owner.endswith("earthly") and image.name in ("buildkitd", "earthly", "satellite"):
         said = f"the image earthly/{image.name} runs Earthly's buildkitd"
         if image.name == "buildkitd":
             cmd = ("buildkitd", "--config=/etc/buildkitd.toml")
             return Known(
                 Program.EARTHLY, CERTAIN, said, version, ("/usr/bin/entrypoint.sh",), cmd, 0, root="/tmp/earthly"
             )
+        if image.name == "satellite":
+            return Known(Program.EARTHLY, CERTAIN, said, version, user=0, root="/tmp/earthly")
         return Known(
             Program.EARTHLY,
             CERTAIN,

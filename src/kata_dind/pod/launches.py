@@ -6,7 +6,6 @@ is run, each branch counts as taken, and what isn't known is said so.
 
 from __future__ import annotations
 
-import functools
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 _DEEPEST = 8
-_MOST_COMMANDS = 20_000
+_MOST_COMMANDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +142,7 @@ _STARTERS: dict[str, _Starter] = {
     "earthly-entrypoint.sh": _Starter(Program.EARTHLY),
     "earthly-buildkitd-wrapper.sh": _Starter(Program.EARTHLY),
 }
+_ENTRYPOINTS = ("dockerd-entrypoint.sh", "docker-init.sh", "dagger-entrypoint.sh")
 # With these the programs above print something and end.
 _QUERIES = frozenset(("--version", "-v", "-V", "--help", "-h", "--validate", "help", "version"))
 _CONTAINERD_COMMANDS = frozenset(("config", "publish", "oci-hook", "help", "h", "--version", "-v", "--help", "-h"))
@@ -174,9 +174,9 @@ class _Reader:
         self.launch = Launch()
         self._find_file = find_file
         self._files: dict[str, str] = {}
+        self._functions: dict[str, list[Command]] = {}
         self._commands = 0
         self._called: set[tuple[str, str]] = set()
-        self._formatted = False
 
     # -- One command.
 
@@ -189,7 +189,6 @@ class _Reader:
         depth: int,
         script: str,
         command: Command | None = None,
-        functions: Mapping[str, list[Command]] | None = None,
     ) -> None:
         """Follow one command. `script` names the text that it stands in; empty for the container's own words."""
         self._commands += 1
@@ -202,8 +201,8 @@ class _Reader:
         name = basename(unwrapped.words[0])
         if not self.launch.program:
             self.launch.program = name
-        call = _Call(unwrapped, name, variables, positional, depth, script, command, functions or {})
-        if functions and name in functions:
+        call = _Call(unwrapped, name, variables, positional, depth, script, command)
+        if name in self._functions:
             self._call_function(call)
         elif name in SHELLS:
             self._shell(call)
@@ -220,6 +219,8 @@ class _Reader:
                 self._wrapped(call, shell.positional[1:], environment)
                 return
             self._text(shell.text, environment, shell.positional, call.depth, call.script or "its command")
+        elif shell.file is not None and "kata-dind" in shell.file.split("/"):
+            self._wrapped(call, shell.positional[1:], environment)
         elif shell.file is not None:
             self._file(shell.file, environment, shell.positional, call)
         elif call.command is not None and call.command.stdin is not None:
@@ -235,19 +236,19 @@ class _Reader:
             self.launch.unknown.append(script)
             return
         parsed = parse_script(text)
-        self._commands_of(parsed.main, parsed.functions, variables, list(positional), depth + 1, script)
+        self._functions.update(parsed.functions)
+        self._commands_of(parsed.main, variables, list(positional), depth + 1, script)
 
     def _commands_of(
         self,
         commands: Sequence[Command],
-        functions: Mapping[str, list[Command]],
         variables: dict[str, str],
         positional: list[str],
         depth: int,
         script: str,
     ) -> None:
         before: Command | None = None
-        for command in commands:
+        for command in commands[: max(0, _MOST_COMMANDS - self._commands)]:
             words = expanded(command.words, variables, positional)
             self._note_writes(command, words, before, variables, positional)
             fed = command
@@ -269,7 +270,6 @@ class _Reader:
                 depth=depth,
                 script=script,
                 command=fed,
-                functions=functions,
             )
 
     def _call_function(self, call: _Call) -> None:
@@ -278,8 +278,7 @@ class _Reader:
             return
         self._called.add(key)
         arguments = [call.name, *call.unwrapped.words[1:]]
-        body = call.functions[call.name]
-        self._commands_of(body, call.functions, call.variables, arguments, call.depth + 1, call.script)
+        self._commands_of(self._functions[call.name], call.variables, arguments, call.depth + 1, call.script)
 
     def _script_file(self, call: _Call) -> None:
         """A program that isn't known: read it if it is a script that is in reach."""
@@ -367,10 +366,15 @@ class _Reader:
         if words[0] in _INITS or call.name == "systemd":
             self._systemd(call)
             return True
+        if call.name == "docker-entrypoint.sh":
+            # Docker's, or that of any other image: it runs what it is given.
+            if len(words) > 1 and words[1] not in _DOCKER_COMMANDS and not words[1].startswith("-"):
+                self.run(words[1:], call.variables, positional=(), depth=call.depth + 1, script=call.script)
+            return True
         starter = _STARTERS.get(call.name)
         if starter is None:
             return False
-        if call.name in ("dockerd-entrypoint.sh", "docker-init.sh", "dagger-entrypoint.sh"):
+        if call.name in _ENTRYPOINTS:
             self._entrypoint(call, starter)
         elif starter.program is Program.CONTAINERD:
             if not _CONTAINERD_COMMANDS.intersection(words[1:2]):
@@ -389,14 +393,10 @@ class _Reader:
             self._found(call, starter, _runs(call, call.name), weight=starter.weight)
         elif rest[0].startswith("-") or basename(rest[0]) in ("dockerd", "dagger-engine"):
             if not _QUERIES.intersection(rest):
-                weight = 3 if basename(rest[0]) == "dockerd" or looks_like_dockerd(rest) else starter.weight
+                weight = 3 if basename(rest[0]) == "dockerd" or flags_weight(rest) > 1 else starter.weight
                 self._found(call, starter, _runs(call, call.name), weight=weight)
         elif not (starter.program is Program.DOCKERD and rest[0] in _DOCKER_COMMANDS):
-            before = len(self.launch.starts)
             self.run(rest, call.variables, positional=(), depth=call.depth + 1, script=call.script)
-            if call.name == "dockerd-entrypoint.sh" and len(self.launch.starts) > before:
-                # The plugins' entrypoint: the words begin with the script that repairs cgroups.
-                return
 
     def _systemd(self, call: _Call) -> None:
         start = self._start(
@@ -475,7 +475,6 @@ class _Call:
     depth: int
     script: str
     command: Command | None
-    functions: Mapping[str, list[Command]]
 
 
 # Commands that start nothing, whatever their words are.
@@ -483,8 +482,8 @@ _SILENT = _names(
     "echo printf cat grep egrep pgrep pkill pidof kill killall ps which type test [ [[ trap true false : sleep tail "
     "head until while read wait cd pwd exit return unset alias ls rm mkdir rmdir touch cp mv ln chmod chown sed awk "
     "cut tr sort uniq wc tee date hostname id whoami uname sysctl modprobe lsmod ip iptables iptables-legacy "
-    "update-alternatives apk apt apt-get yum dnf curl wget tar git make kubectl helm ssh nsenter chroot docker- "
-    "compose buildctl ctr nerdctl crictl jq yq python python3 node npm bash-completion unshare-off lsof mountpoint "
+    "update-alternatives apk apt apt-get yum dnf curl wget tar git make kubectl helm ssh nsenter chroot docker-compose "
+    " buildctl ctr nerdctl crictl jq yq python python3 node npm bash-completion unshare-off lsof mountpoint "
     "df du stat find xargs dd truncate fallocate losetup blkid sync pause crane skopeo umask ulimit command time "
     "hash set shopt"
 )
@@ -538,26 +537,23 @@ def _service(name: str, words: Sequence[str]) -> _Starter | None:
     return None
 
 
-# Flags of dockerd that Docker's client hasn't, without values.
-DOCKERD_FLAGS = _names(
-    "--storage-driver --storage-opt --registry-mirror --mtu --data-root --graph --insecure-registry --userland- "
-    "proxy --exec-root --iptables --ip6tables --ip-forward --ip-masq --bip --fixed-cidr --fixed-cidr-v6 "
-    "--containerd --default-address-pool --live-restore --userns-remap --default-ulimit --exec-opt --group --icc "
-    "--bridge --max-concurrent-downloads --max-concurrent-uploads --metrics-addr --cgroup-parent --default-runtime "
-    "--add-runtime --seccomp-profile --init-path --shutdown-timeout --config-file --pidfile --allow- "
-    "nondistributable-artifacts --default-shm-size --oom-score-adjust --selinux-enabled --no-new-privileges --raw- "
-    "logs --dns --dns-opt --dns-search --cluster-store --feature --firewall-backend --experimental --log-driver "
-    "--log-opt --ipv6 --label --validate --tls-cacert -g -s -G -b -p --disable-legacy-registry --max-download- "
-    "attempts --network-control-plane-mtu"
+# Flags of dockerd's that no other program is known to have.
+_OWN_FLAGS = _names(
+    "--userland-proxy --default-address-pool --live-restore --userns-remap --default-ulimit --exec-root --exec-opt "
+    "--max-concurrent-downloads --max-concurrent-uploads --max-download-attempts --default-runtime --add-runtime "
+    "--init-path --allow-nondistributable-artifacts --default-shm-size --disable-legacy-registry --firewall-backend "
+    "--network-control-plane-mtu --default-network-opt --ip6tables --icc --seccomp-profile"
 )
-# What both have.
-SHARED_FLAGS = _names("-H --host --tls --tlsverify --tlscacert --tlscert --tlskey -D --debug -l --log-level --config")
-# Those of dockerd's that programs of other names have, too, such as kaniko and Podman, and so prove less.
+# Those that a few have, such as kaniko and Podman.
+_RARE_FLAGS = _names("--storage-driver --storage-opt --registry-mirror --insecure-registry --data-root --graph")
+# Those that many have, such as Flannel and controllers, and so say nothing alone. Some are of Docker's client, too.
 _COMMON_FLAGS = _names(
-    "--storage-driver --storage-opt --registry-mirror --mtu --insecure-registry --group --bridge --dns --label "
-    "--experimental --log-driver --log-opt --ipv6 --feature --containerd --config-file --pidfile --metrics-addr "
-    "--selinux-enabled --validate --data-root -g -s -G -b -p"
+    "--mtu --iptables --ip-forward --ip-masq --bip --fixed-cidr --fixed-cidr-v6 --containerd --group --bridge "
+    "--metrics-addr --cgroup-parent --shutdown-timeout --config-file --pidfile --oom-score-adjust --selinux-enabled "
+    "--no-new-privileges --raw-logs --dns --dns-opt --dns-search --feature --experimental --log-driver --log-opt "
+    "--ipv6 --label -g -s -G -b -p -H --host --tls --tlsverify --tlscacert --tlscert --tlskey -D --debug -l --log-level"
 )
+_DOCKERD_FLAGS = _OWN_FLAGS | _RARE_FLAGS | _COMMON_FLAGS
 
 
 def flag_of(word: str) -> str:
@@ -570,36 +566,16 @@ def flag_of(word: str) -> str:
 _FLAG_END = re.compile(r"[=\s]")
 
 
-def looks_like_dockerd(words: Sequence[str]) -> bool:
-    """Tell whether arguments begin with a flag of dockerd's that its client hasn't, or have two of them."""
-    if not words or not words[0].startswith("-"):
-        return False
-    return flags_weight(words) >= 2
-
-
-@functools.lru_cache(maxsize=256)
-def _flag_weight(flag: str) -> int:
-    if flag not in DOCKERD_FLAGS:
-        return 0
-    if len(flag) == 2:
-        return 1
-    return 2 if flag in _COMMON_FLAGS else 3
-
-
 def flags_weight(words: Sequence[str]) -> int:
-    """Return how much arguments look like those of a dockerd whose name isn't known; 0 if the first is no flag."""
-    if not words or not words[0].startswith("-"):
+    """Return how much arguments look like those of a dockerd whose name isn't known; 0 without a flag of it first."""
+    if not words or flag_of(words[0]) not in _DOCKERD_FLAGS:
         return 0
-    flags = {flag_of(word) for word in words[:64] if word.startswith("-")}
-    if flag_of(words[0]) not in DOCKERD_FLAGS and flag_of(words[0]) not in SHARED_FLAGS:
-        return 0
-    weights = sorted((_flag_weight(flag) for flag in flags), reverse=True)
-    best = weights[0]
-    if best == 2 and len(weights) > 1 and weights[1] >= 2:
+    flags = {flag_of(word) for word in words[:64] if word.startswith("-")} & _DOCKERD_FLAGS
+    if flags & _OWN_FLAGS:
         return 3
-    if best == 0:
-        return 1 if flag_of(words[0]) in SHARED_FLAGS else 0
-    return best
+    if flags & _RARE_FLAGS:
+        return 3 if len(flags) > 1 else 2
+    return 1
 
 
 # ---- Mounts.

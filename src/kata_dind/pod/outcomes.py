@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kata_dind.pod.handlers import Runtime, Vmm
 from kata_dind.pod.model import Backing, Outcome, Program
+from kata_dind.pod.sentences import plain
 
 Answer = tuple[Outcome, str]
 
@@ -38,12 +39,12 @@ def outcome_of(
 
     `version` is the program's, as far as it is known; `driver` the storage driver or snapshotter that the pod names.
     """
-    name = _named(program, version)
+    name, driver = _named(program, version), plain(driver)
     match backing:
         case Backing.UNKNOWN:
             return Outcome.UNKNOWN, f"what {name} does there is not known"
         case Backing.UNFIT:
-            return Outcome.FAILS, f"{name} can't keep its data there, and does not start"
+            return Outcome.FAILS, f"{name} can't keep its data there"
         case Backing.RAW:
             return Outcome.FAILS, f"{name} needs a directory, so the device has to be formatted and mounted first"
         case Backing.DISK | Backing.MEMORY:
@@ -63,9 +64,10 @@ def _named(program: Program, version: tuple[int, ...]) -> str:
     name = _NAMES[program]
     if not version:
         return name
-    # Docker's releases are known by their year and month up to 20.10, and by one number since.
-    length = 1 if program is Program.DOCKERD and version[0] > 20 else 2
-    return f"{name} {'.'.join(map(str, version[:length]))}"
+    if program is not Program.DOCKERD:
+        return f"{name} {'.'.join(map(str, version[:2]))}"
+    # Known by year and month up to 20.10, as in 19.03, and by one number since.
+    return f"{name} {version[0]}" + (f".{version[1]:02}" if version[0] <= 20 and len(version) > 1 else "")
 
 
 def _on_good(
@@ -87,6 +89,11 @@ def _on_good(
         )
     if refusal := _refused_driver(program, version, driver):
         return Outcome.FAILS, f"overlay works there, but {refusal}"
+    if rootless and runtime is not None and runtime.is_before(3, 0):
+        return Outcome.UNKNOWN, (
+            f"overlay works there for root, but for {name} without root only from Linux 5.11 on, "
+            f"which {runtime.version_text} may not have"
+        )
     sentence = f"overlay works there, so {name} does"
     if backing is Backing.MEMORY:
         sentence += ", and all that it stores takes memory of the guest"

@@ -119,6 +119,14 @@ def _same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
+class Malformed(ValueError):
+    """A value that a patch would have to change is of a wrong type, which no API server accepts."""
+
+    def __init__(self, pointer: Pointer) -> None:
+        super().__init__(f"{pointer_text(pointer)} is of a wrong type")
+        self.pointer = pointer
+
+
 class Draft:
     """A patch in the making: each operation is noted and applied at once, so the next one sees what is there by then.
 
@@ -147,7 +155,10 @@ class Draft:
         return value
 
     def put(self, pointer: Pointer, value: Any) -> None:
-        """Give a key of a mapping this value, and make the mappings on the way to it that are missing."""
+        """Give a key of a mapping this value, and make the mappings on the way to it that are missing.
+
+        Raises Malformed where something else than a mapping is in the way; so do the other methods.
+        """
         there = self.get(pointer)
         if there is not None and _same(there, value):
             return
@@ -155,6 +166,8 @@ class Draft:
         while parent is None:
             pointer, value = pointer[:-1], {pointer[-1]: value}
             parent = self.get(pointer[:-1])
+        if not isinstance(parent, dict):
+            raise Malformed(pointer[:-1])
         op: Literal["replace", "add"] = "replace" if pointer[-1] in parent else "add"
         self.operations.append({"op": op, "path": pointer_text(pointer), "value": value})
         self._own(pointer[:-1])[pointer[-1]] = value
@@ -164,8 +177,10 @@ class Draft:
         if isinstance(self.get(pointer), list):
             self.operations.append({"op": "add", "path": pointer_text(pointer) + "/-", "value": value})
             self._own(pointer).append(value)
-        else:
+        elif self.get(pointer) is None:
             self.put(pointer, [value])
+        else:
+            raise Malformed(pointer)
 
     def insert_first(self, pointer: Pointer, value: Any) -> None:
         """Put a value at the front of a list, which is made if it is absent."""

@@ -191,6 +191,7 @@ class RuntimeClass(_Model):
     match: _Pattern
     """A name, or a pattern such as `kata-*`."""
     kata: bool = True
+    """False for those that a later pattern would match, but that aren't Kata's."""
     handler: _Name = ""
     """The handler's name, if it isn't the class's, as in `kata-qemu`."""
     version: Annotated[str, AfterValidator(_checked_kata_version)] = ""
@@ -309,6 +310,10 @@ class Policy(_Model):
         if self.data_root.kind is DataRootKind.BLOCK and not any(rule.block_storage_class for rule in kata):
             raise _Refused(
                 "dataRoot.kind", "the kind block needs a storage class; give a runtime class its blockStorageClass"
+            )
+        if self.data_root.kind is DataRootKind.MEMORY and "size" not in self.data_root.model_fields_set:
+            raise _Refused(
+                "dataRoot.size", "the kind memory needs a size, which is taken from the memory; use one like 4Gi"
             )
         hosts = [certificate.host for certificate in self.certificates]
         for index, host in enumerate(hosts):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kata_dind.pod.guard import advisories
 from kata_dind.pod.handlers import KATA_4_1_CLASSES, Runtime, Shim, find_handler, runtime_of
 from kata_dind.pod.policy import Delivery, EmptyDirMode, Policy, RuntimeClass, Sharing, matches
+from kata_dind.pod.sentences import quoted
 from kata_dind.vocabulary import DataRootKind
 
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -67,7 +68,7 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
     asked = policy.data_root.kind
     if runtime.left_alone:
         return "", runtime.left_alone
-    if runtime.virtiofs_fit and asked in (DataRootKind.AUTO, DataRootKind.VIRTIOFS):
+    if runtime.virtiofs_fit:
         return "", "overlay works on the share, so that nothing needs a repair"
     if asked is DataRootKind.MEMORY:
         return "memory", "the policy asks for it"
@@ -77,13 +78,15 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
         if runtime.empty_dir is EmptyDirMode.BLOCK_PLAIN:
             return "block-plain", "Kata makes a disk of each plain emptyDir, so that one is enough"
         if runtime.block_storage_class and runtime.block_hotplug:
-            return "block", f"the storage class `{runtime.block_storage_class}` gives block devices"
+            return "block", f"the storage class {quoted(runtime.block_storage_class)} gives block devices"
         if asked is DataRootKind.BLOCK:
             return "", "the policy asks for the kind block, but the class has no storage class for block devices"
     if not runtime.loop_works:
         return "", "the guest kernel of Kata 3.13 can't mount a loop disk (kata#10808)"
-    if not runtime.shares:
+    if not runtime.shares and runtime.empty_dir is EmptyDirMode.SHARED_FS:
         return "", "the handler shares no directories with its guest, so that there is no place for a loop disk"
+    if asked is DataRootKind.LOOP:
+        return "loop", "the policy asks for it"
     return "loop", "nothing better is there: Kata makes no disks of emptyDirs, and no storage class gives block devices"
 
 
@@ -94,22 +97,15 @@ def _explained(policy: Policy, index: int) -> ClassExplanation:
     if not rule.kata or unreached:
         about = unreached or "its pods are not Kata's, and are left as they are"
         return ClassExplanation(rule.match, rule.kata, about, (), (unreached,) if unreached else ())
-    names = _names(policy, index)
+    katas = [name for name in KATA_4_1_CLASSES if policy.class_of(name) is rule]
+    is_told_by_name = bool(_WILDCARDS.search(rule.match) and katas) and not rule.handler
+    # All classes of a pattern with a handler are alike, and the pattern stands for them.
+    names = katas if is_told_by_name else [rule.match]
     runtimes = [runtime for name in names if (runtime := runtime_of(name, {}, policy)) is not None]
-    if _WILDCARDS.search(rule.match) and not rule.handler:
-        about = "what a class can do is told by its name"
-    else:
-        about = runtimes[0].because if runtimes else "no class has such a name"
-    warnings = dict.fromkeys((*_rule_warnings(rule), *(said for each in runtimes for said in _class_warnings(each))))
-    return ClassExplanation(rule.match, True, about, _grouped(runtimes, policy), tuple(warnings))
-
-
-def _names(policy: Policy, index: int) -> list[str]:
-    """Return the classes that stand for an entry: its name, or Kata's own that come to it first."""
-    rule = policy.runtime_classes[index]
-    if not _WILDCARDS.search(rule.match):
-        return [rule.match]
-    return [name for name in KATA_4_1_CLASSES if policy.class_of(name) is rule]
+    about = "what a class can do is told by its name" if is_told_by_name else "; ".join(r.because for r in runtimes)
+    handler = "" if is_told_by_name else rule.handler or rule.match
+    warnings = (*_rule_warnings(rule, handler), *(said for each in runtimes for said in _class_warnings(each)))
+    return ClassExplanation(rule.match, True, about, _grouped(runtimes, policy), tuple(dict.fromkeys(warnings)))
 
 
 def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
@@ -117,18 +113,16 @@ def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
     for runtime in runtimes:
         kind, because = usual_kind(runtime, policy)
         # The reason names the handler, and is the same otherwise.
-        key = (kind, because.replace(f" `{runtime.handler}`", "") if len(runtimes) > 1 else because)
+        key = (kind, because.replace(f" {quoted(runtime.handler)}", "") if len(runtimes) > 1 else because)
         groups.setdefault(key, []).append(runtime.name)
     return tuple(ClassKind(tuple(names), kind, because) for (kind, because), names in groups.items())
 
 
-def _rule_warnings(rule: RuntimeClass) -> Iterator[str]:
-    is_pattern = bool(_WILDCARDS.search(rule.match))
+def _rule_warnings(rule: RuntimeClass, handler: str) -> Iterator[str]:
     if _CLASS_NAME.fullmatch(rule.match) is None:
         yield "match: the name of a RuntimeClass has a-z, 0-9, - and . alone, so that none matches"
-    named = rule.handler or ("" if is_pattern else rule.match)
-    if named and find_handler(named) is None:
-        yield f"handler: `{named}` is not one of Kata's own; name the one that it is based on, like kata-qemu"
+    if handler and find_handler(handler) is None:
+        yield f"handler: {quoted(handler)} is not one of Kata's own; name the one that it is based on, like kata-qemu"
     if not rule.version:
         yield "version: it is not given, so that what depends on it is assumed; give it, like '4.1.0'"
     if rule.virtiofs_fit and rule.sharing not in (None, Sharing.VIRTIO_FS):

@@ -38,7 +38,7 @@ from kata_dind.pod.model import (
     Severity,
     StorageSetting,
 )
-from kata_dind.pod.patch import Draft, escape_expansion
+from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
 from kata_dind.pod.reading import items, mapping
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
@@ -104,9 +104,12 @@ def repair(
         is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
         found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
         return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
-    for engine in detection.engines:
-        job.mend(engine)
-    job.finish()
+    try:
+        for engine in detection.engines:
+            job.mend(engine)
+        job.finish()
+    except Malformed as error:
+        return Repair(findings=_joined(detection.findings, [*job.findings, _malformed(error)]), unrepaired=True)
     return Repair(
         patch=tuple(bench.draft.operations),
         reasons=tuple(bench.reasons),
@@ -121,6 +124,17 @@ def _joined(first: Sequence[Finding], second: Sequence[Finding]) -> tuple[Findin
     return (*first, *(finding for finding in second if (finding.id, finding.container) not in known))
 
 
+def _malformed(error: Malformed) -> Finding:
+    where = pointer_text(error.pointer)
+    return Finding(
+        "pod.malformed",
+        Severity.ERROR,
+        f"The value at {where} is of a wrong type, which Kubernetes refuses.",
+        pointer=error.pointer,
+        hint="Mend it, and the pod can be repaired.",
+    )
+
+
 def _left_alone(runtime: Runtime) -> Finding:
     sentence = runtime.left_alone
     return Finding("class.left-alone", Severity.NOTE, f"{sentence[:1].upper()}{sentence[1:]}.")
@@ -132,7 +146,7 @@ def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequ
     container = mapping(containers[engine.index]) if engine.index < len(containers) else {}
     if wrapped_words(container.get("command")) is None:
         return [root for root in engine.roots if root.outcome in _BROKEN]
-    if not engine.roots or is_intact(spec, container, engine.roots[0].path, claim_templates):
+    if not engine.roots or is_intact(spec, container, claim_templates):
         return []
     because = "the guest entrypoint is there, and the volume that it needs is not, so the start is refused"
     return [replace(engine.roots[0], outcome=Outcome.FAILS, outcome_because=because)]

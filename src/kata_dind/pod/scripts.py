@@ -11,13 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-LONGEST_SCRIPT = 262_144
+LONGEST_SCRIPT = 131_072
 """Characters; of a longer script nothing is read."""
+
+# What a script can make of its variables: `a=$a$a` again and again must not fill the memory.
+_LONGEST_WORD = 65_536
+_MOST_WORDS = 4096
 
 # A dollar sign that the shell leaves alone, in a word until its variables are replaced.
 _LITERAL_DOLLAR = "\x01"
 
-_OPERATORS = (";;&", "<<<", "<<-", "&>>", ";;", ";&", "&&", "||", "|&", "<<", ">>", "<&", ">&", "&>", ">|", "<>")
+_OPERATOR = re.compile(r";;&|<<<|<<-|&>>|;;|;&|&&|\|\||\|&|<<|>>|<&|>&|&>|>\||<>|[;&|<>()\n]")
 _SINGLE = ";&|<>()\n"
 _REDIRECTIONS = frozenset(("<", ">", "<<", "<<-", "<<<", ">>", "<&", ">&", "&>", "&>>", ">|", "<>"))
 _PREFIXES = frozenset(("if", "then", "else", "elif", "while", "until", "do", "!", "{", "coproc"))
@@ -90,7 +94,8 @@ class _Parser:
 
     def _operator(self) -> None:
         text = self._text
-        operator = next((op for op in _OPERATORS if text.startswith(op, self._at)), text[self._at])
+        found = _OPERATOR.match(text, self._at)
+        operator = found.group() if found is not None else text[self._at]
         self._at += len(operator)
         if operator in _REDIRECTIONS:
             self._redirect(operator)
@@ -190,8 +195,10 @@ class _Parser:
             self._scopes.pop()
 
     def _drop_command(self) -> None:
-        self._command = Command()
-        self._bare = []
+        command = self._command
+        if command.words or command.is_piped or command.writes or command.stdin is not None or self._pending:
+            self._command = Command()
+            self._bare = []
 
     def _end_command(self) -> None:
         command = self._command
@@ -332,24 +339,25 @@ def expanded(words: Sequence[str], variables: Mapping[str, str], positional: Seq
     `"$@"` becomes the positional parameters (from `$1` on), each the very object that was given.
     """
     result: list[str] = []
-    for word in words:
+    for word in words[:_MOST_WORDS]:
         if word in ("$@", "$*", "${@}", "${*}"):
             result.extend(positional[1:])
         elif "$" in word or _LITERAL_DOLLAR in word:
             result.append(expanded_text(word, variables, positional))
         else:
             result.append(word)
-    return result
+    return result[:_MOST_WORDS]
 
 
 def expanded_text(text: str, variables: Mapping[str, str], positional: Sequence[str] = ()) -> str:
     """Replace the variables in a text as far as their values are known."""
     parts: list[str] = []
-    at = 0
-    while (dollar := text.find("$", at)) >= 0:
+    at = length = 0
+    while (dollar := text.find("$", at)) >= 0 and length < _LONGEST_WORD:
         parts.append(text[at:dollar])
         value, at = _value(text, dollar, variables, positional)
-        parts.append(value)
+        parts.append(value[:_LONGEST_WORD])
+        length += len(parts[-1])
     parts.append(text[at:])
     return "".join(parts).replace(_LITERAL_DOLLAR, "$")
 

@@ -8,19 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kata_dind.pod.choose import Choice, Site, Way, source_of
-from kata_dind.pod.model import Finding, Outcome, Pointer, Program, Root, VolumeMount
+from kata_dind.pod.model import Finding, Launch, Outcome, Pointer, Program, Root, VolumeMount
 from kata_dind.pod.patch import Draft, escape_expansion
 from kata_dind.pod.quantity import kata_size, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
 from kata_dind.pod.sizes import quantity
 from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
-from kata_dind.pod.wrapper import NAME, shows_data_root
-
-BESIDE = "/var/lib/kata-dind"
-"""Where the volume with the disk is mounted, so that the disk lies beside the data root, which stays empty."""
-
-DEVICE = "/dev/kata-dind"
-"""The path of the block device in the container."""
+from kata_dind.pod.wrapper import BESIDE, DEVICE, NAME, shows_data_root
 
 DEFAULT_ROOTS = {
     Program.DOCKERD: "/var/lib/docker",
@@ -51,13 +45,13 @@ class Bench:
 
     def fresh_name(self, base: str = NAME) -> str:
         """Return a name that no volume of the pod has."""
-        taken = {volume.get("name") for _, volume in volumes_of(self.spec)}
-        taken |= {mapping(mapping(claim).get("metadata")).get("name") for claim in self.claim_templates}
+        taken = {text(volume.get("name")) for _, volume in volumes_of(self.spec)}
+        taken |= {text(mapping(mapping(claim).get("metadata")).get("name")) for claim in self.claim_templates}
         return _first_free(base, taken)
 
     def fresh_container_name(self, base: str) -> str:
         """Return a name that no container of the pod has."""
-        taken = {container.get("name") for _, _, container in containers_of(self.spec)}
+        taken = {text(container.get("name")) for _, _, container in containers_of(self.spec)}
         return _first_free(base, taken | {container["name"] for container in self.first_containers})
 
     def container(self, site: Site) -> Mapping[str, Any]:
@@ -75,7 +69,7 @@ class Bench:
         self.reasons.append(reason)
 
 
-def _first_free(base: str, taken: set[Any]) -> str:
+def _first_free(base: str, taken: set[str]) -> str:
     names: Iterator[str] = itertools.chain((base,), (f"{base}-{number}" for number in itertools.count(1)))
     return next(name for name in names if name not in taken)
 
@@ -321,7 +315,9 @@ def _add_environment(bench: Bench, site: Site, wanted: dict[str, str]) -> None:
     container = bench.container(site)
     engine = site.engine
     words = [text(word) for key in ("command", "args") for word in items(container.get(key))]
-    seen = shows_data_root(words) or "daemon.json" in site.root.said_by
+    # A file that configures the program is read by the guest entrypoint, too, unless a script names it.
+    in_file = " of /" in site.root.said_by and engine.launch is not Launch.SCRIPT
+    seen = shows_data_root(words) or in_file
     if not seen and clean_path(site.root.path) != DEFAULT_ROOTS[engine.program]:
         wanted["PATH"] = site.root.path
     if engine.program is not Program.DOCKERD:

@@ -14,6 +14,7 @@ from kata_dind.pod.handlers import Runtime, Shim
 from kata_dind.pod.model import Backing, Pointer, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode, Sharing, Snapshotter
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
+from kata_dind.pod.sentences import listed, quoted
 
 Claims = Sequence[Mapping[str, Any]]
 """The volumeClaimTemplates of the object that makes the pod."""
@@ -121,12 +122,13 @@ def backing_of(
     # Like the StatefulSet's controller, which puts its claims in the place of volumes of the same name.
     template = find_claim_template(claim_templates, mount.volume)
     if template is not None:
-        return _read_only_or(mount, _claimed(f"the claim of the template `{mount.volume}`", template, mount, runtime))
+        name = f"the claim of the template {quoted(mount.volume)}"
+        return _read_only_or(mount, _claimed(name, template, mount, runtime))
     found = find_volume(spec, mount.volume)
     if found is None:
         return (
             Backing.UNKNOWN,
-            f"there is no volume `{mount.volume}` in the pod, although `{mount.mount_path}` mounts it",
+            f"there is no volume {quoted(mount.volume)} in the pod, although {quoted(mount.mount_path)} mounts it",
         )
     return _read_only_or(mount, _volume(found[1], mount, runtime))
 
@@ -149,12 +151,12 @@ def backing_at(
     above = mount_above(spec, container, path, claim_templates)
     if above is not None and clean_path(path) not in IMAGE_VOLUMES:
         backing, sentence = backing_of(spec, above, runtime, claim_templates)
-        return backing, f"`{clean_path(path)}` lies in the mount at `{above.mount_path}`, and {sentence}"
+        return backing, f"{quoted(clean_path(path))} lies in the mount at {quoted(above.mount_path)}, and {sentence}"
     backing, sentence = _image_volume(runtime) if clean_path(path) in IMAGE_VOLUMES else _container_root(runtime)
     if above is not None:
-        sentence += f"; the mount at `{above.mount_path}` does not take the place of that VOLUME"
+        sentence += f"; the mount at {quoted(above.mount_path)} does not take the place of that VOLUME"
     if below := mounts_below(container, path):
-        sentence += f"; only {_listed(below)} below it {'is' if len(below) == 1 else 'are'} mounted"
+        sentence += f"; only {listed(below)} below it {'is' if len(below) == 1 else 'are'} mounted"
     return backing, sentence
 
 
@@ -206,14 +208,9 @@ def _is_read_only(volume: Mapping[str, Any]) -> bool:
     return any(mapping(source).get("readOnly") is True for source in volume.values())
 
 
-def _listed(paths: list[str]) -> str:
-    shown = [f"`{path}`" for path in paths[:3]]
-    return ", ".join(shown) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-
-
 def _read_only_or(mount: VolumeMount, answer: Answer) -> Answer:
     if mount.read_only and answer[0] is not Backing.UNFIT:
-        return Backing.UNFIT, f"the volume `{mount.volume}` is mounted read-only"
+        return Backing.UNFIT, f"the volume {quoted(mount.volume)} is mounted read-only"
     return answer
 
 
@@ -233,7 +230,12 @@ def _shared(what: str, runtime: Runtime, backing: Backing = Backing.VIRTIOFS) ->
 
 
 def _image_volume(runtime: Runtime) -> Answer:
-    return _shared("nothing is mounted there, so that it is the VOLUME of the image, a directory of the node", runtime)
+    what = "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node"
+    backing, sentence = _shared(what, runtime)
+    if runtime.shares or runtime.left_alone:
+        return backing, sentence
+    # Into its /run, for which systemd takes a fifth of the memory.
+    return Backing.UNFIT, f"{sentence}, where a few images fill it up"
 
 
 def _container_root(runtime: Runtime) -> Answer:
@@ -265,24 +267,24 @@ def _volume(volume: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> 
     # A key without a value is a volume without that source: `emptyDir:` is one, and Kubernetes makes it an emptyDir.
     sources = [key for key, value in volume.items() if key != "name" and value is not None]
     if len(sources) > 1:
-        return Backing.UNKNOWN, f"the volume `{mount.volume}` has more than one source, which Kubernetes refuses"
+        return Backing.UNKNOWN, f"the volume {quoted(mount.volume)} has more than one source, which Kubernetes refuses"
     kind = text(sources[0]) if sources else "emptyDir"
     source = mapping(volume.get(kind))
+    name = f"the volume {quoted(mount.volume)}"
     if mount.is_device and kind not in ("persistentVolumeClaim", "ephemeral"):
-        return Backing.UNKNOWN, f"the volume `{mount.volume}` is not a claim, so that Kubernetes refuses it as a device"
+        return Backing.UNKNOWN, f"{name} is not a claim, so that Kubernetes refuses it as a device"
     if kind in _FILES_OF_THE_API:
-        return Backing.UNFIT, f"the volume `{mount.volume}` is {_FILES_OF_THE_API[kind]}, whose files are read-only"
+        return Backing.UNFIT, f"{name} is {_FILES_OF_THE_API[kind]}, whose files are read-only"
     if kind in _MOUNTED_BY_THE_NODE:
-        what = f"the volume `{mount.volume}` is {_MOUNTED_BY_THE_NODE[kind]} that the node mounts"
-        return _shared(what, runtime)
+        return _shared(f"{name} is {_MOUNTED_BY_THE_NODE[kind]} that the node mounts", runtime)
     backing_of_kind = _BY_KIND.get(kind)
     if backing_of_kind is None:
-        return Backing.UNKNOWN, f"the volume `{mount.volume}` is of the kind `{kind[:40]}`, which is not known"
+        return Backing.UNKNOWN, f"the volume {quoted(mount.volume)} is of the kind {quoted(kind)}, which is not known"
     return backing_of_kind(source, mount, runtime)
 
 
 def _empty_dir(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
-    name = f"the emptyDir `{mount.volume}`"
+    name = f"the emptyDir {quoted(mount.volume)}"
     medium = text(source.get("medium"))
     if medium.startswith("HugePages"):
         return Backing.UNFIT, f"{name} is made of huge pages, to which files can't be written"
@@ -291,7 +293,7 @@ def _empty_dir(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) 
     if medium == "Memory":
         return Backing.MEMORY, f"{name} is a tmpfs in the memory of the guest, and Kata ignores its sizeLimit"
     if medium:
-        return Backing.UNKNOWN, f"{name} has the medium `{medium[:40]}`, which is not known"
+        return Backing.UNKNOWN, f"{name} has the medium {quoted(medium)}, which is not known"
     return _plain_empty_dir(name, runtime)
 
 
@@ -318,7 +320,7 @@ def _unshared_empty_dir(name: str, runtime: Runtime) -> Answer:
         )
     return (
         Backing.UNKNOWN,
-        f"{name} is a directory in the guest, but where is not known for the handler `{runtime.handler}`",
+        f"{name} is a directory in the guest, but where is not known for the handler {quoted(runtime.handler)}",
     )
 
 
@@ -331,7 +333,7 @@ def _in_sandbox_root(what: str, runtime: Runtime) -> Answer:
 
 
 def _claim(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
-    name = f"the claim `{text(source.get('claimName')) or mount.volume}`"
+    name = f"the claim {quoted(text(source.get('claimName')) or mount.volume)}"
     if mount.is_device:
         return _raw(name, mount, runtime)
     backing, sentence = _shared(f"{name} is a file system of the node", runtime)
@@ -341,7 +343,7 @@ def _claim(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> A
 
 
 def _ephemeral(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
-    name = f"the ephemeral claim `{mount.volume}`"
+    name = f"the ephemeral claim {quoted(mount.volume)}"
     return _claimed(name, mapping(source.get("volumeClaimTemplate")), mount, runtime)
 
 
@@ -359,27 +361,31 @@ def _claimed(name: str, template: Mapping[str, Any], mount: VolumeMount, runtime
     legacy = mapping(metadata.get("annotations")).get("volume.beta.kubernetes.io/storage-class")
     storage_class = text(legacy) or text(spec.get("storageClassName"))
     if runtime.assigns(storage_class) and not mount.has_sub_path:
-        return Backing.DISK, f"{name} has the storage class `{storage_class}`, which Kata mounts in the guest as a disk"
+        return (
+            Backing.DISK,
+            f"{name} has the storage class {quoted(storage_class)}, whose file systems Kata mounts in the guest",
+        )
     return _shared(f"{name} is a file system of the node", runtime)
 
 
 def _raw(name: str, mount: VolumeMount, runtime: Runtime) -> Answer:
     unsure = "" if runtime.block_hotplug else f", if {runtime.vmm} can plug it in, which is not known"
-    return Backing.RAW, f"{name} is a block device at `{mount.mount_path}`, without a file system{unsure}"
+    return Backing.RAW, f"{name} is a block device at {quoted(mount.mount_path)}, without a file system{unsure}"
 
 
 def _csi(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
-    driver = text(source.get("driver"))[:80]
-    return _shared(
-        f"the volume `{mount.volume}` is a file system that the driver `{driver}` mounts on the node", runtime
-    )
+    driver = quoted(text(source.get("driver")))
+    return _shared(f"the volume {quoted(mount.volume)} is a file system that {driver} mounts on the node", runtime)
 
 
 def _host_path(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
     path, kind = clean_path(text(source.get("path"))), text(source.get("type"))
-    name = f"the hostPath `{path}`"
+    name = f"the hostPath {quoted(path)}"
     if kind == "BlockDevice":
-        return Backing.RAW, f"{name} is a block device of the node, without a file system that is mounted"
+        # Since 20ca4d2d79 the Go runtime plugs in no block device that is a mount.
+        is_off = runtime.shim is Shim.GO and not runtime.is_before(3, 26)
+        unless = ", which Kata's Go runtime plugs in with disable_block_device_use = false alone" if is_off else ""
+        return Backing.RAW, f"{name} is a block device of the node, without a file system that is mounted{unless}"
     if kind in ("CharDevice", "File", "FileOrCreate", "Socket"):
         return Backing.UNFIT, f"{name} is not a directory, since its type is {kind}"
     if path == "/dev" or path.startswith("/dev/"):

@@ -9,7 +9,7 @@ from typing import Any
 from kata_dind.pod.model import VolumeMount
 from kata_dind.pod.patch import escape_expansion
 from kata_dind.pod.reading import items, words
-from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume, mount_above
+from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume
 from kata_dind.pod.wishes import read_environment
 
 DIRECTORY = "/opt/kata-dind"
@@ -17,6 +17,12 @@ DIRECTORY = "/opt/kata-dind"
 
 FILE = "entrypoint.sh"
 """Its name there, and at the top of the image that brings it."""
+
+BESIDE = "/var/lib/kata-dind"
+"""Where the volume with the disk is mounted, so that the disk lies beside the data root, which stays empty."""
+
+DEVICE = "/dev/kata-dind"
+"""The path of the block device in the container."""
 
 NAME = "kata-dind"
 
@@ -59,15 +65,12 @@ def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], path: str, 
     if words(command)[1] != "-c" and not _is_there(spec, find_mount(spec, container, DIRECTORY), claim_templates):
         return False
     environment = read_environment(container)
-    match environment.get("DATA_ROOT"):
-        case "loop":
-            directory = environment.get("DIR") or path
-            mount = find_mount(spec, container, directory, claim_templates)
-            mount = mount or mount_above(spec, container, directory, claim_templates)
-        case "block":
-            mount = find_mount(spec, container, environment.get("DEVICE"), claim_templates)
-        case _:
-            return True
+    kind = environment.get("DATA_ROOT")
+    # A directory or a device that the user has named may be there in ways that a pod does not show.
+    needed = {"loop": environment.get("DIR"), "block": environment.get("DEVICE")}.get(kind, "")
+    if not needed.startswith((BESIDE, DEVICE)):
+        return True
+    mount = find_mount(spec, container, needed, claim_templates)
     return _is_there(spec, mount, claim_templates)
 
 

@@ -46,6 +46,12 @@ def sandbox_directories(home: Path) -> None:
         (["env", "--shell", "f"], ["fish"]),
         (["image", "r"], ["rm"]),
         (["image", "rm", ""], []),
+        (["fix", "-o", "s"], ["sarif"]),
+        (["fix", "--in"], ["--in-place"]),
+        (["policy", ""], ["check", "schema", "show"]),
+        (["render", "--workload", "s"], ["statefulset"]),
+        (["render", "--kind", "l"], ["loop"]),
+        (["render", "-o", ""], ["yaml", "json"]),
     ],
 )
 def test_completion(words: list[str], expected: list[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.fixing import mend
+from kata_dind.pod.repair import repair
 from tests.unit.cli.conftest import CommandLine
 from tests.unit.cli.manifests import DIND, HOST_PATH, PLAIN, SERVICE, deployment
 
@@ -35,7 +35,7 @@ def test_the_file_gets_what_yaml_would_print(cli: CommandLine, here: Path) -> No
     expected = cli("fix", "all.yaml").stdout
     outcome = cli("fix", "--in-place", "-f", "all.yaml")
     assert (outcome.exit_code, (here / "all.yaml").read_text()) == (0, expected)
-    assert outcome.stdout.startswith("all.yaml:1: Pod build/ci: ")
+    assert outcome.stdout.startswith("all.yaml:2: Pod build/ci: ")
     assert [path.name for path in here.iterdir()] == ["all.yaml"]
     again = cli("fix", "-i", "all.yaml")
     assert (again.exit_code, again.stdout, (here / "all.yaml").read_text()) == (0, "", expected)
@@ -86,13 +86,12 @@ def test_the_owner_stays(cli: CommandLine, here: Path) -> None:
 
 def test_what_changed_meanwhile_is_left_alone(cli: CommandLine, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "pod.yaml").write_text(DIND)
-    real = mend.repair
 
     def slow(*arguments: object, **more: object) -> object:
         (here / "pod.yaml").write_text("# somebody else's\n")
-        return real(*arguments, **more)  # type: ignore[arg-type]
+        return repair(*arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mend, "repair", slow)
+    monkeypatch.setattr("kata_dind.fixing.mend.repair", slow)
     outcome = cli("fix", "--in-place", "pod.yaml")
     assert (outcome.exit_code, outcome.stdout) == (2, "")
     assert outcome.stderr.startswith("kata-dind: pod.yaml: it was changed while it was read")

@@ -33,7 +33,8 @@ def lines_of(report: DocumentReport, pod: PodReport) -> Iterator[str]:
         line = (pod.lines[index] if pod.lines else 0) or report.line
         is_named = not finding.container or f"`{finding.container}`" in finding.message
         container = "" if is_named else f", container {finding.container}"
-        yield f"{place(report, line)}{finding.severity}: {pod.title}{container}: {finding.message} [{finding.id}]\n"
+        said = f"{pod.title}{container}: {finding.message.rstrip('.')} [{finding.id}]"
+        yield f"{place(report, line)}{finding.severity}: {said}\n"
         if finding.hint:
             yield f"    {finding.hint}\n"
 

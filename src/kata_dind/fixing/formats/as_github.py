@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kata_dind.fixing.reports import DocumentReport, Totals
+from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Severity
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -27,7 +28,7 @@ def of_file(reports: Iterable[DocumentReport], *, first: bool) -> Iterator[str]:
                 properties = {"file": report.source if report.source != "-" else "", "line": line}
                 properties["title"] = f"kata-dind {finding.id}"
                 told = ",".join(f"{name}={_property(str(value))}" for name, value in properties.items() if value)
-                message = " ".join(filter(None, (f"{pod.title}: {finding.message}", finding.hint)))
+                message = " ".join(filter(None, (f"{pod.title}: {sentence(finding.message)}", sentence(finding.hint))))
                 yield f"::{_COMMANDS[finding.severity]} {told}::{_data(message)}\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
+from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Finding, Severity
 from kata_dind.version import __version__
 
@@ -44,7 +45,7 @@ def tail(totals: Totals) -> str:
 
 
 def _result(report: DocumentReport, pod: PodReport, finding: Finding, line: int) -> dict[str, Any]:
-    text = " ".join(filter(None, (f"{pod.title}: {finding.message}", finding.hint)))
+    text = " ".join(filter(None, (f"{pod.title}: {sentence(finding.message)}", sentence(finding.hint))))
     logical = [{"name": pod.place.name, "fullyQualifiedName": pod.title, "kind": "object"}]
     location: dict[str, Any] = {"logicalLocations": logical}
     if report.source and report.source != "-":
