@@ -14,7 +14,7 @@ has its lines in a file of the same name that ends in `.expect`. The lines that 
     # strips: TEXT          no command, argument or variable of the container has this afterwards
     # keeps: NAME           the environment variable of this name stays
     # note: TEXT | TEXT     one of these is in a finding, a reason, or in what the place says
-    # valid: no | schema    the documents are not valid to begin with; `schema`: the API server refuses what a schema allows
+    # valid: no | schema    the documents are not valid; `schema`: the API server refuses what the schemas allow
     # size-below: QUANTITY  the disk's file is smaller than this
     # unrepaired: yes       something stays broken beside what the patch mends
 
