@@ -16,6 +16,7 @@ has its lines in a file of the same name that ends in `.expect`. The lines that 
     # note: TEXT | TEXT     one of these is in a finding, a reason, or in what the place says
     # valid: no | schema    the documents are not valid; `schema`: the API server refuses what the schemas allow
     # size-below: QUANTITY  the disk's file is smaller than this
+    # guard: ID ID | none    what the guards say
     # unrepaired: yes       something stays broken beside what the patch mends
 
 Where more is right than one answer, they stand with `|` between them; `bad` is `slow|fails`, `-` any version.
@@ -29,7 +30,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 _START = re.compile(r"^# corpus: *(\S+)\s*$", re.MULTILINE)
-_LINE = re.compile(r"# (policy|pods|finds|repair|strips|keeps|note|valid|size-below|unrepaired): *(.*)")
+_LINE = re.compile(r"# (policy|pods|finds|repair|strips|keeps|note|valid|size-below|guard|unrepaired): *(.*)")
 _KINDS = frozenset({"loop", "memory", "block", "emptydir", "tidy", "none", "cannot", "not-here", "alone", "any"})
 
 
@@ -73,6 +74,8 @@ class Case:
     notes: tuple[str, ...]
     valid: str
     size_below: str
+    guards: frozenset[str] | None
+    """None: not looked at."""
     unrepaired: bool
 
     @property
@@ -126,6 +129,7 @@ def _case(file: str, head: str, text: str) -> Case:
         notes=tuple(word.strip() for word in one.get("note", "").split("|") if word.strip()),
         valid=one.get("valid", "yes"),
         size_below=one.get("size-below", ""),
+        guards=frozenset(one["guard"].split()) - {"none"} if "guard" in one else None,
         unrepaired=one.get("unrepaired", "no") == "yes",
     )
 

@@ -14,6 +14,7 @@ import pytest
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, parse_yaml, read_documents
 from kata_dind.pod.detect import detect
+from kata_dind.pod.guard import guard
 from kata_dind.pod.model import Detection, Engine, Operation, Place, Program, Repair, Severity
 from kata_dind.pod.places import config_maps_in, find_pods, translate
 from kata_dind.pod.policy import Policy, parse_policy
@@ -412,6 +413,49 @@ def _mark(item: Any) -> Any:
 
 
 @each_file()
+def test_the_guards_speak_of_it(file: str) -> None:
+    check_cases(file, _check_the_guards_speak_of_it)
+
+
+def _check_the_guards_speak_of_it(case: Case) -> None:
+    policy = policy_of(case.policy)
+    said = {finding.id for one in mend(case) for _, finding in guard(one.place.pod, policy, one.detection)}
+    if case.guards is not None:
+        assert said == {f"guard.{name}" for name in case.guards}
+    elif case.policy != "guards":
+        assert not said
+
+
+@each_file()
+def test_a_recipe_by_hand_can_be_improved(file: str) -> None:
+    check_cases(file, _check_a_recipe_by_hand_can_be_improved)
+
+
+def _check_a_recipe_by_hand_can_be_improved(case: Case) -> None:
+    for one in mend(case):
+        if not any(engine.by_hand for engine in one.detection.engines):
+            continue
+        better = _improved(case, one, one.place.pod)
+        said = [finding.message for finding in better.findings]
+        assert better.patch or said, case.name
+        after = patched(one.place.pod, better.patch)
+        assert_valid(after)
+        assert _improved(case, one, after).patch == ()
+
+
+def _improved(case: Case, one: Mended, pod: Any) -> Repair:
+    config_maps = config_maps_in([document.mapping for document in read_documents(case.text, case.file)])
+    return repair(
+        pod,
+        policy_of(case.policy),
+        script=script,
+        config_maps=config_maps,
+        claim_templates=one.place.claim_templates,
+        improve=True,
+    )
+
+
+@each_file()
 def test_a_second_repair_changes_nothing(file: str) -> None:
     check_cases(file, _check_a_second_repair_changes_nothing)
 
@@ -457,4 +501,10 @@ def assert_valid(data: Any) -> None:
         for item in data["items"]:
             assert_valid(item)
         return
-    kubernetes_validate.validate(without_aliases(data), "1.34", strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # The library reads two megabytes of schemas for each object, which is a minute for this file.
+        patch.setattr(kubernetes_validate.utils, "schema_contents", _schema_contents)
+        kubernetes_validate.validate(without_aliases(data), "1.34", strict=True)
+
+
+_schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
