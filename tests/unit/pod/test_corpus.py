@@ -15,7 +15,7 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, parse_yaml, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Detection, Engine, Operation, Place, Program, Repair, Severity
+from kata_dind.pod.model import Detection, Engine, Operation, Place, Program, Repair, Root, Severity
 from kata_dind.pod.places import config_maps_in, find_pods, translate
 from kata_dind.pod.policy import Policy, parse_policy
 from kata_dind.pod.quantity import quantity_bytes
@@ -243,7 +243,7 @@ def _outcome(one: Mended) -> str:
             return "not-here"
         return "cannot" if one.result.unrepaired else "none"
     kinds = {
-        _kind(one.after, engine, root.path)
+        _kind(one.after, engine, root)
         for engine in one.detection.engines
         for root in engine.roots
         if root.outcome.value in {"slow", "fails"}
@@ -258,7 +258,7 @@ def _container(after: Mapping[str, Any], engine: Engine) -> Mapping[str, Any]:
     return named[0] if len(named) == 1 else containers[engine.index]
 
 
-def _kind(after: Mapping[str, Any], engine: Engine, path: str) -> str:
+def _kind(after: Mapping[str, Any], engine: Engine, root: Root) -> str:
     spec = after["spec"]
     container = _container(after, engine)
     env = {entry["name"]: entry.get("value") for entry in container.get("env") or () if isinstance(entry, dict)}
@@ -268,10 +268,10 @@ def _kind(after: Mapping[str, Any], engine: Engine, path: str) -> str:
     names = [
         mount["name"]
         for mount in container.get("volumeMounts") or ()
-        if mount["mountPath"].rstrip("/") == path.rstrip("/")
+        if mount["mountPath"].rstrip("/") == root.path.rstrip("/")
     ]
     volumes = [volume for volume in spec.get("volumes") or () if volume["name"] in names and "emptyDir" in volume]
-    if not volumes or (engine.roots and engine.roots[0].backing.value in {"memory", "disk"}):
+    if not volumes or root.backing.value in {"memory", "disk"}:
         return ""
     return "memory" if (volumes[0]["emptyDir"] or {}).get("medium") == "Memory" else "emptydir"
 
@@ -410,6 +410,66 @@ def _mark(item: Any) -> Any:
     return tuple(str(item.get(name)) for name in ("mountPath", "devicePath", "key", "containerPort")) + (
         () if "mountPath" in item else (str(item.get("name")),)
     )
+
+
+@each_file()
+def test_what_is_repaired_works_and_is_still_found(file: str) -> None:
+    check_cases(file, _check_what_is_repaired_works_and_is_still_found)
+
+
+def _check_what_is_repaired_works_and_is_still_found(case: Case) -> None:
+    for one in mend(case):
+        if not one.result.patch:
+            continue
+        now = _again_detected(case, one)
+        assert {_identity(engine) for engine in now.engines} == {_identity(x) for x in one.detection.engines}
+        roots = [(engine.container, root) for engine in now.engines for root in engine.roots]
+        if not one.result.unrepaired:
+            assert not [root for root in roots if root[1].outcome.value in {"slow", "fails"}]
+        _check_the_script_reaches_the_shell(one)
+
+
+def _again_detected(case: Case, one: Mended) -> Detection:
+    config_maps = config_maps_in([document.mapping for document in read_documents(case.text, case.file)])
+    policy = policy_of(case.policy)
+    return detect(one.after, policy, config_maps=config_maps, claim_templates=one.place.claim_templates)
+
+
+def _identity(engine: Engine) -> tuple[str, str, str, tuple[int, ...]]:
+    return engine.list, engine.container, engine.program.value, engine.version
+
+
+def _check_the_script_reaches_the_shell(one: Mended) -> None:
+    for engine in one.detection.engines:
+        container = _container(one.after, engine)
+        command = container.get("command") or []
+        if command[:2] == ["/bin/sh", "-c"] and len(command[2]) > 20_000:
+            entries = [entry for entry in container.get("env") or () if isinstance(entry, Mapping)]
+            names = {str(entry.get("name")): str(entry.get("value")) for entry in entries}
+            kinds = [
+                kind for kind in ("loop", "block", "memory", "auto") if _expanded(command[2], names) == _text_of(kind)
+            ]
+            assert kinds, command[2][:200]
+
+
+def _expanded(text: str, values: Mapping[str, str]) -> str:
+    """Expand a word of a command as kubelet does (third_party/forked/golang/expansion of Kubernetes)."""
+    out, at = [], 0
+    while at < len(text):
+        if text[at] != "$" or at + 1 == len(text):
+            out.append(text[at])
+            at += 1
+        elif text[at + 1] == "$":
+            out.append("$")
+            at += 2
+        elif text[at + 1] == "(" and (end := text.find(")", at + 2)) >= 0:
+            name = text[at + 2 : end]
+            out.append(values.get(name, text[at : end + 1]))
+            at = end + 1
+        else:
+            out.append(text[at : at + 2])
+            at += 2
+    return "".join(out)
 
 
 @each_file()
