@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -498,6 +499,12 @@ def _check_a_recipe_by_hand_can_be_improved(case: Case) -> None:
         better = _improved(case, one, one.place.pod)
         said = [finding.message for finding in better.findings]
         assert better.patch or said, case.name
+        script_text = json.dumps([one.place.pod, case.text])
+        for word in ("/agent", "containerd &"):
+            if word in script_text:
+                assert word in json.dumps(
+                    [_container(patched(one.place.pod, better.patch), x) for x in one.detection.engines]
+                )
         after = patched(one.place.pod, better.patch)
         assert_valid(after)
         assert _improved(case, one, after).patch == ()
