@@ -43,6 +43,9 @@ SUBJECTS = frozenset(
 )
 """What an error is about, in the user's world."""
 
+FINDINGS = frozenset(("pod", "root", "class", "annotation", "guard"))
+"""What a finding about a pod is about; a finding is no error, and tests/unit/cli/test_pages.py knows their ids."""
+
 IDS = [
     "backend.no-seeds",
     "backend.not-installed",
@@ -241,14 +244,14 @@ def uses_in(text: str, *, file: str) -> Iterator[Use]:
         match node:
             case ast.Call(func=func, keywords=keywords):
                 callee = ast.unparse(func).rpartition(".")[2]
-                if callee == "Finding":
-                    continue  # something to say about a pod, which is no error
                 values = [word.value for word in keywords if word.arg == "id" or callee == "ErrorIds"]
             case ast.Assign(targets=[ast.Name(id="id" | "error_id")], value=value):
                 callee, values = "", [value]
             case _:
                 continue
         for id in itertools.chain.from_iterable(map(_literals, values)):
+            if id.partition(".")[0] in FINDINGS:
+                continue
             yield Use(id, callee, f"{file}:{node.lineno}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,6 +110,7 @@ AllNamespaces = Annotated[
     flag("--all-namespaces", "-A", variable="FIX_ALL_NAMESPACES", help_text="Read the workloads of all namespaces."),
 ]
 
+_UNENCODABLE = "backslashreplace"
 _SPOOLED_CHARACTERS = 1 << 20
 
 
@@ -156,6 +158,9 @@ def fix(
     _refuse_contradictions(given, cluster, output=output, in_place=in_place, check=check)
     output = output or ("json" if json else "changes" if in_place else "findings" if check or cluster else "yaml")
     wish = _Wish(format_of(output), output, in_place, Mender(load_policy(policy), improve))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What others read is UTF-8 in every locale; names of files may be no text at all.
+        sys.stdout.reconfigure(encoding="utf-8", errors=_UNENCODABLE)
     totals = _fix_cluster(session, cluster, wish) if cluster else _fix_files(session, given, wish)
     if not session.quiet and output in ("changes", "findings", "yaml"):
         _say_totals(totals, output)
@@ -201,7 +206,9 @@ def _fix_files(session: Session, given: Sequence[str], wish: _Wish) -> Totals:
     _write(wish.format.head())
     first = True
     for each in inputs:
-        with tempfile.SpooledTemporaryFile(_SPOOLED_CHARACTERS, "w+", encoding="utf-8", newline="") as spool:
+        with tempfile.SpooledTemporaryFile(
+            _SPOOLED_CHARACTERS, "w+", encoding="utf-8", errors=_UNENCODABLE, newline=""
+        ) as spool:
             notes: list[str] = []
             try:
                 seen = _fix_file(each, wish, printed=spool, first=first, notes=notes)

@@ -46,7 +46,8 @@ Sidecar = Annotated[
     flag(
         "--sidecar",
         variable="RENDER_SIDECAR",
-        help_text="Make the daemon a sidecar of a container that uses it, whose image and command you change.",
+        help_text="Make the daemon a sidecar of a container that uses it, whose image and command you change. A job "
+        "always has one, since a daemon never ends.",
     ),
 ]
 Rootless = Annotated[
@@ -111,7 +112,7 @@ Output = Annotated[
 def render(
     session: Session,
     *,
-    kind: Kind = "loop",
+    kind: Kind = "auto",
     size: Size = "20G",
     runtime_class: RuntimeClassName = "kata",
     workload: WorkloadKind = "pod",
@@ -139,7 +140,7 @@ def render(
     from kata_dind.fixing.policies import load_policy
     from kata_dind.pod import render as rendering
 
-    client = ("docker:29-cli", ("docker", "run", "--rm", "hello-world")) if sidecar else ("", ())
+    has_client = sidecar or workload == Workload.JOB
     spec = rendering.RenderSpec(
         kind=DataRootKind(kind),
         size=size,
@@ -147,9 +148,9 @@ def render(
         workload=next(each for each in rendering.Workload if each.lower() == workload),
         name=name,
         namespace=namespace,
-        image=image or ("docker:29-dind-rootless" if rootless else "docker:29-dind"),
-        sidecar_for=client[0],
-        sidecar_command=client[1],
+        image=image,
+        sidecar_for="docker:29-cli" if has_client else "",
+        sidecar_command=("docker", "run", "--rm", "hello-world") if has_client else (),
         rootless=rootless,
         storage_class=storage_class,
         cpu=cpus,
@@ -166,17 +167,10 @@ def render(
         print(manifest_text(manifest), end="")
 
 
-_OPTIONS = {"cpu": "--cpus", "sidecar_for": "--sidecar", "kind": "--kind"}
-"""The options of fields that have another name."""
-
-
 def _named_as_option(error: SpecError) -> SpecError:
-    """Name the field that an error begins with by its option."""
-    field, colon, complaint = error.summary.partition(": ")
-    if not colon or not field.replace("_", "").isalpha():
-        return error
-    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
-    return SpecError(f"{option}: {complaint}", id=error.id, details=error.details, hint=error.hint)
+    """Name the one field that has another name than its option."""
+    summary = error.summary.replace("--cpu: ", "--cpus: ", 1)
+    return SpecError(summary, id=error.id, details=error.details, hint=error.hint)
 
 
 def _require_word(name: str, word: str, allowed: type[DataRootKind | Workload | RenderOutput]) -> None:

@@ -35,7 +35,8 @@ def _commented(text: str) -> str:
     said: set[str] = set()
     lines: list[str] = []
     block_indent = -1
-    for line in text.splitlines(keepends=True):
+    all_lines = text.splitlines(keepends=True)
+    for line, following in zip(all_lines, [*all_lines[1:], ""], strict=True):
         indent = len(line) - len(line.lstrip(" "))
         if block_indent >= 0 and (not line.strip() or indent > block_indent):
             lines.append(line)
@@ -43,13 +44,19 @@ def _commented(text: str) -> str:
         block_indent = indent if _BLOCK.search(line) else -1
         found = _KEY.match(line)
         comment = _COMMENTS.get(found["key"]) if found else None
-        if found and comment and found["key"] not in said and _applies(found):
+        if found and comment and found["key"] not in said and _applies(found, following):
             said.add(found["key"])
             lines.append(f"{found['indent']}{'  ' if found['dash'] else ''}# {comment}\n")
         lines.append(line)
     return "".join(lines)
 
 
-def _applies(found: re.Match[str]) -> bool:
-    # Of a whole pod, restartPolicy has its usual meaning.
-    return found["key"] != "restartPolicy" or (found["value"] == "Always" and len(found["indent"]) > 4)
+def _applies(found: re.Match[str], following: str) -> bool:
+    """Tell whether a key has the meaning that its comment explains: a probe has a command, too."""
+    match found["key"]:
+        case "restartPolicy":
+            return found["value"] == "Always" and len(found["indent"]) > 4
+        case "command":
+            return following.strip() == "- /bin/sh"
+        case _:
+            return True

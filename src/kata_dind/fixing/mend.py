@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from kata_dind.fixing.around import Around
+from kata_dind.fixing.inputs import STDIN
 from kata_dind.fixing.reports import DocumentReport, PodReport, in_document
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
@@ -30,7 +31,7 @@ class Mender:
 
     def documents(self, text: TextIO, *, source: str, around: Around) -> Iterator[DocumentReport]:
         """Examine the documents of a file. Raises SpecError with the line for what is not YAML, JSON or TOML."""
-        for document in read_documents(text, source):
+        for document in read_documents(text, "stdin" if source == STDIN else source):
             pods = self.pods(document.data, around=around)
             located = tuple(_located(pod, document) for pod in pods)
             patch = [operation for pod in located for operation in pod.patch]
@@ -71,8 +72,9 @@ class Mender:
             findings = (*findings, Finding("pod.improvable", Severity.WARNING, mended.reasons[0]))
         if missing:
             findings = (*findings, _made_elsewhere(place))
-        elif place.incomplete and found.engines and not mended.patch:
-            findings = (*findings, _incomplete(place))
+        elif place.incomplete and (found.engines or found.is_kata):
+            is_open = bool(found.engines) and not mended.patch
+            findings = (*findings, _incomplete(place, Severity.WARNING if is_open else Severity.NOTE))
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
 
@@ -90,17 +92,18 @@ def _mended(document: Document, patch: Sequence[Operation]) -> str:
     return edited(document, patch) if patch else document.source
 
 
-_BY_WEBHOOK = "the webhook of kata-dind repairs such a pod when it is created"
-
-
 def _made_elsewhere(place: Place) -> Finding:
-    maker = place.made_by or "another object"
-    message = f"the pod is made by {maker}, and this document has no place for the repair"
-    return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_BY_WEBHOOK)
+    maker = place.made_by or "Another object makes the pod"
+    message = place.incomplete or f"{maker}, and this document has no place for the repair"
+    return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_by_webhook(message))
 
 
-def _incomplete(place: Place) -> Finding:
-    return Finding("pod.incomplete", Severity.WARNING, place.incomplete, hint=_BY_WEBHOOK)
+def _incomplete(place: Place, severity: Severity) -> Finding:
+    return Finding("pod.incomplete", severity, place.incomplete, hint=_by_webhook(place.incomplete))
+
+
+def _by_webhook(message: str) -> str:
+    return "" if "webhook" in message else "The webhook of kata-dind repairs such a pod when it is created."
 
 
 def _guarded(found: tuple[Answer, Finding]) -> Finding:

@@ -29,9 +29,11 @@ class PodReport:
 
     @property
     def needs_repair(self) -> bool:
-        """Whether the pod is not right as it is written, whoever has to change it."""
-        wrong = any(finding.severity is Severity.ERROR for finding in self.findings)
-        return bool(wrong or self.repair.patch or self.repair.unrepaired)
+        """Whether somebody has to change the pod; one whose annotation refuses the repair is as it is meant to be."""
+        refused = any(
+            finding.severity is Severity.ERROR and finding.id.startswith("guard.") for finding in self.findings
+        )
+        return bool(refused or self.repair.patch or self.repair.unrepaired)
 
     @property
     def title(self) -> str:

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from kata_dind.errors import SpecError
 from kata_dind.manifest.yaml_text import compose
@@ -51,10 +51,10 @@ class Document:
         return self.data if isinstance(self.data, dict) else {}
 
 
-def read_documents(source: str | bytes | IO[str] | IO[bytes], name: str) -> Iterator[Document]:
-    """Yield the documents of a text or a stream; empty ones are passed over.
+def read_documents(source: str | bytes | Iterable[str | bytes], name: str) -> Iterator[Document]:
+    """Yield the documents of a text, or of lines, as an open file has them; empty ones are passed over.
 
-    A text stream must not translate line ends (`newline=""`). Raises SpecError with the file's name and the line.
+    A text file must not translate line ends (`newline=""`). Raises SpecError with the file's name and the line.
     """
     lines = _decoded(_lines(source), name)
     head: list[str] = []
@@ -71,7 +71,7 @@ def read_documents(source: str | bytes | IO[str] | IO[bytes], name: str) -> Iter
         yield from _last_has_the_rest(_yaml(head, lines, name))
 
 
-def _lines(source: str | bytes | IO[str] | IO[bytes]) -> Iterable[str | bytes]:
+def _lines(source: str | bytes | Iterable[str | bytes]) -> Iterable[str | bytes]:
     if isinstance(source, str):
         return io.StringIO(source, newline="\n")
     return io.BytesIO(source) if isinstance(source, bytes) else source
@@ -147,7 +147,7 @@ def _yaml(head: Iterable[str], lines: Iterable[str], name: str) -> Iterator[Docu
         if source.startswith(_BOM, start):
             start += 1
         for node in compose(source[start:], name=name, line=line):
-            if node.data is None and node.start == node.end:
+            if node.is_nothing:
                 continue
             yield Document(index, line + node.line, "yaml", node.data, source, start, len(source), name)
             index += 1

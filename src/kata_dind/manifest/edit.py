@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from kata_dind.errors import SpecError
 from kata_dind.manifest import emit
-from kata_dind.manifest.documents import Document, read_documents
+from kata_dind.manifest.documents import Document
 from kata_dind.manifest.emit import Style
 from kata_dind.manifest.patch import Patch, patched, same
 from kata_dind.manifest.scalars import key_text
@@ -43,11 +44,10 @@ def rewritten(document: Document, data: Any) -> str:
         raise SpecError(f"{document.name}: TOML is read, and never changed", id="manifest.read-only")
     body = document.source[document.start : document.end]
     for attempt in _attempts(document, body, data):
-        text = document.source[: document.start] + attempt + document.source[document.end :]
-        if _reads_as(text, document, data):
-            return text
+        if _reads_as(attempt, data, is_json=document.kind == "json"):
+            return document.source[: document.start] + attempt + document.source[document.end :]
     raise SpecError(
-        f"{document.name}, line {document.line}: this document can't be changed without harm",
+        f"{document.name}:{document.line}: this document can't be changed without harm",
         id="manifest.not-editable",
         hint="apply the patch yourself: kata-dind fix -o patch",
     )
@@ -104,12 +104,12 @@ def _attempts(document: Document, body: str, data: Any) -> Iterator[str]:
     yield (header[0] if header else "") + emit.dumped(data, style)
 
 
-def _reads_as(text: str, document: Document, data: Any) -> bool:
+def _reads_as(text: str, data: Any, *, is_json: bool) -> bool:
     try:
-        found = list(read_documents(text, document.name if document.kind == "yaml" else "x.json"))
-    except SpecError:
+        found = [json.loads(text)] if is_json else [node.data for node in compose(text) if not node.is_nothing]
+    except (SpecError, ValueError):
         return False
-    return len(found) == 1 and same(found[0].data, data)
+    return len(found) == 1 and same(found[0], data)
 
 
 def _style(is_json: bool, body: str) -> Style:
@@ -143,6 +143,10 @@ def _with_steps(style: Style, tree: Node, body: str) -> Style:
 
 def _column(text: str, position: int) -> int:
     return position - (text.rfind("\n", 0, position) + 1)
+
+
+_MOST_COMPARED = 500
+"""Items of two lists that are compared with one another, which takes the square of it."""
 
 
 class _Unfit(Exception):
@@ -259,7 +263,7 @@ class _Editor:
         merged: dict[str, Any] = {}
         for key, value in node.entries:
             if is_merge(key):
-                sources = value.items if value.kind == "sequence" else [value]
+                sources = value.items if value.kind == "sequence" else (value,)
                 for source in reversed(sources):
                     if source.target is None or id(source.target) not in self.settled:
                         raise _Unfit
@@ -387,10 +391,11 @@ class _Editor:
         self.edits.append((at, at, self.style.newline.join([*lines, ""])))
 
     def _wants_block(self, node: Node, old: Any, new: Any) -> bool:
-        """Tell whether brackets are to become lines, since a text of several lines comes into them."""
-        if self.style.is_json or not node.flow or node.kind == "scalar" or new is old:
+        """Tell whether brackets are to become lines: empty ones, or if a text of several lines comes into them."""
+        if self.style.is_json or not node.flow or node.kind not in ("mapping", "sequence") or new is old:
             return False
-        return _has_literal(new) and not _has_literal(old)
+        is_empty = not (node.entries or node.items)
+        return (is_empty and bool(new)) or (_has_literal(new) and not _has_literal(old))
 
     def _column(self, position: int) -> int:
         return _column(self.body, position)
@@ -496,7 +501,7 @@ class _Editor:
         head, tail = self.body[node.start : spans[0][0]], self.body[spans[-1][1] : node.end]
         if "#" in tail or "#" in head:
             raise _Unfit
-        usual = "," + head[head.rindex("\n") - (head[: head.rindex("\n")].endswith("\r")) :] if "\n" in head else ", "
+        usual = self._usual_separator(head, spans)
         text = head
         previous: int | None = None
         for number, (at, piece) in enumerate(pieces):
@@ -506,6 +511,14 @@ class _Editor:
             text += piece
             previous = at
         return text + tail
+
+    def _usual_separator(self, head: str, spans: Sequence[tuple[int, int]]) -> str:
+        """Return what stands between entries: a line break and an indent, if the first begins on a line of its own."""
+        if "\n" in head:
+            newline = head.rindex("\n")
+            return "," + head[newline - head.endswith("\r", 0, newline) :]
+        between = self.body[spans[0][1] : spans[1][0]] if len(spans) > 1 else ""
+        return between if "," in between and "\n" not in between else ", "
 
     def _slice(self, node: Node) -> str:
         for part in _all_below(node):
@@ -544,7 +557,7 @@ def _all_below(node: Node) -> Iterator[Node]:
     while stack:
         one = stack.pop()
         yield one
-        stack += reversed([part for entry in one.entries for part in entry] + one.items)
+        stack += reversed([*(part for entry in one.entries for part in entry), *one.items])
 
 
 def _key(key: Node) -> str:
@@ -577,30 +590,51 @@ def _has_literal(value: Any) -> bool:
 
 def _aligned(old: Sequence[Any], new: Sequence[Any]) -> Iterator[tuple[int | None, int | None]]:
     """Pair the items of two lists: (before, after), with None for what is new or gone, in the order of both."""
+    before, after = [_mark(item) for item in old], [_mark(item) for item in new]
+    shorter = min(len(before), len(after))
+    head = next((at for at in range(shorter) if before[at] != after[at]), shorter)
+    tail = next((at for at in range(shorter - head) if before[-1 - at] != after[-1 - at]), shorter - head)
+    yield from zip(range(head), range(head), strict=True)
+    yield from _aligned_middle(old, new, range(head, len(old) - tail), range(head, len(new) - tail))
+    yield from zip(range(len(old) - tail, len(old)), range(len(new) - tail, len(new)), strict=True)
+
+
+def _aligned_middle(
+    old: Sequence[Any], new: Sequence[Any], before: range, after: range
+) -> Iterator[tuple[int | None, int | None]]:
+    if len(before) == len(after):
+        yield from zip(before, after, strict=True)
+        return
+    if max(len(before), len(after)) > _MOST_COMPARED:
+        yield from _paired_by_name(old, new, before, after)
+        return
     matcher = difflib.SequenceMatcher(
-        None, [_mark(item) for item in old], [_mark(item) for item in new], autojunk=False
+        None, [_mark(old[at]) for at in before], [_mark(new[at]) for at in after], autojunk=False
     )
     for tag, start, end, new_start, new_end in matcher.get_opcodes():
-        if tag == "equal" or (tag == "replace" and end - start == new_end - new_start):
-            yield from zip(range(start, end), range(new_start, new_end), strict=True)
+        mine, theirs = before[start:end], after[new_start:new_end]
+        if tag == "equal" or (tag == "replace" and len(mine) == len(theirs)):
+            yield from zip(mine, theirs, strict=True)
         else:
-            yield from _paired_by_name(old, new, range(start, end), range(new_start, new_end))
+            yield from _paired_by_name(old, new, mine, theirs)
 
 
 def _paired_by_name(
     old: Sequence[Any], new: Sequence[Any], before: range, after: range
 ) -> Iterator[tuple[int | None, int | None]]:
-    rest = list(before)
+    places: dict[str, int] = {}
+    for at in reversed(before):
+        places[_name(old[at]) or ""] = at
+    start = before.start
     for number in after:
-        name = _name(new[number])
-        found = next((at for at, one in enumerate(rest) if name is not None and _name(old[one]) == name), None)
-        if found is None:
+        found = places.get(_name(new[number]) or " ", -1)
+        if found < start:
             yield None, number
             continue
-        yield from ((one, None) for one in rest[:found])
-        yield rest[found], number
-        del rest[: found + 1]
-    yield from ((one, None) for one in rest)
+        yield from ((one, None) for one in range(start, found))
+        yield found, number
+        start = found + 1
+    yield from ((one, None) for one in range(start, before.stop))
 
 
 def _mark(item: Any) -> Any:

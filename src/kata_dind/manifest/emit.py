@@ -6,6 +6,7 @@ text (`yes`, `1:30`, `2026-01-01`) are quoted.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ def inline_text(value: Any) -> str | None:
     return _scalar(value, in_flow=False)
 
 
+@functools.lru_cache(maxsize=64)
 def is_literal(text: str) -> bool:
     """Tell whether a text is better written as a literal block, and can be."""
     return "\n" in text.rstrip("\n") and not _NOT_LITERAL.search(text)

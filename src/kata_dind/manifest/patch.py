@@ -101,6 +101,8 @@ def same(one: Any, other: Any) -> bool:
         return True
     if isinstance(one, bool) or isinstance(other, bool):
         return False
+    if isinstance(one, str) or isinstance(other, str):
+        return type(one) is type(other) and bool(one == other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -7,8 +7,8 @@ twice is an error with its line, and aliases can't multiply without end.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kata_dind.errors import SpecError
@@ -37,13 +37,18 @@ class Node:
     """Within brackets, or a scalar that isn't a block's."""
     style: str = ""
     """A scalar's: empty for a plain one, else its first sign."""
-    entries: list[tuple[Node, Node]] = field(default_factory=list)
+    entries: Sequence[tuple[Node, Node]] = ()
     """Of a mapping: keys and values, in order, `<<` included."""
-    items: list[Node] = field(default_factory=list)
+    items: Sequence[Node] = ()
     size: int = 1
     """Nodes in it, those behind aliases included."""
     target: Node | None = None
     """Of an alias."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Tell whether nothing is written: an empty document, or a key without a value."""
+        return self.data is None and self.start == self.end
 
 
 def parse_yaml(text: str, *, name: str = "the text", line: int = 1) -> Iterator[Any]:
@@ -59,16 +64,12 @@ def compose(text: str, *, name: str = "the text", line: int = 1) -> Iterator[Nod
     # PyYAML without libyaml, as a distribution may build it, is right and slow.
     parser: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     source = _Source(text, name, line)
-    source.refuse_unprintable()
     try:
         yield from _Composer(source, parser(text)).documents()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise source.error(f"it is not YAML: {error.problem or 'it breaks off'}", mark.line if mark else 0) from error
-    except yaml.YAMLError as error:
-        raise source.error(f"it is not YAML: {str(error).partition(chr(10))[0]}", 0) from error
-    except UnicodeError as error:
-        raise source.error("it has half of a surrogate pair, which is no character", 0) from error
+        raise source.marked_error(error.problem or "it breaks off", error.problem_mark, error.context_mark) from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise source.unprintable_error(str(error).partition("\n")[0]) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,25 @@ class _Source:
             )
         return SpecError(f"{self.name}:{self.line + line}: {problem}", id="manifest.unreadable")
 
-    def refuse_unprintable(self) -> None:
+    def marked_error(self, problem: str, mark: Any, began: Any) -> SpecError:
+        """Return libyaml's error, with where the quote or the list began that has no end."""
+        line = mark.line if mark else 0
+        if self.text[mark.index : mark.index + 1] == "\t" if mark else False:
+            return self.error("YAML is not indented by tabs: use spaces", line)
+        if began and mark and began.line < line:
+            problem += f", in what begins in line {self.line + began.line}"
+        return self.error(f"it is not YAML: {problem}", line)
+
+    def unprintable_error(self, problem: str) -> SpecError:
+        """Return the error for a character that YAML has not, which libyaml tells without a line."""
         found = _UNPRINTABLE.search(self.text)
-        if found:
-            line = self.text.count("\n", 0, found.start())
-            raise self.error(f"it contains the control character U+{ord(found[0]):04X}", line)
+        if not found:
+            return self.error(f"it is not YAML: {problem}", 0)
+        line = self.text.count("\n", 0, found.start())
+        return self.error(f"it contains the control character U+{ord(found[0]):04X}", line)
 
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _TEMPLATE = re.compile(r"\{\{-|-\}\}|\{\{ *(?:[.$(]|/\*|(?:if|else|end|include|template|range|with|define|toYaml)\b)")
 
 
@@ -149,23 +161,23 @@ class _Composer:
         return node
 
     def _fill_sequence(self, node: Node, depth: int) -> Any:
-        node.data = data = []
+        node.items = items = []
         while not isinstance(event := self._next(), self._events.SequenceEndEvent):
-            item = self._node(event, depth + 1)
-            node.items.append(item)
-            data.append(item.data)
+            items.append(self._node(event, depth + 1))
+        node.data = [item.data for item in items]
         return event
 
     def _fill_mapping(self, node: Node, depth: int) -> Any:
         own: dict[str, Any] = {}
         merged: list[Node] = []
         node.data = data = {}
+        node.entries = entries = []
         while not isinstance(event := self._next(), self._events.MappingEndEvent):
             key = self._node(event, depth + 1)
             value = self._node(self._next(), depth + 1)
-            node.entries.append((key, value))
+            entries.append((key, value))
             if is_merge(key):
-                merged += value.items if value.kind == "sequence" else [value]
+                merged += value.items if value.kind == "sequence" else (value,)
                 continue
             name = self._key(key)
             if name in own:

@@ -59,7 +59,12 @@ def _pod(
         [(spec.get("podMetadata"), (*at, "podMetadata")), (own.get("metadata"), (*own_at, "metadata"))],
         into=(*own_at, "metadata"),
     )
-    return pod.place(document, claim_templates=spec.get("volumeClaimTemplates"), made_by=_MADE_BY)
+    return pod.place(
+        document,
+        claim_templates=spec.get("volumeClaimTemplates"),
+        made_by=_MADE_BY,
+        patch_text=((*own_at, "podSpecPatch"), text(own.get("podSpecPatch"))),
+    )
 
 
 def _containers(pod: Assembly, template: Mapping[Any, Any], at: Pointer) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+LONGEST_WORD = 131_072
+"""Linux' MAX_ARG_STRLEN, in bytes: no program can be started with a longer word."""
+
 SHELLS = frozenset(("sh", "bash", "ash", "dash", "zsh", "ksh", "mksh"))
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
@@ -42,13 +45,17 @@ def place_of(word: str) -> int:
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """Replace `$(NAME)` as Kubernetes does in command, args and env; what isn't defined stays, and `$$` is a `$`.
 
+    It ends where no program could be started with the result.
+
     Source: k8s.io/kubernetes, third_party/forked/golang/expansion.
     """
     if "$" not in text:
         return text
     done: list[str] = []
-    at = 0
+    at = length = 0
     while (dollar := text.find("$", at)) >= 0 and dollar + 1 < len(text):
+        if length > LONGEST_WORD:
+            return "".join(done)[:LONGEST_WORD]
         done.append(text[at:dollar])
         follower = text[dollar + 1]
         if follower == "$":
@@ -61,6 +68,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
                 return "".join(done) + text[dollar:].replace("$$", "$")
             name = text[dollar + 2 : close]
             done.append(variables.get(name, text[dollar : close + 1]))
+            length += len(done[-1])
             at = close + 1
         else:
             done.append(text[dollar : dollar + 2])
@@ -74,7 +82,7 @@ def basename(word: str) -> str:
     return word.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unwrapped:
     """The program behind wrappers."""
 

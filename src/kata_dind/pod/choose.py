@@ -124,20 +124,18 @@ def choose(site: Site) -> Choice | Finding:
         return _on_claim(site, asked, kind, source)
     if asked is DataRootKind.MEMORY or text(source.get("medium")) == "Memory":
         return _memory(site, source, is_asked=asked is DataRootKind.MEMORY)
-    has_disks = site.runtime.empty_dir in (EmptyDirMode.BLOCK_PLAIN, EmptyDirMode.BLOCK_ENCRYPTED)
-    if has_disks and asked in (DataRootKind.AUTO, DataRootKind.BLOCK) and not site.is_wrapped:
+    has_device = bool(site.environment.get("DEVICE")) and not site.is_wrapped
+    has_claims = bool(site.runtime.block_storage_class) and site.runtime.block_hotplug
+    if _makes_disks(site) and not has_device and (asked is DataRootKind.AUTO or _is_only_disk(asked, has_claims)):
         return _block_plain(site)
     unwrappable = _unwrappable(site)
     if unwrappable is not None:
         return unwrappable
-    if asked is not DataRootKind.LOOP:
-        if site.environment.get("DEVICE") and not site.is_wrapped:
-            return Choice(Way.BLOCK, "KATA_DIND_DEVICE names a device")
-        if site.runtime.block_storage_class and site.runtime.block_hotplug:
-            size = site.environment.size_bytes or site.wanted.size_bytes
-            return Choice(
-                Way.BLOCK, f"the storage class `{site.runtime.block_storage_class}` gives block devices", size
-            )
+    if asked is not DataRootKind.LOOP and has_device:
+        return Choice(Way.BLOCK, "KATA_DIND_DEVICE names a device")
+    if asked is not DataRootKind.LOOP and has_claims:
+        size = site.environment.size_bytes or site.wanted.size_bytes
+        return Choice(Way.BLOCK, f"the storage class `{site.runtime.block_storage_class}` gives block devices", size)
     if asked is DataRootKind.BLOCK:
         return site.finding(
             "root.kind-impossible",
@@ -149,6 +147,15 @@ def choose(site: Site) -> Choice | Finding:
 
 
 _KINDS = "the annotation kata-dind.io/data-root"
+
+
+def _makes_disks(site: Site) -> bool:
+    """Tell whether a plain emptyDir is a disk, and one may be added: a guest entrypoint that is there wants its own."""
+    return not site.is_wrapped and site.runtime.empty_dir in (EmptyDirMode.BLOCK_PLAIN, EmptyDirMode.BLOCK_ENCRYPTED)
+
+
+def _is_only_disk(asked: DataRootKind, has_claims: bool) -> bool:
+    return asked is DataRootKind.BLOCK and not has_claims
 
 
 def _refusal(site: Site, kind: str) -> Finding | None:
@@ -342,6 +349,7 @@ def _memory(site: Site, source: Mapping[str, Any], *, is_asked: bool) -> Choice 
         return site.finding(
             "root.memory-without-size",
             f"A data root in memory is asked for in {site.named}, but not how large.",
-            "Set kata-dind.io/size; as much is added to the container's memory limit.",
+            "Set the annotation kata-dind.io/size, or dataRoot.size in the policy; as much is added to the container's "
+            "memory limit.",
         )
     return Choice(Way.MEMORY, "memory is asked for", size, limit_bytes=size)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kata_dind.errors import SpecError
 
+_MAY_BE_POD = re.compile(r"(?:[cC]ontainers|containerMode|jenkins):")
 _LONGEST = 256 * 1024
 """Characters of such a text. What is longer is a program, not a manifest."""
 
@@ -21,7 +24,7 @@ def parsed_text(source: str) -> Iterator[Mapping[Any, Any]]:
             yield tomllib.loads(source)
         except (tomllib.TOMLDecodeError, RecursionError):
             return
-    elif "containers:" in source or "initContainers:" in source:
+    elif _MAY_BE_POD.search(source):
         yield from _yaml_documents(source)
 
 
@@ -32,6 +35,20 @@ def parsed_patch(source: object) -> Mapping[Any, Any]:
     if not isinstance(source, str) or len(source) > _LONGEST:
         return {}
     return next(_yaml_documents(source), {})
+
+
+def with_fields(source: str, fields: Mapping[str, Any]) -> str | None:
+    """Return the text of a pod spec patch with some fields set, as JSON; None if the text can't be read.
+
+    Argo takes YAML as well, but a YAML text may have comments, which would be lost: it is only read.
+    """
+    if not source.strip():
+        return json.dumps(dict(fields))
+    try:
+        known = json.loads(source)
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps({**known, **fields}) if isinstance(known, dict) else None
 
 
 def _yaml_documents(source: str) -> Iterator[Mapping[Any, Any]]:

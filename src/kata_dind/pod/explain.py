@@ -37,7 +37,8 @@ def explain(
     if not detection.engines and not findings:
         return []
     paragraphs = [_about(engine, detection) for engine in detection.engines]
-    paragraphs += [_about_root(root) for engine in detection.engines for root in engine.roots]
+    if detection.is_kata:
+        paragraphs += [_about_root(root) for engine in detection.engines for root in engine.roots]
     reasons = [root.backing_because.rstrip(".") for engine in detection.engines for root in engine.roots]
     paragraphs += [_about_finding(each) for each in findings if not any(why and why in each.message for why in reasons)]
     paragraphs += _about_repair(detection, repair, can_be_written=can_be_written)
@@ -52,7 +53,7 @@ def _about(engine: Engine, detection: Detection) -> str:
     if engine.rootless:
         parts[0] += ", without root"
     said = sentence(f"{parts[0]}: {_and(engine.evidence)}" if engine.evidence else parts[0])
-    return " ".join([said, _about_class(detection), *_about_hand(engine)])
+    return f"{said} {_about_class(detection)}"
 
 
 def _about_class(detection: Detection) -> str:
@@ -61,11 +62,6 @@ def _about_class(detection: Detection) -> str:
     if detection.runtime_class:
         return f"The RuntimeClass `{detection.runtime_class}` is not Kata's, so the pod is left alone."
     return "The pod names no RuntimeClass, so it shares the node's kernel and is left alone."
-
-
-def _about_hand(engine: Engine) -> Iterator[str]:
-    if engine.by_hand:
-        yield "Its own command already makes a disk and mounts it on the data root; that is left as it is."
 
 
 def _about_root(root: Root) -> str:

@@ -19,10 +19,20 @@ class Files:
     def __init__(self, spec: Mapping[str, Any], container: Mapping[str, Any], config_maps: ConfigMaps) -> None:
         self._config_maps = config_maps
         self._spec = spec
-        self._mounts = [
-            (clean_path(text(mount.get("mountPath"))), text(mount.get("name")), text(mount.get("subPath")))
-            for mount in map(mapping, items(container.get("volumeMounts")))
-        ]
+        self._entries = items(container.get("volumeMounts"))
+        self._has_any = any("configMap" in volume or "projected" in volume for _, volume in volumes_of(spec))
+        self._sorted: list[tuple[str, str, str]] | None = None
+
+    @property
+    def _mounts(self) -> list[tuple[str, str, str]]:
+        """Path, volume and subPath of each mount; the longest path is the one that is seen."""
+        if self._sorted is None:
+            mounts = [
+                (clean_path(text(mount.get("mountPath"))), text(mount.get("name")), text(mount.get("subPath")))
+                for mount in map(mapping, self._entries)
+            ]
+            self._sorted = sorted(mounts, key=lambda mount: -len(mount[0]))
+        return self._sorted
 
     def find(self, path: str) -> Script | None:
         """Return the text of the file at an absolute path; None if none of the ConfigMaps in reach has it."""
@@ -33,11 +43,10 @@ class Files:
         return next((name for script, name in self._at(path) if script is None), "")
 
     def _at(self, path: str) -> Iterator[tuple[Script | None, str]]:
-        if not path.startswith("/") or not self._mounts:
+        if not self._has_any or not path.startswith("/"):
             return
         wanted = clean_path(path)
-        # The longest path is the mount that is seen.
-        for at, volume, sub_path in sorted(self._mounts, key=lambda mount: -len(mount[0])):
+        for at, volume, sub_path in self._mounts:
             if wanted != at and not wanted.startswith(at.rstrip("/") + "/"):
                 continue
             below = wanted[len(at) :].strip("/")

@@ -43,9 +43,10 @@ def _pod(runner: Mapping[Any, Any], settings: Mapping[Any, Any]) -> Place:
     env = _environment(runner.get("environment"))
     context = {"privileged": True} if is_true(settings.get("privileged")) else {}
     common = {"env": env, "securityContext": context, "volumeMounts": mounts}
+    # Whatever the image, the job's commands are given to a shell.
     containers: list[dict[str, Any]] = [
-        {"name": "build", "image": settings.get("image"), **common},
-        {"name": "helper", **common},
+        {"name": "build", "image": settings.get("image"), "command": ["sh"], **common},
+        {"name": "helper", "command": ["sh"], **common},
     ]
     for index, entry in enumerate(items(settings.get("services"))):
         containers.append({**_service(mapping(entry), index), **common})
@@ -62,7 +63,9 @@ def _pod(runner: Mapping[Any, Any], settings: Mapping[Any, Any]) -> Place:
         "kind": "",
         "metadata": {"name": text(runner.get("name")), "namespace": text(settings.get("namespace"))},
     }
-    return pod.place(document, made_by=_MADE_BY, incomplete=_INCOMPLETE)
+    # The class stands here or nowhere.
+    incomplete = _INCOMPLETE if pod.has("runtimeClassName") else ""
+    return pod.place(document, made_by=_MADE_BY, incomplete=incomplete)
 
 
 def _service(service: Mapping[Any, Any], index: int) -> dict[str, Any]:

@@ -111,6 +111,8 @@ class Known:
     """It is not started if this variable has one of these values."""
     starters: tuple[str, ...] = ()
     """Programs of the image that start it, if a command names them."""
+    is_either: bool = False
+    """It was a client under the same name, up to 20.10."""
     is_client: bool = False
     """It is a client, or another program that only looks like a daemon."""
     other_runtime: str = ""
@@ -224,11 +226,11 @@ def _official(image: Image) -> Known | None:
     if (version and version[0] < _FIRST_DAEMON) or image.tag.split("-")[0] in ("stable", "edge", "test", "git"):
         return Known(is_client=True, version=version, said=f"the image {short} is Docker's client (up to 20.10)")
     if not version and image.tag not in ("", "latest", "rc"):
-        return replace(daemon, weight=1, said=f"the image {short} may be a Docker daemon")
+        return replace(daemon, weight=1, said=f"the image {short} may be a Docker daemon", is_either=True)
     is_dockers = image.registry in ("", "docker.io", "index.docker.io", "registry-1.docker.io", "public.ecr.aws")
     is_librarys = image.owner in ("", "library") or image.owner.endswith("/library")
     weight = CERTAIN if is_librarys and (is_dockers or image.owner) else LIKELY
-    return replace(daemon, weight=weight, said=f"the image {short} is a Docker daemon (since 23)")
+    return replace(daemon, weight=weight, said=f"the image {short} is a Docker daemon (since 23)", is_either=True)
 
 
 def _plugin(image: Image) -> Known | None:

@@ -46,7 +46,8 @@ class HandMount:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+# Frozen classes take three times as long to make; these live for one search.
+@dataclass(slots=True)
 class Start:
     """A program with a data root, where a command line starts it."""
 
@@ -464,7 +465,7 @@ class _Reader:
                     self._files[path] = expanded_text(text, variables, positional)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """A command on its way through the reader."""
 

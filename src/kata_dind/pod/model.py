@@ -240,3 +240,6 @@ class Place:
     """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
+    patch_text: tuple[Pointer, str] | None = None
+    """A string of the document that is a patch of the pod spec, or can be one, and what it is now (Argo's podSpecPatch):
+    single fields that stand nowhere else go into it."""

@@ -73,11 +73,15 @@ class Assembly:
             if not name or name not in known:
                 self.entry(key, entry, {(): None})
                 continue
-            index = known[name]
-            changed = list(self._spec[key])
-            changed[index] = {**mapping(changed[index]), **mapping(entry)}
-            self._spec[key] = changed
-            self._parts.update({("spec", key, index, field): None for field in mapping(entry) if field != "name"})
+            fields = {field: value for field, value in mapping(entry).items() if field != "name"}
+            self.complete(key, known[name], fields)
+
+    def complete(self, key: str, index: int, fields: Mapping[str, Any]) -> None:
+        """Give an entry of a list fields that stand nowhere in the document; they win."""
+        changed = list(self._spec[key])
+        changed[index] = {**mapping(changed[index]), **fields}
+        self._spec[key] = changed
+        self._parts.update({("spec", key, index, field): None for field in fields})
 
     def metadata(self, sources: Sequence[tuple[object, Pointer]], *, into: Pointer | None) -> None:
         """Take the pod's metadata: of the last source if there is one, else joined, and then no patch finds its way."""
@@ -109,6 +113,7 @@ class Assembly:
         claim_templates: object = (),
         made_by: str = "",
         incomplete: str = "",
+        patch_text: tuple[Pointer, str] | None = None,
     ) -> Place:
         """Return the pod, as a place in the object that it was found in."""
         pod = {"spec": self._spec} if self._metadata is None else {"metadata": self._metadata, "spec": self._spec}
@@ -122,6 +127,7 @@ class Assembly:
             claim_templates=mappings(claim_templates),
             made_by=made_by,
             incomplete=incomplete,
+            patch_text=patch_text,
         )
 
 

@@ -15,6 +15,7 @@ from kata_dind.pod.model import Operation, Pointer
 _EXPANDED = re.compile(r"\$(?=[$(]|[^\x00-\x7f])")
 
 
+@functools.lru_cache(maxsize=1024)
 def pointer_text(pointer: Pointer) -> str:
     """Return a pointer as RFC 6901 writes it."""
     text = "/".join(
@@ -166,19 +167,21 @@ class Draft:
         while parent is None:
             pointer, value = pointer[:-1], {pointer[-1]: value}
             parent = self.get(pointer[:-1])
-        if not isinstance(parent, dict):
+        if not isinstance(parent, Mapping):
             raise Malformed(pointer[:-1])
         op: Literal["replace", "add"] = "replace" if pointer[-1] in parent else "add"
         self.operations.append({"op": op, "path": pointer_text(pointer), "value": value})
         self._own(pointer[:-1])[pointer[-1]] = value
 
-    def append(self, pointer: Pointer, value: Any) -> None:
-        """Put a value at the end of a list, which is made if it is absent."""
-        if isinstance(self.get(pointer), list):
-            self.operations.append({"op": "add", "path": pointer_text(pointer) + "/-", "value": value})
-            self._own(pointer).append(value)
-        elif self.get(pointer) is None:
-            self.put(pointer, [value])
+    def append(self, pointer: Pointer, *values: Any) -> None:
+        """Put values at the end of a list, which is made if it is absent."""
+        there = self.get(pointer)
+        if isinstance(there, list):
+            path = pointer_text((*pointer, "-"))
+            self.operations += [{"op": "add", "path": path, "value": value} for value in values]
+            self._own(pointer).extend(values)
+        elif there is None:
+            self.put(pointer, list(values))
         else:
             raise Malformed(pointer)
 

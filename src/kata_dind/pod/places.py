@@ -8,14 +8,16 @@ patch as one of the document. Nothing here trusts a document: it may be deep, cy
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kata_dind.pod.argo import argo_pods
 from kata_dind.pod.buildkite import buildkite_pods, is_plugin
-from kata_dind.pod.embedded import parsed_text
+from kata_dind.pod.embedded import parsed_text, with_fields
 from kata_dind.pod.gitlab import gitlab_pods, is_configuration
+from kata_dind.pod.jenkins import is_template, jenkins_pods
 from kata_dind.pod.model import Operation, Place, Pointer
 from kata_dind.pod.parts import identity, mappings
 from kata_dind.pod.reading import items, mapping, text
@@ -24,6 +26,8 @@ from kata_dind.pod.tekton import tekton_pods
 
 _DEEPEST = 100
 """Kubernetes' own documents are not half as deep."""
+_DEEPEST_TEXT = 2
+"""A manifest in the text of a configuration in a chart's values."""
 _MOST = 10_000
 """Pods in one document; more come only of aliases that multiply."""
 
@@ -61,7 +65,8 @@ class _Around:
     claim_templates: object = ()
     made_by: str = ""
     incomplete: str = ""
-    in_text: bool = False
+    texts: int = 0
+    """In how many texts within texts this is."""
 
 
 def find_pods(document: Mapping[Any, Any]) -> Iterator[Place]:
@@ -112,6 +117,8 @@ class _Walk:
             group, finder = _KINDS.get(kind, ("", None))
             if finder is not None and text(node.get("apiVersion")).startswith(group):
                 return finder(node, pointer)
+        if is_template(node):
+            return jenkins_pods(node, around.document)
         if is_pod_spec(node):
             return (_in_one_piece(node, pointer, around),)
         if is_pod_spec(node.get("spec")):
@@ -145,12 +152,12 @@ class _Walk:
                 yield from self.through(value, (*pointer, key), below)
 
     def _through_text(self, source: str, pointer: Pointer, around: _Around) -> Iterator[Place]:
-        if around.in_text:
+        if around.texts >= _DEEPEST_TEXT:
             return
         for data in parsed_text(source):
             said = f"the manifest is text in the field {_dotted(pointer)}, which is not rewritten"
             document = data if data.get("kind") else around.document
-            inner = _Around(document, in_text=True, made_by=around.made_by or said)
+            inner = _Around(document, texts=around.texts + 1, made_by=around.made_by or said)
             for place in _Walk().through(data, (), inner):
                 yield replace(place, parts=(((), None),), missing=frozenset(), made_by=place.made_by or said)
 
@@ -229,7 +236,27 @@ def translate(place: Place, patch: Sequence[Operation]) -> tuple[list[Operation]
             continue
         held.append(_operation(operation, pointer, missing))
         _shift(parts, operation["op"], pod_pointer, pointer)
-    return held, left
+    return _into_text(place, held, left)
+
+
+def _into_text(place: Place, held: list[Operation], left: list[Operation]) -> tuple[list[Operation], list[Operation]]:
+    """Move single fields of the pod spec to the string that patches it, if the document has such a string."""
+    fields = {
+        split_pointer(operation["path"])[1]: operation["value"]
+        for operation in left
+        if re.fullmatch("/spec/[A-Za-z]+", operation["path"])
+        and operation["op"] in ("add", "replace")
+        and not isinstance(operation["value"], dict | list)
+    }
+    if place.patch_text is None or not fields:
+        return held, left
+    pointer, source = place.patch_text
+    changed = with_fields(source, fields)
+    if changed is None:
+        return held, left
+    # What is there already is replaced by an `add`, too (RFC 6902).
+    held.append({"op": "add", "path": join_pointer(pointer), "value": changed})
+    return held, [operation for operation in left if operation["path"].removeprefix("/spec/") not in fields]
 
 
 def _operation(operation: Operation, pointer: Sequence[str], missing: set[Pointer]) -> Operation:

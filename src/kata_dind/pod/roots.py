@@ -49,7 +49,8 @@ _HOMES = {Program.DOCKERD: "/home/rootless", Program.BUILDKITD: "/home/user"}
 _BELOW_HOME = {Program.DOCKERD: "docker", Program.BUILDKITD: "buildkit", Program.CONTAINERD: "containerd"}
 
 
-@dataclass(frozen=True, slots=True)
+# Frozen classes take three times as long to make; these live for one search.
+@dataclass(slots=True)
 class Running:
     """A program as it is started."""
 
@@ -63,7 +64,7 @@ class Running:
     """Returns the text of a file in the container, if it is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NamedRoot:
     """A directory of data."""
 
@@ -73,7 +74,7 @@ class NamedRoot:
     by_flag: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Driver:
     """Something that names a storage driver."""
 
@@ -84,7 +85,7 @@ class Driver:
     in_file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Storage:
     """The data root and the storage drivers of a program."""
 
@@ -115,7 +116,7 @@ def read_storage(running: Running) -> Storage:
 def flag_values(words: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the values of flags with the words that say them: `--x V`, `--x=V`, `"--x V"`, `-gV`, `-g=V`."""
     for index, word in enumerate(words):
-        if not word.startswith("-"):
+        if not word.startswith(names):
             continue
         for name in names:
             if word == name:

@@ -75,7 +75,9 @@ def scale_set_pods(values: Mapping[Any, Any], pointer: Pointer, document: Mappin
         if volume["name"] not in present:
             pod.entry("volumes", volume, {(): None})
     pod.metadata([(template.get("metadata"), (*at, "metadata"))], into=(*at, "metadata"))
+    # The class stands here or nowhere.
     incomplete = f"The container dind isn't in these values, since the chart adds it. {_WEBHOOK}"
+    incomplete = incomplete if pod.has("runtimeClassName") else ""
     return pod.place(document, made_by=_CHART, incomplete=incomplete)
 
 
@@ -110,7 +112,7 @@ def legacy_pods(document: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place
         document,
         claim_templates=outer.get("volumeClaimTemplates"),
         made_by=_CONTROLLER,
-        incomplete=f"{added} {_WEBHOOK}" if added else "",
+        incomplete=f"{added} {_WEBHOOK}" if added and pod.has("runtimeClassName") else "",
     )
 
 
@@ -125,7 +127,7 @@ def _add_daemon(pod: Assembly, settings: Mapping[Any, Any], at: Pointer) -> str:
     if settings.get("dockerEnabled") is False or text(settings.get("containerMode")) == "kubernetes":
         return ""
     if "docker" in containers:
-        return ""
+        return _complete_daemon(pod, containers["docker"])
     mounts = "dockerVolumeMounts"
     extra = items(settings.get(mounts))
     parts: dict[Pointer, Pointer | None] = {(): None}
@@ -141,6 +143,16 @@ def _add_daemon(pod: Assembly, settings: Mapping[Any, Any], at: Pointer) -> str:
         if volume["name"] not in present:
             pod.entry("volumes", volume, {(): None})
     return "The container docker isn't in this document, since the controller adds it."
+
+
+def _complete_daemon(pod: Assembly, index: int) -> str:
+    """Add what the controller gives to a container `docker` that the document has only in part."""
+    container = mapping(pod.value("containers")[index])
+    if text(container.get("image")):
+        return ""
+    added = {key: value for key, value in _LEGACY_DIND.items() if key not in container}
+    pod.complete("containers", index, added)
+    return "The container docker is only in part in this document, since the controller adds the rest."
 
 
 _RUNNER_FIELDS = ("env", "envFrom", "image", "imagePullPolicy", "resources", "volumeMounts")

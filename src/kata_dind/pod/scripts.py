@@ -202,7 +202,7 @@ class _Parser:
 
     def _end_command(self) -> None:
         command = self._command
-        if command.words or any(pending is command for pending, *_ in self._pending):
+        if command.words or (self._pending and any(pending is command for pending, *_ in self._pending)):
             self._commands().append(command)
         self._drop_command()
 

@@ -325,10 +325,10 @@ def _add_environment(bench: Bench, site: Site, wanted: dict[str, str]) -> None:
     system = _system_containerd(site)
     if system is not None:
         wanted["CONTAINERD"] = system.path
-    for name, value in wanted.items():
-        if f"KATA_DIND_{name}" not in site.environment.values:
-            entry = {"name": f"KATA_DIND_{name}", "value": escape_expansion(value)}
-            bench.draft.append((*engine.pointer, "env"), entry)
+    missing = {name: value for name, value in wanted.items() if f"KATA_DIND_{name}" not in site.environment.values}
+    if missing:
+        entries = [{"name": f"KATA_DIND_{name}", "value": escape_expansion(value)} for name, value in missing.items()]
+        bench.draft.append((*engine.pointer, "env"), *entries)
 
 
 def _system_containerd(site: Site) -> Root | None:

@@ -74,26 +74,21 @@ def find_mount(
     spec: Mapping[str, Any], container: Mapping[str, Any], path: str, claim_templates: Claims = ()
 ) -> VolumeMount | None:
     """Return what a container mounts at exactly this path, or None. Of duplicates, the last."""
-    wanted = clean_path(path)
-    at = [entry for entry in _entries(container) if entry[1] == wanted]
-    return _mount(spec, container, at[-1], claim_templates) if at else None
+    at = _at(_entries(container), clean_path(path))
+    return _mount(spec, container, at, claim_templates) if at else None
 
 
 def mount_above(
     spec: Mapping[str, Any], container: Mapping[str, Any], path: str, claim_templates: Claims = ()
 ) -> VolumeMount | None:
     """Return the nearest mount whose directory has the path somewhere below it, or None."""
-    wanted = clean_path(path)
-    above = [entry for entry in _entries(container) if entry[0][0] != "volumeDevices" and _is_below(wanted, entry[1])]
-    if not above:
-        return None
-    return _mount(spec, container, max(above, key=lambda entry: len(entry[1])), claim_templates)
+    above = _above(_entries(container), clean_path(path))
+    return _mount(spec, container, above, claim_templates) if above else None
 
 
 def mounts_below(container: Mapping[str, Any], path: str) -> list[str]:
     """Return the paths below this one at which a container mounts something."""
-    wanted = clean_path(path)
-    return [at for _, at, _ in _entries(container) if _is_below(at, wanted)]
+    return _below(_entries(container), clean_path(path))
 
 
 def find_volume(spec: Mapping[str, Any], name: str) -> tuple[Pointer, Mapping[str, Any]] | None:
@@ -145,30 +140,51 @@ def backing_at(
     A directory for which the image has a VOLUME is a mount of its own, so that a mount above does not matter; another
     one is part of the mount above it.
     """
-    mount = find_mount(spec, container, path, claim_templates)
-    if mount is not None or runtime is None:
-        return backing_of(spec, mount, runtime, claim_templates)
-    above = mount_above(spec, container, path, claim_templates)
-    if above is not None and clean_path(path) not in IMAGE_VOLUMES:
+    entries = _entries(container)
+    path = clean_path(path)
+    at = _at(entries, path)
+    if at is not None or runtime is None:
+        return backing_of(spec, _mount(spec, container, at, claim_templates) if at else None, runtime, claim_templates)
+    nearest = _above(entries, path)
+    above = _mount(spec, container, nearest, claim_templates) if nearest else None
+    if above is not None and path not in IMAGE_VOLUMES:
         backing, sentence = backing_of(spec, above, runtime, claim_templates)
         return backing, f"{quoted(clean_path(path))} lies in the mount at {quoted(above.mount_path)}, and {sentence}"
-    backing, sentence = _image_volume(runtime) if clean_path(path) in IMAGE_VOLUMES else _container_root(runtime)
+    backing, sentence = _image_volume(runtime) if path in IMAGE_VOLUMES else _container_root(runtime)
     if above is not None:
         sentence += f"; the mount at {quoted(above.mount_path)} does not take the place of that VOLUME"
-    if below := mounts_below(container, path):
+    if below := _below(entries, path):
         sentence += f"; only {listed(below)} below it {'is' if len(below) == 1 else 'are'} mounted"
     return backing, sentence
 
 
-def _entries(container: Mapping[str, Any]) -> list[tuple[Pointer, str, Mapping[str, Any]]]:
+_Entry = tuple[Pointer, str, Mapping[str, Any]]
+
+
+def _entries(container: Mapping[str, Any]) -> list[_Entry]:
     """Return pointer (in the container), clean path and entry of all mounts, devices before mounts."""
-    entries: list[tuple[Pointer, str, Mapping[str, Any]]] = []
+    entries: list[_Entry] = []
     for key, path_key in (("volumeDevices", "devicePath"), ("volumeMounts", "mountPath")):
         for index, entry in enumerate(items(container.get(key))):
-            path = text(mapping(entry).get(path_key))
-            if path:
-                entries.append(((key, index), clean_path(path), mapping(entry)))
+            if isinstance(entry, dict | Mapping):
+                path = entry.get(path_key)
+                if isinstance(path, str) and path:
+                    entries.append(((key, index), clean_path(path), entry))
     return entries
+
+
+def _at(entries: list[_Entry], path: str) -> _Entry | None:
+    found = [entry for entry in entries if entry[1] == path]
+    return found[-1] if found else None
+
+
+def _above(entries: list[_Entry], path: str) -> _Entry | None:
+    found = [entry for entry in entries if entry[0][0] != "volumeDevices" and _is_below(path, entry[1])]
+    return max(found, key=lambda entry: len(entry[1])) if found else None
+
+
+def _below(entries: list[_Entry], path: str) -> list[str]:
+    return [at for _, at, _ in entries if _is_below(at, path)]
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -178,7 +194,7 @@ def _is_below(path: str, directory: str) -> bool:
 def _mount(
     spec: Mapping[str, Any],
     container: Mapping[str, Any],
-    entry: tuple[Pointer, str, Mapping[str, Any]],
+    entry: _Entry,
     claim_templates: Claims,
 ) -> VolumeMount:
     pointer, _, fields = entry

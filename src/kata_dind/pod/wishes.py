@@ -61,8 +61,7 @@ class Environment:
     @property
     def size_bytes(self) -> int | None:
         """KATA_DIND_SIZE, if it is set and valid."""
-        found = _SIZE.fullmatch(self.get("SIZE"))
-        return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else None
+        return entrypoint_size(self.get("SIZE"))
 
 
 def read_environment(container: Mapping[Any, Any]) -> Environment:
@@ -74,3 +73,9 @@ def read_environment(container: Mapping[Any, Any]) -> Environment:
             value = mapping(entry).get("value")
             values[name] = value if isinstance(value, str) else "" if "valueFrom" not in entry else None
     return Environment(values)
+
+
+def entrypoint_size(text: str) -> int | None:
+    """Return the bytes of a size as the guest entrypoint takes it, in powers of 1024; None for anything else."""
+    found = _SIZE.fullmatch(text)
+    return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else None

@@ -57,8 +57,8 @@ def behind_wrapper(container: Mapping[str, Any]) -> Mapping[str, Any]:
     return container if command is None else {**container, "command": command}
 
 
-def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], path: str, claim_templates: Claims = ()) -> bool:
-    """Tell whether a container has the guest entrypoint and what it needs, for a data root at this path."""
+def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], claim_templates: Claims = ()) -> bool:
+    """Tell whether a container has the guest entrypoint, and the volumes of a repair that it needs."""
     command = container.get("command")
     if not isinstance(command, list | tuple) or wrapped_words(command) is None:
         return False

@@ -393,3 +393,67 @@ def test_runtime_classes_of_the_same_file_name_their_handlers(cli: CommandLine, 
     assert cli("fix", "--check", "all.yaml").exit_code == 1
     (here / "all.yaml").write_text(DIND.replace("kata-qemu ", "vm "))
     assert cli("fix", "--check", "all.yaml").exit_code == 0
+
+
+def test_a_pod_that_is_made_elsewhere_is_named_with_its_maker(cli: CommandLine, here: Path) -> None:
+    """ARC's chart adds the container itself, so that these values have no place for the repair."""
+    values = "containerMode: {type: dind}\ntemplate:\n  spec:\n    runtimeClassName: kata-qemu\n"
+    values += "    containers: [{name: runner, image: 'ghcr.io/actions/actions-runner:latest'}]\n"
+    values = f"githubConfigUrl: https://github.com/example/x\n{values}"
+    (here / "values.yaml").write_text(values)
+    outcome = cli("fix", "--check", "values.yaml")
+    assert outcome.exit_code == 1
+    assert "[pod.made-elsewhere]" in outcome.stdout
+    assert "webhook" in outcome.stdout
+    assert cli("fix", "values.yaml").stdout == values
+
+
+def test_gitlab_runners_settings_are_read(cli: CommandLine, here: Path) -> None:
+    text = '[[runners]]\n  executor = "kubernetes"   # ours\n  [runners.kubernetes]\n    privileged = true\n'
+    text += '    runtime_class_name = "kata-qemu"\n    [[runners.kubernetes.services]]\n      name = "docker:27-dind"\n'
+    (here / "config.toml").write_text(text)
+    found = json.loads(cli("fix", "config.toml", "--json").stdout)["pods"]
+    assert [engine["program"] for pod in found for engine in pod["engines"]] == ["dockerd"]
+    assert cli("fix", "config.toml", "--check").exit_code == 1
+    (here / "pod.yaml").write_text(DIND)
+    mixed = cli("fix", "config.toml", "pod.yaml")
+    assert (mixed.exit_code, mixed.stdout) == (2, "")
+    assert mixed.stderr.startswith("kata-dind: config.toml: it is TOML, which can't be printed among other files")
+
+
+def test_a_pod_that_refuses_the_repair_needs_none(cli: CommandLine, here: Path) -> None:
+    refused = DIND.replace("namespace: build}", 'namespace: build, annotations: {kata-dind.io/repair: "no"}}')
+    refused = refused.replace("docker:27-dind", "docker:29-dind")
+    (here / "pod.yaml").write_text(refused)
+    assert cli("fix", "--check", "pod.yaml").exit_code == 0
+    assert cli("fix", "pod.yaml").stdout == refused
+
+
+def test_a_guard_that_would_refuse_a_pod_fails_the_check(cli: CommandLine, here: Path) -> None:
+    (here / "pod.yaml").write_text(ON_THE_NODE)
+    for answer, expected in (("off", 0), ("warn", 0), ("deny", 1)):
+        (here / "policy.yaml").write_text(f"guards: {{sharedKernel: {answer}}}")
+        outcome = cli("fix", "--check", "pod.yaml", "--policy", "policy.yaml")
+        assert (answer, outcome.exit_code) == (answer, expected)
+        assert ("[guard.shared-kernel]" in outcome.stdout) is (answer != "off")
+
+
+def test_in_every_locale_it_is_utf_8(here: Path) -> None:
+    text = DIND.replace("this comment", "dieser Kommentar — 日本")
+    (here / os.fsdecode(b"\xff.yaml")).write_text(text)
+    argv = [sys.executable, "-c", _PROGRAM, "fix", "."]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    for more in ([], ["-o", "json"], ["-o", "findings"]):
+        done = subprocess.run([*argv, *more], capture_output=True, check=False, env=environment)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        assert done.stdout.decode("utf-8")
+    assert (
+        "dieser Kommentar — 日本"
+        in subprocess.run(argv, capture_output=True, check=True, env=environment).stdout.decode()
+    )
+
+
+def test_a_broken_document_of_standard_input_has_its_line() -> None:
+    outcome = piped("fix", "-", stdin=f"{SERVICE}---\na: [\n")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith("kata-dind: stdin:9: it is not YAML: ")

@@ -43,7 +43,7 @@ def test_each_workload_is_valid_and_needs_no_repair(
     kubernetes_validate.validate(manifest, "1.33", strict=True)
     spec = pod_spec(manifest)
     assert spec["runtimeClassName"] == "kata-qemu"
-    assert ("initContainers" in spec) is bool(more)
+    assert ("initContainers" in spec) is (bool(more) or workload == "job")
     (home / "made.yaml").write_text(outcome.stdout)
     checked = cli("fix", "--check", str(home / "made.yaml"))
     assert (checked.exit_code, checked.stdout) == (0, "")
@@ -58,6 +58,8 @@ def test_the_script_is_a_literal_block_and_parts_have_comments(cli: CommandLine)
     assert "# The guest entrypoint prepares and proves the data root" in text
     assert "# Each pod gets a virtual machine" in text
     assert text.count("# Each pod gets a virtual machine") == 1
+    before_script = text.partition("- /bin/sh")[0].splitlines()
+    assert before_script[-3].strip().startswith("# The guest entrypoint prepares")
 
 
 def test_what_is_asked_for_is_in_it(cli: CommandLine) -> None:
@@ -82,6 +84,13 @@ def test_json_is_the_same_manifest(cli: CommandLine) -> None:
     assert json.loads(cli("render", "--json").stdout) == manifest
 
 
+def test_what_a_class_or_a_user_can_not_have_is_refused_with_the_reason(cli: CommandLine) -> None:
+    outcome = cli("render", "--rootless", "--kind", "loop")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith("kata-dind: a daemon of the kind loop can't be had with the RuntimeClass kata\n")
+    assert "does not run as root" in outcome.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -98,7 +107,6 @@ def test_json_is_the_same_manifest(cli: CommandLine) -> None:
         (["--cpus", "many"], "--cpus: "),
         (["--storage-class", "A B"], "--storage-class: "),
         (["--policy", "gone.yaml"], "gone.yaml: it cannot be read"),
-        (["--rootless", "--kind", "loop"], "--"),
     ],
 )
 def test_bad_input_is_told_in_one_line(cli: CommandLine, argv: list[str], said: str) -> None:

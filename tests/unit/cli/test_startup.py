@@ -16,7 +16,9 @@ print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})
 """
 
 
-@pytest.mark.parametrize("argv", [["--help"], [], ["up", "--help"], ["ls"], ["fix", "--help"], ["render", "--help"], ["policy", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], [], ["up", "--help"], ["ls"], ["fix", "--help"], ["render", "--help"], ["policy", "--help"]]
+)
 def test_quick_commands_load_no_heavy_module(argv: list[str], home: Path) -> None:
     done = run([sys.executable, "-c", _LOADED, *argv], capture_output=True, check=True, text=True)
     code, loaded = json.loads(done.stderr)

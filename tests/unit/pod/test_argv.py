@@ -289,7 +289,7 @@ def test_no_words_stop_it(words: list[str]) -> None:
 
 
 def test_many_words_cost_little() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for word in ("env", "--", "argoexec", "rootlesskit", "sh", "A=B", "/x/y", "entrypoint"):
         launched(*[word] * 20_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

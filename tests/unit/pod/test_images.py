@@ -239,10 +239,10 @@ def test_plugins_whose_name_shows_nothing(reference: str, program: str) -> None:
     ["a." * 8000 + "!", "a-" * 8000 + "!", "a" * 16384, "a" * 256, "[" * 16384, ":" * 16384, "@" * 16384, "a/" * 8000],
 )
 def test_a_long_name_costs_nothing(reference: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_image(reference) is None
     parse_image(reference[-1023:])
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @given(st.text(max_size=200) | st.from_regex(r"[a-z0-9./:@_-]{0,80}", fullmatch=True))

@@ -291,6 +291,22 @@ def test_argos_patch_goes_to_the_template() -> None:
     assert held == [{"op": "add", "path": "/spec/templates/2/volumes", "value": [{"name": "one"}]}]
 
 
+def test_single_fields_of_argos_pod_go_into_the_string_that_patches_it() -> None:
+    build, script = places(WORKFLOW)
+    grace: Operation = {"op": "add", "path": "/spec/terminationGracePeriodSeconds", "value": 60}
+    shares: Operation = {"op": "add", "path": "/spec/securityContext/runAsUser", "value": 0}
+    held, left = translate(build, [grace, shares])
+    path = "/spec/templates/1/podSpecPatch"
+    assert held == [{"op": "add", "path": path, "value": '{"terminationGracePeriodSeconds": 60}'}]
+    assert left == [shares]
+    patched = jsonpatch.apply_patch(read(WORKFLOW), held)
+    again, _ = find_pods(patched)
+    assert again.pod["spec"]["terminationGracePeriodSeconds"] == 60
+    assert again.pod["spec"]["runtimeClassName"] == "kata-qemu"
+    # YAML in the string is read, and left alone.
+    assert translate(script, [grace]) == ([], [grace])
+
+
 @pytest.mark.parametrize(
     ("kind", "wrap"),
     [("WorkflowTemplate", "SPEC"), ("ClusterWorkflowTemplate", "SPEC"), ("CronWorkflow", "{workflowSpec: SPEC}")],
@@ -316,6 +332,9 @@ def test_arcs_values_get_the_daemon_that_the_chart_adds() -> None:
     place = the_place(SCALE_SET, "values.yaml")
     assert (place.kind, place.pod["spec"]["runtimeClassName"]) == ("", "kata-qemu")
     assert (names(place), names(place, "initContainers")) == (["runner"], ["dind"])
+    assert the_place("containerMode: {type: dind}").incomplete == "", (
+        "without a class of Kata's there is nothing to say"
+    )
     assert place.made_by == "ARC's chart adds the container dind to the pods of this scale set"
     assert place.incomplete.startswith("The container dind isn't in these values")
     assert in_document(place, "spec", "initContainers", 0, "command") is None
@@ -369,6 +388,18 @@ def test_the_older_controller_adds_its_daemon_unless_told_not_to() -> None:
     for told in ("dockerEnabled: false", "containerMode: kubernetes"):
         place = legacy("RunnerDeployment", told)
         assert (names(place), place.incomplete) == (["runner"], "")
+
+
+def test_a_container_of_the_older_controller_is_completed() -> None:
+    place = legacy("RunnerDeployment", "containers: [{name: docker, volumeMounts: [{name: d, mountPath: /d}]}]")
+    daemon = place.pod["spec"]["containers"][0]
+    assert (daemon["image"], daemon["securityContext"]) == ("docker:dind", {"privileged": True})
+    assert daemon["volumeMounts"] == [{"name": "d", "mountPath": "/d"}]
+    assert (
+        in_document(place, "spec", "containers", 0, "volumeMounts") == "/spec/template/spec/containers/0/volumeMounts"
+    )
+    assert in_document(place, "spec", "containers", 0, "image") is None
+    assert place.incomplete.startswith("The container docker is only in part in this document")
 
 
 @pytest.mark.parametrize(("kind", "in_template"), [("RunnerDeployment", True), ("RunnerSet", False)])
@@ -451,6 +482,46 @@ def test_jenkins_pod_in_a_string_is_found_and_not_rewritten() -> None:
         "the manifest is text in the field jenkins.clouds.0.kubernetes.templates.0.yaml, which is not rewritten"
     )
     assert in_document(place, "spec", "containers") is None
+
+
+def test_jenkins_template_joins_its_containers_and_the_yaml_beside_them() -> None:
+    place = the_place("""
+        jenkins:
+          templates:
+          - name: build
+            containers:
+            - {name: dind, image: docker:27-dind, privileged: true, args: "--mtu=1450 -D"}
+            volumes:
+            - emptyDirVolume: {memory: true, mountPath: /var/lib/docker}
+            yaml: |
+              spec:
+                runtimeClassName: kata
+                containers:
+                - {name: dind, tty: true}
+                - {name: jnlp}
+    """)
+    spec = place.pod["spec"]
+    dind = spec["containers"][0]
+    assert (names(place), spec["runtimeClassName"], dind["tty"]) == (["dind", "jnlp"], "kata", True)
+    assert (dind["args"], dind["securityContext"]) == (["--mtu=1450", "-D"], {"privileged": True})
+    assert dind["volumeMounts"] == [{"name": "volume-0", "mountPath": "/var/lib/docker"}]
+    assert spec["volumes"] == [{"name": "volume-0", "emptyDir": {"medium": "Memory"}}]
+    assert place.made_by == "Jenkins makes a pod of this template"
+    assert in_document(place, "spec", "containers", 0, "args") is None
+
+
+def test_a_text_in_a_text_is_read() -> None:
+    place = the_place("""
+        controller:
+          configScripts:
+            agents: |
+              jenkins:
+                templates:
+                - yaml: |
+                    spec: {runtimeClassName: kata, containers: [{name: dind, image: docker:dind}]}
+                  # two lines
+    """)
+    assert place.made_by.startswith("the manifest is text in the field controller.configScripts.agents")
 
 
 def test_jenkins_yaml_without_a_kind_is_a_pod() -> None:

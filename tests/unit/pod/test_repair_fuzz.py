@@ -45,7 +45,7 @@ PATHS = st.sampled_from(
     ]
 )
 NAMES = st.sampled_from(["a", "b", "kata-dind", "kata-dind-1", "kata-dind-entrypoint"])
-SOURCES = st.sampled_from(
+SOURCES: st.SearchStrategy[Json] = st.sampled_from(
     [
         {"emptyDir": {}},
         {"emptyDir": {"sizeLimit": "10Gi"}},
@@ -124,7 +124,8 @@ def pods(draw: st.DrawFn) -> Json:
     if inits:
         spec["initContainers"] = inits
     if draw(st.booleans()):
-        spec |= draw(st.sampled_from([{"hostUsers": False}, {"terminationGracePeriodSeconds": 1}]))
+        more: Json = draw(st.sampled_from([{"hostUsers": False}, {"terminationGracePeriodSeconds": 1}]))
+        spec |= more
     return {"metadata": {"name": "p", "annotations": {**draw(ANNOTATIONS)}}, "spec": spec}
 
 

@@ -78,7 +78,7 @@ def test_a_root_by_daemon_json(path: str, more: dict[str, Any]) -> None:
     engine = only_engine(*spec.pop("containers"), config_maps=config_maps, **spec)
     assert paths(engine) == ["/x"]
     assert engine.roots[0].said_by == "`data-root` of /etc/docker/daemon.json"
-    assert engine.storage_settings == (StorageSetting("vfs", (), False, in_script=True),)
+    assert engine.storage_settings == (StorageSetting("vfs", (), False, in_script=True, in_file=DAEMON_JSON),)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "1", '{"data-root": 1}', "[" * 100_000, "{}" + " " * 70_000])

@@ -277,10 +277,10 @@ def test_no_text_stops_it(text: str) -> None:
     "piece", [*SHELL_PIECES, "${a", "$(a", "<<A ", "a\n", "a=$a$a;", '"${', "f() { f; }; f; ", "$a"]
 )
 def test_a_long_text_costs_little(piece: str) -> None:
-    text = (piece * (LONGEST_SCRIPT // len(piece)))[:LONGEST_SCRIPT]
-    start = time.perf_counter()
+    text = (piece * 30_000)[:30_000]
+    start = time.process_time()
     launched(text)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 1
 
 
 def test_a_longer_text_is_not_read() -> None:
