@@ -138,19 +138,17 @@ class Draft:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document: Any = document
         self.operations: list[Operation] = []
-        self._ours: dict[int, Any] = {}
-        """The mappings and lists that were copied already, by their identity, which holds as long as they are here."""
+        self._ours: dict[Pointer, Any] = {}
+        """The mappings and lists that were copied already, as long as their pointers hold."""
 
     def get(self, pointer: Pointer) -> Any:
         """Return what is there by now; None if nothing is."""
         value = self.document
         for key in pointer:
-            if isinstance(value, dict):
+            if type(value) is dict or isinstance(value, Mapping):
                 value = value.get(key)
-            elif isinstance(key, int) and isinstance(value, list) and 0 <= key < len(value):
+            elif isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
                 value = value[key]
-            elif isinstance(value, Mapping):
-                value = value.get(key)
             else:
                 return None
         return value
@@ -172,6 +170,8 @@ class Draft:
         op: Literal["replace", "add"] = "replace" if pointer[-1] in parent else "add"
         self.operations.append({"op": op, "path": pointer_text(pointer), "value": value})
         self._own(pointer[:-1])[pointer[-1]] = value
+        if self._ours.pop(pointer, None) is not None:
+            self._forget(pointer)
 
     def append(self, pointer: Pointer, *values: Any) -> None:
         """Put values at the end of a list, which is made if it is absent."""
@@ -190,6 +190,7 @@ class Draft:
         if self.get(pointer):
             self.operations.append({"op": "add", "path": pointer_text((*pointer, 0)), "value": value})
             self._own(pointer).insert(0, value)
+            self._forget(pointer)
         else:
             self.append(pointer, value)
 
@@ -197,24 +198,31 @@ class Draft:
         """Take out what is there."""
         self.operations.append({"op": "remove", "path": pointer_text(pointer)})
         del self._own(pointer[:-1])[pointer[-1]]
+        self._forget(pointer[:-1])
 
     def remove_items(self, pointers: Iterable[Pointer]) -> None:
         """Take items out of their lists, from the end, so that each index still means what it meant."""
         for pointer in sorted(set(pointers), key=lambda pointer: pointer[-1], reverse=True):
             self.remove(pointer)
 
+    def _forget(self, pointer: Pointer) -> None:
+        """Take what lies below a pointer for another's again, since it has moved or is gone."""
+        depth = len(pointer)
+        for known in [known for known in self._ours if len(known) > depth and known[:depth] == pointer]:
+            del self._ours[known]
+
     def _own(self, pointer: Pointer) -> Any:
         """Return the mapping or list at a pointer, which is ours to change: what is on the way is copied once."""
-        value = self.document = self._copied(self.document)
-        for key in pointer:
-            value[key] = value = self._copied(value[key])
-        return value
-
-    def _copied(self, value: Any) -> Any:
-        if id(value) in self._ours:
-            return value
-        copy = list(value) if isinstance(value, list) else dict(value)
-        self._ours[id(copy)] = copy
+        found = self._ours.get(pointer)
+        if found is not None:
+            return found
+        there = self.get(pointer)
+        copy = list(there) if isinstance(there, list) else dict(there)
+        self._ours[pointer] = copy
+        if pointer:
+            self._own(pointer[:-1])[pointer[-1]] = copy
+        else:
+            self.document = copy
         return copy
 
 

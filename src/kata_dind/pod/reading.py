@@ -54,14 +54,14 @@ def containers_of(spec: Mapping[str, Any]) -> Iterator[tuple[ContainerList, int,
     """Yield each container of a pod spec with its list and its index; what isn't a mapping is passed over."""
     for list_name in CONTAINER_LISTS:
         for index, container in enumerate(items(spec.get(list_name))):
-            if isinstance(container, Mapping):
+            if isinstance(container, dict) or isinstance(container, Mapping):  # noqa: SIM101 the first is quick
                 yield list_name, index, container
 
 
 def volumes_of(spec: Mapping[str, Any]) -> Iterator[tuple[Pointer, Mapping[str, Any]]]:
     """Yield each volume of a pod spec with its pointer."""
     for index, volume in enumerate(items(spec.get("volumes"))):
-        if isinstance(volume, Mapping):
+        if isinstance(volume, dict) or isinstance(volume, Mapping):  # noqa: SIM101 the first is quick
             yield ("spec", "volumes", index), volume
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from kata_dind.pod.sizes import MOST_BYTES
 from kata_dind.vocabulary import DataRootKind
 
 _SIZE = re.compile(r"([1-9][0-9]{0,8})([KMGT])", re.ASCII)
+
+
+_bytes_of = functools.lru_cache(maxsize=64)(quantity_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ def read_wanted(pod: PodDict, policy: Policy) -> Wanted:
     return Wanted(
         repair=policy.repair if wishes.repair is None else wishes.repair,
         kind=wishes.kind or policy.data_root.kind,
-        size_bytes=min(wishes.size_bytes or quantity_bytes(policy.data_root.size) or 0, MOST_BYTES),
+        size_bytes=min(wishes.size_bytes or _bytes_of(policy.data_root.size) or 0, MOST_BYTES),
         size_is_asked=wishes.size_bytes is not None or is_in_policy,
         findings=findings,
         is_unclear=any(finding.id == "annotation.repair" for finding in findings),
@@ -77,5 +81,5 @@ def read_environment(container: Mapping[Any, Any]) -> Environment:
 
 def entrypoint_size(text: str) -> int | None:
     """Return the bytes of a size as the guest entrypoint takes it, in powers of 1024; None for anything else."""
-    found = _SIZE.fullmatch(text)
+    found = _SIZE.fullmatch(text) if text else None
     return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else None
