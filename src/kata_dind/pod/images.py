@@ -25,8 +25,7 @@ _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|__|_|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.A)
 _DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9+._-]{0,63}:[0-9A-Fa-f]{32,200}")
 
-_DIND_TAG = re.compile(r"(?:^|-)dind(?P<rootless>-rootless)?(?:-alpine[\d.]*|-ubuntu[\d.]*|-debian[\d.]*)?$", re.A)
-_DIND_NAME = re.compile(r"(?:^|[-_.])(?:dind|dockerd)(?:[-_.]|$)")
+_DIND = re.compile(r"(?:^|[-_.])(?:dind|dockerd)(?:[-_.]|$)")
 _VERSION = re.compile(r"v?(\d{1,5})(?:\.(\d{1,5}))?(?:\.(\d{1,5}))?(?![\d.])", re.A)
 
 # `docker` is a daemon since 23, where the client's image got a tag of its own.
@@ -194,7 +193,7 @@ def known_image(reference: str) -> Known:
 
 
 def _friend(image: Image) -> Known | None:
-    if image.name in _FRIENDS and not _DIND_TAG.search(image.tag):
+    if image.name in _FRIENDS and not _DIND.search(image.tag):
         return Known(is_client=True, said=f"the image {image.name} runs no daemon")
     return None
 
@@ -212,12 +211,17 @@ def _official(image: Image) -> Known | None:
         return None
     version = _version(image.tag)
     daemon = Known(Program.DOCKERD, version=version, entrypoint=("dockerd-entrypoint.sh",), user=0)
-    dind = _DIND_TAG.search(image.tag)
+    dind = _DIND.search(image.tag)
     short = f"docker:{image.tag}" if image.tag else f"docker@{image.digest[:19]}" if image.digest else "docker"
     if dind is not None:
         known = replace(daemon, weight=CERTAIN, said=f"the image {short} is a Docker daemon")
-        return replace(known, rootless=True, user=1000, home="/home/rootless") if dind["rootless"] else known
-    if "cli" in image.tag.split("-") or "windowsservercore" in image.tag or "nanoserver" in image.tag:
+        return replace(known, rootless=True, user=1000, home="/home/rootless") if "rootless" in image.tag else known
+    if (
+        image.owner == "cloud-builders"
+        or "cli" in image.tag.split("-")
+        or "windowsservercore" in image.tag
+        or "nanoserver" in image.tag
+    ):
         return Known(is_client=True, version=version, said=f"the image {short} is Docker's client")
     if image.digest and not image.tag:
         return replace(
@@ -354,7 +358,7 @@ def _starter_of_a_product(image: Image) -> Known | None:
 def _name_of_ones_own(image: Image) -> Known | None:
     parts = re.split(r"[-_.]+", image.name)
     systemd = "systemd" in parts or "systemd" in image.tag.split("-")
-    if _DIND_NAME.search(image.name):
+    if _DIND.search(image.name):
         if _HELPERS.intersection(parts):
             return None
         is_dockers = image.name in ("docker-dind", "dind", "docker-dind-rootless", "dind-rootless")
@@ -369,9 +373,9 @@ def _name_of_ones_own(image: Image) -> Known | None:
             home="/home/rootless" if rootless else "",
             has_systemd=systemd,
         )
-    dind = _DIND_TAG.search(image.tag)
+    dind = _DIND.search(image.tag)
     if dind is not None:
-        rootless = bool(dind["rootless"])
+        rootless = "rootless" in image.tag
         said = f"the tag of the image {image.name}:{image.tag} says Docker-in-Docker"
         return Known(
             Program.DOCKERD, LIKELY, said, rootless=rootless, user=1000 if rootless else None, has_systemd=systemd

@@ -222,6 +222,8 @@ class _Reader:
             self._text(shell.text, environment, shell.positional, call.depth, call.script or "its command")
         elif shell.file is not None and "kata-dind" in shell.file.split("/"):
             self._wrapped(call, shell.positional[1:], environment)
+        elif shell.file is not None and basename(shell.file) in _STARTERS and self._find_file(shell.file) is None:
+            self.run(shell.positional, environment, positional=(), depth=call.depth + 1, script=call.script)
         elif shell.file is not None:
             self._file(shell.file, environment, shell.positional, call)
         elif call.command is not None and call.command.stdin is not None:

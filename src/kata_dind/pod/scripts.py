@@ -20,6 +20,8 @@ _MOST_WORDS = 4096
 
 # A dollar sign that the shell leaves alone, in a word until its variables are replaced.
 _LITERAL_DOLLAR = "\x01"
+# The beginning of a word without quotes, whose variables may become several words.
+_SPLITS = "\x02"
 
 _OPERATOR = re.compile(r";;&|<<<|<<-|&>>|;;|;&|&&|\|\||\|&|<<|>>|<&|>&|&>|>\||<>|[;&|<>()\n]")
 _SINGLE = ";&|<>()\n"
@@ -27,6 +29,7 @@ _REDIRECTIONS = frozenset(("<", ">", "<<", "<<-", "<<<", ">>", "<&", ">&", "&>",
 _PREFIXES = frozenset(("if", "then", "else", "elif", "while", "until", "do", "!", "{", "coproc"))
 _CLOSERS = frozenset(("fi", "done", "esac", "}"))
 _PLAIN = re.compile(r"[^\s;&|<>()'\"\\`$#\x01]+")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -60,7 +63,9 @@ def parse_script(text: str) -> Script:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._text = text[:LONGEST_SCRIPT].replace(_LITERAL_DOLLAR, "").replace("\r\n", "\n")
+        self._text = text[:LONGEST_SCRIPT].replace("\r\n", "\n")
+        if _LITERAL_DOLLAR in self._text or _SPLITS in self._text:
+            self._text = self._text.replace(_LITERAL_DOLLAR, "").replace(_SPLITS, "")
         self._at = 0
         self._script = Script()
         self._command = Command()
@@ -181,7 +186,7 @@ class _Parser:
             self._scopes.append(("{", words[1]))
             self._drop_command()
             return
-        words.append(word)
+        words.append(_SPLITS + word if bare and "$" in word and not _ASSIGNMENT.match(word) else word)
         self._bare.append(bare)
         if word == "in" and bare and len(words) == 3 and words[0] == "case":
             self._drop_command()
@@ -339,9 +344,15 @@ def expanded(words: Sequence[str], variables: Mapping[str, str], positional: Seq
     `"$@"` becomes the positional parameters (from `$1` on), each the very object that was given.
     """
     result: list[str] = []
-    for word in words[:_MOST_WORDS]:
+    for marked in words[:_MOST_WORDS]:
+        splits = marked.startswith(_SPLITS)
+        word = marked[1:] if splits else marked
         if word in ("$@", "$*", "${@}", "${*}"):
             result.extend(positional[1:])
+        elif splits:
+            value = expanded_text(word, variables, positional)
+            # A substitution is not run, and stays one word.
+            result.extend([value] if "$(" in value else value.split()[:_MOST_WORDS])
         elif "$" in word or _LITERAL_DOLLAR in word:
             result.append(expanded_text(word, variables, positional))
         else:

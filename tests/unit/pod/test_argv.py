@@ -158,6 +158,8 @@ def test_what_starts_none(line: str) -> None:
         ("docker-entrypoint.sh dockerd", Program.DOCKERD),
         ("/usr/local/bin/dockerd-entrypoint.sh /bin/drone-docker", Program.DOCKERD),
         ("wrapdocker", Program.DOCKERD),
+        ("sh /usr/local/bin/dockerd-entrypoint.sh dockerd", Program.DOCKERD),
+        ("bash -x /usr/local/bin/dockerd-entrypoint.sh", Program.DOCKERD),
         ("/usr/local/share/docker-init.sh sleep infinity", Program.DOCKERD),
         ("dockerd-rootless.sh --experimental", Program.DOCKERD),
         ("rootlesskit --net=slirp4netns --mtu 1500 --disable-host-loopback dockerd", Program.DOCKERD),

@@ -79,6 +79,8 @@ def test_what_no_runtime_accepts_is_no_reference(reference: str) -> None:
         ("docker:28.1-dind-alpine3.21", (28, 1)),
         ("docker:dind-alpine3.20", ()),
         ("docker:stable-dind", ()),
+        ("docker:20.10-dind-nvidia", (20, 10)),
+        ("docker:dind-27", ()),
         ("docker:18.09-dind", (18, 9)),
         ("docker:19.03.13-dind", (19, 3, 13)),
         (f"docker:29-dind@{DIGEST}", (29,)),
@@ -122,6 +124,7 @@ def test_the_rootless_daemon(tag: str) -> None:
         "docker:stable",
         "registry.example/mirror/docker:20.10",
         "docker:29-windowsservercore",
+        "gcr.io/cloud-builders/docker",
     ],
 )
 def test_the_official_client(reference: str) -> None:
