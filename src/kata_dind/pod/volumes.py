@@ -17,7 +17,9 @@ from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_o
 from kata_dind.pod.sentences import listed, quoted
 
 Claims = Sequence[Mapping[str, Any]]
-"""The volumeClaimTemplates of the object that makes the pod."""
+"""The volumeClaimTemplates of the object that makes the pod, and PersistentVolumeClaims in reach (`claim_in_reach`)."""
+
+_IN_REACH = "persistentVolumeClaimInReach"
 
 Answer = tuple[Backing, str]
 
@@ -103,6 +105,20 @@ def find_claim_template(claim_templates: Claims, name: str) -> Mapping[str, Any]
     return mapping(found[-1]) if found else None
 
 
+def claim_in_reach(claim: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a PersistentVolumeClaim, of the same file or the cluster, in the form that it has among claim templates.
+
+    It is no template, so that its name counts as a `claimName` only, and not as the name of a volume.
+    """
+    return {_IN_REACH: claim}
+
+
+def find_claim(claim_templates: Claims, name: str) -> Mapping[str, Any] | None:
+    """Return the PersistentVolumeClaim of a name, if it is in reach."""
+    claims = (mapping(mapping(entry).get(_IN_REACH)) for entry in claim_templates)
+    return next((claim for claim in claims if name and mapping(claim.get("metadata")).get("name") == name), None)
+
+
 def backing_of(
     spec: Mapping[str, Any],
     mount: VolumeMount | None,
@@ -125,6 +141,10 @@ def backing_of(
             Backing.UNKNOWN,
             f"there is no volume {quoted(mount.volume)} in the pod, although {quoted(mount.mount_path)} mounts it",
         )
+    claim_name = text(mapping(found[1].get("persistentVolumeClaim")).get("claimName"))
+    claim = find_claim(claim_templates, claim_name)
+    if claim is not None:
+        return _read_only_or(mount, _claimed(f"the claim {quoted(claim_name)}", claim, mount, runtime))
     return _read_only_or(mount, _volume(found[1], mount, runtime))
 
 

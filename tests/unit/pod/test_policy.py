@@ -109,6 +109,23 @@ def test_what_is_empty_is_the_default(data: Any) -> None:
     assert parse_policy(data) == Policy()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"dataRoot": {"size": "64Mi"}},
+        {"dataRoot": {"size": "16Ti"}},
+        {"runtimeClasses": [{"match": "a", "version": "4.0", "emptyDir": "block-plain"}]},
+        {"runtimeClasses": [{"match": "a", "version": "3.28.0", "emptyDir": "block-encrypted"}]},
+        {"runtimeClasses": [{"match": "a", "emptyDir": "block-plain"}]},
+        {"registryMirrors": ["https://[2001:db8::1]:5000", "http://localhost"]},
+        {"containers": ["a" * 512]},
+        {"images": [{"match": "x", "user": 0}, {"match": "y", "user": (1 << 31) - 1}]},
+    ],
+)
+def test_what_is_just_allowed(data: Any) -> None:
+    parse_policy(data)
+
+
 def test_by_default_kata_and_names_that_begin_with_it_are_katas() -> None:
     policy = Policy()
     assert [
@@ -247,6 +264,14 @@ FIELDS = (
             "registryMirrors[0]: 'https://me:secret@mirror.example' has more than a host and a port, which dockerd "
             "refuses; use one like https://mirror.example",
         ),
+        (
+            {"registryMirrors": ["https://mirror.example:0"]},
+            "registryMirrors[0]: 'https://mirror.example:0' is not a URL of a registry; use one like "
+            "https://mirror.example",
+        ),
+        ({"repair": [], "images": []}, "repair: [] is unknown; use true or false"),
+        ({"delivery": ["image"]}, "delivery: ['image'] is unknown; use inline, image or init"),
+        ({"deliveryImage": ["x"]}, "deliveryImage: ['x'] is not a text"),
         (
             {"registryMirrors": ["https://mirror.example:99999"]},
             "registryMirrors[0]: 'https://mirror.example:99999' is not a URL; use one like https://mirror.example",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from kata_dind.pod.policy import EmptyDirMode, Policy, RuntimeClass, Sharing, Sn
 from kata_dind.pod.volumes import (
     backing_at,
     backing_of,
+    claim_in_reach,
     clean_path,
+    find_claim,
     find_claim_template,
     find_mount,
     find_volume,
@@ -42,7 +45,7 @@ def backing(
     *,
     mount: dict[str, Any] | None = None,
     device: bool = False,
-    claims: tuple[dict[str, Any], ...] = (),
+    claims: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Backing, str]:
     spec = spec_with(source, mount=mount, device=device)
     at = find_mount(spec, spec["containers"][0], ROOT, claims)
@@ -131,6 +134,12 @@ ROWS: list[tuple[dict[str, Any], Runtime, Backing, str]] = [
     ({"hostPath": {"path": "/dev/sdb", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "a block device of the node"),
     ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, KATA_4, Backing.RAW, "with disable_block_device_use = false"),
     ({"hostPath": {"path": "/x", "type": "BlockDevice"}}, runtime(version="3.25.0"), Backing.RAW, "that is mounted"),
+    (
+        {"hostPath": {"path": "/x", "type": "BlockDevice"}},
+        runtime("kata-qemu-runtime-rs", version="4.1.0"),
+        Backing.RAW,
+        "that is mounted",
+    ),
     ({"hostPath": {"path": "/dev/fuse", "type": "CharDevice"}}, KATA_4, Backing.UNFIT, "its type is CharDevice"),
     ({"hostPath": {"path": "/x", "type": "Socket"}}, KATA_4, Backing.UNFIT, "its type is Socket"),
     ({"hostPath": {"path": "/x", "type": "FileOrCreate"}}, KATA_4, Backing.UNFIT, "its type is FileOrCreate"),
@@ -155,6 +164,22 @@ def test_what_a_volume_becomes(source: dict[str, Any], found: Runtime, expected:
     answer = backing(source, found)
     assert answer[0] is expected
     assert sentence in answer[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "is_said"),
+    [
+        ("kata-qemu", "3.25.0", False),
+        ("kata-qemu", "3.26.0", True),
+        ("kata-qemu", "", True),
+        ("kata-qemu-runtime-rs", "4.1.0", False),
+        ("kata-qemu-runtime-rs", "", False),
+    ],
+)
+def test_block_devices_of_the_node_are_off_in_gos_runtime_since_3_26(name: str, version: str, is_said: bool) -> None:
+    found = runtime(name, version=version)
+    sentence = backing({"hostPath": {"path": "/x", "type": "BlockDevice"}}, found)[1]
+    assert ("disable_block_device_use" in sentence) is is_said
 
 
 @pytest.mark.parametrize(
@@ -235,6 +260,23 @@ def test_a_claim_template_is_a_volume_and_knows_its_class() -> None:
 def test_a_claim_template_takes_the_place_of_a_volume_of_its_name() -> None:
     answer = backing({"emptyDir": {"medium": "Memory"}}, KATA_4, claims=(claim_template("data"),))
     assert answer[0] is Backing.VIRTIOFS
+
+
+def test_a_claim_of_the_same_file_tells_its_class_by_its_claim_name() -> None:
+    source = {"persistentVolumeClaim": {"claimName": "cache"}}
+    claim = claim_template("cache", storageClassName="direct-ssd", volumeMode="Filesystem")
+    assert backing(source, DIRECT, claims=(claim_in_reach(claim),)) == (
+        Backing.DISK,
+        "the claim `cache` has the storage class `direct-ssd`, whose file systems Kata mounts in the guest",
+    )
+    other = claim_in_reach(claim_template("other", storageClassName="direct-ssd"))
+    assert backing(source, DIRECT, claims=(other,))[0] is Backing.VIRTIOFS
+    block = claim_in_reach(claim_template("cache", volumeMode="Block"))
+    assert backing(source, KATA_4, device=True, claims=(block,))[0] is Backing.RAW
+    # It makes no volume of its name, as a template would.
+    memory = {"emptyDir": {"medium": "Memory"}}
+    assert backing(memory, DIRECT, claims=(claim_in_reach(claim_template("data")),))[0] is Backing.MEMORY
+    assert find_claim((claim_in_reach(claim_template("")), claim), "") is None
 
 
 def test_a_block_claim_template_is_a_device() -> None:
