@@ -264,7 +264,7 @@ def damaged_text(text: str, random: Random) -> str:
     return text
 
 
-def read_and_edit(text: str, name: str, policy: Policy) -> None:
+def read_and_edit(text: str | bytes, name: str, policy: Policy) -> None:
     """Read a text, and write the repair of each document into it; a SpecError is the only way to refuse it."""
     try:
         documents = list(read_documents(text, name))
