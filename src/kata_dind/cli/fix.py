@@ -283,9 +283,9 @@ def _counted(reports: Iterable[DocumentReport], totals: Totals, notes: list[str]
         yield report
 
 
-def _written(reports: Iterable[DocumentReport], file: object) -> Iterator[DocumentReport]:
+def _written(reports: Iterable[DocumentReport], file: IO[str]) -> Iterator[DocumentReport]:
     for report in reports:
-        file.write(report.mended())  # type: ignore[attr-defined]
+        file.write(report.mended())
         yield report
 
 

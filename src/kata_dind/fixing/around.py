@@ -1,4 +1,4 @@
-"""What else lies in a file that a pod depends on: ConfigMaps that it mounts, and RuntimeClasses with their handlers."""
+"""What else lies in a file or a cluster that a pod depends on: ConfigMaps and claims that it mounts, RuntimeClasses."""
 
 from __future__ import annotations
 
@@ -12,35 +12,58 @@ from kata_dind.manifest import read_documents
 from kata_dind.pod.model import ConfigMaps
 from kata_dind.pod.places import config_maps_in
 from kata_dind.pod.policy import Policy, RuntimeClass, matches
+from kata_dind.pod.volumes import claim_in_reach
 
-_RELEVANT = re.compile(r"kind[\"']?\s*:\s*[\"']?(?:ConfigMap|RuntimeClass)\b")
+_RELEVANT = re.compile(r"kind[\"']?\s*:\s*[\"']?(?:ConfigMap|PersistentVolumeClaim|RuntimeClass)\b")
 _SEPARATOR = re.compile(r"---(?:\s|$)")
+
+_Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """The surroundings of the pods of one file, or of a cluster."""
+    """The surroundings of the pods of one file, or of one workload of a cluster."""
 
-    config_maps: ConfigMaps = field(default_factory=dict)
     policy: Policy | None = None
     """The user's policy with what RuntimeClasses tell; None if they tell nothing."""
+    objects: Mapping[str, tuple[_Object, ...]] = field(default_factory=dict)
+    """ConfigMaps and PersistentVolumeClaims, by their namespaces; an empty one if they name none."""
 
     def config_maps_of(self, namespace: str) -> ConfigMaps:
         """Return the ConfigMaps that a pod of this namespace may mount."""
-        return self.config_maps
+        return config_maps_in(self._of(namespace, "ConfigMap")) if self.objects else {}
+
+    def claims_of(self, namespace: str) -> tuple[_Object, ...]:
+        """Return the claims that a pod of this namespace may mount, as they stand among claim templates."""
+        return tuple(map(claim_in_reach, self._of(namespace, "PersistentVolumeClaim"))) if self.objects else ()
+
+    def _of(self, namespace: str, kind: str) -> Iterator[_Object]:
+        for own, objects in self.objects.items():
+            # A manifest without a namespace gets that of the command which applies it.
+            if own == namespace or not own or not namespace:
+                yield from (each for each in objects if each.get("kind") == kind)
+
+
+def around_with(objects: Iterable[_Object], policy: Policy | None) -> Around:
+    """Return surroundings with these objects, of any kind."""
+    by_namespace: dict[str, tuple[_Object, ...]] = {}
+    for each in objects:
+        if each.get("kind") in ("ConfigMap", "PersistentVolumeClaim"):
+            metadata = each.get("metadata")
+            namespace = str(metadata.get("namespace") or "") if isinstance(metadata, Mapping) else ""
+            by_namespace[namespace] = (*by_namespace.get(namespace, ()), each)
+    return Around(policy, by_namespace)
 
 
 def look_around(text: TextIO, *, source: str, policy: Policy) -> Around:
-    """Read only those documents of a file in which a ConfigMap or a RuntimeClass is; the file is read from its begin.
+    """Parse only those documents of a file that pods may depend on; the file is left at its begin.
 
     What is wrong with the file is said by those who read all of it.
     """
     objects = [each for part in _parts(text) if _RELEVANT.search(part) for each in _objects(part, source)]
     text.seek(0)
-    return Around(
-        config_maps=config_maps_in(objects),
-        policy=with_handlers(policy, (each for each in objects if each.get("kind") == "RuntimeClass")),
-    )
+    classes = (each for each in objects if each.get("kind") == "RuntimeClass")
+    return around_with(objects, with_handlers(policy, classes))
 
 
 def with_handlers(policy: Policy, runtime_classes: Iterable[Mapping[str, Any]]) -> Policy | None:

@@ -10,12 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, KubernetesError, ToolMissing
-from kata_dind.fixing.around import Around, with_handlers
+from kata_dind.fixing.around import Around, around_with, with_handlers
 from kata_dind.fixing.mend import Mender
 from kata_dind.fixing.reports import DocumentReport, PodReport
 from kata_dind.host.process import find_tool, run
 from kata_dind.pod.model import Place
-from kata_dind.pod.places import config_maps_in
 from kata_dind.pod.policy import Policy
 from kata_dind.progress import Event, Report
 
@@ -23,7 +22,7 @@ PAGE = 200
 """Objects in one answer: at most a few megabytes."""
 
 _TIMEOUT_SECONDS = 120.0
-_MOST_CONFIG_MAPS = 64
+_MOST_OBJECTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,8 @@ class _Reader:
     report: Report
     owners: set[tuple[str, str, str]] = field(default_factory=set)
     """Controllers that we don't know, of which one pod was reported."""
-    config_maps: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    objects: dict[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    """What pods mount, by kind, namespace and name."""
 
 
 def contexts() -> list[str]:
@@ -117,32 +117,33 @@ def examine_cluster(cluster: Cluster, mender: Mender, *, report: Report) -> Iter
 
 
 def _examined(reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: Policy | None) -> tuple[PodReport, ...]:
-    pods = mender.pods(each, around=Around(policy=policy))
-    wanted = {(pod.place.namespace, name) for pod in pods if pod.detection.is_kata for name in _mounted(pod.place)}
+    pods = mender.pods(each, around=Around(policy))
+    wanted = {
+        (kind, pod.place.namespace, name) for pod in pods if pod.detection.is_kata for kind, name in _mounted(pod.place)
+    }
     if not wanted:
         return pods
-    if len(reader.config_maps) > _MOST_CONFIG_MAPS:
-        reader.config_maps.clear()
-    for namespace, name in wanted - reader.config_maps.keys():
-        reader.config_maps[namespace, name] = _config_map(reader, namespace, name)
-    maps = config_maps_in([found for key in sorted(wanted) if (found := reader.config_maps[key])])
-    return mender.pods(each, around=Around(config_maps=maps, policy=policy))
+    if len(reader.objects) > _MOST_OBJECTS:
+        reader.objects.clear()
+    for key in wanted - reader.objects.keys():
+        reader.objects[key] = _object(reader, *key)
+    return mender.pods(each, around=around_with([reader.objects[key] for key in sorted(wanted)], policy))
 
 
-def _mounted(place: Place) -> Iterator[str]:
-    """Yield the names of the ConfigMaps that a pod mounts."""
+def _mounted(place: Place) -> Iterator[tuple[str, str]]:
+    """Yield the kinds and names of the ConfigMaps and claims that a pod mounts."""
     for volume in map(_mapping, _sequence(_mapping(place.pod.get("spec")).get("volumes"))):
         sources = [volume, *map(_mapping, _sequence(_mapping(volume.get("projected")).get("sources")))]
-        for source in sources:
-            name = _mapping(source.get("configMap")).get("name")
-            if isinstance(name, str) and name:
-                yield name
+        found = [("ConfigMap", _mapping(source.get("configMap")).get("name")) for source in sources]
+        found.append(("PersistentVolumeClaim", _mapping(volume.get("persistentVolumeClaim")).get("claimName")))
+        yield from ((kind, name) for kind, name in found if isinstance(name, str) and name)
 
 
-def _config_map(reader: _Reader, namespace: str, name: str) -> Mapping[str, Any]:
-    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
+def _object(reader: _Reader, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
+    """Read one object; an empty one if it does not exist, or may not be read."""
+    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/{kind.lower()}s/{quote(name, safe='')}"
     try:
-        return _mapping(_get(reader.cluster, path))
+        return {**_mapping(_get(reader.cluster, path)), "kind": kind}
     except KubernetesError as error:
         if not _is_refusal(error):
             raise

@@ -52,15 +52,15 @@ class Mender:
 
     def _examine(self, place: Place, around: Around) -> PodReport:
         policy = around.policy or self.policy
-        found = detect(
-            place.pod, policy, config_maps=around.config_maps_of(place.namespace), claim_templates=place.claim_templates
-        )
+        config_maps = around.config_maps_of(place.namespace)
+        claims = (*place.claim_templates, *around.claims_of(place.namespace))
+        found = detect(place.pod, policy, config_maps=config_maps, claim_templates=claims)
         mended = repair(
             place.pod,
             policy,
             script=script,
-            config_maps=around.config_maps_of(place.namespace),
-            claim_templates=place.claim_templates,
+            config_maps=config_maps,
+            claim_templates=claims,
             detection=found,
             improve=self.improve,
         )

@@ -24,6 +24,12 @@ from kata_dind.pod.volumes import (
 from kata_dind.pod.wishes import Environment, Wanted
 from kata_dind.vocabulary import DataRootKind
 
+TABLES_BYTES = 4 * 1024**3
+"""What counts as used in an emptyDir that is a disk, though nothing is in it.
+
+Kata's ext4 is as large as the node's file system, and so are its tables: 2.5 GB on one of 2.9 TB.
+"""
+
 
 class Way(StrEnum):
     """How a data root is made; the words are those of Repair.kind."""
@@ -262,8 +268,7 @@ def _is_started_by_hook(site: Site) -> bool:
 
 def _block_plain(site: Site) -> Choice:
     size = site.wanted.size_bytes if site.wanted.size_is_asked else 0
-    # Kata's ext4 is as large as the node's file system, and its tables count: 2.5 GB on one of 2.9 TB.
-    limit = size + 4 * 1024**3 if size else 0
+    limit = size + TABLES_BYTES if size else 0
     return Choice(
         Way.BLOCK_PLAIN,
         f"the RuntimeClass `{site.runtime.name}` makes a disk with ext4 of each plain emptyDir",
@@ -311,8 +316,9 @@ def _loop(site: Site, source: Mapping[str, Any]) -> Choice | Finding:
     because = "neither does the class make disks of emptyDirs, nor does the policy name a storage class for devices"
     asked = site.environment.size_bytes or (site.wanted.size_bytes if site.wanted.size_is_asked else 0)
     there = quantity_bytes(source.get("sizeLimit")) or 0
+    tables = TABLES_BYTES if site.runtime.empty_dir is not EmptyDirMode.SHARED_FS else 0
     if asked:
-        needed = limit_for(asked)
+        needed = limit_for(asked) + tables
         return Choice(Way.LOOP, because, asked, limit_bytes=needed if not there or there < needed else 0)
     size = disk_within(there) if there else site.wanted.size_bytes
     storage = mapping(mapping(site.container.get("resources")).get("limits")).get("ephemeral-storage")
@@ -321,7 +327,7 @@ def _loop(site: Site, source: Mapping[str, Any]) -> Choice | Finding:
         size, because = disk_within(most), f"{because}; the container's limit of ephemeral storage is {text(storage)}"
     if not is_possible(size):
         return _too_small(site, f"{quantity(there or most or 0)} of storage")
-    return Choice(Way.LOOP, because, size, limit_bytes=0 if there else limit_for(size))
+    return Choice(Way.LOOP, because, size, limit_bytes=0 if there else limit_for(size) + tables)
 
 
 def _no_loop(site: Site) -> Finding:

@@ -97,32 +97,30 @@ def detect(
 
 def _has_hint(container: Mapping[str, Any]) -> bool:
     """Look for a word that speaks of Docker: the cheap check that most containers end with."""
-    parts: list[str] = []
-    for key in ("image", "command", "args"):
-        value = container.get(key)
-        if isinstance(value, str):
-            parts.append(value)
-        elif isinstance(value, list):
-            parts += [word for word in value if isinstance(word, str)]
-            if parts and parts[-len(value) :][0].startswith("$("):
-                return True
+    get = container.get
+    command, args = items(get("command")), items(get("args"))
+    parts = [text(get("image"))]
+    parts += [word for word in command if isinstance(word, str)]
+    parts += [word for word in args if isinstance(word, str)]
     seen = "\n".join(parts)
+    if "\n$(" in seen:  # a word that is a variable
+        seen = "\n".join([seen, *(text(mapping(entry).get("value")) for entry in items(get("env")))])
     if len(seen) > _LONG:
         return True
     seen = seen.lower()
     for hint in _HINTS:
         if hint in seen:
             return True
-    for entry in items(container.get("env")):
+    for entry in items(get("env")):
         name = entry.get("name") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in _VARIABLE_HINTS:
             return True
     for key, path_key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
-        for entry in items(container.get(key)):
+        for entry in items(get(key)):
             path = entry.get(path_key) if isinstance(entry, dict) else None
             if isinstance(path, str) and "docker" in path and clean_path(path) in _USUAL_ROOTS:
                 return True
-    if not container.get("command") and flags_weight(words(container.get("args"))) >= LIKELY:
+    if args and not command and flags_weight(words(args)) >= LIKELY:
         return True
     return "lifecycle" in container and any(hint in word for word in words(_hook(container)) for hint in _HINTS)
 
@@ -280,7 +278,7 @@ class _Container:
                 weight = self._undecided(weight, start)
             elif known.program is None and start.weight == 1 and self.is_privileged and not known.is_client:
                 weight = LIKELY
-            if weight > 0 and (start.program not in cases or cases[start.program].weight < weight):
+            if weight > 0 and self._is_better(start, weight, cases.get(start.program)):
                 by_image = known.said if known.program is start.program else ""
                 by_itself = start.said if place_of(start.words[0]) != FROM_IMAGE or not by_image else ""
                 by_args = self._said_of_args() if by_image and not self._command and known.weight < CERTAIN else ""
@@ -289,6 +287,15 @@ class _Container:
         if Program.CONTAINERD in cases and len(cases) > 1:
             del cases[Program.CONTAINERD]
         return list(cases.values())
+
+    def _is_better(self, start: Start, weight: int, before: _Case | None) -> bool:
+        """Tell whether a start says more than an earlier one of the same program.
+
+        A script that has both ways, as Docker's entrypoint has, takes the one with rootlesskit for other users only.
+        """
+        if before is None or weight != before.weight or before.start is None:
+            return before is None or weight > before.weight
+        return before.start.rootless and not start.rootless and not self._user(self._known)
 
     def _said_of_args(self) -> str:
         return f"its arguments are dockerd's, as in `{self._args[0][:60]}`" if flags_weight(self._args) else ""

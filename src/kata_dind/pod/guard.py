@@ -20,6 +20,7 @@ from kata_dind.pod.volumes import clean_path
 Guarded = tuple[Answer, Finding]
 
 _EXTRA_ARGS = "virtio_fs_extra_args"
+_NO_BOUNDARY = "guard.no-boundary"
 _OBEYED_SINCE = {Shim.GO: (3, 2, 0), Shim.RS: (3, 24, 0), None: (3, 2, 0)}
 """The releases since which `enable_annotations` names virtio_fs_extra_args (b1dd09a4d3, d495b77135)."""
 
@@ -143,7 +144,7 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
             continue
         for fault in faults:
             finding = Finding(
-                "guard.no-boundary",
+                _NO_BOUNDARY,
                 Severity.WARNING,
                 f"The VM {'is' if fault.is_sure else 'may be'} no boundary for this privileged container: "
                 f"{fault.fault}, and {fault.because}.",
@@ -184,7 +185,7 @@ def _leaves_boundary(
     """Say of a pod with the annotation what the other guard says, but only where Kata may obey it."""
     if _obeys(runtime, policy)[0] is not _Obedience.NONE:
         for is_sure, finding in _open_annotations(annotations, runtime, policy):
-            yield is_sure, replace(finding, id="guard.no-boundary")
+            yield is_sure, replace(finding, id=_NO_BOUNDARY)
 
 
 class _Obedience(Enum):

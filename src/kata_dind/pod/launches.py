@@ -260,8 +260,7 @@ class _Reader:
             before = fed
             if words[:1] == ["set"]:
                 if "--" in words:
-                    positional[1:] = words[words.index("--") + 1 :]
-                    positional[:0] = [] if positional else ["sh"]
+                    positional[:] = [*(positional[:1] or ["sh"]), *words[words.index("--") + 1 :]]
                 continue
             if words[:1] == ["shift"]:
                 del positional[1:2]

@@ -241,5 +241,5 @@ class Place:
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
     patch_text: tuple[Pointer, str] | None = None
-    """A string of the document that is a patch of the pod spec, or can be one, and what it is now (Argo's podSpecPatch):
+    """A string of the document that is a patch of the pod spec, or can be, and what it is now (Argo's podSpecPatch):
     single fields that stand nowhere else go into it."""

@@ -143,12 +143,17 @@ class Draft:
 
     def get(self, pointer: Pointer) -> Any:
         """Return what is there by now; None if nothing is."""
+        found = self._ours.get(pointer)
+        if found is not None:
+            return found
         value = self.document
         for key in pointer:
-            if type(value) is dict or isinstance(value, Mapping):
+            if isinstance(value, dict):
                 value = value.get(key)
-            elif isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
-                value = value[key]
+            elif isinstance(value, list):
+                value = value[key] if isinstance(key, int) and 0 <= key < len(value) else None
+            elif isinstance(value, Mapping):
+                value = value.get(key)
             else:
                 return None
         return value
@@ -216,13 +221,13 @@ class Draft:
         found = self._ours.get(pointer)
         if found is not None:
             return found
-        there = self.get(pointer)
+        if not pointer:
+            self.document = self._ours[pointer] = dict(self.document)
+            return self.document
+        parent = self._own(pointer[:-1])
+        there = parent[pointer[-1]]
         copy = list(there) if isinstance(there, list) else dict(there)
-        self._ours[pointer] = copy
-        if pointer:
-            self._own(pointer[:-1])[pointer[-1]] = copy
-        else:
-            self.document = copy
+        parent[pointer[-1]] = self._ours[pointer] = copy
         return copy
 
 

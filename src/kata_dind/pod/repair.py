@@ -387,7 +387,8 @@ class _Job:
         if not self.script_volume:
             name = mount.volume if mount is not None else bench.fresh_name(f"{NAME}-entrypoint")
             if self._delivery is Delivery.INIT:
-                bench.add_volume({"emptyDir": {"sizeLimit": "16Mi"}}, name)
+                # In memory, since a small limit evicts the pod where Kata makes a disk of each emptyDir.
+                bench.add_volume({"emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}, name)
                 bench.first_containers.append(
                     {
                         "name": bench.fresh_container_name(f"{NAME}-entrypoint"),

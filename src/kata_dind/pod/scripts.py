@@ -341,6 +341,7 @@ class _Parser:
 def expanded(words: Sequence[str], variables: Mapping[str, str], positional: Sequence[str]) -> list[str]:
     """Replace the variables in words as far as their values are known; others stay as they are.
 
+    `${NAME:=VALUE}` gives the variable its value.
     `"$@"` becomes the positional parameters (from `$1` on), each the very object that was given.
     """
     result: list[str] = []
@@ -406,5 +407,9 @@ def _value(text: str, dollar: int, variables: Mapping[str, str], positional: Seq
                 return known, close + 1
             default = rest[len(operator) :]
             # A default that is a variable itself has another closing brace; it stays unknown.
-            return (default if "$" not in default else whole), close + 1
+            if "$" in default:
+                return whole, close + 1
+            if operator.endswith("=") and isinstance(variables, dict):
+                variables[name.group()] = default
+            return default, close + 1
     return whole, close + 1

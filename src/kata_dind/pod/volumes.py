@@ -186,10 +186,10 @@ def _entries(container: Mapping[str, Any]) -> list[_Entry]:
     entries: list[_Entry] = []
     for key, path_key in (("volumeDevices", "devicePath"), ("volumeMounts", "mountPath")):
         for index, entry in enumerate(items(container.get(key))):
-            if isinstance(entry, dict | Mapping):
-                path = entry.get(path_key)
-                if isinstance(path, str) and path:
-                    entries.append(((key, index), clean_path(path), entry))
+            fields = mapping(entry)
+            path = fields.get(path_key)
+            if isinstance(path, str) and path:
+                entries.append(((key, index), clean_path(path), fields))
     return entries
 
 

@@ -457,3 +457,14 @@ def test_a_broken_document_of_standard_input_has_its_line() -> None:
     outcome = piped("fix", "-", stdin=f"{SERVICE}---\na: [\n")
     assert (outcome.exit_code, outcome.stdout) == (2, "")
     assert outcome.stderr.startswith("kata-dind: stdin:9: it is not YAML: ")
+
+
+def test_claims_of_the_same_file_tell_their_storage_class(cli: CommandLine, here: Path) -> None:
+    """Kata mounts the file systems of this class in the guest, so that overlay works on them."""
+    pod = HOST_PATH.replace("hostPath: {path: /srv/docker}", "persistentVolumeClaim: {claimName: docker}")
+    claim = "kind: PersistentVolumeClaim\nmetadata: {name: docker, namespace: %s}\nspec: {storageClassName: fast}\n"
+    (here / "policy.yaml").write_text("runtimeClasses: [{match: kata-qemu, version: 3.20.0, directAssigned: [fast]}]")
+    for namespace, expected in (("build", 0), ("other", 1)):
+        (here / "all.yaml").write_text(f"{pod}---\n{claim % namespace}")
+        outcome = cli("fix", "--check", "all.yaml", "--policy", "policy.yaml")
+        assert (namespace, outcome.exit_code) == (namespace, expected), outcome

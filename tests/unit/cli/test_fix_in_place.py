@@ -140,3 +140,16 @@ def test_a_killed_run_leaves_the_old_file_or_the_new_one(here: Path) -> None:
     leftover = [path for path in here.iterdir() if path != file]
     assert all(path.name.startswith(".all.yaml.") for path in leftover), "what is left over is hidden"
     assert False in seen, "no run was killed"
+
+
+def test_an_ended_run_leaves_nothing_behind(here: Path) -> None:
+    text = "---\n".join(map(deployment, range(400)))
+    file = here / "all.yaml"
+    file.write_text(text)
+    argv = [sys.executable, "-c", _PROGRAM, "fix", "--quiet", "--in-place", "all.yaml"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+        while len([*here.iterdir()]) == 1 and program.poll() is None:
+            time.sleep(0.005)
+        program.terminate()
+    assert program.returncode == 128 + signal.SIGTERM
+    assert [(path, path.read_text() == text) for path in here.iterdir()] == [(file, True)]

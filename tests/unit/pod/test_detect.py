@@ -287,6 +287,14 @@ def test_a_name_of_ones_own() -> None:
     assert detected(container(image)).engines == ()
 
 
+def test_a_word_that_is_a_variable() -> None:
+    one = container(
+        "acme/x", command=["$(DAEMON)"], args=["$(FLAGS)"], env={"DAEMON": "dockerd", "FLAGS": "--data-root=/x"}
+    )
+    assert paths(only_engine(one)) == ["/x"]
+    assert detected(container("acme/x", command=["$(APP)"], env={"APP": "/app"})).engines == ()
+
+
 def test_devices_at_the_data_root_count_as_volumes() -> None:
     one = privileged("acme/x", volumeDevices=[{"name": "data", "devicePath": "/var/lib/docker"}])
     assert len(detected(one, volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "x"}}]).engines) == 1
@@ -524,6 +532,14 @@ def test_a_script_calls_the_daemon_past_its_entrypoint() -> None:
     assert engine.command == ("dockerd",)
     assert engine.entrypoint == ("dockerd-entrypoint.sh",)
     assert engine.evidence[1] == "its command runs dockerd"
+
+
+def test_a_script_with_both_ways_is_rootless_for_a_user_only() -> None:
+    text = 'if [ $(id -u) != 0 ]; then exec rootlesskit dockerd "$@"; fi; exec dind dockerd "$@"'
+    command = ["sh", "-c", text]
+    assert paths(only_engine(privileged("acme/x", command=command))) == ["/var/lib/docker"]
+    engine = only_engine(container("acme/x", command=command, securityContext={"runAsUser": 1000}))
+    assert engine.rootless
 
 
 def test_privileged_is_a_dict_of_this_pod_only() -> None:

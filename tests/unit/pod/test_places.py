@@ -278,7 +278,7 @@ def test_argos_class_is_read_from_the_string() -> None:
 
 def test_argos_patch_goes_to_the_template() -> None:
     build, script = places(WORKFLOW)
-    assert in_document(build, "spec", "runtimeClassName") is None
+    assert in_document(build, "spec", "runtimeClassName") == "/spec/templates/1/podSpecPatch"
     assert in_document(build, "spec", "containers", 0, "stdin") is None
     assert in_document(build, "spec", "containers", 0, "image") == "/spec/templates/1/container/image"
     assert in_document(build, "spec", "containers", 1, "args") == "/spec/templates/1/sidecars/0/args"

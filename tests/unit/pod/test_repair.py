@@ -831,6 +831,16 @@ def test_the_script_is_copied_before_the_daemon_starts() -> None:
     }
     assert [container["name"] for container in after["spec"]["initContainers"]][1:] == ["init-dind-externals", "dind"]
     assert result.patch[-2]["path"] == "/spec/initContainers/0"
+    memory = {"medium": "Memory", "sizeLimit": "16Mi"}
+    assert after["spec"]["volumes"][-1] == {"name": "kata-dind-entrypoint", "emptyDir": memory}
+
+
+def test_a_limit_has_room_for_the_tables_of_a_disk_that_kata_makes() -> None:
+    loop = {"kata-dind.io/data-root": "loop", "kata-dind.io/size": "20Gi"}
+    _, after = repaired(pod(dind(), annotations=loop), BLOCK_PLAIN)
+    assert after["spec"]["volumes"] == [{"name": "kata-dind", "emptyDir": {"sizeLimit": "25Gi"}}]
+    _, after = repaired(pod(dind(), annotations={"kata-dind.io/size": "20Gi"}), BLOCK_PLAIN)
+    assert after["spec"]["volumes"] == [{"name": "kata-dind", "emptyDir": {"sizeLimit": "24Gi"}}]
 
 
 def test_two_engines_share_what_brings_the_script() -> None:
