@@ -179,6 +179,13 @@ def _refusal(site: Site, kind: str) -> Finding | None:
             "it is left as it is.",
             "Use an emptyDir or a claim.",
         )
+    if engine.covered:
+        return site.finding(
+            "root.script-mounts",
+            f"A script of {site.named} mounts something on `{root.path}` itself, which would hide what a repair puts "
+            "there.",
+            "Take that mount out of the script.",
+        )
     if not engine.privileged and not engine.rootless:
         return site.finding(
             "pod.not-privileged",

@@ -39,7 +39,7 @@ from kata_dind.pod.outcomes import outcome_of
 from kata_dind.pod.policy import Policy, matches
 from kata_dind.pod.reading import containers_of, items, mapping, number, text, words
 from kata_dind.pod.roots import Driver, NamedRoot, Running, Storage, read_storage
-from kata_dind.pod.volumes import backing_at, backing_of, clean_path, find_mount, find_volume
+from kata_dind.pod.volumes import IMAGE_VOLUMES, backing_at, backing_of, clean_path, find_mount, find_volume
 
 _NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
@@ -256,7 +256,18 @@ class _Container:
         cases = self._started(launch)
         if not cases and (case := self._by_variable(launch) or self._by_image(launch) or self._by_volume(launch)):
             cases = [case]
+        if launch.is_wrapped and not any(case.weight >= CERTAIN for case in cases):
+            cases = [self._wrapped()]
         return [self._with_extras(case) for case in cases]
+
+    def _wrapped(self) -> _Case:
+        """Return the case for what the guest entrypoint starts: it is there for nothing else."""
+        word = self._variables.get("KATA_DIND_PROGRAM", "")
+        program = Program(word) if word in tuple(Program) else self._known.program or Program.DOCKERD
+        path = self._variables.get("KATA_DIND_PATH", "")
+        root = clean_path(path) if path.startswith("/") and "\0" not in path else ""
+        said = tuple(filter(None, (self._known.said,)))
+        return _Case(program, CERTAIN, said, launch=Launch.COMMAND, root=root)
 
     def _started(self, launch: FoundLaunch) -> list[_Case]:
         """The programs that command and arguments start by themselves."""
@@ -503,10 +514,12 @@ class _Container:
         named = [(storage.root, False), *self._containerds_root(case, storage, version, launch)]
         mounts = start.mounts if start is not None else ()
         roots = []
-        by_hand = False
+        by_hand = covered = False
         for one, is_containerds in named:
             if one.path:
-                mount = mount_over(one.path, mounts)
+                mount = self._hand_mount(one.path, mounts)
+                covered = covered or (mount is not None and not mount.is_fit)
+                mount = mount if mount is not None and mount.is_fit else None
                 by_hand = by_hand or (mount is not None and not is_containerds)
                 roots.append(self._root(one, described, mount, is_containerds=is_containerds))
         evidence = list(case.evidence)
@@ -531,8 +544,21 @@ class _Container:
             by_hand,
             tuple(self._setting(driver) for driver in storage.drivers),
             launch.is_wrapped,
+            covered,
         )
         return engine, self._said_of(storage)
+
+    def _hand_mount(self, path: str, mounts: Sequence[HandMount]) -> HandMount | None:
+        """Return what the container's own script mounts on a data root.
+
+        A script that asks first whether something is mounted there finds the image's VOLUME, or the pod's volume.
+        """
+        return mount_over(path, [one for one in mounts if not (one.unless_mounted and self._has_mount(one.target))])
+
+    def _has_mount(self, path: str) -> bool:
+        if self._known.program is not None and path in IMAGE_VOLUMES:
+            return True
+        return find_mount(self._scene.spec, self._container, path, self._scene.claim_templates) is not None
 
     def _words_of_image(self, case: _Case, known: Known) -> tuple[str, ...]:
         if self._command or case.launch is Launch.VARIABLE:

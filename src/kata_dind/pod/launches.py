@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kata_dind.pod.argv import FROM_SCRIPT, SHELLS, Unwrapped, basename, place_of, read_shell_call, unwrap
 from kata_dind.pod.model import Program
@@ -44,6 +44,10 @@ class HandMount:
     target: str
     is_memory: bool
     source: str
+    unless_mounted: bool = False
+    """The script asks first whether something is mounted there."""
+    is_fit: bool = True
+    """A data root can be on it: no bind mount of something unknown, no network file system."""
 
 
 # Frozen classes take three times as long to make; these live for one search.
@@ -63,7 +67,6 @@ class Start:
     rootless: bool = False
     has_containerd: bool = False
     """A containerd of its own stands beside it."""
-    by_systemd: bool = False
     needs_image: bool = False
     """Only an image of that kind makes it a start: systemd runs anything."""
     mounts: tuple[HandMount, ...] = ()
@@ -160,6 +163,7 @@ _UNMOUNTABLE = _names(
     "overlay 9p virtiofs nfs nfs4 cifs fuse proc sysfs cgroup cgroup2 devpts securityfs bpf devtmpfs debugfs "
     "tracefs mqueue hugetlbfs fuse.sshfs fuse.gcsfuse fuse-overlayfs"
 )
+_PATHS = re.compile(r"/[\w./-]+")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=(.*)", re.S)
 
 
@@ -176,6 +180,8 @@ class _Reader:
         self._find_file = find_file
         self._files: dict[str, str] = {}
         self._functions: dict[str, list[Command]] = {}
+        self._asked: set[str] = set()
+        """Where the script has looked for a mount."""
         self._commands = 0
         self._called: set[tuple[str, str]] = set()
 
@@ -209,7 +215,7 @@ class _Reader:
             self._shell(call)
         elif "kata-dind" in unwrapped.words[0].split("/") or name.startswith("kata-dind-entrypoint"):
             self._wrapped(call, unwrapped.words[1:], {**variables, **unwrapped.variables})
-        elif not (self._builtin(call) or self._starts(call) or self._mounts(call)):
+        elif not (self._mounts(call) or self._builtin(call) or self._starts(call)):
             self._script_file(call)
 
     def _shell(self, call: _Call) -> None:
@@ -404,7 +410,8 @@ class _Reader:
         start = self._start(
             call, _Starter(Program.DOCKERD, has_containerd=True), f"{call.unwrapped.words[0]} is its init", 0
         )
-        self.launch.starts.append(_with(start, by_systemd=True, needs_image=True))
+        start.needs_image = True
+        self.launch.starts.append(start)
 
     def _found(self, call: _Call, starter: _Starter, said: str, *, weight: int) -> None:
         start = self._start(call, starter, said, weight)
@@ -434,7 +441,11 @@ class _Reader:
         elif call.name == "mount":
             mount = _read_mount(words, self.launch.mounts)
             if mount is not None:
-                self.launch.mounts.append(mount)
+                self.launch.mounts.append(replace(mount, unless_mounted=mount.target in self._asked))
+        elif call.name in ("mountpoint", "findmnt"):
+            self._asked.update(posixpath.normpath(word) for word in words[1:] if word.startswith("/"))
+        elif call.name == "grep" and (any("/mount" in word for word in words) or call.is_piped):
+            self._asked.update(found.rstrip("/") for word in words for found in _PATHS.findall(word[:4096]))
         elif call.name == "umount":
             self.launch.mounts = [mount for mount in self.launch.mounts if mount.target not in words]
         else:
@@ -478,6 +489,11 @@ class _Call:
     script: str
     command: Command | None
 
+    @property
+    def is_piped(self) -> bool:
+        """Its input is another command's output."""
+        return self.command is not None and self.command.is_piped
+
 
 # Commands that start nothing, whatever their words are.
 _SILENT = _names(
@@ -506,23 +522,6 @@ def _may_be_script(path: str) -> bool:
 
 def _runs(call: _Call, name: str) -> str:
     return f"{call.script} runs {name}" if call.script else f"its command runs {name}"
-
-
-def _with(start: Start, *, by_systemd: bool, needs_image: bool) -> Start:
-    return Start(
-        start.program,
-        start.words,
-        start.weight,
-        start.said,
-        start.variables,
-        start.in_script,
-        start.rootless,
-        start.has_containerd,
-        by_systemd,
-        needs_image,
-        start.mounts,
-        start.files,
-    )
 
 
 def _service(name: str, words: Sequence[str]) -> _Starter | None:
@@ -610,13 +609,17 @@ def _read_mount(words: Sequence[str], before: Sequence[HandMount]) -> HandMount 
         elif not word.startswith("-"):
             operands.append(word)
         at += 1
-    if len(operands) != 2 or kind in _UNMOUNTABLE or not operands[1].startswith("/"):
+    if len(operands) != 2 or not operands[1].startswith("/"):
         return None
     source, target = operands[0], posixpath.normpath(operands[1])
+    if kind in _UNMOUNTABLE:
+        return HandMount(target, False, source, is_fit=False)
     names = options.split(",")
     if "bind" in names or "rbind" in names:
         below = mount_over(posixpath.normpath(source), before) if source.startswith("/") else None
-        return HandMount(target, below.is_memory, source) if below is not None else None
+        return HandMount(
+            target, below is not None and below.is_memory, source, is_fit=below is not None and below.is_fit
+        )
     return HandMount(target, kind in ("tmpfs", "ramfs"), source)
 
 

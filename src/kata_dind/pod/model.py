@@ -144,6 +144,8 @@ class Engine:
     """What names a storage driver, in arguments and environment; the first is the one that counts."""
     wrapped: bool = False
     """The guest entrypoint of kata-dind starts it already."""
+    covered: bool = False
+    """Its own script mounts something over the root on which it can't work, and over what a repair would put there."""
 
     @property
     def pointer(self) -> Pointer:

@@ -5,6 +5,7 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -40,7 +41,7 @@ from kata_dind.pod.model import (
 )
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
-from kata_dind.pod.reading import items, mapping
+from kata_dind.pod.reading import items, mapping, text, words
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
@@ -97,7 +98,7 @@ def repair(
     if runtime is None:
         return Repair(findings=detection.findings)
     bench = Bench(Draft(pod), claim_templates)
-    job = _Job(bench, policy, runtime, wanted, script, improve)
+    job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     if runtime.left_alone:
         return Repair(findings=_joined(detection.findings, [_left_alone(runtime)]))
     if not wanted.repair:
@@ -179,6 +180,7 @@ class _Job:
     wanted: Wanted
     script: Script
     improve: bool
+    config_maps: ConfigMaps
     findings: list[Finding] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
@@ -268,8 +270,8 @@ class _Job:
         settings: Sequence[StorageSetting],
         dropped: set[Pointer],
     ) -> bool:
-        if engine.by_hand and not _can_replace(engine):
-            self._give_up(_unclear_script(engine))
+        if engine.by_hand and not _can_replace(engine, container, self.config_maps):
+            self.findings.append(_unclear_script(engine))  # it works, though
             return False
         dockerds = next((root for root in broken if not root.is_standalone_containerds), None)
         site = self._site(engine, container, dockerds or broken[0])
@@ -425,15 +427,33 @@ class _Job:
 
 
 _LONGEST_NOTE = 250
+_LONGEST_SCRIPT = 65_536
 
 
 def _replacement(engine: Engine) -> list[str]:
     return [escape_expansion(word) for word in engine.command]
 
 
-def _can_replace(engine: Engine) -> bool:
-    """Tell whether the words that start the program are all that they seem, with nothing in them for a shell."""
-    return bool(engine.command) and not any(set(word) & set("$`*?;&|<>") for word in engine.command)
+def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: ConfigMaps) -> bool:
+    """Tell whether a script ends with the words that start the program, with nothing in them for a shell.
+
+    What else it does after that, or beside it, would be lost.
+    """
+    if not engine.command or any(set(word) & set("$`*?;&|<>") for word in engine.command):
+        return False
+    texts = [*words(container.get("command")), *words(container.get("args"))]
+    texts += [text(value) for data in config_maps.values() for value in mapping(data).values()]
+    return any(_ends_with(text, engine.command) for text in texts if "mount" in text)
+
+
+def _ends_with(script: str, command: Sequence[str]) -> bool:
+    start = script.rfind(command[0])
+    if start < 0 or len(script) > _LONGEST_SCRIPT:
+        return False
+    try:
+        return shlex.split(script[start:]) == list(command) and "&" not in script[start:]
+    except ValueError:
+        return False
 
 
 def _by_hand(engine: Engine) -> Finding:

@@ -438,6 +438,24 @@ def test_near_misses_of_the_recipe(text: str) -> None:
     assert (engine.by_hand, engine.roots[0].outcome) == (False, Outcome.FAILS)
 
 
+def test_a_recipe_that_never_mounts() -> None:
+    """The image's VOLUME is a mount, and so is the pod's volume."""
+    text = "mkfs.ext4 /d.img; mountpoint -q /var/lib/docker || mount -o loop /d.img /var/lib/docker; exec dockerd"
+    assert not only_engine(privileged("docker:28-dind", command=["sh", "-c", text])).by_hand
+    assert only_engine(privileged("acme/x", command=["sh", "-c", text])).by_hand
+    one = privileged("acme/x", command=["sh", "-c", text], mounts={"/var/lib/docker": "v"})
+    assert not only_engine(one, volumes=[empty_dir("v")]).by_hand
+    text = text.replace("/var/lib/docker", "/data") + " --data-root /data"
+    assert only_engine(privileged("docker:28-dind", command=["sh", "-c", text])).by_hand
+
+
+def test_a_script_that_covers_the_root_with_a_share() -> None:
+    text = "mount --bind /scratch /var/lib/docker; exec dockerd-entrypoint.sh"
+    engine = only_engine(privileged("docker:28-dind", command=["sh", "-c", text]))
+    assert (engine.covered, engine.by_hand) == (True, False)
+    assert not only_engine(privileged("docker:28-dind")).covered
+
+
 def test_the_recipe_in_a_config_map() -> None:
     mounts = {"/scripts": "scripts"}
     volumes = [{"name": "scripts", "configMap": {"name": "runner-scripts", "defaultMode": 0o755}}]
@@ -464,6 +482,15 @@ def test_the_guest_entrypoint_is_left_working() -> None:
     )
     assert (engine.wrapped, engine.launch, engine.roots[0].outcome) == (True, Launch.COMMAND, Outcome.WORKS)
     assert engine.command == ("dockerd-entrypoint.sh", "--debug")
+
+
+def test_the_guest_entrypoint_tells_what_it_is_for() -> None:
+    command = ["/bin/sh", "-c", "#!/bin/sh", "kata-dind", "/usr/bin/entrypoint.sh", "buildkitd"]
+    engine = only_engine(privileged("earthly/buildkitd:v0.8.16", command=command))
+    assert (engine.program, engine.version, paths(engine)) == (Program.EARTHLY, (0, 8, 16), ["/tmp/earthly"])
+    env = {"KATA_DIND_PROGRAM": "buildkitd", "KATA_DIND_PATH": "/x/"}
+    engine = only_engine(privileged("acme/x", command=[*command[:4], "/run.sh"], env=env))
+    assert (engine.program, paths(engine), engine.wrapped) == (Program.BUILDKITD, ["/x"], True)
 
 
 # ---- The frame.

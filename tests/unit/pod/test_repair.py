@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kata_dind.pod.model import Severity
+from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.repair import repair
 from kata_dind.version import __version__
@@ -870,6 +871,41 @@ def test_improving_shows_what_a_recipe_by_hand_would_become() -> None:
     assert result.kind == "loop"
     assert command_behind(after) == ["dockerd", "--host=unix:///var/run/docker.sock"]
     assert "args" not in container_of(after)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mount -o loop /d.img /var/lib/docker; dockerd & exec /agent",
+        "mount -o loop /d.img /var/lib/docker; dockerd --debug &\nsleep 1",
+        "mount -o loop /d.img /var/lib/docker; exec dockerd --group=$GROUP",
+    ],
+)
+def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
+    result, _ = repaired(pod(dind(command=["sh", "-c", script])), improve=True)
+    assert result.patch == ()
+    assert "root.script-unclear" in finding_ids(result)
+    assert not result.unrepaired
+
+
+def test_a_script_of_a_config_map_can_be_replaced() -> None:
+    volume = {"name": "s", "configMap": {"name": "start"}}
+    container = dind(command=["sh", "/start/run.sh"], volumeMounts=[mount("s", "/start")])
+    document = pod(container, volumes=[volume])
+    config_maps = {"start": {"run.sh": BY_HAND}}
+    kept = repair(document, Policy(), script=script, config_maps=config_maps)
+    assert kept.patch == ()
+    better = repair(document, Policy(), script=script, config_maps=config_maps, improve=True)
+    after = apply(document, better.patch)
+    assert command_behind(after) == ["dockerd", "--host=unix:///var/run/docker.sock"]
+
+
+def test_a_script_that_mounts_a_share_on_the_root_would_hide_the_disk() -> None:
+    share = "mount --bind /scratch/docker /var/lib/docker; exec dockerd-entrypoint.sh"
+    container = dind(command=["sh", "-c", share], volumeMounts=[mount("s", "/scratch")])
+    result, _ = repaired(pod(container, volumes=[{"name": "s", "emptyDir": {}}]))
+    assert result.patch == ()
+    assert "root.script-mounts" in finding_ids(result)
 
 
 # ---- Users' values

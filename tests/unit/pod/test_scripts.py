@@ -230,18 +230,18 @@ def test_a_daemon_json_that_the_script_writes_is_kept() -> None:
         ("mount -t ext4 -o loop,noatime /d.img /x", [HandMount("/x", False, "/d.img")]),
         ('DEV=$(losetup -f --show /d.img); mount "$DEV" /x', [HandMount("/x", False, "$(losetup -f --show /d.img)")]),
         ("sudo mount /dev/xvdb /x", [HandMount("/x", False, "/dev/xvdb")]),
-        ("mountpoint -q /x || mount /dev/vdb /x", [HandMount("/x", False, "/dev/vdb")]),
+        ("mountpoint -q /x || mount /dev/vdb /x", [HandMount("/x", False, "/dev/vdb", unless_mounted=True)]),
         ("mount -t tmpfs tmpfs /x", [HandMount("/x", True, "tmpfs")]),
         ("mount -t tmpfs -o size=10G none /x", [HandMount("/x", True, "none")]),
         (
             "mount /dev/vdb /mnt; mount --bind /mnt/d /x",
             [HandMount("/mnt", False, "/dev/vdb"), HandMount("/x", False, "/mnt/d")],
         ),
-        ("mount --bind /share /x", []),
-        ("mount -o bind /share /x", []),
-        ("mount -t overlay overlay /x", []),
-        ("mount -t 9p share /x", []),
-        ("mount -t nfs server:/x /x", []),
+        ("mount --bind /share /x", [HandMount("/x", False, "/share", is_fit=False)]),
+        ("mount -o bind /share /x", [HandMount("/x", False, "/share", is_fit=False)]),
+        ("mount -t overlay overlay /x", [HandMount("/x", False, "overlay", is_fit=False)]),
+        ("mount -t 9p share /x", [HandMount("/x", False, "share", is_fit=False)]),
+        ("mount -t nfs server:/x /x", [HandMount("/x", False, "server:/x", is_fit=False)]),
         ("mount --make-rshared /", []),
         ("mount /x", []),
         ("mount", []),
@@ -251,6 +251,21 @@ def test_a_daemon_json_that_the_script_writes_is_kept() -> None:
 )
 def test_mounts_by_hand(text: str, mounts: list[HandMount]) -> None:
     assert list(launched(text + "; dockerd").starts[0].mounts) == mounts
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("grep -q ' /x ' /proc/mounts || mount /dev/vdb /x", True),
+        ("mount | grep -q /x || mount /dev/vdb /x", True),
+        ("if ! findmnt /x; then mount /dev/vdb /x; fi", True),
+        ("grep -q /x /etc/passwd; mount /dev/vdb /x", False),
+        ("mountpoint -q /y || mount /dev/vdb /x", False),
+        ("mount /dev/vdb /x; mountpoint -q /x", False),
+    ],
+)
+def test_a_script_that_asks_before_it_mounts(text: str, asks: bool) -> None:
+    assert [mount.unless_mounted for mount in launched(text + "; dockerd").starts[0].mounts] == [asks]
 
 
 def test_a_mount_after_the_start_does_not_count() -> None:
