@@ -14,7 +14,7 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Finding, Operation, Place, Program, Severity
+from kata_dind.pod.model import Finding, Operation, Place, Program, Repair, Severity
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
@@ -69,7 +69,7 @@ class Mender:
         missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
         findings = _distinct(found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)))
         if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
-            findings = (*findings, Finding("pod.improvable", Severity.WARNING, mended.reasons[0]))
+            findings = (*findings, _improvable(mended))
         if missing:
             findings = (*findings, _made_elsewhere(place))
         elif place.incomplete and (found.engines or found.is_kata):
@@ -100,6 +100,11 @@ def _made_elsewhere(place: Place) -> Finding:
 
 def _incomplete(place: Place, severity: Severity) -> Finding:
     return Finding("pod.incomplete", severity, place.incomplete, hint=_by_webhook(place.incomplete))
+
+
+def _improvable(mended: Repair) -> Finding:
+    reason = mended.reasons[0] if mended.reasons else ""
+    return Finding("pod.improvable", Severity.WARNING, f"it works, and can be made better: {reason}")
 
 
 def _by_webhook(message: str) -> str:

@@ -11,11 +11,11 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kata_dind.errors import SpecError
-from kata_dind.manifest.yaml_text import compose
+from kata_dind.manifest.yaml_text import Node, compose
 
 Kind = Literal["yaml", "json", "toml"]
 
@@ -44,6 +44,8 @@ class Document:
     """Where it ends."""
     name: str
     """The file's."""
+    tree: Node | None = field(default=None, repr=False, compare=False)
+    """YAML's, with positions from `start`."""
 
     @property
     def mapping(self) -> Mapping[str, Any]:
@@ -149,7 +151,7 @@ def _yaml(head: Iterable[str], lines: Iterable[str], name: str) -> Iterator[Docu
         for node in compose(source[start:], name=name, line=line):
             if node.is_nothing:
                 continue
-            yield Document(index, line + node.line, "yaml", node.data, source, start, len(source), name)
+            yield Document(index, line + node.line, "yaml", node.data, source, start, len(source), name, node)
             index += 1
             break
         before = ""

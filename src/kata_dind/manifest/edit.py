@@ -57,10 +57,7 @@ def line_of(document: Document, pointer: Sequence[str | int]) -> int:
     """Return the line of the file, from 1, in which a value begins; of the nearest one around it if it isn't there."""
     if document.kind == "toml":
         return document.line
-    try:
-        node = next(compose(document.source[document.start : document.end]), None)
-    except SpecError:
-        return document.line
+    node = _tree(document, document.source[document.start : document.end])
     first = document.line - (node.line if node else 0)
     line = node.line if node else 0
     for step in pointer:
@@ -88,11 +85,7 @@ def _child(node: Node, step: str) -> tuple[int, Node] | None:
 def _attempts(document: Document, body: str, data: Any) -> Iterator[str]:
     """Yield texts for the document's own part of the source, the gentlest first."""
     style = _style(document.kind == "json", body)
-    try:
-        # YAML knows no escaped surrogates. What stands for them has their length, and only positions count here.
-        tree = next(compose(_SURROGATE.sub(r"\\u0041", body) if document.kind == "json" else body), None)
-    except SpecError:
-        tree = None
+    tree = _tree(document, body)
     if tree is not None:
         style = _with_steps(style, tree, body)
         with contextlib.suppress(_Unfit):
@@ -102,6 +95,16 @@ def _attempts(document: Document, body: str, data: Any) -> Iterator[str]:
             yield text
     header = re.match(r"(?:%[^\n]*\n)*---(?=\s)[^\n]*\n", body)
     yield (header[0] if header else "") + emit.dumped(data, style)
+
+
+def _tree(document: Document, body: str) -> Node | None:
+    if document.tree is not None:
+        return document.tree
+    try:
+        # YAML knows no escaped surrogates. What stands for them has their length, and only positions count here.
+        return next(compose(_SURROGATE.sub(r"\\u0041", body)), None)
+    except SpecError:
+        return None
 
 
 def _reads_as(text: str, data: Any, *, is_json: bool) -> bool:

@@ -40,6 +40,7 @@ def explain(
     if detection.is_kata:
         paragraphs += [_about_root(root) for engine in detection.engines for root in engine.roots]
     reasons = [root.backing_because.rstrip(".") for engine in detection.engines for root in engine.roots]
+    reasons += [reason.rstrip(".") for reason in repair.reasons]
     paragraphs += [_about_finding(each) for each in findings if not any(why and why in each.message for why in reasons)]
     paragraphs += _about_repair(detection, repair, can_be_written=can_be_written)
     return paragraphs

@@ -468,3 +468,19 @@ def test_claims_of_the_same_file_tell_their_storage_class(cli: CommandLine, here
         (here / "all.yaml").write_text(f"{pod}---\n{claim % namespace}")
         outcome = cli("fix", "--check", "all.yaml", "--policy", "policy.yaml")
         assert (namespace, outcome.exit_code) == (namespace, expected), outcome
+
+
+def test_what_is_done_by_hand_is_left_alone_until_it_is_to_be_improved(cli: CommandLine, here: Path) -> None:
+    script = "truncate -s 20G /disk/d.img; mkfs.ext4 -F /disk/d.img; mount -o loop /disk/d.img /var/lib/docker; "
+    script += "exec dockerd-entrypoint.sh"
+    pod = DIND + f"    command: [sh, -c, {json.dumps(script)}]\n"
+    pod += "    volumeMounts: [{name: disk, mountPath: /disk}]\n  volumes: [{name: disk, emptyDir: {}}]\n"
+    (here / "pod.yaml").write_text(pod)
+    assert cli("fix", "pod.yaml").stdout == pod
+    assert cli("fix", "--check", "pod.yaml").exit_code == 0
+    assert "fix --improve shows" in " ".join(cli("fix", "pod.yaml", "-o", "explain").stdout.split())
+    improved = cli("fix", "--check", "--improve", "pod.yaml")
+    assert (improved.exit_code, "[pod.improvable]" in improved.stdout) == (1, True)
+    told = " ".join(cli("fix", "--improve", "pod.yaml", "-o", "explain").stdout.split())
+    assert "The repair makes its data root of the kind loop" in told
+    assert "Mind: " not in told

@@ -8,6 +8,8 @@ from typing import Any
 
 import jsonpatch
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kata_dind.manifest import read_documents
 from kata_dind.pod.model import Operation, Place
@@ -595,3 +597,38 @@ def test_config_maps_are_read_from_documents_and_lists() -> None:
     one = read("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {daemon.json: '{}', n: 1}}")
     listed = {"kind": "List", "items": [{"kind": "ConfigMap", "metadata": {"name": "b"}, "data": {"k": "v"}}, None]}
     assert config_maps_in([one, listed]) == {"a": {"daemon.json": "{}"}, "b": {"k": "v"}}
+
+
+_WORDS = st.sampled_from(
+    ["kind", "apiVersion", "metadata", "spec", "template", "containers", "initContainers", "sidecars", "steps",
+     "volumes", "env", "podTemplate", "taskSpec", "taskRef", "tasks", "pipelineSpec", "taskRunTemplate", "taskRunSpecs",
+     "script",
+     "stepTemplate", "templates", "container", "podSpecPatch", "volumeClaimTemplates", "containerMode", "type", "yaml",
+     "dockerVolumeMounts", "dockerEnv", "runners", "kubernetes", "services", "pod_spec", "values", "items", "podSpec"]
+)  # fmt: skip
+_TEXTS = st.sampled_from(
+    ["dind", "", "spec:\n  containers: [{name: a}]\n", '{"a": 1}', "[runners.kubernetes]\na = 1\n"]
+)
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=6),
+    max_leaves=30,
+)
+_KINDS = st.sampled_from(["Pod", "TaskRun", "PipelineRun", "Task", "Workflow", "CronWorkflow", "RunnerSet", "Runner"])
+_GROUPS = st.sampled_from(["v1", "tekton.dev/v1", "argoproj.io/v1alpha1", "actions.summerwind.dev/v1alpha1"])
+
+
+@given(document=st.dictionaries(_WORDS, _ANYTHING), kind=_KINDS, group=_GROUPS, spec=st.dictionaries(_WORDS, _ANYTHING))
+def test_values_of_any_type_anywhere_do_no_harm(
+    document: dict[str, Any], kind: str, group: str, spec: dict[str, Any]
+) -> None:
+    document |= {"kind": kind, "apiVersion": group, "spec": spec | {"containers": [{"name": "a"}, spec]}}
+    patch: list[Operation] = [
+        {"op": "add", "path": "/spec/volumes/-", "value": {}},
+        {"op": "remove", "path": "/spec/containers/0"},
+        {"op": "add", "path": "/spec/terminationGracePeriodSeconds", "value": 3},
+    ]
+    for place in find_pods(document):
+        held, left = translate(place, patch)
+        assert len(held) + len(left) == len(patch)
+        assert all(isinstance(entry, dict) for entry in place.claim_templates)
