@@ -31,6 +31,7 @@ PARTS = (
     "detect",
     "choose",
     "prepare",
+    "elf",
     "call",
     "block",
     "loop",

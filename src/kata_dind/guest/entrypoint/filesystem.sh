@@ -79,6 +79,6 @@ grow_xfs() { # empties `grown` when it failed
 	done
 	growth="$growth\0$((inode_percent >> 6))$((inode_percent >> 3 & 7))$((inode_percent & 7))\0\0\0\0\0\0\0"
 	# XFS_IOC_FSGROWFSDATA, and the address of the growth in the program; ioctl_xfs_fsgrowfs(2)
-	system_call "$path" "$path/.kata-dind-probe" ioctl '\0156\0130\020\0100\0330\0\0100\0' "$growth"
+	system_call "$path" "$path/.kata-dind-probe" ioctl AG5YEEDYAEAA "$growth"
 	[ "$called" = 0 ] || grown=''
 }

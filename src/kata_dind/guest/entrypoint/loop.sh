@@ -179,7 +179,7 @@ use_direct_io() { # sets `direct_io` to whether it is used
 	dio=1 called=''
 	if ! losetup --direct-io=on "$device" 2>/dev/null; then
 		# LOOP_SET_DIRECT_IO and 1, loop(4)
-		system_call "$device" "$path/.kata-dind-probe" ioctl '\010\0114\0\0\01\0\0\0'
+		system_call "$device" "$path/.kata-dind-probe" ioctl AAhMAAABAAAA
 		[ "$called" = 0 ] || dio=0
 	fi
 	{ read -r dio <"/sys/block/${device#/dev/}/loop/dio"; } 2>/dev/null || :

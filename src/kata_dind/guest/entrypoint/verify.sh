@@ -65,7 +65,7 @@ give_capability() { # FILE: sets `capability` to the outcome
 		setcap cap_net_raw=ep "$1" || capability=failed
 	else
 		# The addresses of the name and of the value in the program.
-		system_call "$1" "$probe/call" fsetxattr '\0260\0\0100\0\0304\0\0100\0'
+		system_call "$1" "$probe/call" fsetxattr AIgAQACcAEAA
 		case $called in 0) ;; '') capability=untested ;; *) capability=failed ;; esac
 	fi
 }
