@@ -3,7 +3,7 @@
 verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	local step probe capability proven hint evidence
 	proof='' step='' probe=$path/.kata-dind-probe
-	if [ "$user" != 0 ]; then
+	if [ "$user" != 0 ]; then # only: rootless
 		verify_without_root
 		return 0
 	fi
@@ -11,11 +11,11 @@ verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	if [ -z "$step" ]; then
 		proven='mount, copy-up, whiteout, d_type, rename, opaque directory'
 		[ "$capability" != passed ] || proven="$proven, file capability"
-		speak info verify "overlay works on $filesystem: $proven"
+		info verify "overlay works on $filesystem: $proven"
 		return 0
 	fi
 	hint='set KATA_DIND_DATA_ROOT to loop, block or memory'
-	[ "$step" != write ] || hint='is it writable, with space and inodes left?'
+	[ "$step" != write ] || hint='make it writable, with space and inodes left'
 	evidence=$(dmesg 2>/dev/null | grep -i overlay | tail -n 3) || evidence=
 	unfit verify "overlay does not work on $filesystem at $path: $step failed${evidence:+; dmesg: $evidence}" "$hint"
 	begin '' failed

@@ -34,6 +34,6 @@ watch_for_forced_stop() { # in /sys/fs/cgroup
 		{ cd /sys/fs/cgroup && exec "$place" $ours; } </dev/null >/dev/null 2>&1 9<&- &
 		return 0
 	done
-	speak warning tune 'in a Kata guest, a forced stop (SIGKILL) will not end this container' \
+	warn tune 'in a Kata guest, a forced stop (SIGKILL) will not end this container' \
 		'stop it with a grace period that is long enough for dockerd'
 }
