@@ -74,7 +74,7 @@ def words_of(copy: Copy) -> dict[str, str]:
         "DEFAULT_FILESYSTEM": str(copy.filesystem) if _has_disk(copy) else "",
         "DEFAULT_KIND": str(copy.kind),
         "LEFT_OUT": " ".join(_left_out(copy)),
-        "OTHER_FILESYSTEM": f"; for {other}, use what this prints: kata-dind entrypoint --filesystem {other}",
+        "OTHER_FILESYSTEM": f"; for {other}, take the file of: kata-dind entrypoint --filesystem {other}",
         "PROGRAM": copy.program,
     }
 

@@ -11,17 +11,21 @@ prepare() {
 		prepare_without_root
 		return 0
 	fi
-	case $kind,$filesystem$is_mount_point in
-	kept,*) prepare_kept ;; # only: auto
-	virtiofs,*) ;; # only: virtiofs
-	memory,tmpfs1) prepare_memory ;; # only: memory
-	*)
-		[ "$kind" != block ] || precious=1
-		require_room_for_a_mount
-		[ -z "$reason" ] || return 0
-		"prepare_$kind"
+	case $kind,$filesystem$is_mount_point in # only: rootless
+	kept,*) # only: auto
+		prepare_kept
+		return 0
+		;;
+	virtiofs,*) return 0 ;; # only: virtiofs
+	memory,tmpfs1) # only: memory
+		prepare_memory
+		return 0
 		;;
 	esac
+	[ "$kind" != block ] || precious=1 # only: block
+	require_room_for_a_mount
+	[ -z "$reason" ] || return 0
+	"prepare_$kind"
 	[ -z "$mounted" ] || filesystem_of "$path"
 }
 

@@ -46,12 +46,10 @@ undo() { # a lock on the mount first
 }
 
 fall_back() { # if that was asked for
-	local message
-	message=$reason
-	[ "$asked" != auto ] || { message=$reasons_text && failed_step=choose; } # only: auto
-	[ "$fallback" != none ] || refuse "$message" "$reason_hint"
+	[ "$asked" != auto ] || { reason=$reasons_text && failed_step=choose; } # only: auto
+	[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
 	kind=kept # only: fallback
-	fall_back_to "$message" # only: fallback
+	fall_back_to "$reason" # only: fallback
 }
 
 refuse() { # MESSAGE HINT

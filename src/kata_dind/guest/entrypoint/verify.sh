@@ -37,7 +37,7 @@ prove() { # sets `step` to the step that failed
 	fi
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
 	# Root of a user namespace can't have the other attributes; dockerd looks at the same.
-	[ -z "${user_namespace:-}" ] || options=$options,userxattr
+	[ -z "${user_namespace:-}" ] || options=$options,userxattr # only: rootless
 	if [ "$step" = mount ] && mount -t overlay -o "$options" kata-dind "$probe/merged"; then
 		prove_operations
 		umount "$probe/merged"
