@@ -24,7 +24,7 @@ find_user() {
 read_command() { # COMMAND...
 	local behind value
 	flag --config-file "$@"
-	config_file=${value:-$config_file}
+	[ -z "$value" ] || config_file=$value
 	flag --data-root "$@"
 	command_data_root=$value containerd_store='' behind=''
 	while [ $# -gt 0 ]; do
