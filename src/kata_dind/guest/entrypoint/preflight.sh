@@ -41,7 +41,7 @@ make_device_nodes() {
 	made='' missing='' number=0
 	set -- fuse 0666 c 10 229 kmsg 0644 c 1 11 loop-control 0600 c 10 237
 	while [ $number -lt 8 ]; do
-		set -- "$@" loop$number 0666 b 7 $number
+		set -- "$@" loop$number 0600 b 7 $number
 		number=$((number + 1))
 	done
 	while [ $# -gt 0 ]; do
