@@ -35,5 +35,5 @@ watch_for_forced_stop() { # in /sys/fs/cgroup
 		return 0
 	done
 	warn tune 'in a Kata guest, a forced stop (SIGKILL) will not end this container' \
-		'stop it with a grace period that is long enough for dockerd, or add base64 to the image if it is missing'
+		'stop it with a grace period that is long enough for dockerd; if the image has no base64, add it'
 }
