@@ -99,10 +99,10 @@ def test_an_error_is_its_number(shell: Shell) -> None:
 
 
 def test_without_base64_there_is_no_program(shell: Shell) -> None:
-    done = shell.call(
-        'base64() { return 127; }; status_dir=. system_call "$@"; echo "<$called>"', "/dev/null", "x", "ioctl"
-    )
+    script = f'base64() {{ return 127; }}; status_dir={shell.directory}; system_call "$@"; echo "<$called>"'
+    done = shell.call(script, "/dev/null", str(shell.directory / "place"), "ioctl", _DIRECT_IO)
     assert (done.stdout, done.stderr) == ("<>\n", "")
+    assert [*shell.directory.iterdir()] == []
 
 
 def test_another_machine_has_no_program(shell: Shell) -> None:
