@@ -45,7 +45,7 @@ def status_of(ended: Ended) -> dict[str, Any]:
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", Filesystem)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_loop_copy_makes_keeps_and_grows_its_disk(
+def test_a_loop_copy_makes_and_keeps_its_disk(
     shell: Shell, data_root: Path, program: str, filesystem: Filesystem
 ) -> None:
     copy, size = of(shell, Copy(LOOP, program, filesystem)), SIZES[filesystem]
