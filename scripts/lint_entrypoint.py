@@ -8,24 +8,29 @@ import sys
 import tempfile
 
 from kata_dind.host.process import run
-from kata_dind.image.entrypoint import entrypoint_script, read_parts
+from kata_dind.image.entrypoint import WHOLE, entrypoint_script, part_file, read_parts
+from kata_dind.image.shelltext import lines_for
 
 
 def main() -> int:
-    script, places = entrypoint_script(), places_of(read_parts())
+    script, places = entrypoint_script(), places_of()
     findings = [finding for shell in ("dash", "busybox") for finding in findings_in(script, shell=shell)]
     for line, text in findings:
         print(f"{places[line - 1]}: {text}")
     return 1 if findings else 0
 
 
-def places_of(parts: dict[str, str]) -> list[str]:
+def places_of() -> list[str]:
     """Return where each line of the script comes from; a blank line between two parts belongs to the first."""
     return [
-        f"src/kata_dind/guest/entrypoint/{name}.sh:{number}"
-        for name, text in parts.items()
-        for number in range(1, text.count("\n") + 2)
+        f"src/kata_dind/guest/entrypoint/{name}.sh:{number + 1}"
+        for name in read_parts()
+        for number in _lines_of(part_file(name).read_text(encoding="utf-8"))
     ]
+
+
+def _lines_of(text: str) -> list[int]:
+    return [*lines_for(WHOLE, text), text.count("\n")]
 
 
 def findings_in(script: str, *, shell: str) -> list[tuple[int, str]]:

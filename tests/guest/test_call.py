@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from tests.guest.conftest import Shell, attach_loop
 pytestmark = pytest.mark.requires("root")
 
 _SOURCE = Path(kata_dind.__file__).parent / "guest/entrypoint/call.s"
-_DIRECT_IO = r"\010\0114\0\0\01\0\0\0"
-_CAPABILITY = r"\0260\0\0100\0\0304\0\0100\0"
+_DIRECT_IO, _CAPABILITY = (
+    base64.b64encode(b"\0" + struct.pack("<II", *arguments)).decode()
+    for arguments in ((0x4C08, 1), (0x400088, 0x40009C))  # LOOP_SET_DIRECT_IO, 1; where the name and the value are
+)
 _VALUE = bytes.fromhex("0100000200200000000000000000000000000000")
 
 
@@ -34,7 +38,10 @@ def call(shell: Shell, file: Path, *arguments: str, machine: str = "") -> str:
 
 def assemble(machine: str, directory: Path) -> bytes:
     define = ("--defsym", "AARCH64=1") if machine == "aarch64" else ()
-    run([f"{machine}-linux-gnu-as", *define, _SOURCE, "-o", directory / "call.o"], timeout_seconds=10)
+    run(
+        [f"{machine}-linux-gnu-as", *define, "-I", _SOURCE.parent, _SOURCE, "-o", directory / "call.o"],
+        timeout_seconds=10,
+    )
     objcopy = f"{machine}-linux-gnu-objcopy"
     run([objcopy, "--output-target=binary", directory / "call.o", directory / "call"], timeout_seconds=10)
     return (directory / "call").read_bytes()
@@ -60,9 +67,9 @@ def test_only_the_call_and_the_growth_change(shell: Shell, tmp_path: Path, machi
         machine=machine,
     )
     program = (shell.directory / "program").read_bytes()
-    source[160] = {"x86_64": 190, "aarch64": 7}[machine]
-    source[164:172] = bytes.fromhex("b0004000 c4004000")
-    source[216:232] = bytes.fromhex("01020304050607251900000000000000")
+    source[120] = {"x86_64": 190, "aarch64": 7}[machine]
+    source[124:132] = bytes.fromhex("88004000 9c004000")
+    source += bytes.fromhex("01020304050607251900000000000000")
     assert program == source
 
 
@@ -89,6 +96,13 @@ def test_it_gives_a_capability(shell: Shell) -> None:
 @needs_call
 def test_an_error_is_its_number(shell: Shell) -> None:
     assert call(shell, Path("/dev/null"), "ioctl", _DIRECT_IO) == "<25>"  # ENOTTY
+
+
+def test_without_base64_there_is_no_program(shell: Shell) -> None:
+    script = f'base64() {{ return 127; }}; status_dir={shell.directory}; system_call "$@"; echo "<$called>"'
+    done = shell.call(script, "/dev/null", str(shell.directory / "place"), "ioctl", _DIRECT_IO)
+    assert (done.stdout, done.stderr) == ("<>\n", "")
+    assert [*shell.directory.iterdir()] == []
 
 
 def test_another_machine_has_no_program(shell: Shell) -> None:

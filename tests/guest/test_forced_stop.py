@@ -291,7 +291,7 @@ def built(machine: str, directory: Path) -> bytes:
     if not all(names.values()):
         pytest.skip(f"binutils for {machine} are not installed")
     defined = ["--defsym", "AARCH64=1"] if machine == "aarch64" else []
-    run([str(names["as"]), *defined, _SOURCE, "-o", directory / "watch.o"], timeout_seconds=30)
+    run([str(names["as"]), *defined, "-I", _SOURCE.parent, _SOURCE, "-o", directory / "watch.o"], timeout_seconds=30)
     run(
         [str(names["objcopy"]), "--output-target=binary", directory / "watch.o", directory / "watch"],
         timeout_seconds=30,

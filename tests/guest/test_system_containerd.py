@@ -32,6 +32,8 @@ FINDING = 'containerd_address=$1; shift; program=dockerd user=0; find_system_con
         ("", ["tini", "--", "/lib/systemd/systemd"], "/var/lib/containerd"),
         ("", ["/usr/local/share/docker-init.sh", "sleep", "infinity"], "/var/lib/containerd"),
         ("", ["sh", "-c", "init"], ""),
+        ("", ["dockerd", "--exec-opt", "/sbin/init"], ""),
+        ("", ["tini", "/sbin/init"], ""),
         (SOCKET, ["dockerd"], "/var/lib/containerd"),
         (f"unix:///var{SOCKET}", ["dockerd"], "/var/lib/containerd"),
         ("/run/other.sock", ["dockerd"], ""),
@@ -137,6 +139,7 @@ def test_nothing_is_mounted_over_its_files(shell: Shell) -> None:
         f"{shell.directory}/containerd is not empty, and a mount would hide {theirs.name}"
     )
     assert ended.error["hint"].endswith("or, if nothing uses it: KATA_DIND_CONTAINERD=none")
+    assert json.loads(ended.status.read_text())["path"] == str(shell.directory / "docker")
     assert with_shares(shell, "true", CONTAINERD="none").code == 0
 
 

@@ -134,7 +134,7 @@ def test_a_data_root_that_cannot_be_written_is_told(shell: Shell, data_root: Pat
     ended = shell.entrypoint("true", PATH=data_root, before=before)
     assert ended.code == 78
     assert f"kept: overlay does not work on tmpfs at {data_root}: write failed" in ended.error["message"]
-    assert ended.error["hint"] == "is it writable, with space and inodes left?"
+    assert ended.error["hint"] == "make it writable, with space and inodes left"
 
 
 def test_a_root_that_cannot_be_written_costs_the_status_alone(shell: Shell, data_root: Path) -> None:

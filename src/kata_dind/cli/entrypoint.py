@@ -6,10 +6,12 @@ from typing import Annotated
 
 from kata_dind.cli import completion
 from kata_dind.cli.options import takes_session
-from kata_dind.cli.options.declare import option
+from kata_dind.cli.options.declare import flag, option
 from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Filesystem
+
+_PROGRAMS = ("dockerd", "buildkitd", "containerd", "dagger", "earthly")
 
 Kind = Annotated[
     str,
@@ -23,20 +25,85 @@ Kind = Annotated[
     ),
 ]
 
+Program = Annotated[
+    str,
+    option(
+        "--program",
+        variable="ENTRYPOINT_PROGRAM",
+        metavar="|".join(_PROGRAMS),
+        help_text="With a kind: the program that the data root is for.",
+        show_default="dockerd",
+        autocompletion=completion.words(_PROGRAMS),
+    ),
+]
+
+OfFilesystem = Annotated[
+    str,
+    option(
+        "--filesystem",
+        variable="ENTRYPOINT_FILESYSTEM",
+        metavar="|".join(Filesystem),
+        help_text="With a kind that has a disk: the disk's file system.",
+        show_default="ext4",
+        autocompletion=completion.words([*Filesystem]),
+    ),
+]
+
+WithFallback = Annotated[
+    bool,
+    flag(
+        "--fallback",
+        variable="ENTRYPOINT_FALLBACK",
+        help_text="With a kind: let KATA_DIND_FALLBACK name a storage driver.",
+    ),
+]
+
+WithContainerd = Annotated[
+    bool,
+    flag(
+        "--containerd",
+        variable="ENTRYPOINT_CONTAINERD",
+        help_text="With a kind: prepare the root of a system containerd as well.",
+    ),
+]
+
 
 @takes_session
-def entrypoint(session: Session, *, kind: Kind = "") -> None:
+def entrypoint(
+    session: Session,
+    *,
+    kind: Kind = "",
+    program: Program = "",
+    filesystem: OfFilesystem = "",
+    fallback: WithFallback = False,
+    containerd: WithContainerd = False,
+) -> None:
     """Print the guest entrypoint, a shell script.
 
-    You can use it alone, in a pod or an image of your own.
+    You can use it alone, in a pod or an image of your own. For a kind it has only what that kind, program and file
+    system need, and refuses the rest.
     """
     if not kind:
         from kata_dind.image.entrypoint import entrypoint_script
 
+        if program or filesystem or fallback or containerd:
+            raise SpecError("what an entrypoint is for is chosen together with --kind", id="spec.wrong-value")
         print(entrypoint_script(), end="")
-    else:
-        from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+        return
+    from kata_dind.image.entrypoint_for_pods import Copy, entrypoint_for_pods
 
-        if kind not in [*DataRootKind]:
-            raise SpecError(f"--kind: {kind!r} is not one of {', '.join(DataRootKind)}", id="spec.wrong-value")
-        print(entrypoint_for_pods(DataRootKind(kind)), end="")
+    for name, value, words in (
+        ("kind", kind, [*DataRootKind]),
+        ("program", program, _PROGRAMS),
+        ("filesystem", filesystem, [*Filesystem]),
+    ):
+        if value and value not in words:
+            raise SpecError(f"--{name}: {value!r} is not one of {', '.join(words)}", id="spec.wrong-value")
+    copy = Copy(
+        kind=DataRootKind(kind),
+        program=program or "dockerd",
+        filesystem=Filesystem(filesystem or Filesystem.EXT4),
+        fallback=fallback,
+        containerd=containerd,
+    )
+    print(entrypoint_for_pods(copy), end="")

@@ -7,48 +7,61 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kata_dind.dataroot.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.dataroot.kinds import LOOP_FILE
 from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
 from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
+from kata_dind.image.shelltext import only_for
 from kata_dind.version import __version__
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Filesystem
 
 _DIRECTORY = Path(__file__).parents[1] / "guest" / "entrypoint"
 
-PARTS = (
-    "head",
-    "speak",
-    "parse",
-    "command",
-    "program",
-    "other_programs",
-    "toml",
-    "preflight",
-    "detect",
-    "choose",
-    "prepare",
-    "call",
-    "block",
-    "loop",
-    "filesystem",
-    "check",
-    "protect",
-    "verify",
-    "rootless",
-    "settle",
-    "system_containerd",
-    "tune",
-    "watch",
-    "report",
-    "hand_over",
-    "own_containerd",
-    "main",
-)
-"""In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps."""
+PARTS = {
+    "head": "",
+    "speak": "",
+    "parse": "",
+    "left_out": "copy",
+    "command": "",
+    "program": "",
+    "other_programs": "other-programs",
+    "which_containerd": "",
+    "toml": "",
+    "preflight": "",
+    "detect": "",
+    "choose": "auto",
+    "prepare": "",
+    "memory": "memory",
+    "elf": "",
+    "call": "",
+    "block": "block",
+    "loop": "loop",
+    "filesystem": "disk",
+    "ext4": "ext4",
+    "xfs": "xfs",
+    "verify": "",
+    "rootless": "rootless",
+    "settle": "",
+    "fallback": "fallback",
+    "system_containerd": "containerd",
+    "tune": "",
+    "watch": "",
+    "report": "",
+    "hand_over": "",
+    "own_containerd": "dockerd",
+    "main": "",
+}
+"""In the order of the script: its head, the functions of each step in the order of the steps, and the list of steps;
+each with the feature that it is for, if it is not for all."""
+
+WHOLE = frozenset({
+    *DataRootKind, *Filesystem, "containerd", "disk", "dockerd", "fallback", "other-programs", "rootless", "size",
+    "whole",
+})  # fmt: skip
+"""The features of the whole script. A statement of a part may be for one alone, as `only_for` has it."""
 
 INTERFACE = 1
 """The version of what others may rely on: variables, exit codes, JSON lines and status file. A higher one breaks users
@@ -57,6 +70,7 @@ of a lower; what is only added leaves it as it is."""
 _PLACEHOLDER = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 
 WORDS = {
+    "DEFAULT_FILESYSTEM": Filesystem.EXT4.value,
     "DEFAULT_KIND": DataRootKind.AUTO.value,
     "EXIT_BAD_INPUT": str(EXIT_BAD_INPUT),
     "EXIT_NO_DATA_ROOT": str(EXIT_NO_DATA_ROOT),
@@ -64,11 +78,12 @@ WORDS = {
     "EXT4_OPTIONS": shlex.join(EXT4_OPTIONS),
     "FILESYSTEM_DRIVERS": " | ".join(FILESYSTEM_DRIVERS),
     "INTERFACE": str(INTERFACE),
-    "KINDS": " | ".join(DataRootKind),
-    "KINDS_IN_WORDS": "auto, memory, loop, block or virtiofs",
+    "KINDS": " ".join(DataRootKind),
     "LABEL": LABEL,
     "LARGEST_JOURNAL_MIB": str(LARGEST_JOURNAL_MIB),
     "LOOP_FILE": LOOP_FILE,
+    "OTHER_FILESYSTEM": "",
+    "PROGRAM": "dockerd",
     "VERSION": __version__,
     "UNPROVEN_DRIVERS": " | ".join(UNPROVEN_DRIVERS),
     "XFS_LEAST_MIB": str(XFS_LEAST_MIB),
@@ -82,9 +97,18 @@ def entrypoint_script() -> str:
     return assemble(read_parts(), WORDS)
 
 
-def read_parts() -> dict[str, str]:
-    """Return the text of each part by its name, in the script's order."""
-    return {name: (_DIRECTORY / f"{name}.sh").read_text(encoding="utf-8") for name in PARTS}
+def read_parts(features: Collection[str] = WHOLE) -> dict[str, str]:
+    """Return the text of each part by its name, in the script's order, as far as it is for some features."""
+    return {
+        name: only_for(features, part_file(name).read_text(encoding="utf-8"))
+        for name, feature in PARTS.items()
+        if not feature or feature in features
+    }
+
+
+def part_file(name: str) -> Path:
+    """Return the file of a part, which has what only some features are for as well."""
+    return _DIRECTORY / f"{name}.sh"
 
 
 def assemble(parts: Mapping[str, str], words: Mapping[str, str]) -> str:

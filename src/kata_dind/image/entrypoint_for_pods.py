@@ -1,4 +1,4 @@
-"""The guest entrypoint for a pod: without comments, and with those functions alone that the chosen kind needs.
+"""The guest entrypoint for a pod: without comments, and with what one configuration needs.
 
 A pod's manifest carries it, so it must be small, but people read manifests: its lines are the source's own.
 """
@@ -6,88 +6,104 @@ A pod's manifest carries it, so it must be small, but people read manifests: its
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from kata_dind.image.entrypoint import INTERFACE, WORDS, assemble, read_parts
+from kata_dind.image.shelltext import only_needed, without_comments
 from kata_dind.version import __version__
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Filesystem
 
-MOST_BYTES = 52 * 1024
-"""What it may take of a manifest. A ConfigMap holds a mebibyte, and one argument or variable of a process 128 KiB."""
-
-_PARTS_OF_SOME = {
-    "block": (DataRootKind.BLOCK,),
-    "loop": (DataRootKind.LOOP,),
-    "filesystem": (DataRootKind.BLOCK, DataRootKind.LOOP),
-    "check": (DataRootKind.BLOCK, DataRootKind.LOOP),
-    "protect": (DataRootKind.BLOCK, DataRootKind.LOOP),
-    # Without root, the kinds with a disk are refused before there is anything to prove.
-    "rootless": (DataRootKind.MEMORY, DataRootKind.VIRTIOFS),
+MOST_BYTES = {
+    DataRootKind.AUTO: 51 * 1024,
+    DataRootKind.MEMORY: 33 * 1024,
+    DataRootKind.LOOP: 40 * 1024,
+    DataRootKind.BLOCK: 37 * 1024,
+    DataRootKind.VIRTIOFS: 30 * 1024,
 }
-"""The parts that only some kinds need; `auto` needs all."""
+"""What a copy for a kind may take of a manifest, with no more than the kind said. A ConfigMap holds a mebibyte, and one
+argument or variable of a process 128 KiB."""
 
-_FUNCTION = re.compile(r"^([a-z_0-9]+)\(\) \{.*?^\}\n", re.MULTILINE | re.DOTALL)
-_WORD = re.compile(r"[a-z_0-9]+")
-_COMPUTED = re.compile(r"([a-z_0-9]*)\$(?:\w+|\{\w+\})([a-z_0-9]*)")
-"""The name of a function with a variable in it, such as `prepare_$kind`."""
+_DISKS = (DataRootKind.LOOP, DataRootKind.BLOCK)
+_SIZED = (DataRootKind.MEMORY, DataRootKind.LOOP)
+_ROOTLESS = (DataRootKind.MEMORY, DataRootKind.VIRTIOFS)
+"""Without root, the kinds with a disk are refused before there is anything to prove."""
 
 
-def entrypoint_for_pods(kind: DataRootKind) -> str:
-    """Return the script for a kind. Its second line tells version, interface, kind and the digest of all that follows.
+@dataclass(frozen=True)
+class Copy:
+    """What a copy is for. What else the whole entrypoint could do, the copy refuses."""
+
+    kind: DataRootKind
+    program: str = "dockerd"
+    filesystem: Filesystem = Filesystem.EXT4
+    fallback: bool = False
+    """Whether KATA_DIND_FALLBACK may name a storage driver."""
+    containerd: bool = False
+    """Whether the root of a system containerd is prepared as well."""
+
+
+def entrypoint_for_pods(copy: Copy) -> str:
+    """Return the script for a configuration. Its second line tells version, interface, configuration and digest.
 
     Without its first two lines, its SHA-256 is that digest.
     """
-    words = dict(WORDS)
-    if kind is not DataRootKind.AUTO:
-        words |= {"KINDS": kind.value, "DEFAULT_KIND": kind.value, "KINDS_IN_WORDS": f"{kind}, which this file is for"}
-    parts = {name: text for name, text in read_parts().items() if _is_needed(name, kind)}
-    body = without_comments(only_needed(assemble(parts, words)))
+    parts = read_parts(_features(copy))
+    body = without_comments(only_needed(assemble(parts, WORDS | words_of(copy))))
     digest = hashlib.sha256(body.encode()).hexdigest()
-    head = f"# kata-dind {__version__} guest entrypoint, interface {INTERFACE}, kind {kind}, sha256 {digest}"
-    return f"#!/bin/sh\n{head}\n{body}"
+    head = f"kata-dind {__version__} guest entrypoint, interface {INTERFACE}, {_named(copy)}, sha256 {digest}"
+    return f"#!/bin/sh\n# {head}\n{body}"
 
 
-def without_comments(script: str) -> str:
-    """Return a script without comments and blank lines.
-
-    What it quotes over several lines, or has in a here-document, must have none of either.
-    """
-    kept = (_without_comment(line).rstrip() for line in script.splitlines())
-    return "".join(f"{line}\n" for line in kept if line)
-
-
-def _without_comment(line: str) -> str:
-    for found in re.finditer(r"(?:^|[ \t])#", line):
-        before = line[: found.start()]
-        # Within quotes or braces a number sign begins no comment.
-        plain = re.sub(r"\\.", "", before)
-        if plain.count("'") % 2 == 0 and plain.count('"') % 2 == 0 and plain.count("${") <= plain.count("}"):
-            return before
-    return line
+def _features(copy: Copy) -> set[str]:
+    kinds = [*DataRootKind] if copy.kind is DataRootKind.AUTO else [copy.kind]
+    features = {"copy", *map(str, kinds), "dockerd" if copy.program == "dockerd" else "other-programs"}
+    if _has_disk(copy):
+        features |= {"disk", str(copy.filesystem)}
+    if not {*kinds}.isdisjoint(_SIZED):
+        features |= {"size"}
+    features |= {"rootless" if not {*kinds}.isdisjoint(_ROOTLESS) else "no-rootless"}
+    features |= {"containerd" if copy.containerd else "no-containerd"}
+    return features | ({"fallback"} if copy.fallback else set())
 
 
-def only_needed(script: str) -> str:
-    """Return a script without the functions that nothing in it calls, directly or by a name with a variable in it."""
-    bodies = {found[1]: found[0] for found in _FUNCTION.finditer(script)}
-    pending = [_FUNCTION.sub("", script)]
-    needed: set[str] = set()
-    while pending:
-        called = {name for name in _called_in(pending.pop(), bodies) if name not in needed}
-        needed |= called
-        pending += [bodies[name].split("\n", 1)[1] for name in called]
-    return _FUNCTION.sub(lambda found: found[0] if found[1] in needed else "", script)
+def words_of(copy: Copy) -> dict[str, str]:
+    """Return the words of a copy that differ from those of the whole script, or that only a copy has."""
+    other = "xfs" if copy.filesystem is Filesystem.EXT4 else "ext4"
+    return {
+        "DEFAULT_FILESYSTEM": str(copy.filesystem) if _has_disk(copy) else "",
+        "DEFAULT_KIND": str(copy.kind),
+        "LEFT_OUT": " ".join(_left_out(copy)),
+        "OTHER_FILESYSTEM": f"; for {other}, take the file of: kata-dind entrypoint --filesystem {other}",
+        "PROGRAM": copy.program,
+    }
 
 
-def _called_in(text: str, bodies: Mapping[str, str]) -> Iterator[str]:
-    code = without_comments(text)
-    for word in _WORD.findall(code):
-        if word in bodies:
-            yield word
-    for before, behind in _COMPUTED.findall(code):
-        if before.endswith("_") or behind.startswith("_"):
-            yield from (name for name in bodies if name.startswith(before) and name.endswith(behind))
+def _left_out(copy: Copy) -> Iterator[str]:
+    """Yield each variable whose value, if it has any, must be this one, and the option that makes a copy for others."""
+    auto = copy.kind is DataRootKind.AUTO
+    if not auto:
+        yield f"DATA_ROOT={copy.kind}:--kind"
+    yield f"PROGRAM={copy.program}:--program"
+    if not copy.fallback:
+        yield "FALLBACK=none:--fallback"
+    if not auto and copy.kind is not DataRootKind.BLOCK:
+        yield "DEVICE=:--kind=block"
+    if not auto and copy.kind is not DataRootKind.LOOP:
+        yield "DIR=:--kind=loop"
+    if not auto and copy.kind not in _SIZED:
+        yield "SIZE=:--kind=loop"
+    if _has_disk(copy):
+        yield f"FILESYSTEM={copy.filesystem}:--filesystem"
+    else:
+        yield from (f"{name}=:--kind=loop" for name in ("FILESYSTEM", "CHECK", "EXCLUSIVE"))
 
 
-def _is_needed(part: str, kind: DataRootKind) -> bool:
-    return kind is DataRootKind.AUTO or kind in _PARTS_OF_SOME.get(part, (kind,))
+def _has_disk(copy: Copy) -> bool:
+    return copy.kind is DataRootKind.AUTO or copy.kind in _DISKS
+
+
+def _named(copy: Copy) -> str:
+    disk = f", filesystem {copy.filesystem}" if _has_disk(copy) else ""
+    more = "".join(f", {name}" for name in ("fallback", "containerd") if getattr(copy, name))
+    return f"kind {copy.kind}, program {copy.program}{disk}{more}"

@@ -11,7 +11,7 @@ import pytest
 from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
 from kata_dind.guest.agent import container
 from kata_dind.image import guestos
-from kata_dind.image.entrypoint import PARTS, WORDS, assemble, entrypoint_script, read_parts
+from kata_dind.image.entrypoint import PARTS, WHOLE, WORDS, assemble, entrypoint_script, read_parts
 
 _REPOSITORY = Path(__file__).parents[3]
 _PRINT = "import sys; from kata_dind.image.entrypoint import entrypoint_script; sys.stdout.write(entrypoint_script())"
@@ -20,6 +20,7 @@ _PRINT = "import sys; from kata_dind.image.entrypoint import entrypoint_script; 
 def test_every_part_is_in_the_script_once() -> None:
     names = [path.stem for path in (guestos.GUEST_CODE / "entrypoint").glob("*.sh")]
     assert sorted(names) == sorted(PARTS)
+    assert [*read_parts()] == [name for name, feature in PARTS.items() if not feature or feature in WHOLE]
 
 
 def test_parts_are_joined_in_their_order_with_a_blank_line_between_two() -> None:

@@ -5,7 +5,7 @@ prepare_block() {
 	find_device
 	disk=$device
 	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
-	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'is it still there?'
+	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'attach it again'
 	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
 		stop prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
 	find_content "$device"
@@ -19,8 +19,8 @@ prepare_block() {
 	fi
 	measure_file_system "$device"
 	[ "$label" = @LABEL@ ] || require_data_root "$device"
-	check_file_system "$device"
-	protect "$device"
+	check_file_system "$device" # only: ext4
+	[ -n "$exclusive" ] || "protect_$on_disk" "$device"
 	mount_disk "$device"
 	[ -n "$mounted" ] || stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
 	lock_data_root
@@ -94,7 +94,7 @@ format_device() { # $device of $bytes
 		require_blank "$device"
 		printf '%s' "$our_claim" | write_sector
 	fi
-	speak info prepare "formatting $device with $format"
+	info prepare "formatting $device with $format"
 	make_file_system "$device"
 	[ -z "$reason" ] || return 0 # by the claim, the next start formats it again
 	erase_claim
@@ -114,7 +114,7 @@ erase_claim() {
 
 write_sector() { # standard input, padded with zeros, becomes the claim's sector
 	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
-		stop prepare "cannot write to $device" 'is it read-only?'
+		stop prepare "cannot write to $device" 'make it writable'
 }
 
 # A file system that we did not make may be used when it is empty, or when Docker has used it before.

@@ -1,41 +1,31 @@
 /*
  * A program that makes one system call on its standard input. It ends with 0, or with the number of the error. call.sh
- * writes its bytes, with another `call` and `growth` each time; tests/guest/test_call.py compares them with this source.
+ * writes its bytes, with another `call` each time; tests/guest/test_call.py compares them with this source.
  *
- * This is the whole file, with its ELF headers, so that it takes no linker:
+ * This is all of the file, but for what elf.s has:
  *
- *     x86_64-linux-gnu-as call.s -o call.o && x86_64-linux-gnu-objcopy --output-target=binary call.o call
- *     aarch64-linux-gnu-as --defsym AARCH64=1 call.s -o call.o && ...
+ *     x86_64-linux-gnu-as -I . call.s -o call.o && x86_64-linux-gnu-objcopy --output-target=binary call.o call
+ *     aarch64-linux-gnu-as -I . --defsym AARCH64=1 call.s -o call.o && ...
  *
- * Sources: elf(5), syscall(2), ioctl_xfs_fsgrowfs(2), capabilities(7).
+ * Sources: syscall(2), ioctl_xfs_fsgrowfs(2), capabilities(7).
  */
 
+	.include "elf.s"
+
 .ifdef AARCH64
-	.set MACHINE, 183
 	.set IOCTL, 29
 .else
-	.set MACHINE, 62
 	.set IOCTL, 16
 .endif
-	.set ORIGIN, 0x400000
 
-start:
-	.byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0	/* ELF, 64 bits, little-endian */
-	.8byte 0
-	.2byte 2, MACHINE				/* ET_EXEC */
-	.4byte 1
-	.8byte ORIGIN + code - start
-	.8byte segment - start, 0			/* no sections */
-	.4byte 0
-	.2byte 64, 56, 1, 0, 0, 0
+call:	/* its number, and its second to fourth argument; the first and the fifth are 0 */
+	.4byte IOCTL, 0x4c08, 1, 20			/* LOOP_SET_DIRECT_IO, which takes no fourth */
+name:
+	.asciz "security.capability"
+value:	/* cap_net_raw=ep in its second version, 20 bytes */
+	.4byte 0x02000001, 0x2000, 0, 0, 0
 
-segment:
-	.4byte 1, 5					/* PT_LOAD; read and execute */
-	.8byte 0, ORIGIN, ORIGIN
-	.8byte end - start, end - start
-	.8byte 0x10000					/* the largest page of the architectures */
-
-code:
+	.org	CODE
 .ifdef AARCH64
 	adr	x9, call
 	mov	x0, 0
@@ -47,7 +37,7 @@ code:
 	mov	w8, 93					/* exit */
 	svc	0
 .else
-	lea	call(%rip), %rbx
+	mov	$(ORIGIN + call - start), %ebx
 	xor	%edi, %edi
 	mov	(%rbx), %eax
 	mov	4(%rbx), %esi
@@ -57,17 +47,10 @@ code:
 	syscall
 	neg	%eax
 	mov	%eax, %edi
-	mov	$60, %eax				/* exit */
+	push	$60					/* exit */
+	pop	%rax
 	syscall
 .endif
 
-	.org	160
-call:	/* its number, and its second to fourth argument; the first and the fifth are 0 */
-	.4byte IOCTL, 0x4c08, 1, 20			/* LOOP_SET_DIRECT_IO, which takes no fourth */
-name:
-	.asciz "security.capability"
-value:	/* cap_net_raw=ep in its second version, 20 bytes */
-	.4byte 0x02000001, 0x2000, 0, 0, 0
-growth:	/* struct xfs_growfs_data: blocks, the percentage of inodes */
-	.8byte 0, 0
-end:
+	.org	CODE + 36
+growth:	/* struct xfs_growfs_data: blocks, the percentage of inodes; call.sh appends it where it is needed */

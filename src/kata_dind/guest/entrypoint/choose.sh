@@ -1,11 +1,10 @@
 # --- choose: the kinds to try, best first
 
 choose() { # sets `kinds`, and `reasons` to why the others are not tried
+	local share
 	kinds=
-	case $filesystem in
-	virtiofs | fuse* | 9p | overlay) ;;
-	*) kinds=kept ;;
-	esac
+	is_share "$filesystem"
+	[ -n "$share" ] || [ "$filesystem" = overlay ] || kinds=kept
 	if [ -n "$device" ]; then
 		# A file system that is mounted here was meant to be used; the container's own root was not.
 		if [ -n "$is_mount_point" ]; then kinds="$kinds block"; else kinds="block $kinds"; fi
@@ -14,11 +13,9 @@ choose() { # sets `kinds`, and `reasons` to why the others are not tried
 	[ "$user" != 0 ] || [ -n "$user_namespace" ] || [ ! -f "${directory:-$path}/@LOOP_FILE@" ] || kinds="loop $kinds"
 	choose_loop
 	choose_memory
-	case $filesystem in
-	virtiofs | fuse* | 9p) kinds="$kinds virtiofs" ;;
-	overlay) because kept 'overlayfs does not accept an overlay as its upper layer' ;;
-	esac
-	speak info choose "the kinds to try: ${kinds# }"
+	[ -z "$share" ] || kinds="$kinds virtiofs"
+	[ "$filesystem" != overlay ] || because kept 'overlayfs does not accept an overlay as its upper layer'
+	info choose "the kinds to try: ${kinds# }"
 }
 
 choose_loop() { # unless its disk would lie in memory

@@ -1,7 +1,7 @@
 # --- parse: what the user, the command and daemon.json say
 
-# Sets `user` to the user's number, `capabilities` to the effective ones, `default_data_root` and `config_file` to dockerd's defaults for that user, and
-# `status_dir`.
+# Sets `user` to the user's number, `capabilities` to the effective ones, `default_data_root` and `config_file` to
+# dockerd's defaults for that user, and `status_dir`.
 find_user() {
 	local key real effective run
 	user=0 capabilities=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
@@ -12,8 +12,8 @@ find_user() {
 		esac
 	done </proc/self/status
 	if [ "$user" != 0 ]; then
-		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker
-		config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json
+		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker # only: rootless
+		config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json # only: rootless
 		run=${XDG_RUNTIME_DIR:-/tmp}
 	fi
 	status_dir=${KATA_DIND_STATUS_DIR:-$run/kata-dind}
@@ -34,9 +34,7 @@ read_command() { # COMMAND...
 		.-g=*) command_data_root=${1#*=} ;;
 		.-g*) command_data_root=${1#-g} ;;
 		esac
-		case ${1#--feature=} in
-		containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;;
-		esac
+		case ${1#--feature=} in containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;; esac
 		shift
 	done
 }
@@ -52,9 +50,9 @@ flag() { # FLAG COMMAND...: sets `value` to that of the last one in the command,
 	done
 }
 
-# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`. From it
-# or the command it sets `exec_root`, `log_level` and `containerd_address`, which is `dockerd` when dockerd starts one in a
-# way of its own.
+# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`. From
+# it or the command it sets `exec_root`, `log_level` and `containerd_address`, which is `dockerd` when dockerd starts
+# one in a way of its own.
 read_config() { # COMMAND...
 	local line value
 	config=

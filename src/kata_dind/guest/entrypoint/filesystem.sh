@@ -7,10 +7,13 @@ find_content() {
 	# -p, for libblkid's cache may know another disk under the same name. busybox has no -p, and ignores it.
 	found=$(blkid -p "$1" 2>/dev/null) || found=
 	case $found in
-	*TYPE=\"ext4\"*) on_disk=ext4 ;;
-	*TYPE=\"xfs\"*) on_disk=xfs ;;
+	*TYPE=\"ext4\"*) on_disk=ext4 ;; # only: ext4
+	*TYPE=\"xfs\"*) on_disk=xfs ;; # only: xfs
 	'') ;;
-	*) stop prepare "$1 holds something that is not a data root; it was not touched" "look with: blkid $1" ;;
+	*)
+		stop prepare "$1 holds something that is not a data root; it was not touched" \
+			"look with: blkid $1@OTHER_FILESYSTEM@"
+		;;
 	esac
 	case $found in *LABEL=\"@LABEL@\"*) label=@LABEL@ ;; esac
 }
@@ -22,27 +25,52 @@ make_file_system() { # FILE: a blank device, or the file of a loop disk
 		unfit prepare "mkfs.$format is not in the image" 'install e2fsprogs (mkfs.ext4) or xfsprogs (mkfs.xfs) there'
 		return 0
 	}
-	if [ "$format" = xfs ]; then
-		text=$(mkfs.xfs @XFS_OPTIONS@ "$disk" 2>&1)
-	else
-		mib=$size_mib
+	case $format in
+	xfs) set -- @XFS_OPTIONS@ ;; # only: xfs
+	*) # only: ext4
+		mib=${size_mib:-}
 		[ ! -b "$disk" ] || mib=$((bytes / 1048576))
 		journal_mib=$((mib / 4))
 		[ $journal_mib -le @LARGEST_JOURNAL_MIB@ ] || journal_mib=@LARGEST_JOURNAL_MIB@
 		extended=@EXT4_EXTENDED@
-		set --
+		set -- @EXT4_OPTIONS@
 		[ -n "$exclusive" ] || {
 			extended=$extended,mmp_update_interval=$guard_interval
-			set -- -O mmp
+			set -- "$@" -O mmp
 		}
-		text=$(mkfs.ext4 @EXT4_OPTIONS@ "$@" -J "size=$journal_mib" -E "$extended" "$disk" 2>&1)
-	fi || unfit prepare "cannot format $disk with $format: $text" 'is it large enough? xfs needs @XFS_LEAST_MIB@M'
+		set -- "$@" -J "size=$journal_mib" -E "$extended"
+		;;
+	esac
+	text=$("mkfs.$format" "$@" "$disk" 2>&1) || unfit prepare "cannot format $disk with $format: $text" \
+		'give it more space, of which xfs needs @XFS_LEAST_MIB@M'
 }
 
-choose_mount_options() { # sets `mount_options`
-	mount_options=noatime,discard
+# FILE of $bytes: sets `file_system_bytes`, and `check` when it needs one.
+measure_file_system() {
+	"read_${on_disk}_superblock" "$1"
+	[ "$file_system_bytes" -le "$bytes" ] || stop prepare \
+		"$disk is smaller than the file system on it; it was not touched" 'make it as large as it was'
+}
+
+mount_disk() { # DEVICE of $on_disk: mounts it on the data root; sets `mounted`, or `text` to what mount says
+	local options
+	options=noatime,discard
 	# xfs reserves as much as a growing file holds once more, for which the host's disk may have no room.
-	[ "$on_disk" != xfs ] || mount_options=$mount_options,allocsize=1m
+	[ "$on_disk" != xfs ] || options=$options,allocsize=1m # only: xfs
+	mount_with "$1"
+	[ -n "$mounted" ] || "refused_$on_disk" "$1"
+	[ -z "$mounted" ] || return 0
+	case $text in *'already mounted'* | *[Bb]usy*) in_use "$disk" ;; esac
+}
+
+mount_with() { # DEVICE, with $options
+	! text=$(LC_ALL=C mount -t "$on_disk" -o "$options" "$1" "$path" 2>&1) || mounted=1
+}
+
+in_use() { # DISK
+	[ -z "$turn_file" ] || rm -f -- "$turn_file" # only: loop
+	stop prepare "$1 is in use by another container" \
+		'stop that one, which may be in another pod, or give each a disk of its own'
 }
 
 # The sizes are compared, for a start that grew the disk may have been killed before it came to this. A mounted file
@@ -51,34 +79,9 @@ choose_mount_options() { # sets `mount_options`
 grow_file_system() { # $device of $bytes, mounted on the data root
 	local grown
 	[ $((bytes - file_system_bytes)) -gt 33554432 ] || return 0 # less may have no room for a block group
-	speak info prepare "growing the file system on $path"
+	info prepare "growing the file system on $path"
 	grown=1
-	if [ "$on_disk" != xfs ]; then
-		resize2fs "$device" >/dev/null || grown=''
-	elif command -v xfs_growfs >/dev/null; then
-		xfs_growfs "$path" >/dev/null || grown=''
-	else
-		grow_xfs
-	fi
-	[ -n "$grown" ] || speak warning prepare "the file system on $path can't grow" \
+	"grow_$on_disk"
+	[ -n "$grown" ] || warn prepare "the file system on $path can't grow" \
 		'give the container CAP_SYS_RESOURCE, and the image resize2fs or xfs_growfs (Alpine: xfsprogs-extra)'
-}
-
-# Without xfs_growfs, which Alpine has in xfsprogs-extra, and the official images have not.
-grow_xfs() { # empties `grown` when it failed
-	local called blocks block_bytes inode_percent growth
-	if ! block_bytes=$(stat -f -c %S "$path") || ! inode_percent=$(od -An -tu1 -j127 -N1 "$device"); then # sb_imax_pct
-		grown=''
-		return 0
-	fi
-	blocks=$((bytes / block_bytes))
-	growth=''
-	while [ ${#growth} -lt 40 ]; do # eight bytes
-		growth="$growth\0$((blocks >> 6 & 3))$((blocks >> 3 & 7))$((blocks & 7))"
-		blocks=$((blocks >> 8))
-	done
-	growth="$growth\0$((inode_percent >> 6))$((inode_percent >> 3 & 7))$((inode_percent & 7))\0\0\0\0\0\0\0"
-	# XFS_IOC_FSGROWFSDATA, and the address of the growth in the program; ioctl_xfs_fsgrowfs(2)
-	system_call "$path" "$path/.kata-dind-probe" ioctl '\0156\0130\020\0100\0330\0\0100\0' "$growth"
-	[ "$called" = 0 ] || grown=''
 }

@@ -3,11 +3,11 @@
 hand_over() { # COMMAND...
 	local dockerd slow_listener contradicts left behind word value own
 	dockerd=
-	if [ "$program" = dockerd ]; then
+	if [ "$program" = dockerd ]; then # only: dockerd
 		settle_driver
 		find_dockerd "$@"
 	fi
-	if [ -n "$dockerd" ]; then
+	if [ -n "$dockerd" ]; then # only: dockerd
 		left=$# behind=''
 		while [ "$left" -gt 0 ]; do
 			word=$1
@@ -72,7 +72,7 @@ settle_driver() { # the storage driver that the environment or daemon.json names
 		[ -z "$containerd_store" ] || DOCKER_DRIVER=overlayfs
 		export DOCKER_DRIVER
 	fi
-	[ -z "$driver" ] || export "DOCKER_DRIVER=$driver"
+	[ -z "$driver" ] || export "DOCKER_DRIVER=$driver" # only: fallback
 }
 
 compare_driver() { # STORAGE_DRIVER: sets `contradicts` when it is not what was proven
@@ -88,5 +88,5 @@ compare_driver() { # STORAGE_DRIVER: sets `contradicts` when it is not what was 
 }
 
 say_stripped() { # WHAT
-	speak warning exec "left out $1, because ${driver:-overlay} is what works on this data root" 'remove it'
+	warn exec "left out $1, because ${driver:-overlay} is what works on this data root" 'remove it'
 }

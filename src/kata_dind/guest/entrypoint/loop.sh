@@ -1,7 +1,7 @@
 # --- prepare: a disk in a file
 
 prepare_loop() {
-	local text resolved
+	local text resolved share
 	directory=${directory:-$path}
 	[ -d "$directory" ] || mkdir -p -- "$directory" || {
 		unfit prepare "cannot make $directory" 'set KATA_DIND_DIR to a directory that can be written'
@@ -10,8 +10,8 @@ prepare_loop() {
 	resolve "$directory"
 	directory=$resolved image=$resolved/@LOOP_FILE@ disk=$resolved/@LOOP_FILE@
 	filesystem_of "$directory"
-	on_share=
-	case $filesystem in virtiofs | fuse* | 9p | nfs*) on_share=1 ;; esac
+	is_share "$filesystem"
+	on_share=$share
 	lock_directory
 	sweep
 	if [ -h "$image" ] || { [ -e "$image" ] && [ ! -f "$image" ]; }; then
@@ -31,8 +31,8 @@ prepare_loop() {
 		take_turn
 		measure_file_system "$device"
 	fi
-	check_file_system "$device"
-	protect "$device"
+	check_file_system "$device" # only: ext4
+	[ -n "$exclusive" ] || "protect_$on_disk" "$device"
 	[ -n "$turn_file" ] || take_turn
 	mount_disk "$device"
 	[ -n "$mounted" ] || unfit prepare "cannot mount $device, the disk of $image, on $path: $text" \
@@ -80,7 +80,7 @@ make_image() {
 			return 0
 		fi
 	fi
-	speak info prepare "making $image of $size with $format"
+	info prepare "making $image of $size with $format"
 	read -r unfinished </proc/sys/kernel/random/uuid
 	unfinished=$image.new-$unfinished
 	if truncate -s "${size_mib}M" "$unfinished" 2>/dev/null; then
@@ -104,13 +104,13 @@ make_image() {
 }
 
 grow_image() { # sets `bytes` to its size
-	bytes=$(stat -c %s "$image") || stop prepare "cannot tell how large $image is" 'is it still there?'
+	bytes=$(stat -c %s "$image") || stop prepare "cannot tell how large $image is" 'put it back'
 	if [ -n "${KATA_DIND_SIZE:-}" ] && [ "$bytes" -lt $((size_mib * 1048576)) ]; then
-		speak info prepare "growing $image from $((bytes / 1048576))M to $size"
+		info prepare "growing $image from $((bytes / 1048576))M to $size"
 		if truncate -s "${size_mib}M" "$image"; then
 			bytes=$((size_mib * 1048576))
 		else
-			speak warning prepare "$image can't grow to $size" "is there space in $directory?"
+			warn prepare "$image can't grow to $size" "free space in $directory"
 		fi
 	fi
 }
@@ -146,15 +146,15 @@ find_free_loop() { # sets `device`, makes its node, and empties it when there is
 # file beside the disk, which only one of them can make, says whose turn it is. A start that was killed leaves its file,
 # so a file that has not changed for 30 s does not count. Nor does one that came through our own mount of the directory,
 # because the lock on the directory is ours.
-take_turn() { # sets `turn_file`
-	local boot ours theirs seen left
+take_turn() { # sets `turn_file`, and `turn` to what is in it
+	local theirs seen left
 	[ -n "$on_share" ] && [ -z "$exclusive" ] && [ -r "$directory" ] || return 0
-	read -r boot </proc/sys/kernel/random/boot_id
-	ours="$boot $mount_numbers" left=30 seen=
-	until (set -C && printf '%s\n' "$ours" >"$image.mounting") 2>/dev/null; do
+	read -r turn </proc/sys/kernel/random/boot_id
+	turn="$turn $mount_numbers" left=30 seen=
+	until (set -C && printf '%s\n' "$turn" >"$image.mounting") 2>/dev/null; do
 		theirs=
 		{ read -r theirs <"$image.mounting"; } 2>/dev/null || :
-		case "$theirs " in "$ours "*) break ;; esac
+		case "$theirs " in "$turn "*) break ;; esac
 		[ -e "$image.mounting" ] && [ $left -gt 0 ] || break
 		if [ "$theirs" = "$seen" ]; then left=$((left - 1)); else left=30 seen=$theirs; fi
 		sleep 1
@@ -163,13 +163,15 @@ take_turn() { # sets `turn_file`
 }
 
 # Changes the file while a check takes its time, so that others keep waiting.
-keep_turn() { # in the background
-	local boot count
+keep_turn() { # in the background; TERM ends it and its sleep at once
+	local count
 	count=0
-	read -r boot </proc/sys/kernel/random/boot_id
-	while sleep 5 && [ -d "/proc/$$" ]; do
+	while [ -d "/proc/$$" ]; do
+		sleep 5 &
+		trap 'kill $!; exit' TERM
+		wait $!
 		count=$((count + 1))
-		printf '%s %s\n' "$boot $mount_numbers" $count >"$turn_file" 2>/dev/null || :
+		printf '%s %s\n' "$turn" $count >"$turn_file" 2>/dev/null || :
 	done
 }
 
@@ -179,7 +181,7 @@ use_direct_io() { # sets `direct_io` to whether it is used
 	dio=1 called=''
 	if ! losetup --direct-io=on "$device" 2>/dev/null; then
 		# LOOP_SET_DIRECT_IO and 1, loop(4)
-		system_call "$device" "$path/.kata-dind-probe" ioctl '\010\0114\0\0\01\0\0\0'
+		system_call "$device" "$path/.kata-dind-probe" ioctl AAhMAAABAAAA
 		[ "$called" = 0 ] || dio=0
 	fi
 	{ read -r dio <"/sys/block/${device#/dev/}/loop/dio"; } 2>/dev/null || :
@@ -188,11 +190,11 @@ use_direct_io() { # sets `direct_io` to whether it is used
 	direct_io=false
 	case $called$(losetup --help 2>&1) in # the losetup of util-linux can, busybox' can't
 	[0-9]* | *--direct-io*)
-		speak warning prepare "the file system below $image refuses direct I/O, so writes are slow" \
+		warn prepare "the file system below $image refuses direct I/O, so writes are slow" \
 			'set KATA_DIND_DIR to a directory of a file system with O_DIRECT'
 		;;
 	*)
-		speak warning prepare "no program here can give the loop device of $image direct I/O, so writes are slow" \
+		warn prepare "no program here can give the loop device of $image direct I/O, so writes are slow" \
 			"install util-linux's losetup in the image (Alpine: apk add losetup)"
 		;;
 	esac

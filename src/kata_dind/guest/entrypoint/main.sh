@@ -9,9 +9,9 @@ parse "$@"
 preflight
 detect
 kinds=$kind reasons='' reasons_text=''
-if [ "$kind" = auto ]; then choose; fi
+if [ "$kind" = auto ]; then choose; fi # only: auto
 settle
-settle_system_containerd
+settle_system_containerd # only: containerd
 tune
 report
 say_ready

@@ -11,17 +11,16 @@ start_own_containerd() { # sets `containerd_address` when it listens
 	socket=$state/containerd.sock
 	prepare_containerd
 	if [ -z "$prepared" ]; then
-		speak warning exec "cannot write to $state" 'give the container a writable /run'
+		warn exec "cannot write to $state" 'give the container a writable /run'
 		return 0
 	fi
-	exec 8<>"$state/kata-dind.pipe"
-	setsid sh "$state/kata-dind.sh" "$state" 7<"$state/kata-dind.pipe" 8>&- &
+	keep_containerd
 	tries=0 word=
 	until [ -S "$socket" ]; do
 		read -r word <"$state/kata-dind" || :
 		if [ "$word" = ended ] || [ $tries = 1200 ]; then
 			exec 8>&-
-			speak warning exec 'containerd did not start, so dockerd will start it itself' 'see the lines above'
+			warn exec 'containerd did not start, so dockerd will start it itself' 'see the lines above'
 			return 0
 		fi
 		# On a fast machine it listens after 50 ms; an emulated one is not to spend its time on looking.
@@ -30,13 +29,10 @@ start_own_containerd() { # sets `containerd_address` when it listens
 	done
 	printf 'up\n' >"$state/kata-dind"
 	containerd_address=$socket
-	speak info exec "containerd listens on $socket"
+	info exec "containerd listens on $socket"
 }
 
-# The keeper, like dockerd, starts containerd again when it ends, and ends it when the command has ended: only the command
-# has descriptor 8 open. It is a session of its own: without containerd dockerd can't stop containers, so no signal for
-# dockerd's process group may end it first.
-# shellcheck disable=SC2016,SC2174 # what is expanded later; and both directories are named, so both get the mode
+# shellcheck disable=SC2174 # both directories are named, so both get the mode
 prepare_containerd() { # sets `prepared` if that could be done
 	local escaped root
 	prepared=
@@ -50,11 +46,33 @@ prepare_containerd() { # sets `prepared` if that could be done
 		printf 'starting\n' >"$state/kata-dind" &&
 			printf '%s\n' 'version = 2' "root = \"$root\"" "state = \"$escaped/daemon\"" \
 				'disabled_plugins = ["io.containerd.grpc.v1.cri"]' '[grpc]' "address = \"$escaped/containerd.sock\"" \
-				'[debug]' "address = \"$escaped/containerd-debug.sock\"" "level = \"$log_level\"" >"$state/containerd.toml" &&
-			printf '%s\n' 'unset NOTIFY_SOCKET' '(' 'trap "kill \$pid; exit" TERM' 'while :; do' \
-				'containerd --config "$1/containerd.toml" &' 'pid=$!' 'wait $pid' 'pid= word=' \
-				'read -r word <"$1/kata-dind"' '[ "$word" = up ] || break' 'sleep 0.5 2>/dev/null || sleep 1' 'done' \
-				'echo ended >"$1/kata-dind"' ') 7<&- &' 'read -r word <&7' 'kill $!' >"$state/kata-dind.sh"
+				'[debug]' "address = \"$escaped/containerd-debug.sock\"" "level = \"$log_level\"" >"$state/containerd.toml"
 	} 2>/dev/null || return 0
 	prepared=1
+}
+
+# The keeper, like dockerd, starts containerd again when it ends, and ends it when the command has ended: only the
+# command has descriptor 8 open. It is a session of its own: without containerd dockerd can't stop containers, so no
+# signal for dockerd's process group may end it first. Its script has no blank line and no comment, which a copy lacks.
+# shellcheck disable=SC2016 # the inner shell's variables
+keep_containerd() {
+	exec 8<>"$state/kata-dind.pipe"
+	setsid sh -c '
+		unset NOTIFY_SOCKET
+		(
+			trap "kill \$pid; exit" TERM
+			while :; do
+				containerd --config "$1/containerd.toml" &
+				pid=$!
+				wait $pid
+				pid= word=
+				read -r word <"$1/kata-dind"
+				[ "$word" = up ] || break
+				sleep 0.5 2>/dev/null || sleep 1
+			done
+			echo ended >"$1/kata-dind"
+		) 7<&- &
+		read -r word <&7
+		kill $!
+		' sh "$state" 7<"$state/kata-dind.pipe" 8>&- &
 }

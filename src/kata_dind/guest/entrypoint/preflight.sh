@@ -2,7 +2,7 @@
 
 preflight() {
 	raise_open_files
-	[ "$user" = 0 ] || return 0
+	[ "$user" = 0 ] || return 0 # only: rootless
 	require_privileges
 	make_device_nodes
 	name_cgroup_hierarchy
@@ -27,7 +27,7 @@ require_privileges() {
 		speak $level preflight "CAP_SYS_RESOURCE is missing; where oom_score_adj is above 0 (here it is $value)\
  docker run fails with: can't get final child's PID from pipe" 'make the container privileged, or add SYS_RESOURCE'
 	fi
-	case $user_namespace,$kind,$device in
+	case $user_namespace,$kind,$device in # only: disk
 	1,loop,* | 1,block,* | 1,auto,?*)
 		stop preflight 'root of a user namespace cannot mount a disk' \
 			'set hostUsers: true in the pod, or use a volume with a file system or KATA_DIND_DATA_ROOT=memory'
@@ -37,11 +37,13 @@ require_privileges() {
 
 # A privileged Kata container has none of these: https://github.com/kata-containers/kata-containers/issues/8118
 make_device_nodes() {
-	local made missing
-	made='' missing=''
+	local made missing number
+	made='' missing='' number=0
 	set -- fuse 0666 c 10 229 kmsg 0644 c 1 11 loop-control 0600 c 10 237
-	set -- "$@" loop0 0600 b 7 0 loop1 0600 b 7 1 loop2 0600 b 7 2 loop3 0600 b 7 3
-	set -- "$@" loop4 0600 b 7 4 loop5 0600 b 7 5 loop6 0600 b 7 6 loop7 0600 b 7 7
+	while [ $number -lt 8 ]; do
+		set -- "$@" loop$number 0600 b 7 $number
+		number=$((number + 1))
+	done
 	while [ $# -gt 0 ]; do
 		if [ -e "/dev/$1" ]; then
 			:
@@ -52,12 +54,12 @@ make_device_nodes() {
 		fi
 		shift 5
 	done
-	[ -z "$made" ] || speak info preflight "made$made"
-	[ -z "$missing" ] || speak info preflight "cannot make$missing" 'if they are needed, make the container privileged'
+	[ -z "$made" ] || info preflight "made$made"
+	[ -z "$missing" ] || info preflight "cannot make$missing" 'if they are needed, make the container privileged'
 }
 
-# Containers inherit the limit, until Docker 28 as the hard one as well, so it is not raised beyond all measure: programs
-# that close every possible descriptor would take minutes.
+# Containers inherit the limit, until Docker 28 as the hard one as well, so it is not raised beyond all measure:
+# programs that close every possible descriptor would take minutes.
 raise_open_files() {
 	local word next last soft hard most
 	most=1048576 soft=$most
@@ -69,27 +71,25 @@ raise_open_files() {
 	[ "$hard" -le $most ] || hard=$most
 	# A kernel's own limit, which root with CAP_SYS_RESOURCE may raise; a runtime's is higher, and is kept.
 	if [ "$hard" -le 4096 ] && ulimit -n $most 2>/dev/null; then
-		speak info preflight "raised the limit of open files from $soft to $most"
-		return 0
-	fi
-	if [ "$soft" -lt "$hard" ]; then
+		hard=$most
+	elif [ "$soft" -lt "$hard" ]; then
 		ulimit -S -n "$hard"
-		speak info preflight "raised the limit of open files from $soft to $hard"
 	fi
+	[ "$soft" -ge "$hard" ] || info preflight "raised the limit of open files from $soft to $hard"
 	[ "$hard" -gt 4096 ] ||
-		speak warning preflight "only $hard files may be open at a time" \
+		warn preflight "only $hard files may be open at a time" \
 			"raise the container's hard limit, for all of containerd with LimitNOFILE= in its unit"
 }
 
 # Docker needs it, and old guests lack it: https://github.com/kata-containers/kata-containers/issues/2014
 name_cgroup_hierarchy() {
 	[ -e /sys/fs/cgroup/devices/cgroup.procs ] || return 0
-	speak info preflight 'the guest has cgroups of the first version, which Docker will drop' \
+	info preflight 'the guest has cgroups of the first version, which Docker will drop' \
 		'boot it with systemd.unified_cgroup_hierarchy=1'
 	[ ! -e /sys/fs/cgroup/systemd/cgroup.procs ] || return 0
 	{
 		mkdir -p /sys/fs/cgroup/systemd
 		mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
-	} 2>/dev/null || speak warning preflight "the cgroup hierarchy named systemd can't be mounted" \
+	} 2>/dev/null || warn preflight "the cgroup hierarchy named systemd can't be mounted" \
 		'make the container privileged'
 }

@@ -3,15 +3,13 @@
 find_program() { # COMMAND...: sets `program` to KATA_DIND_PROGRAM, or else to what the command starts
 	local word
 	program=${KATA_DIND_PROGRAM:-}
-	case $program in
-	dockerd | buildkitd | containerd | dagger | earthly) return 0 ;;
-	'') program=dockerd ;;
-	*) bad_input "KATA_DIND_PROGRAM is '$program'" 'use dockerd, buildkitd, containerd, dagger or earthly' ;;
-	esac
+	one_of PROGRAM "${program:-@PROGRAM@}" dockerd buildkitd containerd dagger earthly
+	[ -z "$program" ] || return 0
+	program=@PROGRAM@
 	for word in "$@"; do
 		case $word in -*) continue ;; esac # whose value may look like a program
 		case ${word##*/} in
-		dockerd | dockerd-*) ;;
+		dockerd | dockerd-*) program=dockerd ;;
 		containerd) program=containerd ;;
 		dagger-engine | dagger-entrypoint.sh) program=dagger ;;
 		buildkitd | buildkitd-entrypoint | buildctl-daemonless.sh)

@@ -1,36 +1,47 @@
 # --- report: what others may read
 
 report() { # [ERROR]: sets `facts`, the fields of a JSON object, and writes them to status.json
-	local escaped path_text size_bytes memory_mib memory_of written
+	local size_bytes memory_mib memory_of written
 	count_bytes
-	if [ "$kind$filesystem" = kepttmpfs ]; then
+	if [ "$kind$filesystem" = kepttmpfs ]; then # only: auto
 		memory_mib_of_guest
-		[ $((size_bytes / 1048576)) -le "$memory_mib" ] || speak warning report \
+		[ $((size_bytes / 1048576)) -le "$memory_mib" ] || warn report \
 			"$path shows $((size_bytes / 1048576)) MiB, which is more than $memory_of" 'set KATA_DIND_SIZE'
 	fi
-	[ "$kind" = loop ] || [ "$kind" = block ] || device=
-	escape "$path"
-	path_text=$escaped
-	escape "$device"
-	facts="\"interface\":@INTERFACE@,\"version\":\"@VERSION@\""
-	facts="$facts,\"kind\":\"$kind\",\"path\":\"$path_text\",\"filesystem\":\"$filesystem\",\"device\":\"$escaped\""
-	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io,\"storage_driver\":\"$driver\""
-	escape "$containerd_root"
-	facts="$facts,\"program\":\"$program\",\"containerd_root\":\"$escaped\"" # the latter of a system containerd
+	case $kind in loop | block) ;; *) device= ;; esac
+	begin_facts
+	fact kind "$kind"
+	fact path "$path"
+	fact filesystem "$filesystem"
+	fact device "$device"
+	facts="$facts,\"size_bytes\":$size_bytes,\"direct_io\":$direct_io"
+	fact storage_driver "$driver"
+	fact program "$program"
+	fact containerd_root "$containerd_root" # of a system containerd
 	facts="$facts,\"proof\":{$proof},\"reasons\":{$reasons}"
-	escape "${1:-}"
-	[ -z "$escaped" ] || facts="$facts,\"error\":\"$escaped\""
+	[ -z "${1:-}" ] || fact error "$1"
 	write_status
 	[ -n "$written" ] ||
-		speak warning report "cannot write $status_dir/status.json" "give the container a writable ${status_dir%/*}"
+		warn report "cannot write $status_dir/status.json" "give the container a writable ${status_dir%/*}"
 }
 
 report_failure() { # ERROR, by which a start ends before there is more to report
-	local escaped written
+	local written
 	[ -n "${status_dir:-}" ] || return 0
-	escape "$1"
-	facts="\"interface\":@INTERFACE@,\"version\":\"@VERSION@\",\"kind\":\"\",\"error\":\"$escaped\""
+	begin_facts
+	fact kind ''
+	fact error "$1"
 	write_status
+}
+
+begin_facts() {
+	facts='"interface":@INTERFACE@,"version":"@VERSION@"'
+}
+
+fact() { # NAME VALUE: adds them to `facts`
+	local escaped
+	escape "$2"
+	facts="$facts,\"$1\":\"$escaped\""
 }
 
 write_status() { # sets `written` when $facts are in status.json

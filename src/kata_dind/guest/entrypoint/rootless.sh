@@ -7,7 +7,7 @@ verify_without_root() {
 	prove_without_root
 	remove_probe
 	if [ -z "$step" ]; then
-		speak info verify "overlay works on $filesystem in a user namespace: ${proven#, }"
+		info verify "overlay works on $filesystem in a user namespace: ${proven#, }"
 		warn_without_tun
 		return 0
 	fi
@@ -16,7 +16,7 @@ verify_without_root() {
 	namespace,ext4 | namespace,xfs | namespace,btrfs | namespace,tmpfs)
 		step=mount
 		begin '' untested
-		speak warning verify "$path is not proven, because user $user cannot make a user namespace: $evidence" \
+		warn verify "$path is not proven, because user $user cannot make a user namespace: $evidence" \
 			'allow user namespaces, which rootless Docker needs: privileged, and sysctl user.max_user_namespaces'
 		return 0
 		;;
@@ -26,9 +26,11 @@ verify_without_root() {
 		hint='use a kernel of 5.11 or later that lets user namespaces mount, or KATA_DIND_FALLBACK=fuse-overlayfs'
 		;;
 	esac
-	# With `fsGroup` a volume belongs to root and a group that the user namespace does not have; rootless Docker fails, too.
+	# With `fsGroup` a volume belongs to root and a group that the user namespace does not have; rootless Docker fails,
+	# too.
 	if [ "$step" = write ] || [ ! -O "$path" ]; then
-		hint="give it to the user in an init container, with space and inodes left: chown $user:$user $path; chmod g-s $path"
+		hint="give it to the user in an init container, with space and inodes left:\
+ chown $user:$user $path; chmod g-s $path"
 	fi
 	unfit verify "overlay does not work on $filesystem at $path for user $user: $step failed${evidence:+; $evidence}" \
 		"$hint"
@@ -107,6 +109,23 @@ read_steps() { # OUTPUT: notes the steps in it, and sets `evidence` to the first
 # Rootless Docker's network is a program's behind a tun device, and a Kata guest gives a container none.
 warn_without_tun() {
 	[ -c /dev/net/tun ] ||
-		speak warning verify 'there is no /dev/net/tun, which the network of rootless Docker needs' \
+		warn verify 'there is no /dev/net/tun, which the network of rootless Docker needs' \
 			'add it to the container as a hostPath volume of the type CharDevice, or make it in an init container'
+}
+
+# A user that is not root can mount nothing for others to see, so only what is mounted already can be the data root.
+prepare_without_root() {
+	case $kind,$filesystem$is_mount_point in
+	kept,* | virtiofs,*) ;;
+	memory,tmpfs1) # only: memory
+		[ -z "${KATA_DIND_SIZE:-}" ] ||
+			warn prepare "only root can resize the tmpfs on $path to $size, and the container's user is $user" \
+				"give the volume that size (sizeLimit), or run the container as root (runAsUser: 0)"
+		;;
+	*)
+		[ "$kind" != block ] || precious=1
+		unfit prepare "only root can prepare the $kind kind, and the container's user is $user" \
+			"mount a disk on $path that user $user may write to, and leave KATA_DIND_DATA_ROOT out"
+		;;
+	esac
 }

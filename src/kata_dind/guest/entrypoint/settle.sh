@@ -8,11 +8,11 @@ settle() {
 		prepare
 		[ -n "$reason" ] || verify
 		if [ -z "$reason" ]; then
-			speak info choose "the data root's kind is $kind"
+			info choose "the data root's kind is $kind"
 			return 0
 		fi
 		because "$kind" "$reason"
-		if [ -n "$precious" ]; then
+		if [ -n "$precious" ]; then # only: disk
 			settle_for_less
 			return 0
 		fi
@@ -29,40 +29,27 @@ settle_for_less() {
 	full=
 	[ "${free% *}" -gt 64 ] && [ "${free#* }" -gt 64 ] || full=1 # blocks and files, of which the proof needs a few
 	if [ "$proof$full" = '"write":"failed"1' ]; then
-		speak warning verify "$path is full, so it was not proven again" 'free space in it: docker system prune'
-	elif [ "$fallback" = none ]; then
-		refuse "$reason" "$reason_hint"
+		warn verify "$path is full, so it was not proven again" 'free space in it: docker system prune'
 	else
-		fall_back_to "$reason"
+		[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
+		fall_back_to "$reason" # only: fallback
 	fi
 }
 
-undo() {
-	[ "$kind" != block ] || exec 9<&- # which is on the mount
+undo() { # a lock on the mount first
+	[ "$kind" != block ] || exec 9<&- # only: block
 	[ -z "$mounted" ] || umount "$path"
-	[ -z "$made" ] || rm -f -- "$image"
-	[ "$kind" != loop ] || exec 8<&- 9<&-
+	[ -z "$made" ] || rm -f -- "$image" # only: loop
+	[ "$kind" != loop ] || exec 8<&- 9<&- # only: loop
 	direct_io=null device=${KATA_DIND_DEVICE:-}
 	filesystem_of "$path"
 }
 
-fall_back() {
-	local message
-	message=$reason
-	[ "$asked" != auto ] || { message=$reasons_text && failed_step=choose; }
-	[ "$fallback" != none ] || refuse "$message" "$reason_hint"
-	kind=kept
-	fall_back_to "$message"
-}
-
-fall_back_to() { # MESSAGE
-	if [ "$fallback" = fuse-overlayfs ]; then
-		command -v fuse-overlayfs >/dev/null || refuse "$1; and fuse-overlayfs is not in the image" "$reason_hint"
-		[ -c /dev/fuse ] || mknod -m 0666 /dev/fuse c 10 229 || refuse "$1; and there is no /dev/fuse" "$reason_hint"
-	fi
-	speak warning verify "$1; continuing with $fallback, as KATA_DIND_FALLBACK says" "$reason_hint"
-	driver=$fallback
-	[ "$driver$containerd_store" != vfs1 ] || driver=native
+fall_back() { # if that was asked for
+	[ "$asked" != auto ] || { reason=$reasons_text && failed_step=choose; } # only: auto
+	[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
+	kind=kept # only: fallback
+	fall_back_to "$reason" # only: fallback
 }
 
 refuse() { # MESSAGE HINT

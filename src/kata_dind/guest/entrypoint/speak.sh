@@ -18,14 +18,22 @@ speak() { # LEVEL STEP MESSAGE [HINT]
 	printf '{"kata_dind":"%s","step":"%s","message":"%s","hint":"%s"}\n' "$1" "$2" "$escaped" "$hint_text" >&2
 }
 
+info() { # STEP MESSAGE [HINT]
+	speak info "$@"
+}
+
+warn() { # STEP MESSAGE HINT
+	speak warning "$@"
+}
+
 stop() { # STEP MESSAGE HINT: no working data root can be had
-	speak error "$1" "$2" "$3"
+	speak error "$@"
 	[ -n "${facts:-}" ] || report_failure "$2"
 	exit @EXIT_NO_DATA_ROOT@
 }
 
 bad_input() { # MESSAGE HINT
-	speak error parse "$1" "$2"
+	speak error parse "$@"
 	exit @EXIT_BAD_INPUT@
 }
 
@@ -37,11 +45,12 @@ because() { # KIND REASON: adds them to `reasons`, which is JSON, and to `reason
 	local escaped
 	escape "$2"
 	reasons="${reasons:+$reasons,}\"$1\":\"$escaped\""
-	reasons_text="${reasons_text:-no kind of data root works here:}${reasons_text:+;} $1: $2"
+	reasons_text="${reasons_text:-no kind of data root works here:}${reasons_text:+;} $1: $2" # only: auto
 }
 
 # A failure that was not foreseen must not look like the command's own end.
 unexpected() { # STATUS
+	[ -z "${keeper:-}" ] || kill "$keeper" 2>/dev/null || : # only: loop
 	case $1 in @EXIT_BAD_INPUT@ | @EXIT_NO_DATA_ROOT@ | 143) return 0 ;; esac
 	stop unexpected "the entrypoint failed with status $1" 'see the lines above'
 }

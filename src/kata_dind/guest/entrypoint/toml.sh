@@ -1,7 +1,7 @@
 # --- parse: what TOML files say, for containerd and the programs that are made from it
 
-# FILE: sets `toml_root` to the last `root` in it and in what it imports, in containerd's order, and empties it when there
-# is none: LoadConfig in cmd/containerd/server/config/config.go. Both keys stand before the first table.
+# FILE: sets `toml_root` to the last `root` in it and in what it imports, in containerd's order, and empties it when
+# there is none: LoadConfig in cmd/containerd/server/config/config.go. Both keys stand before the first table.
 read_toml() {
 	local file key line word seen
 	toml_root='' seen=:

@@ -23,7 +23,7 @@ nest_cgroups() {
 	# Some guests mount it read-only, for privileged containers as well.
 	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null ||
 		{ mount -o remount,bind,rw $cgroup && mkdir $cgroup/init; } 2>/dev/null || {
-		speak warning tune "$cgroup is read-only, so containers can't be started or get no limits" \
+		warn tune "$cgroup is read-only, so containers can't be started or get no limits" \
 			'make the container privileged'
 		return 0
 	}

@@ -3,7 +3,7 @@
 verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	local step probe capability proven hint evidence
 	proof='' step='' probe=$path/.kata-dind-probe
-	if [ "$user" != 0 ]; then
+	if [ "$user" != 0 ]; then # only: rootless
 		verify_without_root
 		return 0
 	fi
@@ -11,11 +11,11 @@ verify() { # sets `proof` to each step's outcome, and `reason` if one failed
 	if [ -z "$step" ]; then
 		proven='mount, copy-up, whiteout, d_type, rename, opaque directory'
 		[ "$capability" != passed ] || proven="$proven, file capability"
-		speak info verify "overlay works on $filesystem: $proven"
+		info verify "overlay works on $filesystem: $proven"
 		return 0
 	fi
 	hint='set KATA_DIND_DATA_ROOT to loop, block or memory'
-	[ "$step" != write ] || hint='is it writable, with space and inodes left?'
+	[ "$step" != write ] || hint='make it writable, with space and inodes left'
 	evidence=$(dmesg 2>/dev/null | grep -i overlay | tail -n 3) || evidence=
 	unfit verify "overlay does not work on $filesystem at $path: $step failed${evidence:+; dmesg: $evidence}" "$hint"
 	begin '' failed
@@ -37,7 +37,7 @@ prove() { # sets `step` to the step that failed
 	fi
 	options=lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work
 	# Root of a user namespace can't have the other attributes; dockerd looks at the same.
-	[ -z "${user_namespace:-}" ] || options=$options,userxattr
+	[ -z "${user_namespace:-}" ] || options=$options,userxattr # only: rootless
 	if [ "$step" = mount ] && mount -t overlay -o "$options" kata-dind "$probe/merged"; then
 		prove_operations
 		umount "$probe/merged"
@@ -65,7 +65,7 @@ give_capability() { # FILE: sets `capability` to the outcome
 		setcap cap_net_raw=ep "$1" || capability=failed
 	else
 		# The addresses of the name and of the value in the program.
-		system_call "$1" "$probe/call" fsetxattr '\0260\0\0100\0\0304\0\0100\0'
+		system_call "$1" "$probe/call" fsetxattr AIgAQACcAEAA
 		case $called in 0) ;; '') capability=untested ;; *) capability=failed ;; esac
 	fi
 }

@@ -14,27 +14,39 @@
  * program can't take notice, unless a further write follows at once. Some writers truncate the file first, so a write
  * counts when it is closed; and opens are watched, for two equal events in a row become one.
  *
- * It is a whole file, with its ELF headers, so that it takes no linker:
+ * This is all of the file, but for what elf.s has:
  *
- *     x86_64-linux-gnu-as watch.s -o watch.o && x86_64-linux-gnu-objcopy --output-target=binary watch.o watch
- *     aarch64-linux-gnu-as --defsym AARCH64=1 watch.s -o watch.o && ...
+ *     x86_64-linux-gnu-as -I . watch.s -o watch.o && x86_64-linux-gnu-objcopy --output-target=binary watch.o watch
+ *     aarch64-linux-gnu-as -I . --defsym AARCH64=1 watch.s -o watch.o && ...
  *
- * Sources: elf(5), syscall(2), inotify(7), ptrace(2), pid_namespaces(7), cgroup-v2.rst.
+ * Sources: syscall(2), inotify(7), ptrace(2), pid_namespaces(7), cgroup-v2.rst.
  */
 
-	.set ORIGIN, 0x400000
+	.include "elf.s"
+
 	.set QUIET_MS, 2000
 	.set THAWED_MS, 200
-	.set SIZE, 1024		/* at least as much as there is, for either machine */
+
+freeze:
+	.asciz "cgroup.freeze"
+procs:
+	.asciz "cgroup.procs"
+threads:
+	.asciz "cgroup.threads"
+all:
+	.asciz "cgroup.kill"
+one:
+	.ascii "1"
+	.org	CODE - 4
+thawed:
+	.4byte THAWED_MS * 1000000
 
 .ifdef AARCH64
-	.set MACHINE, 183
 	.macro ask number
 	mov	w8, \number
 	svc	0
 	.endm
 .else
-	.set MACHINE, 62
 	.macro ask number
 	push	$\number
 	pop	%rax
@@ -42,23 +54,7 @@
 	.endm
 .endif
 
-start:
-	.byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0	/* ELF, 64 bits, little-endian */
-	.8byte 0
-	.2byte 2, MACHINE				/* ET_EXEC */
-	.4byte 1
-	.8byte ORIGIN + code - start
-	.8byte segment - start, 0			/* no sections */
-	.4byte 0
-	.2byte 64, 56, 1, 0, 0, 0
-
-segment:
-	.4byte 1, 5					/* PT_LOAD; read and execute */
-	.8byte 0, ORIGIN, ORIGIN
-	.8byte SIZE, SIZE
-	.8byte 0x10000					/* the largest page of the architectures */
-
-code:
+	.org	CODE
 .ifdef AARCH64
 	ldr	x19, [sp]				/* the number of arguments */
 	mov	x0, -100				/* AT_FDCWD */
@@ -170,8 +166,6 @@ rest:
 done:
 	mov	x0, 0
 	ask	93					/* exit */
-thawed:
-	.4byte THAWED_MS * 1000000
 .else
 	mov	(%rsp), %rbp				/* the number of arguments */
 	mov	8(%rsp), %rdi				/* its own file */
@@ -189,13 +183,13 @@ thawed:
 	ask	436					/* close_range */
 	ask	294					/* inotify_init1 */
 	mov	%eax, %r12d
-	lea	freeze(%rip), %rsi			/* the first watch */
+	mov	$(ORIGIN + freeze - start), %esi		/* the first watch */
 	mov	$0x29, %dl				/* IN_ACCESS, IN_CLOSE_WRITE, IN_OPEN */
 	call	watch
-	lea	procs(%rip), %rsi			/* the second */
+	mov	$(ORIGIN + procs - start), %esi		/* the second */
 	mov	$0x10, %dl				/* IN_CLOSE_NOWRITE */
 	call	watch
-	lea	threads(%rip), %rsi			/* the third */
+	mov	$(ORIGIN + threads - start), %esi		/* the third */
 	call	watch
 	xor	%r13d, %r13d
 
@@ -284,25 +278,14 @@ kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from i
 rest:
 	push	$-100					/* AT_FDCWD */
 	pop	%rdi
-	lea	all(%rip), %rsi
+	mov	$(ORIGIN + all - start), %esi
 	push	$1					/* O_WRONLY */
 	pop	%rdx
 	ask	257					/* openat */
 	mov	%eax, %edi
-	lea	one(%rip), %rsi
+	mov	$(ORIGIN + one - start), %esi
 	ask	1					/* write */
 done:
 	xor	%edi, %edi
 	ask	60					/* exit */
 .endif
-
-freeze:
-	.asciz "cgroup.freeze"
-procs:
-	.asciz "cgroup.procs"
-threads:
-	.asciz "cgroup.threads"
-all:
-	.asciz "cgroup.kill"
-one:
-	.ascii "1"
