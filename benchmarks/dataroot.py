@@ -17,10 +17,12 @@ Each round measures all variants in turn, so that changes in the machine's speed
     disk       how much of the host's disk the 30-layer image takes, after a sync
 
 Also what the guest entrypoint adds to a start on this host (root only): milliseconds and processes on a good data root,
-and milliseconds for a loop disk of 50 GiB, which is new or was used before.
+and milliseconds for a loop disk of 50 GiB, which is new or was used before. Where there is an apk, what the recipe's
+`apk add` takes, in turn with these (benchmarks/apk.py).
 
 Bars: loop and alpine >= 5 times recipe at writing; block >= 0.9 times memory at loading; 30 layers on loop and on block
-<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes, <= 500 ms with a new disk, <= 100 ms with a used one.
+<= 1/10 of vfs; the entrypoint <= 150 ms and <= 10 processes, <= 500 ms with a new disk, <= 100 ms with a used one;
+apk add >= 10 times the entrypoint with a used disk, and no less than with a new one, which the entrypoint formats.
 Exits with 1 when a bar that was measured is missed.
 
     .venv/bin/python benchmarks/dataroot.py [--rounds 1] [--accel tcg] [--only loop recipe] [--json]
@@ -47,6 +49,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from apk import apk_add, find_apk
 from startup import Bar, at_least, at_most, print_bars
 
 from kata_dind import Sandbox, open_sandbox, parse_spec
@@ -207,21 +210,35 @@ def entrypoint_cost(rounds: int = 20) -> dict[str, float]:
 
 
 def disk_cost(entrypoint: str, rounds: int) -> dict[str, float]:
-    """Return how many milliseconds more than a bare shell the entrypoint takes with a new and with a used loop disk."""
-    taken: dict[str, list[float]] = {"new_disk_milliseconds": [], "used_disk_milliseconds": []}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="kata-dind-bench-", dir="/var/tmp") as directory:
-            told = {
-                "KATA_DIND_DATA_ROOT": "loop",
-                "KATA_DIND_SIZE": "50G",
-                "KATA_DIND_DIR": f"{directory}/share",
-                "KATA_DIND_PATH": f"{directory}/docker",
-            }
-            for milliseconds in taken.values():  # the first start makes the disk
-                with_it, _ = _in_namespaces(_COUNTED, "dash", entrypoint, directory=directory, **told)
-                without, _ = _in_namespaces(_COUNTED, "env", directory=directory)
-                milliseconds.append((with_it - without) * 1000)
+    """Return how many milliseconds more than a bare shell the entrypoint takes with a new and with a used loop disk.
+
+    And how many `apk add` takes, if there is an apk: in turn with these, so that a busy machine slows down all.
+    """
+    taken: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        apk = find_apk()
+        add = stack.enter_context(apk_add(apk)) if apk else None
+        for _ in range(rounds):
+            for name, milliseconds in _disk_round(entrypoint):
+                taken.setdefault(name, []).append(milliseconds)
+            for state in ("present", "absent") if add else ():
+                assert add
+                taken.setdefault(f"apk_add_{state}_milliseconds", []).append(add(state))
     return {name: statistics.median(milliseconds) for name, milliseconds in taken.items()}
+
+
+def _disk_round(entrypoint: str) -> Iterator[tuple[str, float]]:
+    with tempfile.TemporaryDirectory(prefix="kata-dind-bench-", dir="/var/tmp") as directory:
+        told = {
+            "KATA_DIND_DATA_ROOT": "loop",
+            "KATA_DIND_SIZE": "50G",
+            "KATA_DIND_DIR": f"{directory}/share",
+            "KATA_DIND_PATH": f"{directory}/docker",
+        }
+        for name in ("new_disk_milliseconds", "used_disk_milliseconds"):  # the first start makes the disk
+            with_it, _ = _in_namespaces(_COUNTED, "dash", entrypoint, directory=directory, **told)
+            without, _ = _in_namespaces(_COUNTED, "env", directory=directory)
+            yield name, (with_it - without) * 1000
 
 
 def _in_namespaces(script: str, *argv: str, directory: str, **variables: str) -> tuple[float, int]:
@@ -263,6 +280,9 @@ def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> 
         yield at_most("entrypoint, processes", entrypoint["processes"], 10)
         yield at_most("entrypoint with a new disk, ms", entrypoint["new_disk_milliseconds"], 500)
         yield at_most("entrypoint with a used disk, ms", entrypoint["used_disk_milliseconds"], 100)
+    if (add := entrypoint.get("apk_add_present_milliseconds")) is not None:
+        yield at_least("apk add / entrypoint with a used disk", add / entrypoint["used_disk_milliseconds"], 10)
+        yield at_least("apk add / entrypoint with a new disk", add / entrypoint["new_disk_milliseconds"], 1)
 
 
 def require_image(reference: str) -> None:
@@ -306,6 +326,8 @@ def main() -> None:
         name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in measured.items()
     }
     entrypoint = entrypoint_cost() if "entrypoint" in asked.only and os.geteuid() == 0 else {}
+    if entrypoint and not find_apk():
+        print("there is no apk here to compare the entrypoint with; see benchmarks/apk.py", file=sys.stderr)
     judged = [*bars(medians, entrypoint)]
     if asked.json:
         print(
@@ -315,6 +337,7 @@ def main() -> None:
         )
     else:
         _print_table(medians)
+        print("".join(f"{name}: {value:.0f}\n" for name, value in entrypoint.items()), end="")
         print_bars(judged)
     sys.exit(0 if all(bar.kept for bar in judged) else 1)
 

@@ -32,18 +32,6 @@ VERSIONS = Path(__file__).parent / "docker29"
 MOBY = "github.com/moby/moby/v2"
 _CONTAINERD = "github.com/containerd/containerd/v2"
 
-
-def version_of(module: str) -> str:
-    """Return the version of a module in docker29/go.mod."""
-    words = (line.split() for line in (VERSIONS / "go.mod").read_text().splitlines())
-    return next(line[1] for line in words if line[:1] == [module] and len(line) > 1)
-
-
-_BUILT_FROM = version_of(MOBY)
-DOCKER_VERSION = f"29.8.0+{_BUILT_FROM.partition('-')[2]}"
-"""The proxy has no docker-v29.*, only the module's own versions: the releases/versions.yaml of v2.0.0-beta.24 names
-29.8.0 as the last release."""
-
 # Without C they are static; dockerd then lacks what doesn't matter here, such as the journald log driver.
 _STATIC = (
     f"{MOBY}/cmd/dockerd",
@@ -51,10 +39,6 @@ _STATIC = (
     f"{_CONTAINERD}/cmd/containerd",
     f"{_CONTAINERD}/cmd/containerd-shim-runc-v2",
     "github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit",
-)
-_STAMPS = (
-    f"-s -w -X {MOBY}/dockerversion.Version={DOCKER_VERSION} -X {MOBY}/dockerversion.GitCommit={_BUILT_FROM} "
-    f"-X {_CONTAINERD}/version.Version={version_of(_CONTAINERD)}"
 )
 # What runc does before Go starts is written in C, and dockerd's default seccomp profile asks for seccomp.
 _WITH_C = ("github.com/opencontainers/runc",)
@@ -90,7 +74,7 @@ def require_dind29() -> DindImage:
                 tree,
                 workspace=workspace,
                 reference=REFERENCE,
-                docker_version=DOCKER_VERSION,
+                docker_version=docker_version(),
                 origin=f"{MOBY} in packages of {SUITE}",
                 recipe=recipe,
             )
@@ -147,10 +131,33 @@ def require_programs() -> Path:
     return require_built(cache / "docker29" / programs_key(), _build_programs, cache=cache, goal=goal)
 
 
+def version_of(module: str) -> str:
+    """Return the version of a module in docker29/go.mod."""
+    words = (line.split() for line in (VERSIONS / "go.mod").read_text().splitlines())
+    return next(line[1] for line in words if line[:1] == [module] and len(line) > 1)
+
+
+def docker_version() -> str:
+    """Return what dockerd says of itself.
+
+    The proxy has no docker-v29.*, only the module's own versions: the releases/versions.yaml of v2.0.0-beta.24 names
+    29.8.0 as the last release.
+    """
+    return f"29.8.0+{version_of(MOBY).partition('-')[2]}"
+
+
 def programs_key() -> str:
     """Return a key of what the programs are built from."""
     versions = [(VERSIONS / name).read_text() for name in ("go.mod", "go.sum")]
-    return content_key(versions, _STATIC, _STAMPS, _WITH_C, _C_FLAGS, platform.machine())
+    return content_key(versions, _STATIC, _stamps(), _WITH_C, _C_FLAGS, platform.machine())
+
+
+def _stamps() -> str:
+    return (
+        f"-s -w -X {MOBY}/dockerversion.Version={docker_version()} "
+        f"-X {MOBY}/dockerversion.GitCommit={version_of(MOBY)} "
+        f"-X {_CONTAINERD}/version.Version={version_of(_CONTAINERD)}"
+    )
 
 
 def _build_programs(workspace: Workspace, product: Path) -> None:
@@ -161,7 +168,7 @@ def _build_programs(workspace: Workspace, product: Path) -> None:
     module = workspace.directory / "module"
     shutil.copytree(VERSIONS, module)
     product.mkdir()
-    _go_build(_STATIC, f"-ldflags={_STAMPS}", workspace=workspace, product=product, cgo=False)
+    _go_build(_STATIC, f"-ldflags={_stamps()}", workspace=workspace, product=product, cgo=False)
     _go_build(_WITH_C, *_C_FLAGS, workspace=workspace, product=product, cgo=True)
     print(f"built after {time.monotonic() - began:.0f} s", file=sys.stderr)
 

@@ -65,7 +65,7 @@ def require_rootless(docker: str) -> DindImage:
             if programs:
                 build_dind29.install_programs(tree, workspace=workspace, programs=programs)
             _add_user(tree, workspace=workspace)
-            version = build_dind29.DOCKER_VERSION if programs else _version_of(tree)
+            version = build_dind29.docker_version() if programs else _version_of(tree)
             return build_dind29.add_image(
                 tree,
                 workspace=workspace,

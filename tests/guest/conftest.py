@@ -6,7 +6,9 @@ namespace, and cgroups and the overlay module's parameters are covered by file s
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +24,15 @@ from tests.guest.alpine import make_programs
 GROWING = [pytest.param("ext4", marks=pytest.mark.requires("sys-resource")), "xfs"]
 """File systems that can grow here while mounted; for ext4 the kernel wants a capability more than for the mount."""
 
+_SESSION = "KATA_DIND_TEST_DIRECTORY"
+"""The variable with the directory that all of this session's files lie in; loop devices of others are left alone."""
+
 # This machine has a containerd, which tests of other things don't start, and whose root they leave alone.
 _DEFAULTS = {"CONTAINERD": "none"}
 
 _AROUND = """
 set -eu
-loops() { grep -l '/kata-dind.img' /sys/block/loop*/loop/backing_file 2>/dev/null || :; }
+loops() { grep -l "^$SESSION/.*/kata-dind.img" /sys/block/loop*/loop/backing_file 2>/dev/null || :; }
 loops_before=$(loops)
 mount -t proc proc /proc
 mount -t tmpfs cover /sys/fs/cgroup
@@ -95,21 +100,46 @@ class Shell:
 
         `before` and `after` are scripts that the host's own shell runs around it, in the same namespaces.
         """
-        status = self.directory / "status"
-        variables = {**_DEFAULTS, "STATUS_DIR": status, **variables}
+        with self.start(*command, before=before, after=after, tools=tools, **variables) as process:
+            return self.ended(process)
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        *command: str,
+        before: str = "",
+        after: str = "",
+        tools: str = "",
+        **variables: str | Path,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run it for the length of a `with` block, as the leader of a process group that all it starts are in."""
+        variables = {**_DEFAULTS, "STATUS_DIR": self.status_directory, **variables}
         told = {f"KATA_DIND_{name}": str(value) for name, value in variables.items()}
         outer = {"TOOLS": f"{tools}:{self.tools}" if tools else self.tools, "BEFORE": before, "AFTER": after}
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        done = subprocess.run(
+        with subprocess.Popen(
             [*namespaces, "sh", "-c", _AROUND, "sh", *self.argv, str(self.script), *command],
-            env={**scrubbed_environment(), **outer, **told},
+            env={**scrubbed_environment(), "SESSION": os.environ[_SESSION], **outer, **told},
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(), status / "status.json")
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def ended(self, process: subprocess.Popen[bytes]) -> Ended:
+        """Wait until what was started has ended."""
+        stdout, stderr = process.communicate(timeout=180)
+        return Ended(process.returncode, stdout.decode(), stderr.decode(), self.status_directory / "status.json")
+
+    @property
+    def status_directory(self) -> Path:
+        """Where status.json is, unless a test says otherwise."""
+        return self.directory / "status"
 
     def call(
         self, script: str, *arguments: str, files: dict[str, Path] | None = None
@@ -130,6 +160,13 @@ class Shell:
         )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _directory_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_SESSION, str(tmp_path_factory.getbasetemp()))
+        yield
+
+
 @pytest.fixture(scope="session")
 def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The entrypoint, as it is shipped."""
@@ -147,14 +184,17 @@ def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def shell(request: pytest.FixtureRequest, entrypoint_file: Path, tmp_path: Path) -> Iterator[Shell]:
     """Each shell in turn; loop devices on files of the test's are detached at its end."""
-    directory = tmp_path / "work"
-    directory.mkdir()
-    if request.param == "dash":
-        yield Shell("dash", ("dash",), scrubbed_environment()["PATH"], entrypoint_file, directory)
-    else:
-        make_programs(tmp_path / "bin")
-        yield Shell("busybox", ("busybox", "ash"), str(tmp_path / "bin"), entrypoint_file, directory)
+    (tmp_path / "work").mkdir()
+    yield make_shell(request.param, entrypoint_file, tmp_path)
     detach_loops(tmp_path)
+
+
+def make_shell(name: str, script: Path, directory: Path) -> Shell:
+    """Return dash or busybox, which works in the directory `work`."""
+    if name == "dash":
+        return Shell(name, ("dash",), scrubbed_environment()["PATH"], script, directory / "work")
+    make_programs(directory / "bin")
+    return Shell(name, ("busybox", "ash"), str(directory / "bin"), script, directory / "work")
 
 
 @pytest.fixture

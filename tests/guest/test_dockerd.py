@@ -17,16 +17,21 @@ from typing import Any
 
 import pytest
 
-from kata_dind.errors import KataDindError, VerdictFailed
+from kata_dind.errors import VerdictFailed
 from kata_dind.host.process import require_tool, scrubbed_environment
 from kata_dind.image.entrypoint import entrypoint_script
-from kata_dind.proof.docker_api import DockerApi
 from kata_dind.proof.round_trip import prove
 from tests.guest.alpine import make_root
+from tests.guest.daemons import (
+    NAMESPACES,
+    START_SECONDS,
+    process_1,
+    wait_until_it_answers,
+    wait_until_no_loop_lies_in,
+)
 
 pytestmark = pytest.mark.requires("root", "docker", "fuse", "loop", "netns")
 
-_START_SECONDS = 60
 # Nothing of the host is within dockerd's reach: its network namespace is empty, and its mounts end with it.
 _AROUND = """
 set -eu
@@ -60,19 +65,11 @@ class Dockerd:
         return status
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            assert self.process.poll() is None, self.log
-            with contextlib.suppress(KataDindError):
-                DockerApi(self.socket, timeout_seconds=5).info()
-                return
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.1)
+        wait_until_it_answers(self.process, self.socket, self.directory / "log")
 
     def stop(self) -> int:
         """End dockerd as a runtime ends a container: TERM to its process 1."""
-        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        os.kill(int(child), signal.SIGTERM)
+        os.kill(process_1(self.process), signal.SIGTERM)
         return self.process.wait(30)
 
 
@@ -88,7 +85,7 @@ def share_without_xattr(directory: Path) -> Iterator[int]:
     bindfs = subprocess.Popen(["unshare", "--mount", "--propagation", "private", *argv])
     try:
         mounts = Path(f"/proc/{bindfs.pid}/mountinfo")
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while f" {directory}/docker " not in mounts.read_text():
             assert bindfs.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
@@ -112,20 +109,9 @@ def started(directory: Path, *arguments: str, enter: tuple[str, ...] = ("sh",), 
     script = directory / "entrypoint.sh"
     script.write_text(entrypoint_script())
     told = {f"KATA_DIND_{name}": value for name, value in {"STATUS_DIR": f"{directory}/status", **variables}.items()}
-    namespaces = [
-        "unshare",
-        "--mount",
-        "--net",
-        "--pid",
-        "--cgroup",
-        "--fork",
-        "--kill-child",
-        "--propagation",
-        "private",
-    ]
     with share_without_xattr(directory) as sharing, (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *namespaces, "sh", "-c", _AROUND, "sh",
+            ["nsenter", f"--mount=/proc/{sharing}/ns/mnt", *NAMESPACES, "sh", "-c", _AROUND, "sh",
              *enter, str(script), *dockerd],
             env={**scrubbed_environment(), **told},
             stdin=subprocess.DEVNULL,
@@ -138,24 +124,6 @@ def started(directory: Path, *arguments: str, enter: tuple[str, ...] = ("sh",), 
             process.kill()
             process.wait()
             wait_until_no_loop_lies_in(directory)
-
-
-def wait_until_no_loop_lies_in(directory: Path) -> None:
-    """The namespace outlives the process that we wait for by a moment.
-
-    And the loop device its mounts, so that its file has the path from the share's root: what the file system still has
-    to write would be lost if the share's server ended then.
-    """
-    deadline = time.monotonic() + _START_SECONDS
-    while any(str(directory) in text or text == "/kata-dind.img\n" for text in loop_files()):
-        assert time.monotonic() < deadline, "a loop device is left"
-        time.sleep(0.02)
-
-
-def loop_files() -> Iterator[str]:
-    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            yield file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +168,7 @@ def test_a_storage_driver_that_copies_is_not_what_dockerd_gets(tmp_path: Path) -
 
 def test_straight_on_the_share_nothing_is_started(tmp_path: Path) -> None:
     with started(tmp_path, DATA_ROOT="virtiofs") as dockerd:
-        assert dockerd.process.wait(_START_SECONDS) == 78
+        assert dockerd.process.wait(START_SECONDS) == 78
         assert "overlay does not work on fuse" in dockerd.log
         assert "API listen on" not in dockerd.log
 

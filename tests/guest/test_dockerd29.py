@@ -45,7 +45,7 @@ def test_containerds_store_works_on_a_share_that_refuses_overlay(
     with started(tmp_path, **variables) as dockerd:
         dockerd.wait_until_it_answers()
         verdict = prove(dockerd.socket, timeout_seconds=60)
-        assert verdict.docker_version == build_dind29.DOCKER_VERSION
+        assert verdict.docker_version == build_dind29.docker_version()
         assert (dockerd.status["kind"], dockerd.status["filesystem"]) == (kind, filesystem)
         assert verdict.storage == "overlayfs"
         assert DockerApi(dockerd.socket, timeout_seconds=60).info()["DriverStatus"] == [

@@ -198,21 +198,31 @@ def test_what_names_the_data_root_first(shell: Shell) -> None:
         assert json.loads(ended.status.read_text())["path"] == str(path)
 
 
-def test_what_dockerd_uses_must_be_what_is_proven(shell: Shell) -> None:
+@pytest.mark.parametrize(("program", "option"), [("dockerd", "--data-root"), ("buildkitd", "--root")])
+def test_what_the_program_uses_must_be_what_is_proven(shell: Shell, program: str, option: str) -> None:
     path = shell.directory / "docker"
-    asked: dict[str, Any] = {"PATH": path, "DATA_ROOT": "memory", "SIZE": "64M"}
-    assert shell.entrypoint("echo", f"--data-root={path}/", **asked).code == 0
-    ended = shell.entrypoint("echo", "--data-root=/elsewhere", **asked)
+    asked: dict[str, Any] = {"PATH": path, "PROGRAM": program, "DATA_ROOT": "memory", "SIZE": "64M"}
+    assert shell.entrypoint("echo", f"{option}={path}/", **asked).code == 0
+    ended = shell.entrypoint("echo", f"{option}=/elsewhere", **asked)
     assert ended.code == 64
-    assert ended.error["message"] == f"KATA_DIND_PATH is '{path}', but dockerd is told to use '/elsewhere'"
+    assert ended.error["message"] == f"KATA_DIND_PATH is '{path}', but {program} is told to use '/elsewhere'"
 
 
-def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(shell: Shell) -> None:
-    config = shell.directory / "daemon.json"
-    config.write_text(r'{"data-root": "/a\u0020b"}')
-    ended = shell.entrypoint("dockerd", f"--config-file={config}")
+@pytest.mark.parametrize(
+    ("program", "option", "key", "text"),
+    [
+        ("dockerd", "--config-file", "data-root", r'{"data-root": "/a\u0020b"}'),
+        ("buildkitd", "--config", "root", r'root = "/a\u0020b"'),
+    ],
+)
+def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(
+    shell: Shell, program: str, option: str, key: str, text: str
+) -> None:
+    config = shell.directory / "configuration"
+    config.write_text(text)
+    ended = shell.entrypoint(program, f"{option}={config}")
     assert ended.code == 64
-    assert ended.error["message"] == f"cannot read data-root in {config}, because its value has a backslash in it"
+    assert ended.error["message"] == f"cannot read {key} in {config}, because its value has a backslash in it"
 
 
 def test_a_configuration_that_is_none_is_dockerds_business(shell: Shell, tmp_path: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from kata_dind.errors import KataDindError
 from kata_dind.host.process import scrubbed_environment
 from kata_dind.image.entrypoint import entrypoint_script
-from kata_dind.proof.docker_api import DockerApi
 from kata_dind.proof.round_trip import prove
 from scripts import build_dind29
-from tests.guest.test_dockerd import wait_until_no_loop_lies_in
+from tests.guest.daemons import NAMESPACES, process_1, wait_until_it_answers, wait_until_no_loop_lies_in
 from tests.users import OrdinaryUser
 
 pytestmark = [
@@ -28,7 +24,6 @@ pytestmark = [
     pytest.mark.timeout(3600),  # the first one builds it
 ]
 
-_START_SECONDS = 60
 # The user may enter /mnt, but neither the cache with the programs nor the test's own directory.
 _AROUND = """
 set -eu
@@ -68,43 +63,27 @@ def test_rootless_docker_works_on_what_is_mounted_for_it(
         "SOCKETS": str(sockets),
         "MOUNT": mount.format(disk=disk),
     }
-    namespaces = ["--mount", "--net", "--pid", "--cgroup", "--fork", "--kill-child", "--propagation", "private"]
     rootlesskit = ["rootlesskit", "--net=none", "--copy-up=/etc", "--copy-up=/run"]
     dockerd = ["dockerd", "--iptables=false", "--bridge=none"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", *namespaces, "sh", "-c", _AROUND, "sh", *rootlesskit, *dockerd],
+            [*NAMESPACES, "sh", "-c", _AROUND, "sh", *rootlesskit, *dockerd],
             env={**scrubbed_environment(), **told},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     try:
-        _wait_until_it_answers(process, sockets / "docker.sock", tmp_path / "log")
+        wait_until_it_answers(process, sockets / "docker.sock", tmp_path / "log")
         assert prove(sockets / "docker.sock", timeout_seconds=60).storage == "overlayfs"
         status = json.loads((sockets / "kata-dind" / "status.json").read_text())
         assert (status["kind"], status["filesystem"]) == ("kept", filesystem)
         assert set(status["proof"].values()) == {"passed"}
-        os.kill(_process_1(process), signal.SIGTERM)
+        os.kill(process_1(process), signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
         # unshare's --kill-child is lost when the child changes its user, prctl(2).
         if process.poll() is None:
-            os.kill(_process_1(process), signal.SIGKILL)
+            os.kill(process_1(process), signal.SIGKILL)
             process.wait()
         wait_until_no_loop_lies_in(tmp_path)
-
-
-def _process_1(process: subprocess.Popen[bytes]) -> int:
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return int(child)
-
-
-def _wait_until_it_answers(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        with contextlib.suppress(KataDindError):
-            DockerApi(socket, timeout_seconds=5).info()
-            return
-        time.sleep(0.1)

@@ -20,4 +20,4 @@ def test_every_module_that_is_built_has_its_sum() -> None:
 
 
 def test_dockerd_says_that_it_is_29() -> None:
-    assert build_dind29.DOCKER_VERSION.startswith("29.")
+    assert build_dind29.docker_version().startswith("29.")
