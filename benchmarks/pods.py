@@ -31,10 +31,8 @@ from startup import Bar, at_most, print_bars
 
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.pod.detect import detect
-from kata_dind.pod.model import Program
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.repair import repair
-from kata_dind.vocabulary import DataRootKind
 
 POLICY = Policy()
 NONE_MOST_US = 50.0
@@ -144,10 +142,7 @@ CONFIG_MAPS = {
 }
 
 
-@functools.cache
-def script(kind: str, program: Program) -> str:
-    """Return the guest entrypoint, as the command line does."""
-    return entrypoint_for_pods(DataRootKind(kind))
+script = functools.cache(entrypoint_for_pods)
 
 
 def repaired(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.image.entrypoint_for_pods import Copy, entrypoint_for_pods
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.pod.model import Copy, Program
 from kata_dind.vocabulary import DataRootKind, Filesystem
 from tests.guest.conftest import Ended, Shell, attach_loop
 
@@ -48,7 +49,7 @@ def status_of(ended: Ended) -> dict[str, Any]:
 def test_a_loop_copy_makes_and_keeps_its_disk(
     shell: Shell, data_root: Path, program: str, filesystem: Filesystem
 ) -> None:
-    copy, size = of(shell, Copy(LOOP, program, filesystem)), SIZES[filesystem]
+    copy, size = of(shell, Copy(LOOP, Program(program), filesystem)), SIZES[filesystem]
     write = ["sh", "-c", "echo precious >$0/file", str(data_root)]
     status = status_of(copy.entrypoint(*write, PATH=data_root, SIZE=size))
     assert (status["kind"], status["filesystem"], status["program"]) == ("loop", filesystem, program)
@@ -88,12 +89,12 @@ def test_a_block_copy_formats_its_device(shell: Shell, data_root: Path, program:
     with image.open("wb") as file:
         file.truncate(320 << 20)
     device = attach_loop(image)
-    copy = of(shell, Copy(BLOCK, program, filesystem))
+    copy = of(shell, Copy(BLOCK, Program(program), filesystem))
     for _ in range(2):
         status = status_of(copy.entrypoint("true", PATH=data_root, DEVICE=device))
         assert (status["kind"], status["filesystem"], status["device"]) == ("block", filesystem, str(device))
     other = Filesystem.XFS if filesystem is Filesystem.EXT4 else Filesystem.EXT4
-    refused = of(shell, Copy(BLOCK, program, other)).entrypoint("true", PATH=data_root, DEVICE=device)
+    refused = of(shell, Copy(BLOCK, Program(program), other)).entrypoint("true", PATH=data_root, DEVICE=device)
     assert refused.code == 78
     assert "it was not touched" in refused.error["message"]
     assert refused.error["hint"].endswith(f"kata-dind entrypoint --filesystem {filesystem}")
@@ -126,7 +127,7 @@ LEFT_OUT = [
     (Copy(LOOP, filesystem=Filesystem.XFS), "FILESYSTEM", "ext4", "--filesystem"),
     (Copy(LOOP), "FALLBACK", "vfs", "--fallback"),
     (Copy(LOOP), "PROGRAM", "buildkitd", "--program"),
-    (Copy(LOOP, "buildkitd"), "PROGRAM", "dockerd", "--program"),
+    (Copy(LOOP, Program.BUILDKITD), "PROGRAM", "dockerd", "--program"),
     (Copy(BLOCK), "DIR", "/elsewhere", "--kind=loop"),
     (Copy(BLOCK), "SIZE", "1G", "--kind=loop"),
     (Copy(MEMORY), "DEVICE", "/dev/vdb", "--kind=block"),
@@ -166,7 +167,7 @@ def test_what_is_refused_is_never_evaluated(shell: Shell, variable: str, value: 
     [("dockerd", ["tini", "--", "buildkitd"], "buildkitd"), ("containerd", ["dockerd", "--debug"], "dockerd")],
 )
 def test_another_program_is_refused(shell: Shell, program: str, command: list[str], found: str) -> None:
-    ended = of(shell, Copy(LOOP, program)).entrypoint(*command)
+    ended = of(shell, Copy(LOOP, Program(program))).entrypoint(*command)
     assert ended.code == 64
     assert ended.error["message"] == f"the command starts {found}, but this file serves {program}"
     assert ended.error["hint"].endswith(f"kata-dind entrypoint --program {found}")

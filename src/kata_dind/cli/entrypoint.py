@@ -9,9 +9,8 @@ from kata_dind.cli.options import takes_session
 from kata_dind.cli.options.declare import flag, option
 from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
+from kata_dind.pod.model import Copy, Program
 from kata_dind.vocabulary import DataRootKind, Filesystem
-
-_PROGRAMS = ("dockerd", "buildkitd", "containerd", "dagger", "earthly")
 
 Kind = Annotated[
     str,
@@ -25,15 +24,15 @@ Kind = Annotated[
     ),
 ]
 
-Program = Annotated[
+ForProgram = Annotated[
     str,
     option(
         "--program",
         variable="ENTRYPOINT_PROGRAM",
-        metavar="|".join(_PROGRAMS),
+        metavar="|".join(Program),
         help_text="With a kind: the program that the data root is for.",
         show_default="dockerd",
-        autocompletion=completion.words(_PROGRAMS),
+        autocompletion=completion.words([*Program]),
     ),
 ]
 
@@ -73,7 +72,7 @@ def entrypoint(
     session: Session,
     *,
     kind: Kind = "",
-    program: Program = "",
+    program: ForProgram = "",
     filesystem: OfFilesystem = "",
     fallback: WithFallback = False,
     containerd: WithContainerd = False,
@@ -90,18 +89,18 @@ def entrypoint(
             raise SpecError("what an entrypoint is for is chosen together with --kind", id="spec.wrong-value")
         print(entrypoint_script(), end="")
         return
-    from kata_dind.image.entrypoint_for_pods import Copy, entrypoint_for_pods
+    from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 
     for name, value, words in (
         ("kind", kind, [*DataRootKind]),
-        ("program", program, _PROGRAMS),
+        ("program", program, [*Program]),
         ("filesystem", filesystem, [*Filesystem]),
     ):
         if value and value not in words:
             raise SpecError(f"--{name}: {value!r} is not one of {', '.join(words)}", id="spec.wrong-value")
     copy = Copy(
         kind=DataRootKind(kind),
-        program=program or "dockerd",
+        program=Program(program or Program.DOCKERD),
         filesystem=Filesystem(filesystem or Filesystem.EXT4),
         fallback=fallback,
         containerd=containerd,

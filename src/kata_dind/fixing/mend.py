@@ -14,11 +14,10 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Finding, Operation, Place, Program, Repair, Severity
+from kata_dind.pod.model import Finding, Operation, Place, Repair, Severity
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
-from kata_dind.vocabulary import DataRootKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +77,8 @@ class Mender:
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
 
-@functools.cache
-def _script(kind: str) -> str:
-    return entrypoint_for_pods(DataRootKind(kind))
-
-
-def script(kind: str, program: Program) -> str:
-    """Return the guest entrypoint for a kind of data root; it is the same for every program."""
-    return _script(kind)
+script = functools.cache(entrypoint_for_pods)
+"""Gives a copy of the guest entrypoint, as `kata-dind entrypoint --kind` prints it."""
 
 
 def _mended(document: Document, patch: Sequence[Operation]) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kata_dind.image.entrypoint import INTERFACE, WORDS, assemble, read_parts
 from kata_dind.image.shelltext import only_needed, without_comments
+from kata_dind.pod.model import Copy, Program
 from kata_dind.version import __version__
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
@@ -30,19 +30,6 @@ _ROOTLESS = (DataRootKind.MEMORY, DataRootKind.VIRTIOFS)
 """Without root, the kinds with a disk are refused before there is anything to prove."""
 
 
-@dataclass(frozen=True)
-class Copy:
-    """What a copy is for. What else the whole entrypoint could do, the copy refuses."""
-
-    kind: DataRootKind
-    program: str = "dockerd"
-    filesystem: Filesystem = Filesystem.EXT4
-    fallback: bool = False
-    """Whether KATA_DIND_FALLBACK may name a storage driver."""
-    containerd: bool = False
-    """Whether the root of a system containerd is prepared as well."""
-
-
 def entrypoint_for_pods(copy: Copy) -> str:
     """Return the script for a configuration. Its second line tells version, interface, configuration and digest.
 
@@ -57,7 +44,7 @@ def entrypoint_for_pods(copy: Copy) -> str:
 
 def _features(copy: Copy) -> set[str]:
     kinds = [*DataRootKind] if copy.kind is DataRootKind.AUTO else [copy.kind]
-    features = {"copy", *map(str, kinds), "dockerd" if copy.program == "dockerd" else "other-programs"}
+    features = {"copy", *map(str, kinds), "dockerd" if copy.program is Program.DOCKERD else "other-programs"}
     if _has_disk(copy):
         features |= {"disk", str(copy.filesystem)}
     if not {*kinds}.isdisjoint(_SIZED):
@@ -75,7 +62,7 @@ def words_of(copy: Copy) -> dict[str, str]:
         "DEFAULT_KIND": str(copy.kind),
         "LEFT_OUT": " ".join(_left_out(copy)),
         "OTHER_FILESYSTEM": f"; for {other}, take the file of: kata-dind entrypoint --filesystem {other}",
-        "PROGRAM": copy.program,
+        "PROGRAM": str(copy.program),
     }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
+from kata_dind.vocabulary import DataRootKind, Filesystem
+
 Pointer = tuple[str | int, ...]
 """The way to a value in a document; `("spec", "containers", 0)` is `/spec/containers/0` of RFC 6901."""
 
@@ -35,6 +37,19 @@ class Program(StrEnum):
     CONTAINERD = "containerd"
     DAGGER = "dagger"
     EARTHLY = "earthly"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a copy of the guest entrypoint is for. What else the whole entrypoint could do, the copy refuses."""
+
+    kind: DataRootKind
+    program: Program = Program.DOCKERD
+    filesystem: Filesystem = Filesystem.EXT4
+    fallback: bool = False
+    """Whether KATA_DIND_FALLBACK may name a storage driver."""
+    containerd: bool = False
+    """Whether the root of a system containerd is prepared as well."""
 
 
 class Launch(StrEnum):

@@ -27,13 +27,13 @@ from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.model import (
     Backing,
     ConfigMaps,
+    Copy,
     Detection,
     Engine,
     Finding,
     Outcome,
     PodDict,
     Pointer,
-    Program,
     Repair,
     Root,
     Severity,
@@ -50,15 +50,17 @@ from kata_dind.pod.wrapper import (
     FILE,
     NAME,
     command_of,
+    copy_for,
     inline_command,
     is_intact,
     mounted_command,
     wrapped_words,
 )
 from kata_dind.version import __version__
+from kata_dind.vocabulary import DataRootKind
 
-Script = Callable[[str, Program], str]
-"""Gives the guest entrypoint for a kind (a word of DataRootKind) and a program; it is asked for the same often."""
+Script = Callable[[Copy], str]
+"""Gives a copy of the guest entrypoint; it is asked for the same ones often."""
 
 _BROKEN = (Outcome.SLOW, Outcome.FAILS)
 _NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
@@ -367,7 +369,7 @@ class _Job:
             self.bench.draft.put(pointer, list(command))
             return
         if self._delivery is Delivery.INLINE:
-            self.bench.draft.put(pointer, inline_command(self.script(kind, site.engine.program), command))
+            self.bench.draft.put(pointer, inline_command(self.script(self._copy(site, kind)), command))
         else:
             self.bench.draft.put(pointer, mounted_command(command))
             self._mount_entrypoint(site)
@@ -375,6 +377,10 @@ class _Job:
             f"The guest entrypoint runs before the command of {site.named}: it mounts the data root, proves that "
             "overlay works on it, and then runs the command with its own arguments."
         )
+
+    def _copy(self, site: Site, kind: str) -> Copy:
+        container = self.bench.container(site)
+        return copy_for(site.engine, DataRootKind(kind), container, read_environment(container))
 
     @property
     def _delivery(self) -> Delivery:

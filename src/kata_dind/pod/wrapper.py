@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kata_dind.pod.model import VolumeMount
+from kata_dind.pod.model import Copy, Engine, Program, VolumeMount
 from kata_dind.pod.patch import escape_expansion
-from kata_dind.pod.reading import items, words
+from kata_dind.pod.reading import items, mapping, text, words
 from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume
-from kata_dind.pod.wishes import read_environment
+from kata_dind.pod.wishes import Environment, read_environment
+from kata_dind.vocabulary import DataRootKind, Filesystem
 
 DIRECTORY = "/opt/kata-dind"
 """Where the guest entrypoint is mounted, if it does not travel in the command."""
@@ -26,7 +27,55 @@ DEVICE = "/dev/kata-dind"
 
 NAME = "kata-dind"
 
+_PROGRAMS = frozenset(Program)
+
 _HEAD = re.compile(r"#!/bin/sh\n# kata-dind [^\n]{1,60} guest entrypoint, interface [0-9]{1,4}, ")
+
+_DISKS = (DataRootKind.LOOP, DataRootKind.BLOCK)
+_ONLY_FOR = {
+    "DEVICE": (DataRootKind.BLOCK,),
+    "DIR": (DataRootKind.LOOP,),
+    "SIZE": (DataRootKind.LOOP, DataRootKind.MEMORY),
+    "FILESYSTEM": _DISKS,
+    "CHECK": _DISKS,
+    "EXCLUSIVE": _DISKS,
+}
+"""The variables that only copies for some kinds know; the others refuse them."""
+
+_WITH_CONTAINERD = re.compile(r"(?:.*/)?(?:init|systemd|docker-init\.sh)|.*containerd\.sock", re.DOTALL)
+"""A word that tells the guest entrypoint of a containerd beside dockerd."""
+
+
+def copy_for(engine: Engine, kind: DataRootKind, container: Mapping[str, Any], environment: Environment) -> Copy:
+    """Return the copy of the guest entrypoint that serves a container: the smallest that refuses nothing it has."""
+    asked = environment.get("DATA_ROOT")
+    if (asked and asked != kind) or any(
+        environment.get(name) and kind not in kinds for name, kinds in _ONLY_FOR.items()
+    ):
+        kind = DataRootKind.AUTO
+    if None in environment.values.values():  # a Secret's or ConfigMap's value, which may be anything
+        return Copy(DataRootKind.AUTO, engine.program, fallback=True, containerd=True)
+    program = environment.get("PROGRAM")
+    return Copy(
+        kind,
+        Program(program) if program in _PROGRAMS else engine.program,
+        Filesystem.XFS if environment.get("FILESYSTEM") == Filesystem.XFS else Filesystem.EXT4,
+        fallback=environment.get("FALLBACK") not in ("", "none"),
+        containerd=engine.program is Program.DOCKERD and _may_have_containerd(engine, container, environment),
+    )
+
+
+def _may_have_containerd(engine: Engine, container: Mapping[str, Any], environment: Environment) -> bool:
+    return (
+        environment.get("CONTAINERD") not in ("", "none")
+        or any(root.is_standalone_containerds for root in engine.roots)
+        or any(
+            _WITH_CONTAINERD.fullmatch(word)
+            for part in (container.get("command"), container.get("args"), engine.entrypoint)
+            for word in words(part)
+        )
+        or any("containerd" in text(mapping(mount).get("mountPath")) for mount in items(container.get("volumeMounts")))
+    )
 
 
 def inline_command(script: str, command: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kata_dind.image.entrypoint import entrypoint_script
-from kata_dind.image.entrypoint_for_pods import Copy, entrypoint_for_pods
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.pod.model import Copy, Program
 from kata_dind.vocabulary import DataRootKind, Filesystem
 from tests.unit.cli.conftest import CommandLine
 
@@ -49,7 +50,7 @@ def test_a_kind_that_does_not_exist_is_told_in_one_line(cli: CommandLine) -> Non
 
 def test_a_copy_is_for_what_is_asked(cli: CommandLine) -> None:
     outcome = cli("entrypoint", "--kind=block", "--program=dagger", "--filesystem=xfs", "--fallback", "--containerd")
-    copy = Copy(DataRootKind.BLOCK, "dagger", Filesystem.XFS, fallback=True, containerd=True)
+    copy = Copy(DataRootKind.BLOCK, Program.DAGGER, Filesystem.XFS, fallback=True, containerd=True)
     assert (outcome.exit_code, outcome.stdout) == (0, entrypoint_for_pods(copy))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import subprocess
@@ -9,21 +10,22 @@ import subprocess
 import pytest
 
 from kata_dind.image.entrypoint import INTERFACE, WHOLE, WORDS, assemble, read_parts
-from kata_dind.image.entrypoint_for_pods import MOST_BYTES, Copy, entrypoint_for_pods, words_of
+from kata_dind.image.entrypoint_for_pods import MOST_BYTES, entrypoint_for_pods, words_of
 from kata_dind.image.shelltext import without_comments
+from kata_dind.pod.model import Copy, Program
 from kata_dind.version import __version__
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
 COPIES = [
     *(Copy(kind) for kind in DataRootKind),
     *(Copy(kind, filesystem=Filesystem.XFS) for kind in (DataRootKind.LOOP, DataRootKind.BLOCK)),
-    *(Copy(DataRootKind.LOOP, program) for program in ("buildkitd", "containerd", "dagger", "earthly")),
+    *(Copy(DataRootKind.LOOP, program) for program in Program if program is not Program.DOCKERD),
     *(Copy(kind, fallback=True, containerd=True) for kind in DataRootKind),
 ]
 
 
 def named(copy: Copy) -> str:
-    return "-".join(str(value) for value in vars(copy).values())
+    return "-".join(str(value) for value in dataclasses.astuple(copy))
 
 
 def functions_of(script: str) -> set[str]:
@@ -85,7 +87,7 @@ def test_it_is_as_small_as_is_said(kind: DataRootKind) -> None:
             {"prepare_block", "prepare_memory", "choose", "read_toml", "grow_xfs", "fall_back_to"},
         ),
         (Copy(DataRootKind.LOOP, filesystem=Filesystem.XFS), {"run_e2fsck", "protect_ext4", "read_guard"}),
-        (Copy(DataRootKind.LOOP, "buildkitd"), {"read_config", "start_own_containerd", "find_dockerd"}),
+        (Copy(DataRootKind.LOOP, Program.BUILDKITD), {"read_config", "start_own_containerd", "find_dockerd"}),
         (Copy(DataRootKind.BLOCK), {"prepare_loop", "take_turn", "keep_turn", "verify_without_root"}),
         (Copy(DataRootKind.MEMORY), {"prepare_loop", "prepare_block", "make_file_system", "read_ext4_superblock"}),
     ],

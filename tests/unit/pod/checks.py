@@ -15,7 +15,7 @@ from jsonschema.exceptions import best_match  # type: ignore[import-untyped] # i
 from kubernetes_validate import utils
 from referencing import Registry, Resource
 
-from kata_dind.pod.model import Program, Repair
+from kata_dind.pod.model import Copy, Repair
 from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import Policy, parse_policy
 from kata_dind.pod.quantity import quantity_bytes
@@ -31,7 +31,7 @@ MEMORY = {"kata-dind.io/data-root": "memory", "kata-dind.io/size": "4Gi"}
 Json = dict[str, Any]
 
 
-def script(kind: str, program: Program) -> str:
+def script(copy: Copy) -> str:
     """Stand for the guest entrypoint; its head is what makes it known again."""
     return SCRIPT
 

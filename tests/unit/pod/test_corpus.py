@@ -17,12 +17,12 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, parse_yaml, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Detection, Engine, Operation, Place, Program, Repair, Root, Severity
+from kata_dind.pod.model import Copy, Detection, Engine, Operation, Place, Program, Repair, Root, Severity
 from kata_dind.pod.places import config_maps_in, find_pods, translate
 from kata_dind.pod.policy import Policy, parse_policy
 from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.repair import repair
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Filesystem
 from tests.unit.pod.cases import CORPUS, Case, ExpectedEngine, read_corpus
 
 _CASES = read_corpus()
@@ -32,14 +32,17 @@ _GROWING = frozenset({"failureThreshold", "terminationGracePeriodSeconds", "memo
 """What a repair may raise and never lower."""
 
 
-@functools.cache
-def _text_of(kind: str) -> str:
-    return entrypoint_for_pods(DataRootKind(kind))
+script = functools.cache(entrypoint_for_pods)
+"""Gives the guest entrypoint, as `fix` does."""
 
-
-def script(kind: str, program: Program) -> str:
-    """Return the guest entrypoint, as `fix` does."""
-    return _text_of(kind)
+_COPIES = [
+    Copy(kind, program, filesystem, fallback=fallback, containerd=containerd)
+    for kind in DataRootKind
+    for program in Program
+    for filesystem in Filesystem
+    for fallback in (False, True)
+    for containerd in (False, True)
+]
 
 
 @functools.cache
@@ -449,7 +452,7 @@ def _check_the_script_reaches_the_shell(one: Mended) -> None:
             entries = [entry for entry in container.get("env") or () if isinstance(entry, Mapping)]
             names = {str(entry.get("name")): str(entry.get("value")) for entry in entries}
             text = _expanded(command[2], names)
-            assert text in {_text_of(kind) for kind in ("loop", "block", "memory", "auto")}, text[:200]
+            assert text in {script(copy) for copy in _COPIES}, text[:200]
 
 
 def _expanded(text: str, values: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
-from kata_dind.pod.model import Operation
+from kata_dind.pod.model import Copy, Operation
 from kata_dind.pod.patch import Draft, apply, escape_expansion, pointer_keys, pointer_text
 from kata_dind.vocabulary import DataRootKind
 
@@ -198,7 +198,7 @@ def test_no_name_of_a_variable_reaches_an_escaped_word(word: str, data: st.DataO
 
 @pytest.mark.parametrize("kind", DataRootKind)
 def test_the_guest_entrypoint_comes_through_unchanged(kind: DataRootKind) -> None:
-    script = entrypoint_for_pods(kind)
+    script = entrypoint_for_pods(Copy(kind))
     hostile = dict.fromkeys(("", "id", "pwd", "cat", "stat -f -c '%a %S' \"$directory\"", "(1"), "HIT")
     assert expand(escape_expansion(script), variables(hostile)) == script
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,9 @@ import jsonschema  # type: ignore[import-untyped]  # which kubernetes-validate b
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from kata_dind.errors import SpecError
+from kata_dind.manifest import parse_yaml
 from kata_dind.pod.model import Program
 from kata_dind.pod.policy import (
     Answer,
@@ -66,10 +65,9 @@ guards: {sharedKernel: warn, noBoundary: deny, hostDocker: warn, openAnnotations
 """
 
 
-def from_yaml(text: str, *, version: tuple[int, int] = (1, 2)) -> Any:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.version = version
-    return yaml.load(io.StringIO(text))
+def from_yaml(text: str) -> Any:
+    (data,) = parse_yaml(text)
+    return data
 
 
 def test_a_whole_policy() -> None:
@@ -139,7 +137,7 @@ def test_by_default_kata_and_names_that_begin_with_it_are_katas() -> None:
 
 
 def test_the_word_off_may_be_a_boolean_of_yaml_1_1() -> None:
-    data = from_yaml("guards: {hostDocker: off}\nunrepaired: off\nrepair: no\n", version=(1, 1))
+    data = from_yaml("guards: {hostDocker: off}\nunrepaired: off\nrepair: no\n")
     assert data["guards"]["hostDocker"] is False
     policy = parse_policy(data)
     assert (policy.guards.host_docker, policy.unrepaired, policy.repair) == (Answer.OFF, Answer.OFF, False)

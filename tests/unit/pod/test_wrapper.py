@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
+from kata_dind.pod.model import Copy
 from kata_dind.pod.wrapper import inline_command, is_intact, mounted_command, shows_data_root, wrapped_words
 from kata_dind.vocabulary import DataRootKind
 from tests.unit.pod.checks import SCRIPT, dind, mount, pod, repaired
@@ -18,7 +19,7 @@ LONGEST_ARGUMENT = 128 * 1024
 
 @pytest.mark.parametrize("kind", DataRootKind)
 def test_the_guest_entrypoint_runs_from_the_command(kind: DataRootKind) -> None:
-    command = inline_command(entrypoint_for_pods(kind), ["dockerd", "--host=unix:///run/docker.sock"])
+    command = inline_command(entrypoint_for_pods(Copy(kind)), ["dockerd", "--host=unix:///run/docker.sock"])
     as_kubernetes_starts_it = [expand(word, variables({})) for word in command]
     assert all(len(word) < LONGEST_ARGUMENT for word in command)
     environment = {"PATH": "/usr/bin:/bin", "KATA_DIND_LOG": "$(id)", "KATA_DIND_STATUS_DIR": "/nonexistent"}
