@@ -5,6 +5,7 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -429,6 +430,8 @@ class _Job:
 
 _LONGEST_NOTE = 250
 _LONGEST_SCRIPT = 65_536
+_BACKGROUND = re.compile(r"(?<![&>])&(?![&>])")
+"""What starts a program beside the others, as `&&`, `2>&1` and `&>` don't."""
 
 
 def _replacement(engine: Engine) -> list[str]:
@@ -449,10 +452,10 @@ def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: Conf
 
 def _ends_with(script: str, command: Sequence[str]) -> bool:
     start = script.rfind(command[0])
-    if start < 0 or len(script) > _LONGEST_SCRIPT:
+    if start < 0 or len(script) > _LONGEST_SCRIPT or _BACKGROUND.search(script):
         return False
     try:
-        return shlex.split(script[start:]) == list(command) and "&" not in script[start:]
+        return shlex.split(script[start:]) == list(command)
     except ValueError:
         return False
 
