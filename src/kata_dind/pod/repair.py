@@ -198,10 +198,15 @@ class _Job:
         container = self.bench.draft.get(engine.pointer)
         if not isinstance(container, Mapping):
             return
+        broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
+        beside = next((root for root in broken if root.is_standalone_containerds), None)
+        if engine.by_hand and beside is not None:
+            self.findings.append(_found(engine, beside))
+            self._give_up(_beside(engine, beside))
+            return
         if engine.by_hand and not self.improve:
             self.findings.append(_by_hand(engine))
             return
-        broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
         self.findings += [_found(engine, root) for root in broken]
         if engine.list == "ephemeralContainers":
             if broken:
@@ -298,7 +303,7 @@ class _Job:
             else:
                 provide(self.bench, site, choice)
             self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
-        self.kinds.append(choice.way.value)
+        self.kinds.append("auto" if dockerds is None and choice.way.needs_wrapper else choice.way.value)
         self.mended.append(f"{broken[0].path} of {engine.container}")
         give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
         return True
@@ -469,6 +474,18 @@ def _by_hand(engine: Engine) -> Finding:
         engine.pointer,
         "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
         "the network at each start, and limits for containers.",
+    )
+
+
+def _beside(engine: Engine, root: Root) -> Finding:
+    return Finding(
+        "root.beside-by-hand",
+        Severity.WARNING,
+        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is not "
+        "on it.",
+        engine.container,
+        engine.pointer,
+        f"Let the script mount a directory of the disk on {root.path}, too.",
     )
 
 

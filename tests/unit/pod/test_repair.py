@@ -898,6 +898,16 @@ def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
     assert not result.unrepaired
 
 
+def test_a_disk_by_hand_without_its_containerd_is_said() -> None:
+    text = (
+        "mount -o loop /d.img /var/lib/docker; containerd & exec dockerd --containerd=/run/containerd/containerd.sock"
+    )
+    result, _ = repaired(pod(dind(image="docker:29-dind", command=["sh", "-c", text])))
+    assert result.patch == ()
+    assert result.unrepaired
+    assert "root.beside-by-hand" in finding_ids(result)
+
+
 def test_a_script_of_a_config_map_can_be_replaced() -> None:
     volume = {"name": "s", "configMap": {"name": "start"}}
     container = dind(command=["sh", "/start/run.sh"], volumeMounts=[mount("s", "/start")])
