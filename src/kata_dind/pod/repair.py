@@ -481,8 +481,8 @@ def _beside(engine: Engine, root: Root) -> Finding:
     return Finding(
         "root.beside-by-hand",
         Severity.WARNING,
-        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is not "
-        "on it.",
+        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
+        "not on it.",
         engine.container,
         engine.pointer,
         f"Let the script mount a directory of the disk on {root.path}, too.",
