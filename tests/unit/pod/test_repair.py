@@ -338,6 +338,15 @@ def test_a_standalone_containerd_shares_the_disk() -> None:
     assert command_behind(after) == container["command"]
 
 
+def test_only_a_standalone_containerd_is_on_a_share() -> None:
+    words = "containerd & exec dockerd --containerd=/run/containerd/containerd.sock"
+    container = dind(image="docker:29-dind", command=["sh", "-c", words], volumeMounts=[mount("v")])
+    document = pod(container, volumes=[{"name": "v", "emptyDir": {"medium": "Memory"}}])
+    _, after = repaired(document)
+    assert variables_of(after) == {"DATA_ROOT": "auto", "CONTAINERD": "/var/lib/containerd"}
+    assert command_behind(after) == container["command"]
+
+
 # ---- What works is left alone
 
 
@@ -879,6 +888,7 @@ def test_improving_shows_what_a_recipe_by_hand_would_become() -> None:
         "mount -o loop /d.img /var/lib/docker; dockerd & exec /agent",
         "mount -o loop /d.img /var/lib/docker; dockerd --debug &\nsleep 1",
         "mount -o loop /d.img /var/lib/docker; exec dockerd --group=$GROUP",
+        "mount -o loop /d.img /var/lib/docker; /agent & exec dockerd",
     ],
 )
 def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
@@ -886,6 +896,16 @@ def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
     assert result.patch == ()
     assert "root.script-unclear" in finding_ids(result)
     assert not result.unrepaired
+
+
+def test_a_disk_by_hand_without_its_containerd_is_said() -> None:
+    text = (
+        "mount -o loop /d.img /var/lib/docker; containerd & exec dockerd --containerd=/run/containerd/containerd.sock"
+    )
+    result, _ = repaired(pod(dind(image="docker:29-dind", command=["sh", "-c", text])))
+    assert result.patch == ()
+    assert result.unrepaired
+    assert "root.beside-by-hand" in finding_ids(result)
 
 
 def test_a_script_of_a_config_map_can_be_replaced() -> None:
@@ -900,9 +920,22 @@ def test_a_script_of_a_config_map_can_be_replaced() -> None:
     assert command_behind(after) == ["dockerd", "--host=unix:///var/run/docker.sock"]
 
 
-def test_a_script_that_mounts_a_share_on_the_root_would_hide_the_disk() -> None:
-    share = "mount --bind /scratch/docker /var/lib/docker; exec dockerd-entrypoint.sh"
-    container = dind(command=["sh", "-c", share], volumeMounts=[mount("s", "/scratch")])
+@pytest.mark.parametrize("flag", ["--storage-driver=vfs", "--storage-driver vfs", "-s vfs"])
+def test_a_recipe_by_hand_loses_its_driver_as_it_is_replaced(flag: str) -> None:
+    text = f"mount -o loop /d.img /var/lib/docker; exec dockerd {flag} --debug"
+    _, after = repaired(pod(dind(command=["sh", "-c", text])), improve=True)
+    assert command_behind(after) == ["dockerd", "--debug"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mount --bind /scratch/docker /var/lib/docker; exec dockerd-entrypoint.sh",
+        "dockerd-entrypoint.sh & sleep 5; mkfs.ext4 -F /i; mount -o loop /i /var/lib/docker; wait",
+    ],
+)
+def test_what_a_script_mounts_on_the_root_would_hide_the_disk(text: str) -> None:
+    container = dind(command=["sh", "-c", text], volumeMounts=[mount("s", "/scratch")])
     result, _ = repaired(pod(container, volumes=[{"name": "s", "emptyDir": {}}]))
     assert result.patch == ()
     assert "root.script-mounts" in finding_ids(result)
