@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -179,7 +180,7 @@ def _refusal(site: Site, kind: str) -> Finding | None:
             "it is left as it is.",
             "Use an emptyDir or a claim.",
         )
-    if engine.covered:
+    if engine.covered or (not engine.by_hand and _script_mounts(site)):
         return site.finding(
             "root.script-mounts",
             f"A script of {site.named} mounts something on `{root.path}` itself, which would hide what a repair puts "
@@ -200,6 +201,17 @@ def _refusal(site: Site, kind: str) -> Finding | None:
             "Take the mount away, and the repair adds a volume.",
         )
     return None
+
+
+def _script_mounts(site: Site) -> bool:
+    """Tell whether a script in the container's words mounts something on the data root, at whatever time."""
+    for word in (*words(site.container.get("command")), *words(site.container.get("args"))):
+        if site.root.path in word and "mount" in word and not site.is_wrapped:
+            for command in re.split(r"[\n;&|]+", word):
+                parts = command.replace('"', " ").replace("'", " ").split()
+                if site.root.path in parts[1:] and any(part in ("mount", "/bin/mount") for part in parts):
+                    return True
+    return False
 
 
 _NAMES = {

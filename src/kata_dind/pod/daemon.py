@@ -19,6 +19,8 @@ UNPROVEN_DRIVERS = frozenset(("vfs", "native", "fuse-overlayfs"))
 OTHER_DRIVERS = frozenset(("aufs", "btrfs", "devicemapper", "overlay", "zfs"))
 """They don't work on the disks of a repair: each needs a file system of its own, or a Docker that is long gone."""
 
+_DRIVER_FLAGS = ("--storage-driver", "-s", "--oci-worker-snapshotter", "--containerd-worker-snapshotter")
+
 GRACE_SECONDS = 30
 """What dockerd takes to stop its containers and itself; Kubernetes' own default."""
 
@@ -34,6 +36,23 @@ def contradicting(engine: Engine, *, is_broken: bool) -> list[StorageSetting]:
     """Return what names a driver that can't be right once overlay works on the data root."""
     drivers = UNPROVEN_DRIVERS | OTHER_DRIVERS if is_broken else UNPROVEN_DRIVERS
     return [setting for setting in engine.storage_settings if setting.driver in drivers]
+
+
+def without_drivers(command: Sequence[str]) -> list[str]:
+    """Return the words of a command without those that name a driver which can't be right."""
+    kept: list[str] = []
+    rest = list(command)
+    while rest:
+        word = rest.pop(0)
+        flag, is_joined, value = word.partition("=")
+        if flag in _DRIVER_FLAGS:
+            if not is_joined and rest:
+                value = rest[0]
+            if value in UNPROVEN_DRIVERS | OTHER_DRIVERS:
+                del rest[: not is_joined]
+                continue
+        kept.append(word)
+    return kept
 
 
 def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSetting], done: set[Pointer]) -> bool:

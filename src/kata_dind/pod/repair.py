@@ -21,6 +21,7 @@ from kata_dind.pod.daemon import (
     driver_on_claim,
     give_time,
     strip_drivers,
+    without_drivers,
 )
 from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
@@ -431,7 +432,7 @@ _LONGEST_SCRIPT = 65_536
 
 
 def _replacement(engine: Engine) -> list[str]:
-    return [escape_expansion(word) for word in engine.command]
+    return [escape_expansion(word) for word in without_drivers(engine.command)]
 
 
 def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: ConfigMaps) -> bool:

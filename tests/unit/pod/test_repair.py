@@ -900,9 +900,22 @@ def test_a_script_of_a_config_map_can_be_replaced() -> None:
     assert command_behind(after) == ["dockerd", "--host=unix:///var/run/docker.sock"]
 
 
-def test_a_script_that_mounts_a_share_on_the_root_would_hide_the_disk() -> None:
-    share = "mount --bind /scratch/docker /var/lib/docker; exec dockerd-entrypoint.sh"
-    container = dind(command=["sh", "-c", share], volumeMounts=[mount("s", "/scratch")])
+@pytest.mark.parametrize("flag", ["--storage-driver=vfs", "--storage-driver vfs", "-s vfs"])
+def test_a_recipe_by_hand_loses_its_driver_as_it_is_replaced(flag: str) -> None:
+    text = f"mount -o loop /d.img /var/lib/docker; exec dockerd {flag} --debug"
+    _, after = repaired(pod(dind(command=["sh", "-c", text])), improve=True)
+    assert command_behind(after) == ["dockerd", "--debug"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mount --bind /scratch/docker /var/lib/docker; exec dockerd-entrypoint.sh",
+        "dockerd-entrypoint.sh & sleep 5; mkfs.ext4 -F /i; mount -o loop /i /var/lib/docker; wait",
+    ],
+)
+def test_what_a_script_mounts_on_the_root_would_hide_the_disk(text: str) -> None:
+    container = dind(command=["sh", "-c", text], volumeMounts=[mount("s", "/scratch")])
     result, _ = repaired(pod(container, volumes=[{"name": "s", "emptyDir": {}}]))
     assert result.patch == ()
     assert "root.script-mounts" in finding_ids(result)
