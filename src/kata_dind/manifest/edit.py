@@ -152,6 +152,9 @@ _MOST_COMPARED = 500
 """Items of two lists that are compared with one another, which takes the square of it."""
 
 
+_COMMENT_WITHIN = re.compile(r"\s#")
+
+
 class _Unfit(Exception):
     """A node can't be changed in parts."""
 
@@ -394,8 +397,13 @@ class _Editor:
         self.edits.append((at, at, self.style.newline.join([*lines, ""])))
 
     def _wants_block(self, node: Node, old: Any, new: Any) -> bool:
-        """Tell whether brackets are to become lines: empty ones, or if a text of several lines comes into them."""
+        """Tell whether brackets are to become lines: empty ones, or if a text of several lines comes into them.
+
+        Brackets with comments within stay, since lines are written from the data, which has none.
+        """
         if self.style.is_json or not node.flow or node.kind not in ("mapping", "sequence") or new is old:
+            return False
+        if _COMMENT_WITHIN.search(self.body, node.start, node.end):
             return False
         is_empty = not (node.entries or node.items)
         return (is_empty and bool(new)) or (_has_literal(new) and not _has_literal(old))
@@ -502,8 +510,6 @@ class _Editor:
             else [(item.start, item.end) for item in node.items]
         )
         head, tail = self.body[node.start : spans[0][0]], self.body[spans[-1][1] : node.end]
-        if "#" in tail or "#" in head:
-            raise _Unfit
         usual = self._usual_separator(head, spans)
         text = head
         previous: int | None = None
