@@ -621,8 +621,8 @@ class _Container:
 
     def _setting(self, driver: Driver) -> StorageSetting:
         if driver.variable:
-            pointer = self._variable_pointer(driver.variable)
-            return StorageSetting(driver.name, (pointer,) if pointer else (), True, in_script=not pointer)
+            pointers = self._variable_pointers(driver.variable)
+            return StorageSetting(driver.name, pointers, True, in_script=not pointers)
         places = [place_of(word) for word in driver.words]
         if places and all(place >= 0 for place in places):
             return StorageSetting(driver.name, tuple(map(self._word_pointer, places)), False)
@@ -632,13 +632,13 @@ class _Container:
         count = len(self._command)
         return (*self.pointer, "command", place) if place < count else (*self.pointer, "args", place - count)
 
-    def _variable_pointer(self, name: str) -> Pointer:
-        found = [
-            index
+    def _variable_pointers(self, name: str) -> tuple[Pointer, ...]:
+        """Return all entries of a name, the last of which counts: without that, the one before it would."""
+        return tuple(
+            (*self.pointer, "env", index)
             for index, entry in enumerate(items(self._container.get("env")))
             if mapping(entry).get("name") == name and isinstance(mapping(entry).get("value"), str)
-        ]
-        return (*self.pointer, "env", found[-1]) if found else ()
+        )
 
     def _said_of(self, storage: Storage) -> list[Finding]:
         findings = []

@@ -174,7 +174,7 @@ class StorageSetting:
 
     driver: str
     pointers: tuple[Pointer, ...]
-    """The words of it: two for `--storage-driver vfs`; one entry of `env` for DOCKER_DRIVER."""
+    """The words of it: two for `--storage-driver vfs`; the entries of `env` for DOCKER_DRIVER."""
     is_variable: bool
     in_script: bool = False
     """It lies within a longer word, where it can't be taken out."""

@@ -61,7 +61,7 @@ certificates:
 delivery: image
 deliveryImage: registry.example/kata-dind:1.0
 unrepaired: deny
-guards: {sharedKernel: warn, noBoundary: deny, hostDocker: warn, openAnnotations: off}
+guards: {sharedKernel: warn, noBoundary: deny, hostDocker: warn, openAnnotations: "off"}
 """
 
 

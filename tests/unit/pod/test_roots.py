@@ -246,7 +246,8 @@ def test_the_last_variable_of_a_name_counts() -> None:
     one = container("docker:28-dind")
     one["env"] = [{"name": "DOCKER_DRIVER", "value": "vfs"}, {"name": "DOCKER_DRIVER", "value": "overlay2"}]
     (setting,) = only_engine(one).storage_settings
-    assert (setting.driver, setting.pointers) == ("overlay2", (("spec", "containers", 0, "env", 1),))
+    entries = (("spec", "containers", 0, "env", 0), ("spec", "containers", 0, "env", 1))
+    assert (setting.driver, setting.pointers) == ("overlay2", entries)
 
 
 def test_variables_of_a_config_map() -> None:
