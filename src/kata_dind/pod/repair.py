@@ -5,6 +5,7 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -197,10 +198,15 @@ class _Job:
         container = self.bench.draft.get(engine.pointer)
         if not isinstance(container, Mapping):
             return
+        broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
+        beside = next((root for root in broken if root.is_standalone_containerds), None)
+        if engine.by_hand and beside is not None:
+            self.findings.append(_found(engine, beside))
+            self._give_up(_beside(engine, beside))
+            return
         if engine.by_hand and not self.improve:
             self.findings.append(_by_hand(engine))
             return
-        broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
         self.findings += [_found(engine, root) for root in broken]
         if engine.list == "ephemeralContainers":
             if broken:
@@ -297,7 +303,7 @@ class _Job:
             else:
                 provide(self.bench, site, choice)
             self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
-        self.kinds.append(choice.way.value)
+        self.kinds.append("auto" if dockerds is None and choice.way.needs_wrapper else choice.way.value)
         self.mended.append(f"{broken[0].path} of {engine.container}")
         give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
         return True
@@ -429,6 +435,8 @@ class _Job:
 
 _LONGEST_NOTE = 250
 _LONGEST_SCRIPT = 65_536
+_BACKGROUND = re.compile(r"(?<![&>])&(?![&>])")
+"""What starts a program beside the others, as `&&`, `2>&1` and `&>` don't."""
 
 
 def _replacement(engine: Engine) -> list[str]:
@@ -449,10 +457,10 @@ def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: Conf
 
 def _ends_with(script: str, command: Sequence[str]) -> bool:
     start = script.rfind(command[0])
-    if start < 0 or len(script) > _LONGEST_SCRIPT:
+    if start < 0 or len(script) > _LONGEST_SCRIPT or _BACKGROUND.search(script):
         return False
     try:
-        return shlex.split(script[start:]) == list(command) and "&" not in script[start:]
+        return shlex.split(script[start:]) == list(command)
     except ValueError:
         return False
 
@@ -466,6 +474,18 @@ def _by_hand(engine: Engine) -> Finding:
         engine.pointer,
         "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
         "the network at each start, and limits for containers.",
+    )
+
+
+def _beside(engine: Engine, root: Root) -> Finding:
+    return Finding(
+        "root.beside-by-hand",
+        Severity.WARNING,
+        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
+        "not on it.",
+        engine.container,
+        engine.pointer,
+        f"Let the script mount a directory of the disk on {root.path}, too.",
     )
 
 

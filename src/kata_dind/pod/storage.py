@@ -315,11 +315,12 @@ def _add_environment(bench: Bench, site: Site, wanted: dict[str, str]) -> None:
     container = bench.container(site)
     engine = site.engine
     words = [text(word) for key in ("command", "args") for word in items(container.get(key))]
+    root = next((root for root in engine.roots if not root.is_standalone_containerds), site.root)
     # A file that configures the program is read by the guest entrypoint, too, unless a script names it.
-    in_file = " of /" in site.root.said_by and engine.launch is not Launch.SCRIPT
+    in_file = " of /" in root.said_by and engine.launch is not Launch.SCRIPT
     seen = shows_data_root(words) or in_file
-    if not seen and clean_path(site.root.path) != DEFAULT_ROOTS[engine.program]:
-        wanted["PATH"] = site.root.path
+    if not seen and clean_path(root.path) != DEFAULT_ROOTS[engine.program]:
+        wanted["PATH"] = root.path
     if engine.program is not Program.DOCKERD:
         wanted["PROGRAM"] = engine.program.value
     system = _system_containerd(site)

@@ -338,6 +338,15 @@ def test_a_standalone_containerd_shares_the_disk() -> None:
     assert command_behind(after) == container["command"]
 
 
+def test_only_a_standalone_containerd_is_on_a_share() -> None:
+    words = "containerd & exec dockerd --containerd=/run/containerd/containerd.sock"
+    container = dind(image="docker:29-dind", command=["sh", "-c", words], volumeMounts=[mount("v")])
+    document = pod(container, volumes=[{"name": "v", "emptyDir": {"medium": "Memory"}}])
+    _, after = repaired(document)
+    assert variables_of(after) == {"DATA_ROOT": "auto", "CONTAINERD": "/var/lib/containerd"}
+    assert command_behind(after) == container["command"]
+
+
 # ---- What works is left alone
 
 
@@ -879,6 +888,7 @@ def test_improving_shows_what_a_recipe_by_hand_would_become() -> None:
         "mount -o loop /d.img /var/lib/docker; dockerd & exec /agent",
         "mount -o loop /d.img /var/lib/docker; dockerd --debug &\nsleep 1",
         "mount -o loop /d.img /var/lib/docker; exec dockerd --group=$GROUP",
+        "mount -o loop /d.img /var/lib/docker; /agent & exec dockerd",
     ],
 )
 def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
@@ -886,6 +896,16 @@ def test_a_script_that_does_more_is_not_replaced(script: str) -> None:
     assert result.patch == ()
     assert "root.script-unclear" in finding_ids(result)
     assert not result.unrepaired
+
+
+def test_a_disk_by_hand_without_its_containerd_is_said() -> None:
+    text = (
+        "mount -o loop /d.img /var/lib/docker; containerd & exec dockerd --containerd=/run/containerd/containerd.sock"
+    )
+    result, _ = repaired(pod(dind(image="docker:29-dind", command=["sh", "-c", text])))
+    assert result.patch == ()
+    assert result.unrepaired
+    assert "root.beside-by-hand" in finding_ids(result)
 
 
 def test_a_script_of_a_config_map_can_be_replaced() -> None:
