@@ -124,7 +124,7 @@ def _provide_memory(bench: Bench, site: Site, choice: Choice) -> Finding | None:
         limit = quantity(choice.size_bytes + max(request, _GUEST_BYTES))
         bench.draft.put(limits, limit)
         bench.say(
-            f"{site.named} gets a memory limit of {limit}, since it has none: Kata adds the limits of containers to the "
+            f"{site.named} gets a memory limit of {limit}, since it has none: Kata adds the containers' limits to the "
             "memory of a guest, which would not hold the data root by itself."
         )
     for pointer, before, after in raised:
