@@ -53,7 +53,7 @@ _KINDS: Mapping[str, tuple[str, _Finder]] = {
 """Kinds whose pods are not in one piece, with the beginning of their API group."""
 
 _POD_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
-"""What a pod or its template has. What has other fields beside `spec`, such as a job of Prow's, may take no metadata."""
+"""What a pod or its template has. What has other fields beside `spec`, as a job of Prow's has, may take no metadata."""
 
 _OPAQUE = frozenset({"ConfigMap", "Secret", "CustomResourceDefinition"})
 """Kinds that hold text and schemas, not pods."""
