@@ -64,12 +64,17 @@ class Containers:
     def let_go(self) -> None:
         (self._shell.directory / "let-go").touch()
 
+    def end(self) -> None:
+        """Wait for all of them, so that none is left when a test has failed."""
+        self.let_go()
+        self._pool.shutdown()
+
 
 @pytest.fixture
 def containers(shell: Shell) -> Iterator[Containers]:
     containers = Containers(shell)
     yield containers
-    containers.let_go()
+    containers.end()
 
 
 @pytest.mark.requires("fuse")
