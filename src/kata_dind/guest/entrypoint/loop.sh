@@ -88,11 +88,11 @@ make_image() {
 	unfinished=$image.new-$unfinished
 	if truncate -s "${size_mib}M" "$unfinished" 2>/dev/null; then
 		make_file_system "$unfinished"
+		# Another container that starts now takes it for the leftover of a killed start.
+		[ -e "$unfinished" ] || in_use "$image"
 	else
 		unfit prepare "cannot make $image of $size" "make $directory writable, with space in it, or set KATA_DIND_DIR"
 	fi
-	# Another container that starts now takes it for the leftover of a killed start.
-	[ -n "$reason" ] || [ -e "$unfinished" ] || in_use "$image"
 	if [ -z "$reason" ]; then
 		if ln -- "$unfinished" "$image" 2>/dev/null; then
 			made=1
