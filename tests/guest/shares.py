@@ -18,15 +18,16 @@ def served(directory: Path, mount: Path) -> Iterator[None]:
     try:
         wait_until(mount.is_mount, what=f"{mount} is mounted")
         yield
-        # The mounts of a namespace that has ended, which use this one, end a moment later.
-        wait_until(functools.partial(succeeds, "umount", mount), what=f"{mount} is unmounted")
+        # The mounts and the loop devices of a namespace that has ended, which use this one, end a moment later, which
+        # is long on a busy machine.
+        wait_until(functools.partial(succeeds, "umount", mount), what=f"{mount} is unmounted", timeout_seconds=60)
     finally:
         succeeds("umount", "--lazy", mount)  # a mount that stays would keep pytest from removing its directories
         try:
             assert server.wait(10) == 0
         except subprocess.TimeoutExpired:
             # Whoever has made a mount namespace meanwhile has a copy of the mount, and this machine has other users.
-            server.terminate()
+            server.kill()
             server.wait(10)
 
 

@@ -673,6 +673,44 @@ def test_a_file_system_that_saw_a_power_cut_is_mended_and_checked(shell: Shell, 
     assert f"checking the file system on {device} in full" in ended.said("info")
 
 
+def half_format(device: Path) -> None:
+    """Make an xfs as a mkfs.xfs leaves it that was killed: its sb_inprogress is set; fs/xfs/libxfs/xfs_format.h."""
+    run(["mkfs.xfs", "-q", "-f", device], timeout_seconds=30)
+    write_at(126, b"\1")(device)
+
+
+@pytest.mark.requires("loop", "xfs")
+def test_a_half_formatted_xfs_without_our_claim_is_not_touched(shell: Shell, data_root: Path) -> None:
+    device = attach_loop(make_image(shell, 300))
+    half_format(device)
+    before = digest(device)
+    ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device, FILESYSTEM="xfs")
+    assert ended.code == 78
+    assert ended.error["message"] == f"mkfs.xfs has not come to its end on {device}; it was not touched"
+    assert digest(device) == before
+
+
+@pytest.mark.requires("loop", "xfs")
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)  # it waits for long
+@pytest.mark.parametrize("who", ["none", pytest.param("a container", marks=pytest.mark.thorough)])
+def test_a_claim_of_another_boot_is_waited_for(shell: Shell, data_root: Path, who: str) -> None:
+    """A kernel that formats the device now takes its claim away soon; one that has ended does not."""
+    device = attach_loop(make_image(shell, 300))
+    half_format(device)
+    write_at(299 << 20, b"kata-dind is formatting another-boot")(device)
+    before = f"(sleep 5; dd if=/dev/zero of={device} bs=1M seek=299 count=1 conv=notrunc,fsync) 2>/dev/null &"
+    ended = shell.entrypoint(
+        "true", PATH=data_root, DATA_ROOT="block", DEVICE=device, FILESYSTEM="xfs",
+        before="" if who == "none" else before,
+    )  # fmt: skip
+    assert f"waiting for 30 s: another container may use {device}" in ended.said("info")
+    if who == "none":
+        assert ended.code == 0, ended.stderr
+    else:
+        assert ended.code == 78
+        assert ended.error["message"] == f"{device} is in use by another container"
+
+
 @pytest.mark.requires("loop")
 def test_a_claim_beside_somebodys_data_is_no_leave_to_format(shell: Shell, data_root: Path) -> None:
     image = make_image(shell, 64)

@@ -139,10 +139,6 @@ def test_a_first_start_of_the_block_kind(shell: Shell, killer: Killer) -> None:
     kill_at_every_step(shell, killer, restore, check, PATH=data_root, DATA_ROOT="block", DEVICE=device, LOG="error")
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="the next start does not know the file by the path that is left of it",
-)
 def test_a_loop_device_on_a_volume_is_detached_by_the_next_start(shell: Shell, tmp_path: Path) -> None:
     """One that a start has attached, and has not yet detached as it does while it is open.
 

@@ -6,6 +6,7 @@ neither a lock nor the loop device tells one of the other. bindfs makes the same
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,12 +65,17 @@ class Containers:
     def let_go(self) -> None:
         (self._shell.directory / "let-go").touch()
 
+    def end(self) -> None:
+        """Wait for all of them, so that none is left when a test has failed."""
+        self.let_go()
+        self._pool.shutdown()
+
 
 @pytest.fixture
 def containers(shell: Shell) -> Iterator[Containers]:
     containers = Containers(shell)
     yield containers
-    containers.let_go()
+    containers.end()
 
 
 @pytest.mark.requires("fuse")
@@ -272,3 +278,17 @@ def test_the_hosts_check_of_a_disk_in_use_is_refused(shell: Shell, containers: C
     containers.let_go()
     assert first.result().code == 0
     assert check_filesystem(share / "kata-dind.img") == "clean"
+
+
+def test_a_new_disk_that_another_start_takes_away_while_it_is_formatted_is_in_use(
+    shell: Shell, containers: Containers, tmp_path: Path
+) -> None:
+    """The other one's mount of the directory has a lock of its own, so it takes the file for a leftover."""
+    share, stub = shell.directory / "share", tmp_path / "stubs" / "mkfs.ext4"
+    share.mkdir()
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\nrm {share}/kata-dind.img.new-*\nexec {shutil.which("mkfs.ext4")} "$@"\n')
+    stub.chmod(0o755)
+    ended = containers.start(1, "true", tools=str(stub.parent), DIR=share)
+    assert is_refused(ended, share / "kata-dind.img"), ended.stderr
+    assert [*share.iterdir()] == []

@@ -11,13 +11,14 @@ prepare_block() {
 	find_content "$device"
 	require_unmounted
 	read_claim
+	[ -z "$on_disk" ] || measure_file_system "$device"
 	if [ -z "$on_disk" ]; then
 		format_device
 		[ -z "$reason" ] || return 0
+		measure_file_system "$device"
 	elif [ -n "$claim" ]; then
 		erase_claim
 	fi
-	measure_file_system "$device"
 	[ "$label" = @LABEL@ ] || require_data_root "$device"
 	check_file_system "$device" # only: ext4
 	[ -n "$exclusive" ] || "protect_$on_disk" "$device"
@@ -89,11 +90,24 @@ content_of() {
 
 # A half-made file system looks like a user's data. By a claim, the start after a kill recognizes it as ours. The claim
 # lies where mkfs writes nothing: behind the tables of the last block group, and before the end, which mkfs wipes.
+# A file system that is whole is kept in spite of it: somebody may have made that after the kill. mkfs keeps all others
+# of this kernel from the device, but the claim of another boot may be that of a kernel at work.
 format_device() { # $device of $bytes
-	if [ -z "$claim" ]; then
-		require_blank "$device"
-		printf '%s' "$our_claim" | write_sector
-	fi
+	local theirs
+	case $claim in
+	"$our_claim") ;;
+	'') require_blank "$device" ;;
+	*)
+		theirs=$claim
+		[ -n "$exclusive" ] || {
+			info prepare "waiting for 30 s: another container may use $device"
+			sleep 30
+		}
+		read_claim
+		[ "$claim" = "$theirs" ] || in_use "$device"
+		;;
+	esac
+	printf '%s' "$our_claim" | write_sector
 	info prepare "formatting $device with $format"
 	make_file_system "$device"
 	[ -z "$reason" ] || return 0 # by the claim, the next start formats it again
@@ -102,10 +116,11 @@ format_device() { # $device of $bytes
 }
 
 read_claim() { # sets `claim` if the device has ours
-	our_claim='kata-dind is formatting'
+	read -r our_claim </proc/sys/kernel/random/boot_id
+	our_claim="kata-dind is formatting $our_claim"
 	claim_sector=$(((bytes - 1048576) / 512))
 	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
-	[ "$claim" = "$our_claim" ] || claim=
+	case $claim in "${our_claim% *}"*) ;; *) claim= ;; esac
 }
 
 erase_claim() {

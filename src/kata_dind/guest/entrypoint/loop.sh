@@ -52,20 +52,23 @@ lock_directory() {
 	flock -n 9 || in_use "$image"
 }
 
-# What a start that was killed has left: its unfinished disk, and a loop device that would not end by itself.
+# What a start that was killed has left: its unfinished disk, and a loop device that would not end by itself. When its
+# mount has ended, the path of the device's file is what it was below that mount, so its content must tell that it is
+# our disk. A start that lives makes its device end by itself at once, and tries again if it could not.
 sweep() {
-	local file name text
+	local file name text kept
 	for file in "$image".new*; do
 		[ ! -e "$file" ] && [ ! -h "$file" ] || rm -rf -- "$file"
 	done
-	for file in /sys/block/loop*/loop/backing_file; do
-		[ -r "$file" ] || continue
-		{ read -r text <"$file"; } 2>/dev/null || continue
-		[ "$text" = "$image" ] || continue
-		name=${file#/sys/block/}
-		name=${name%%/*}
-		read -r text <"/sys/block/$name/loop/autoclear" || text=1
-		[ "$text" = 1 ] || losetup -d "/dev/$name" 2>/dev/null || :
+	for file in /sys/block/loop*/loop; do
+		{ read -r kept <"$file/autoclear" && read -r text <"$file/backing_file"; } 2>/dev/null || continue
+		case $kept$text in 0*/@LOOP_FILE@) ;; *) continue ;; esac
+		name=${file%/loop}
+		name=/dev/${name##*/}
+		cmp -s -n 2048 "$name" "$image" 2>/dev/null || continue
+		sleep 1
+		{ read -r kept <"$file/autoclear"; } 2>/dev/null || continue
+		[ "$kept" = 1 ] || losetup -d "$name" 2>/dev/null || :
 	done
 }
 
@@ -85,11 +88,11 @@ make_image() {
 	unfinished=$image.new-$unfinished
 	if truncate -s "${size_mib}M" "$unfinished" 2>/dev/null; then
 		make_file_system "$unfinished"
+		# Another container that starts now takes it for the leftover of a killed start.
+		[ -e "$unfinished" ] || in_use "$image"
 	else
 		unfit prepare "cannot make $image of $size" "make $directory writable, with space in it, or set KATA_DIND_DIR"
 	fi
-	# Another container that starts now takes it for the leftover of a killed start.
-	[ -n "$reason" ] || [ -e "$unfinished" ] || in_use "$image"
 	if [ -z "$reason" ]; then
 		if ln -- "$unfinished" "$image" 2>/dev/null; then
 			made=1

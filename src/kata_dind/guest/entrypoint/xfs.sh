@@ -1,18 +1,25 @@
 # --- prepare: xfs
 
-# Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks.
-read_xfs_superblock() { # FILE: sets `file_system_bytes`
-	local block_bytes blocks number byte
-	block_bytes=0 blocks=0 number=0
-	for byte in $(od -An -v -tu1 -N16 "$1" 2>/dev/null); do
+# Source: xfs_dsb in fs/xfs/libxfs/xfs_format.h; big-endian: magic, bytes of a block, blocks, and whether mkfs is in
+# progress, which no kernel mounts. mkfs.xfs writes the superblock first, and last of all once more without that mark.
+# FILE: sets `file_system_bytes`, and empties `on_disk` if a mkfs of ours has not come to its end.
+read_xfs_superblock() {
+	local block_bytes blocks number byte unfinished
+	block_bytes=0 blocks=0 number=0 unfinished=''
+	for byte in $(od -An -v -tu1 -N127 "$1" 2>/dev/null); do
 		case $number in
 		[4-7]) block_bytes=$((block_bytes << 8 | byte)) ;;
-		[89] | 1?) blocks=$((blocks << 8 | byte)) ;;
+		[89] | 1[0-5]) blocks=$((blocks << 8 | byte)) ;;
+		126) unfinished=$byte ;;
 		esac
 		number=$((number + 1))
 	done
 	file_system_bytes=$((blocks * block_bytes))
-	[ $number = 16 ] || file_system_bytes=$bytes
+	[ $number = 127 ] || file_system_bytes=$bytes
+	[ "$unfinished" = 1 ] || return 0
+	[ -n "${claim:-}" ] || stop prepare "mkfs.xfs has not come to its end on $disk; it was not touched" \
+		"wait until it has; if it was killed, make it blank: dd if=/dev/zero of=$disk bs=1M"
+	on_disk=
 }
 
 # One kernel refuses to mount an xfs twice, since it knows it by its UUID, but two kernels don't know of each other.
