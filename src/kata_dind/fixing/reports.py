@@ -107,8 +107,3 @@ def in_document(place: Place, pointer: Pointer) -> Pointer:
         if pointer[: len(pod_prefix)] == pod_prefix:
             return () if document_prefix is None else document_prefix + pointer[len(pod_prefix) :]
     return ()
-
-
-def pointer_text(pointer: Pointer) -> str:
-    """Write a pointer as RFC 6901 does."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in pointer)

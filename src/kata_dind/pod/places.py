@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kata_dind.manifest.patch import join_pointer, split_pointer
 from kata_dind.pod.argo import argo_pods
 from kata_dind.pod.buildkite import buildkite_pods, is_plugin
 from kata_dind.pod.embedded import parsed_text, with_fields
@@ -300,13 +301,3 @@ def _behind(pointer: Pointer, changed: Sequence[str], step: int) -> Pointer:
     if not isinstance(index, int) or index < int(changed[at]):
         return pointer
     return (*pointer[:at], index + step, *pointer[at + 1 :])
-
-
-def split_pointer(path: str) -> tuple[str, ...]:
-    """Return the steps of a JSON pointer (RFC 6901)."""
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])
-
-
-def join_pointer(steps: Iterable[str | int]) -> str:
-    """Return the JSON pointer of some steps."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from kata_dind.errors import SpecError
+from kata_dind.manifest.patch import patched
 from kata_dind.pod.annotations import REPAIRED
 from kata_dind.pod.model import Program, Repair
-from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import DataRoot, Policy, RuntimeClass
 from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.repair import Script, repair
@@ -93,7 +93,7 @@ def render(spec: RenderSpec, *, script: Script, policy: Policy | None = None) ->
     pod = _pod(spec, claims)
     repaired = repair(pod, own, script=script, claim_templates=claims)
     _require_repaired(spec, repaired)
-    return _object(spec, _in_order(apply(pod, repaired.patch)), claims)
+    return _object(spec, _in_order(patched(pod, repaired.patch)), claims)
 
 
 def _checked(spec: RenderSpec) -> int:

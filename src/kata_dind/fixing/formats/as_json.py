@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kata_dind.fixing.reports import DocumentReport, PodReport, Totals, in_document, pointer_text
+from kata_dind.fixing.reports import DocumentReport, PodReport, Totals, in_document
+from kata_dind.manifest.patch import join_pointer
 from kata_dind.pod.model import Engine, Finding, Root
 
 FORMAT = 1
@@ -103,6 +104,6 @@ def _finding(pod: PodReport, finding: Finding, line: int) -> dict[str, Any]:
     fields = dataclasses.asdict(finding)
     return {
         **{name: fields[name] for name in ("id", "severity", "message", "container", "hint")},
-        "pointer": pointer_text(in_document(pod.place, finding.pointer)),
+        "pointer": join_pointer(in_document(pod.place, finding.pointer)),
         "line": line,
     }
