@@ -10,6 +10,7 @@ from typing import Any
 from kata_dind.pod.model import Finding, PodDict, Severity
 from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.reading import containers_of, mapping, text
+from kata_dind.pod.sizes import LEAST_BYTES
 from kata_dind.vocabulary import DataRootKind
 
 PREFIX = "kata-dind.io/"
@@ -23,8 +24,8 @@ REPAIRED = PREFIX + "repaired"
 _YES = frozenset(("true", "on", "yes", "enabled"))
 _NO = frozenset(("false", "off", "no", "disabled"))
 
-LEAST_BYTES = 64 * 2**20
-MOST_BYTES = 64 * 2**40
+_MOST_ASKED_BYTES = 64 * 2**40
+"""More is a mistake; what is more than a data root can have gets as much as it can."""
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -123,7 +124,7 @@ def _read_size(value: str) -> tuple[int | None, str]:
     size_bytes = quantity_bytes(value.strip())
     if size_bytes is None:
         return None, f"is {_shown(value)}; it must be a quantity such as 20Gi"
-    if not LEAST_BYTES <= size_bytes <= MOST_BYTES:
+    if not LEAST_BYTES <= size_bytes <= _MOST_ASKED_BYTES:
         return None, f"is {_shown(value)}; it must be between 64Mi and 64Ti"
     return size_bytes, ""
 

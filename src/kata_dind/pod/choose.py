@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import Any
 
 from kata_dind.pod.handlers import Runtime
-from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
+from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import quantity, quantity_bytes
 from kata_dind.pod.reading import mapping, text, words
-from kata_dind.pod.sizes import disk_within, is_possible, limit_for, quantity
+from kata_dind.pod.sentences import program_name
+from kata_dind.pod.sizes import disk_within, is_possible, limit_for
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
     clean_path,
@@ -190,8 +191,8 @@ def _refusal(site: Site, kind: str) -> Finding | None:
     if not engine.privileged and not engine.rootless:
         return site.finding(
             "pod.not-privileged",
-            f"The container {site.named} is not privileged, and without that {_NAMES[engine.program]} can't mount what "
-            "it needs; a repair of its data root would not help.",
+            f"The container {site.named} is not privileged, and without that {program_name(engine.program)} can't "
+            "mount what it needs; a repair of its data root would not help.",
             "Set securityContext.privileged: true, which in a Kata pod is about the guest alone.",
         )
     if root.backing is Backing.UNFIT and root.mount is not None:
@@ -212,20 +213,6 @@ def _script_mounts(site: Site) -> bool:
                 if site.root.path in parts[1:] and any(part in ("mount", "/bin/mount") for part in parts):
                     return True
     return False
-
-
-_NAMES = {
-    Program.DOCKERD: "Docker",
-    Program.BUILDKITD: "BuildKit",
-    Program.CONTAINERD: "containerd",
-    Program.DAGGER: "Dagger's engine",
-    Program.EARTHLY: "Earthly's buildkitd",
-}
-
-
-def program_name(program: Program) -> str:
-    """Return a program's name as sentences have it."""
-    return _NAMES[program]
 
 
 def _asked(site: Site) -> DataRootKind:

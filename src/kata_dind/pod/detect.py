@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from kata_dind.pod.annotations import Wishes, read_wishes
@@ -20,6 +19,7 @@ from kata_dind.pod.images import CERTAIN, LIKELY, NOTHING, Known, known_image
 from kata_dind.pod.launches import HandMount, Start, flags_weight, mount_over, read_launch
 from kata_dind.pod.launches import Launch as FoundLaunch
 from kata_dind.pod.model import (
+    NO_CONFIG_MAPS,
     Backing,
     ConfigMaps,
     ContainerList,
@@ -38,10 +38,8 @@ from kata_dind.pod.model import (
 from kata_dind.pod.outcomes import outcome_of
 from kata_dind.pod.policy import Policy, matches
 from kata_dind.pod.reading import containers_of, items, mapping, number, text, words
-from kata_dind.pod.roots import Driver, NamedRoot, Running, Storage, read_storage
+from kata_dind.pod.roots import DEFAULT_ROOTS, Driver, NamedRoot, Running, Storage, read_storage
 from kata_dind.pod.volumes import IMAGE_VOLUMES, backing_at, backing_of, clean_path, find_mount, find_volume
-
-_NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
 # A container that has none of these in its image and words runs no Docker, unless variables or volumes say so.
 _HINTS = (
@@ -68,7 +66,7 @@ def detect(
     pod: PodDict,
     policy: Policy,
     *,
-    config_maps: ConfigMaps = _NO_CONFIG_MAPS,
+    config_maps: ConfigMaps = NO_CONFIG_MAPS,
     claim_templates: Sequence[Mapping[str, Any]] = (),
 ) -> Detection:
     """Return what runs in a pod, where its data lands and what becomes of it, and what else is to be said."""
@@ -585,7 +583,7 @@ class _Container:
         if beside is None and not (case.start is not None and case.start.has_containerd):
             return
         if beside is None:
-            yield NamedRoot("/var/lib/containerd", "the default of the containerd beside it"), True
+            yield NamedRoot(DEFAULT_ROOTS[Program.CONTAINERD], "the default of the containerd beside it"), True
             return
         running = Running(
             Program.CONTAINERD, beside.words, beside.variables, NOTHING, beside.rootless, lambda path: None

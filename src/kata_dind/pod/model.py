@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from kata_dind.vocabulary import DataRootKind, Filesystem
@@ -17,6 +18,8 @@ PodDict = Mapping[str, Any]
 
 ConfigMaps = Mapping[str, Mapping[str, str]]
 """The data of the ConfigMaps in reach, by name: those of the same file, or none."""
+
+NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
 ContainerList = Literal["initContainers", "containers", "ephemeralContainers"]
 

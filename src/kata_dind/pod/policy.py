@@ -24,13 +24,9 @@ from pydantic_core import ErrorDetails
 
 from kata_dind.errors import SpecError
 from kata_dind.pod.model import Program
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import quantity, quantity_bytes
+from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES
 from kata_dind.vocabulary import DataRootKind
-
-_MIB = 1 << 20
-LEAST_BYTES = 64 * _MIB
-MOST_BYTES = 16 << 40
-"""The largest file of ext4 with blocks of 4 KiB."""
 
 _KATA_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", re.ASCII)
 _PROGRAM_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", re.ASCII)
@@ -125,7 +121,7 @@ def _checked_size(text: str) -> str:
     if size_bytes is None:
         raise ValueError(f"{_shown(text)} is not a size; use a quantity of Kubernetes, like 20Gi")
     if size_bytes < LEAST_BYTES:
-        raise ValueError(f"{_shown(text)} is too small; use at least {LEAST_BYTES // _MIB}Mi")
+        raise ValueError(f"{_shown(text)} is too small; use at least {quantity(LEAST_BYTES)}")
     if size_bytes > MOST_BYTES:
         raise ValueError(f"{_shown(text)} is too large; use at most {MOST_BYTES >> 40}Ti")
     return text

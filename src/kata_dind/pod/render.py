@@ -16,11 +16,10 @@ from kata_dind.manifest.patch import patched
 from kata_dind.pod.annotations import REPAIRED
 from kata_dind.pod.model import Program, Repair
 from kata_dind.pod.policy import DataRoot, Policy, RuntimeClass
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import entrypoint_size_bytes, quantity, quantity_bytes
 from kata_dind.pod.repair import Script, repair
-from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES, is_possible, limit_for, quantity
-from kata_dind.pod.storage import DEFAULT_ROOTS
-from kata_dind.pod.wishes import entrypoint_size
+from kata_dind.pod.roots import DEFAULT_ROOTS
+from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES, is_possible, limit_for
 from kata_dind.pod.wrapper import DEVICE
 from kata_dind.vocabulary import DataRootKind
 
@@ -98,7 +97,7 @@ def render(spec: RenderSpec, *, script: Script, policy: Policy | None = None) ->
 
 def _checked(spec: RenderSpec) -> int:
     """Return the size in bytes, when all that is asked for can be written into a manifest."""
-    size_bytes = entrypoint_size(spec.size) or quantity_bytes(spec.size)
+    size_bytes = entrypoint_size_bytes(spec.size) or quantity_bytes(spec.size)
     if size_bytes is None or not is_possible(size_bytes):
         least, most = quantity(LEAST_BYTES), f"{MOST_BYTES >> 40}Ti"
         raise _wrong("size", spec.size, f"a size from {least} to {most}, such as 50G")

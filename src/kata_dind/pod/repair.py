@@ -9,11 +9,10 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from kata_dind.pod.annotations import REPAIRED
-from kata_dind.pod.choose import Choice, Site, choose, program_name, source_of
+from kata_dind.pod.choose import Choice, Site, choose, source_of
 from kata_dind.pod.daemon import (
     add_certificates,
     add_mirrors,
@@ -27,6 +26,7 @@ from kata_dind.pod.daemon import (
 from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.model import (
+    NO_CONFIG_MAPS,
     Backing,
     ConfigMaps,
     Copy,
@@ -44,6 +44,7 @@ from kata_dind.pod.model import (
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
 from kata_dind.pod.reading import items, mapping, text, words
+from kata_dind.pod.sentences import program_name
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
@@ -65,7 +66,6 @@ Script = Callable[[Copy], str]
 """Gives a copy of the guest entrypoint; it is asked for the same ones often."""
 
 _BROKEN = (Outcome.SLOW, Outcome.FAILS)
-_NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
 _FINDINGS = {
     Backing.VIRTIOFS: "root.on-share",
@@ -83,7 +83,7 @@ def repair(
     policy: Policy,
     *,
     script: Script,
-    config_maps: ConfigMaps = _NO_CONFIG_MAPS,
+    config_maps: ConfigMaps = NO_CONFIG_MAPS,
     claim_templates: Sequence[Mapping[str, Any]] = (),
     detection: Detection | None = None,
     improve: bool = False,

@@ -17,13 +17,15 @@ from kata_dind.pod.volumes import clean_path
 
 _LARGEST_FILE = 65_536
 
-_DEFAULTS = {
+DEFAULT_ROOTS = {
     Program.DOCKERD: "/var/lib/docker",
     Program.BUILDKITD: "/var/lib/buildkit",
     Program.CONTAINERD: "/var/lib/containerd",
     Program.DAGGER: "/var/lib/dagger",
     Program.EARTHLY: "/tmp/earthly",
 }
+"""Where each program keeps its data if nothing else is said; the guest entrypoint looks there as well."""
+
 _ROOT_FLAGS = {Program.DOCKERD: ("--data-root", "--graph", "-g")}
 _CONFIG_FLAGS = {Program.DOCKERD: ("--config-file",), Program.CONTAINERD: ("--config", "-c")}
 _CONFIG_FILES = {
@@ -206,7 +208,7 @@ def _default(running: Running) -> NamedRoot:
         data = running.variables.get("XDG_DATA_HOME") or f"{_home(running)}/.local/share"
         said = "the default without root"
         return NamedRoot(_path(f"{data}/{_BELOW_HOME[running.program]}"), said)
-    return NamedRoot(_DEFAULTS[running.program], f"{running.program}'s default")
+    return NamedRoot(DEFAULT_ROOTS[running.program], f"{running.program}'s default")
 
 
 def _drivers(running: Running, words: Sequence[str], config: Mapping[str, Any], config_file: str) -> Iterator[Driver]:

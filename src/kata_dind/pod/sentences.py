@@ -1,10 +1,22 @@
-"""Names of others in our sentences: on one line, without control characters, and not all of a long one."""
+"""Names in our sentences; those of others on one line, without control characters, and not all of a long one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kata_dind.pod.model import Program
+
 _LONGEST = 100
+
+_PROGRAMS = {
+    Program.DOCKERD: "Docker",
+    Program.BUILDKITD: "BuildKit",
+    Program.CONTAINERD: "containerd",
+    Program.DAGGER: "Dagger's engine",
+    Program.EARTHLY: "Earthly's buildkitd",
+}
+
+_IN_LOWER_CASE = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "kata", "kubelet", "vfs", "emptyDir"))
 
 
 def plain(text: str) -> str:
@@ -23,3 +35,19 @@ def listed(names: Sequence[str]) -> str:
     """Return the first three names in backquotes, and how many more there are."""
     shown = ", ".join(map(quoted, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def program_name(program: Program) -> str:
+    """Return a program's name as sentences have it."""
+    return _PROGRAMS[program]
+
+
+def sentence(text: str, *, capital: bool = True) -> str:
+    """Return a text as a sentence: with a full stop, and a capital if it begins with an ordinary word."""
+    text = text.strip()
+    if not text:
+        return ""
+    first = text.partition(" ")[0].rstrip(",")
+    if capital and first.isalpha() and first.islower() and first not in _IN_LOWER_CASE:
+        text = text[0].upper() + text[1:]
+    return text if text[-1] in ".!?:" else f"{text}."

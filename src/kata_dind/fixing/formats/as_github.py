@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kata_dind.fixing.reports import DocumentReport, Totals
-from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Severity
+from kata_dind.pod.sentences import sentence
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 

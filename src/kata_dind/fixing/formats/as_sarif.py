@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
-from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Finding, Severity
+from kata_dind.pod.sentences import sentence
 from kata_dind.version import __version__
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
