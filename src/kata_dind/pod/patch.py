@@ -91,7 +91,8 @@ class Draft:
 
     def insert_first(self, pointer: Pointer, value: Any) -> None:
         """Put a value at the front of a list, which is made if it is absent."""
-        if self.get(pointer):
+        there = self.get(pointer)
+        if there and isinstance(there, list):
             self.operations.append({"op": "add", "path": pointer_text((*pointer, 0)), "value": value})
             self._own(pointer).insert(0, value)
             self._forget(pointer)
