@@ -14,10 +14,12 @@ from typing import Any
 from kata_dind.pod.annotations import Wishes, read_wishes
 from kata_dind.pod.argv import FROM_IMAGE, Word, basename, expand, place_of
 from kata_dind.pod.files import Files, environment_of
+from kata_dind.pod.flags import flags_weight
+from kata_dind.pod.hand_mounts import HandMount, mount_over
 from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.images import CERTAIN, LIKELY, NOTHING, Known, known_image
-from kata_dind.pod.launches import HandMount, Start, flags_weight, mount_over, read_launch
 from kata_dind.pod.launches import Launch as FoundLaunch
+from kata_dind.pod.launches import Start, read_launch
 from kata_dind.pod.model import (
     NO_CONFIG_MAPS,
     Backing,

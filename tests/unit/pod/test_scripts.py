@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kata_dind.pod.launches import HandMount, Launch, Script, read_launch
+from kata_dind.pod.hand_mounts import HandMount
+from kata_dind.pod.launches import Launch, Script, read_launch
 from kata_dind.pod.scripts import LONGEST_SCRIPT, expanded, parse_script
 
 
