@@ -5,13 +5,12 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kata_dind.pod.annotations import REPAIRED
+from kata_dind.pod.by_hand import can_replace, replacement, root_beside, unclear_script, works_by_hand
 from kata_dind.pod.choose import Choice, Site, choose, source_of
 from kata_dind.pod.daemon import (
     add_certificates,
@@ -21,7 +20,6 @@ from kata_dind.pod.daemon import (
     driver_on_claim,
     give_time,
     strip_drivers,
-    without_drivers,
 )
 from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
@@ -43,7 +41,7 @@ from kata_dind.pod.model import (
 )
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
-from kata_dind.pod.reading import items, mapping, text, words
+from kata_dind.pod.reading import items, mapping
 from kata_dind.pod.sentences import program_name
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
@@ -65,6 +63,7 @@ from kata_dind.vocabulary import DataRootKind
 Script = Callable[[Copy], str]
 """Gives a copy of the guest entrypoint; it is asked for the same ones often."""
 
+_LONGEST_NOTE = 250
 _BROKEN = (Outcome.SLOW, Outcome.FAILS)
 
 _FINDINGS = {
@@ -204,10 +203,10 @@ class _Job:
         beside = next((root for root in broken if root.is_standalone_containerds), None)
         if engine.by_hand and beside is not None:
             self.findings.append(_found(engine, beside))
-            self._give_up(_beside(engine, beside))
+            self._give_up(root_beside(engine, beside))
             return
         if engine.by_hand and not self.improve:
-            self.findings.append(_by_hand(engine))
+            self.findings.append(works_by_hand(engine))
             return
         self.findings += [_found(engine, root) for root in broken]
         if engine.list == "ephemeralContainers":
@@ -279,8 +278,8 @@ class _Job:
         settings: Sequence[StorageSetting],
         dropped: set[Pointer],
     ) -> bool:
-        if engine.by_hand and not _can_replace(engine, container, self.config_maps):
-            self.findings.append(_unclear_script(engine))  # it works, though
+        if engine.by_hand and not can_replace(engine, container, self.config_maps):
+            self.findings.append(unclear_script(engine))  # it works, though
             return False
         dockerds = next((root for root in broken if not root.is_standalone_containerds), None)
         site = self._site(engine, container, dockerds or broken[0])
@@ -298,7 +297,7 @@ class _Job:
                     self._give_up(refusal)
                     return False
             if engine.by_hand:
-                self._put_command(site, _replacement(engine), kind="")
+                self._put_command(site, replacement(engine), kind="")
         else:
             if dockerds is None:
                 prove_only(self.bench, site)
@@ -345,7 +344,7 @@ class _Job:
         engine = site.engine
         self.wrapped.add(engine.pointer)
         if engine.by_hand:
-            self._put_command(site, _replacement(engine), kind)
+            self._put_command(site, replacement(engine), kind)
             return
         own = command_of(site.container)
         if site.is_wrapped:
@@ -437,73 +436,6 @@ class _Job:
             kinds = ", ".join(dict.fromkeys(self.kinds))
             note = f"{__version__} {kinds}: {'; '.join(self.mended)}"
             bench.draft.put(("metadata", "annotations", REPAIRED), note[:_LONGEST_NOTE])
-
-
-_LONGEST_NOTE = 250
-_LONGEST_SCRIPT = 65_536
-_BACKGROUND = re.compile(r"(?<![&>])&(?![&>])")
-"""What starts a program beside the others, as `&&`, `2>&1` and `&>` don't."""
-
-
-def _replacement(engine: Engine) -> list[str]:
-    return [escape_expansion(word) for word in without_drivers(engine.command)]
-
-
-def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: ConfigMaps) -> bool:
-    """Tell whether a script ends with the words that start the program, with nothing in them for a shell.
-
-    What else it does after that, or beside it, would be lost.
-    """
-    if not engine.command or any(set(word) & set("$`*?;&|<>") for word in engine.command):
-        return False
-    texts = [*words(container.get("command")), *words(container.get("args"))]
-    texts += [text(value) for data in config_maps.values() for value in mapping(data).values()]
-    return any(_ends_with(text, engine.command) for text in texts if "mount" in text)
-
-
-def _ends_with(script: str, command: Sequence[str]) -> bool:
-    start = script.rfind(command[0])
-    if start < 0 or len(script) > _LONGEST_SCRIPT or _BACKGROUND.search(script):
-        return False
-    try:
-        return shlex.split(script[start:]) == list(command)
-    except ValueError:
-        return False
-
-
-def _by_hand(engine: Engine) -> Finding:
-    return Finding(
-        "root.by-hand",
-        Severity.NOTE,
-        f"`{engine.container}` makes a disk for its data root by itself; that works, and is left as it is.",
-        engine.container,
-        engine.pointer,
-        "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
-        "the network at each start, and limits for containers.",
-    )
-
-
-def _beside(engine: Engine, root: Root) -> Finding:
-    return Finding(
-        "root.beside-by-hand",
-        Severity.WARNING,
-        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
-        "not on it.",
-        engine.container,
-        engine.pointer,
-        f"Let the script mount a directory of the disk on {root.path}, too.",
-    )
-
-
-def _unclear_script(engine: Engine) -> Finding:
-    return Finding(
-        "root.script-unclear",
-        Severity.NOTE,
-        f"The script of `{engine.container}` makes a disk by itself, and what else it does is not clear, so it can't "
-        "be replaced.",
-        engine.container,
-        engine.pointer,
-    )
 
 
 def _ephemeral(engine: Engine) -> Finding:
