@@ -66,7 +66,7 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
             f"{what} {setting.driver} of `{engine.container}` is taken out: overlay works on its data root, and "
             "is faster."
         )
-        for pointer in _entries_of(bench, setting, name) if setting.is_variable else setting.pointers:
+        for pointer in setting.pointers:
             if pointer in done:
                 continue
             done.add(pointer)
@@ -75,17 +75,6 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
             else:
                 bench.removals.append(pointer)
     return bool(stripped)
-
-
-def _entries_of(bench: Bench, setting: StorageSetting, name: str) -> list[Pointer]:
-    """Return all entries of a variable: without the last one, which counts, the one before it would."""
-    environment = [pointer[:-1] for pointer in setting.pointers[:1]]
-    return [
-        (*pointer, index)
-        for pointer in environment
-        for index, entry in enumerate(items(bench.draft.get(pointer)))
-        if mapping(entry).get("name") == name
-    ]
 
 
 def driver_in_script(engine: Engine, settings: Sequence[StorageSetting], *, is_wrapped: bool) -> Finding | None:

@@ -633,12 +633,15 @@ class _Container:
         return (*self.pointer, "command", place) if place < count else (*self.pointer, "args", place - count)
 
     def _variable_pointers(self, name: str) -> tuple[Pointer, ...]:
-        """Return all entries of a name, the last of which counts: without that, the one before it would."""
-        return tuple(
-            (*self.pointer, "env", index)
+        """Return all entries of a variable: without the last one, which counts, the one before it would."""
+        entries = [
+            (index, mapping(entry))
             for index, entry in enumerate(items(self._container.get("env")))
-            if mapping(entry).get("name") == name and isinstance(mapping(entry).get("value"), str)
-        )
+            if mapping(entry).get("name") == name
+        ]
+        if not entries or not isinstance(entries[-1][1].get("value"), str):
+            return ()
+        return tuple((*self.pointer, "env", index) for index, _ in entries)
 
     def _said_of(self, storage: Storage) -> list[Finding]:
         findings = []
