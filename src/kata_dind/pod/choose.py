@@ -12,7 +12,7 @@ from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
 from kata_dind.pod.quantity import quantity, quantity_bytes
-from kata_dind.pod.reading import mapping, text, words
+from kata_dind.pod.reading import mapping, post_start_words, text, words
 from kata_dind.pod.sentences import program_name
 from kata_dind.pod.sizes import disk_within, is_possible, limit_for
 from kata_dind.pod.volumes import (
@@ -265,11 +265,11 @@ def _is_started_by_hook(site: Site) -> bool:
     """Tell whether what starts the program stands in the postStart hook, and nowhere else."""
     if "lifecycle" not in site.container or not site.engine.command:
         return False
-    hook = mapping(mapping(mapping(site.container["lifecycle"]).get("postStart")).get("exec")).get("command")
+    hook = post_start_words(site.container)
     command = words(site.container.get("command")) or list(site.engine.entrypoint)
     own = [*command, *words(site.container.get("args"))]
     started = site.engine.command[0]
-    return any(started in word for word in words(hook)) and not any(started in word for word in own)
+    return any(started in word for word in hook) and not any(started in word for word in own)
 
 
 def _block_plain(site: Site) -> Choice:

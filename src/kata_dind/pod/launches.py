@@ -75,7 +75,7 @@ class Start:
 
 
 @dataclass(slots=True)
-class Launch:
+class FoundLaunch:
     """What was found."""
 
     starts: list[Start] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Launch:
     """The guest entrypoint of kata-dind is in it already."""
 
 
-def read_launch(words: Sequence[str], variables: Mapping[str, str], find_file: FindFile) -> Launch:
+def read_launch(words: Sequence[str], variables: Mapping[str, str], find_file: FindFile) -> FoundLaunch:
     """Follow a container's words to what they start."""
     reader = _Reader(find_file)
     reader.run(list(words), dict(variables), positional=(), depth=0, script="")
@@ -106,7 +106,7 @@ class _Reader:
     """Runs through commands as a shell would, without running any."""
 
     def __init__(self, find_file: FindFile) -> None:
-        self.launch = Launch()
+        self.launch = FoundLaunch()
         self._find_file = find_file
         self._files: dict[str, str] = {}
         self._functions: dict[str, list[Command]] = {}
