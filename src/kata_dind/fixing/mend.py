@@ -18,6 +18,7 @@ from kata_dind.pod.model import Finding, Operation, Place, Repair, Severity
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
+from kata_dind.pod.sentences import sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _mended(document: Document, patch: Sequence[Operation]) -> str:
 
 def _made_elsewhere(place: Place) -> Finding:
     maker = place.made_by or "Another object makes the pod"
-    message = place.incomplete or f"{maker}, and this document has no place for the repair"
+    message = place.incomplete or sentence(f"{maker}, and this document has no place for the repair")
     return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_by_webhook(message))
 
 
@@ -97,7 +98,7 @@ def _incomplete(place: Place, severity: Severity) -> Finding:
 
 def _improvable(mended: Repair) -> Finding:
     reason = mended.reasons[0] if mended.reasons else ""
-    return Finding("pod.improvable", Severity.WARNING, f"it works, and can be made better: {reason}")
+    return Finding("pod.improvable", Severity.WARNING, f"It works, and can be made better: {reason}")
 
 
 def _by_webhook(message: str) -> str:

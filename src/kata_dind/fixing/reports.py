@@ -20,7 +20,16 @@ class PodReport:
     patch: tuple[Operation, ...] = ()
     """The repair in the document's own pointers; empty if there is none, or the document can't hold it."""
     lines: tuple[int, ...] = ()
-    """For each finding, the line that it is about."""
+    """For each finding, the line that it is about; empty for an object of a cluster."""
+
+    @property
+    def located(self) -> list[tuple[Finding, int]]:
+        """Each finding with the line that it is about; 0 without a file."""
+        return list(zip(self.findings, self.lines or [0] * len(self.findings), strict=True))
+
+    def said_of(self, finding: Finding) -> str:
+        """Return a finding for those who don't see the pod beside it: its title, what is wrong, the next step."""
+        return " ".join(filter(None, (f"{self.title}: {finding.message}", finding.hint)))
 
     @property
     def is_worth_a_word(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kata_dind.pod.model import Finding, PodDict, Severity
 from kata_dind.pod.quantity import quantity_bytes
-from kata_dind.pod.reading import containers_of, mapping, text
+from kata_dind.pod.reading import containers_of, mapping
 from kata_dind.pod.sizes import LEAST_BYTES
 from kata_dind.vocabulary import DataRootKind
 
@@ -40,10 +40,6 @@ class Wishes:
     size_bytes: int | None = None
     container: str = ""
     """The name of the container whose data root it is; it exists in the pod."""
-    misunderstood: tuple[str, ...] = ()
-    """Names of annotations whose value isn't understood; each has a finding."""
-    repaired: str = ""
-    """What a repair has written, if one has been there."""
 
 
 NOTHING = Wishes()
@@ -81,15 +77,7 @@ def _understood(pod: PodDict, ours: Mapping[str, Any]) -> tuple[Wishes, tuple[Fi
             mistake = "is not known: kata-dind reads repair, data-root, size and container"
         if mistake:
             findings.append(_misunderstood(name, mistake))
-    wishes = Wishes(
-        repair,
-        kind,
-        size_bytes,
-        container,
-        tuple("/".join(map(str, finding.pointer[-1:])) for finding in findings),
-        text(ours.get(REPAIRED)),
-    )
-    return wishes, tuple(findings)
+    return Wishes(repair, kind, size_bytes, container), tuple(findings)
 
 
 def _misunderstood(name: str, mistake: str) -> Finding:
@@ -98,9 +86,9 @@ def _misunderstood(name: str, mistake: str) -> Finding:
     return Finding(
         f"annotation.{known}",
         Severity.WARNING,
-        f"the annotation {shown} {mistake}",
+        f"The annotation {shown} {mistake}.",
         pointer=("metadata", "annotations", name),
-        hint="the pod is left as it is until the annotation is right" if name == REPAIR else "",
+        hint="The pod is left as it is until the annotation is right." if name == REPAIR else "",
     )
 
 

@@ -52,7 +52,7 @@ def works_by_hand(engine: Engine) -> Finding:
         f"`{engine.container}` makes a disk for its data root by itself; that works, and is left as it is.",
         engine.container,
         engine.pointer,
-        "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
+        "`kata-dind fix --improve` shows what it would become: direct I/O, checks after a power cut, no packages from "
         "the network at each start, and limits for containers.",
     )
 

@@ -32,7 +32,7 @@ _HINTS = (
 # To read so many characters is no more work than to look for hints in them.
 _LONG = 8192
 _VARIABLE_HINTS = frozenset((*STARTING_VARIABLES, "START_DOCKER_SERVICE"))
-_HINT_YES = "annotate the pod with kata-dind.io/container: {name} if it does"
+_HINT_YES = "Annotate the pod with kata-dind.io/container: {name} if it does."
 
 
 def detect(
@@ -148,7 +148,7 @@ def _likely(container: Container, case: Case) -> Finding:
     return Finding(
         "pod.likely-daemon",
         Severity.NOTE,
-        f"the container {container.named} may run {case.program} ({reasons}), but nothing makes it sure",
+        f"The container `{container.named}` may run {case.program} ({reasons}), but nothing makes it sure.",
         container=container.name,
         pointer=container.pointer,
         hint=_HINT_YES.format(name=container.name) if container.name else "",
@@ -161,7 +161,7 @@ def _other_runtime(container: Container, launch: FoundLaunch) -> Iterator[Findin
         yield Finding(
             "pod.other-runtime",
             Severity.NOTE,
-            f"the container {container.named} runs {other}, which kata-dind does not repair",
+            f"The container `{container.named}` runs {other}, which kata-dind does not repair.",
             container=container.name,
             pointer=container.pointer,
         )

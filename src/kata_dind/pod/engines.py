@@ -193,8 +193,8 @@ def _said_of(container: Container, storage: Storage) -> list[Finding]:
             Finding(
                 "root.unknown",
                 Severity.WARNING,
-                f"the data root of the container {container.named} is named by {storage.root.said_by} "
-                "with a value that is not known here",
+                f"The data root of the container `{container.named}` is named by {storage.root.said_by} "
+                "with a value that is not known here.",
                 container=container.name,
                 pointer=container.pointer,
             )
@@ -205,8 +205,8 @@ def _said_of(container: Container, storage: Storage) -> list[Finding]:
             Finding(
                 "root.config-unread",
                 Severity.NOTE,
-                f"{storage.config_file} comes from the ConfigMap {unread}, which is not at hand: "
-                "it may name another data root or storage driver",
+                f"The file {storage.config_file} comes from the ConfigMap {unread}, which is not at hand: "
+                "it may name another data root or storage driver.",
                 container=container.name,
                 pointer=container.pointer,
             )

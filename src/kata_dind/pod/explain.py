@@ -86,8 +86,10 @@ def _about_finding(finding: Finding) -> str:
     begins = {Severity.ERROR: "Wrong: ", Severity.WARNING: "Mind: ", Severity.NOTE: "Note: "}[finding.severity]
     name = finding.container
     where = f"in the container `{name}`, " if name and f"`{name}`" not in finding.message else ""
-    hint = sentence(finding.hint)
-    return " ".join(filter(None, (f"{begins}{where}{sentence(finding.message, capital=False)}", hint)))
+    message = finding.message
+    if where and message.startswith(("The ", "A ")):
+        message = message[0].lower() + message[1:]
+    return " ".join(filter(None, (f"{begins}{where}{message}", finding.hint)))
 
 
 def _about_repair(detection: Detection, repair: Repair, *, can_be_written: bool) -> Iterator[str]:

@@ -82,11 +82,7 @@ class FoundLaunch:
     unknown: list[str] = field(default_factory=list)
     """Scripts that are called, and can't be read."""
     other_runtime: str = ""
-    program: str = ""
-    """The name of the first program that is run."""
     mounts: list[HandMount] = field(default_factory=list)
-    formats: bool = False
-    """A file system is made."""
     is_wrapped: bool = False
     """The guest entrypoint of kata-dind is in it already."""
 
@@ -136,8 +132,6 @@ class _Reader:
             variables.update(unwrapped.variables)
             return
         name = basename(unwrapped.words[0])
-        if not self.launch.program:
-            self.launch.program = name
         call = _Call(unwrapped, name, variables, positional, depth, script, command)
         if name in self._functions:
             self._call_function(call)
@@ -366,9 +360,7 @@ class _Reader:
 
     def _mounts(self, call: _Call) -> bool:
         words = call.unwrapped.words
-        if call.name.startswith(("mkfs", "mke2fs")):
-            self.launch.formats = True
-        elif call.name == "mount":
+        if call.name == "mount":
             mount = read_mount(words, self.launch.mounts)
             if mount is not None:
                 self.launch.mounts.append(replace(mount, unless_mounted=mount.target in self._asked))
@@ -379,7 +371,7 @@ class _Reader:
         elif call.name == "umount":
             self.launch.mounts = [mount for mount in self.launch.mounts if mount.target not in words]
         else:
-            return False
+            return call.name.startswith(("mkfs", "mke2fs"))
         return True
 
     def _note_writes(

@@ -124,10 +124,10 @@ class Root:
     mount: VolumeMount | None
     backing: Backing
     backing_because: str
-    """A sentence: what the volume becomes under the pod's handler, and why."""
+    """A clause without a full stop: what the volume becomes under the pod's handler, and why."""
     outcome: Outcome
     outcome_because: str
-    """A sentence: what the program of this version does there, and what follows."""
+    """A clause, too: what the program of this version does there, and what follows."""
     is_standalone_containerds: bool = False
     """It is the root of a containerd beside a dockerd."""
 
@@ -204,7 +204,7 @@ class Finding:
     """Stable and public, as in `root.on-share`."""
     severity: Severity
     message: str
-    """A sentence."""
+    """A sentence, or more: with a capital or a backquote first, and a full stop. So is a hint."""
     container: str = ""
     pointer: Pointer = ()
     """What it is about, in the pod."""

@@ -42,7 +42,7 @@ from kata_dind.pod.model import (
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
 from kata_dind.pod.reading import items, mapping
-from kata_dind.pod.sentences import program_name
+from kata_dind.pod.sentences import program_name, sentence
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
@@ -140,8 +140,7 @@ def _malformed(error: Malformed) -> Finding:
 
 
 def _left_alone(runtime: Runtime) -> Finding:
-    sentence = runtime.left_alone
-    return Finding("class.left-alone", Severity.NOTE, f"{sentence[:1].upper()}{sentence[1:]}.")
+    return Finding("class.left-alone", Severity.NOTE, sentence(runtime.left_alone))
 
 
 def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequence[Mapping[str, Any]]) -> list[Root]:

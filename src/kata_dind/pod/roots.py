@@ -6,7 +6,7 @@ import json
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kata_dind.pod.argv import basename
@@ -96,8 +96,6 @@ class Storage:
     """The first is the one that counts."""
     config_file: str = ""
     """The path of the configuration that would name more, whether or not it is in reach."""
-    said_containerd: bool = field(default=False)
-    """It is told to use a containerd that is there already."""
 
 
 def read_storage(running: Running) -> Storage:
@@ -111,8 +109,7 @@ def read_storage(running: Running) -> Storage:
         or _root_of_config(config, config_file)
         or _default(running)
     )
-    said_containerd = running.program is Program.DOCKERD and any(True for _ in flag_values(words, ("--containerd",)))
-    return Storage(root, tuple(_drivers(running, words, config, config_file)), config_file, said_containerd)
+    return Storage(root, tuple(_drivers(running, words, config, config_file)), config_file)
 
 
 def flag_values(words: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

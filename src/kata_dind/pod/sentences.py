@@ -42,12 +42,12 @@ def program_name(program: Program) -> str:
     return _PROGRAMS[program]
 
 
-def sentence(text: str, *, capital: bool = True) -> str:
+def sentence(text: str) -> str:
     """Return a text as a sentence: with a full stop, and a capital if it begins with an ordinary word."""
     text = text.strip()
     if not text:
         return ""
     first = text.partition(" ")[0].rstrip(",")
-    if capital and first.isalpha() and first.islower() and first not in _IN_LOWER_CASE:
+    if first.isalpha() and first.islower() and first not in _IN_LOWER_CASE:
         text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?:" else f"{text}."

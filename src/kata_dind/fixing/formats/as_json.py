@@ -56,10 +56,7 @@ def pod_as_fields(report: DocumentReport, pod: PodReport) -> dict[str, Any]:
         "is_kata": pod.detection.is_kata,
         "needs_repair": pod.needs_repair,
         "engines": [_engine(engine) for engine in pod.detection.engines],
-        "findings": [
-            _finding(pod, finding, line)
-            for finding, line in zip(pod.findings, pod.lines or _no_lines(pod), strict=True)
-        ],
+        "findings": [_finding(pod, finding, line) for finding, line in pod.located],
         "repair": {
             "kind": pod.repair.kind,
             "reasons": list(pod.repair.reasons),
@@ -67,10 +64,6 @@ def pod_as_fields(report: DocumentReport, pod: PodReport) -> dict[str, Any]:
             "is_whole": bool(pod.patch) and not pod.repair.unrepaired,
         },
     }
-
-
-def _no_lines(pod: PodReport) -> list[int]:
-    return [0] * len(pod.findings)
 
 
 def _engine(engine: Engine) -> dict[str, Any]:
