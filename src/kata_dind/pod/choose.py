@@ -78,7 +78,7 @@ class Site:
     @property
     def named(self) -> str:
         """The container, as sentences name it."""
-        return f"`{self.engine.container}`"
+        return self.engine.named
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
+from kata_dind.pod.sentences import quoted
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
 Pointer = tuple[str | int, ...]
@@ -167,6 +168,16 @@ class Engine:
         """The way to the container."""
         return ("spec", self.list, self.index)
 
+    @property
+    def title(self) -> str:
+        """The container's name; where it has none, its position."""
+        return self.container or f"{self.list}[{self.index}]"
+
+    @property
+    def named(self) -> str:
+        """The container, as sentences name it."""
+        return quoted(self.title)
+
 
 @dataclass(frozen=True, slots=True)
 class StorageSetting:
@@ -255,6 +266,8 @@ class Place:
     """Who makes the pod of this, if a patch of this document can't hold all of the repair; a phrase."""
     incomplete: str = ""
     """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
+    class_elsewhere: bool = False
+    """The document has no field for the runtime class, so that the pod may well be Kata's."""
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
     patch_text: tuple[Pointer, str] | None = None

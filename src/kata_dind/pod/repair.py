@@ -168,7 +168,7 @@ def _all_broken(detection: Detection, bench: Bench) -> list[tuple[Engine, Root]]
 def _found(engine: Engine, root: Root) -> Finding:
     severity = Severity.ERROR if root.outcome is Outcome.FAILS else Severity.WARNING
     message = (
-        f"`{engine.container}` keeps the data of {program_name(engine.program)} in `{root.path}`: "
+        f"{engine.named} keeps the data of {program_name(engine.program)} in `{root.path}`: "
         f"{root.backing_because}; {root.outcome_because}."
     )
     return Finding(_FINDINGS.get(root.backing, "root.unknown"), severity, message, engine.container, engine.pointer)
@@ -260,7 +260,7 @@ class _Job:
             self._give_up(_no_way(engine, only_driver[0]))
         if is_stripped and not is_on_bad:
             self.kinds.append("driver")
-            self.mended.append(f"the storage driver of {engine.container}")
+            self.mended.append(f"the storage driver of {engine.title}")
 
     def _holds_old_data(self, engine: Engine) -> bool:
         """Tell whether a root lies on a claim as it is, where a driver that was named so far may have images."""
@@ -306,7 +306,7 @@ class _Job:
                 provide(self.bench, site, choice)
             self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
         self.kinds.append("auto" if dockerds is None and choice.way.needs_wrapper else choice.way.value)
-        self.mended.append(f"{broken[0].path} of {engine.container}")
+        self.mended.append(f"{broken[0].path} of {engine.title}")
         give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
         return True
 
@@ -475,7 +475,7 @@ def _by_hand(engine: Engine) -> Finding:
     return Finding(
         "root.by-hand",
         Severity.NOTE,
-        f"`{engine.container}` makes a disk for its data root by itself; that works, and is left as it is.",
+        f"{engine.named} makes a disk for its data root by itself; that works, and is left as it is.",
         engine.container,
         engine.pointer,
         "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
@@ -487,7 +487,7 @@ def _beside(engine: Engine, root: Root) -> Finding:
     return Finding(
         "root.beside-by-hand",
         Severity.WARNING,
-        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
+        f"{engine.named} makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
         "not on it.",
         engine.container,
         engine.pointer,
@@ -499,7 +499,7 @@ def _unclear_script(engine: Engine) -> Finding:
     return Finding(
         "root.script-unclear",
         Severity.NOTE,
-        f"The script of `{engine.container}` makes a disk by itself, and what else it does is not clear, so it can't "
+        f"The script of {engine.named} makes a disk by itself, and what else it does is not clear, so it can't "
         "be replaced.",
         engine.container,
         engine.pointer,
@@ -510,7 +510,7 @@ def _ephemeral(engine: Engine) -> Finding:
     return Finding(
         "pod.ephemeral-container",
         Severity.WARNING,
-        f"`{engine.container}` is an ephemeral container, which can't get volumes of its own.",
+        f"{engine.named} is an ephemeral container, which can't get volumes of its own.",
         engine.container,
         engine.pointer,
         "Run the daemon in a container of the pod.",
@@ -521,7 +521,7 @@ def _second_program(engine: Engine) -> Finding:
     return Finding(
         "pod.second-program",
         Severity.WARNING,
-        f"`{engine.container}` runs a second program with a data root, {program_name(engine.program)}, and the guest "
+        f"{engine.named} runs a second program with a data root, {program_name(engine.program)}, and the guest "
         "entrypoint prepares one.",
         engine.container,
         engine.pointer,
@@ -533,7 +533,7 @@ def _no_way(engine: Engine, root: Root) -> Finding:
     return Finding(
         "root.unrepaired",
         Severity.WARNING,
-        f"`{root.path}` of `{engine.container}` lies on a good file system, and yet: {root.outcome_because}.",
+        f"`{root.path}` of {engine.named} lies on a good file system, and yet: {root.outcome_because}.",
         engine.container,
         engine.pointer,
     )
