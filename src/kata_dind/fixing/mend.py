@@ -14,7 +14,8 @@ from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
-from kata_dind.pod.model import Finding, Operation, Place, Repair, Severity
+from kata_dind.pod.handlers import example_class
+from kata_dind.pod.model import ConfigMaps, Detection, Finding, Operation, Place, Repair, Severity
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
@@ -68,13 +69,15 @@ class Mender:
         # The annotation only tells what was done: a document without a place for it may hold the repair all the same.
         missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
         findings = _distinct(found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)))
+        assumed = _under_kata(place, found, policy, config_maps, claims) if place.class_elsewhere else None
+        if assumed is not None:
+            return PodReport(place, found, assumed, _distinct(findings, assumed.findings))
         if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
             findings = (*findings, _improvable(mended))
         if missing:
             findings = (*findings, _made_elsewhere(place))
         elif place.incomplete and (found.engines or found.is_kata):
-            is_open = bool(found.engines) and not mended.patch
-            findings = (*findings, _incomplete(place, Severity.WARNING if is_open else Severity.NOTE))
+            findings = (*findings, _incomplete(place, is_open=bool(found.engines) and not mended.patch))
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
 
@@ -92,8 +95,36 @@ def _made_elsewhere(place: Place) -> Finding:
     return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_by_webhook(message))
 
 
-def _incomplete(place: Place, severity: Severity) -> Finding:
+def _incomplete(place: Place, *, is_open: bool) -> Finding:
+    if place.class_elsewhere:  # and nothing is to be repaired, whatever the class
+        return Finding("pod.incomplete", Severity.NOTE, place.incomplete)
+    severity = Severity.WARNING if is_open else Severity.NOTE
     return Finding("pod.incomplete", severity, place.incomplete, hint=_by_webhook(place.incomplete))
+
+
+def _under_kata(
+    place: Place, found: Detection, policy: Policy, config_maps: ConfigMaps, claims: Sequence[Mapping[str, Any]]
+) -> Repair | None:
+    """Return the repair that a pod needs if the class that others give it is Kata's; None if it needs none then."""
+    name = example_class(policy) if found.engines else ""
+    if not name:
+        return None
+    pod = {**place.pod, "spec": {**place.pod["spec"], "runtimeClassName": name}}
+    needed = repair(pod, policy, script=script, config_maps=config_maps, claim_templates=claims)
+    if not (needed.patch or needed.unrepaired):
+        return None
+    wrong = [
+        replace(finding, message=f"under a RuntimeClass of Kata's, such as `{name}`, {_lowered(finding.message)}")
+        for finding in needed.findings
+        if finding.severity is not Severity.NOTE and finding not in found.findings
+    ]
+    hint = _by_webhook(place.incomplete) if needed.patch else ""
+    whose = Finding("pod.incomplete", Severity.ERROR, place.incomplete, hint=hint)
+    return replace(needed, findings=(*wrong, whose))
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def _improvable(mended: Repair) -> Finding:

@@ -49,7 +49,7 @@ def works_by_hand(engine: Engine) -> Finding:
     return Finding(
         "root.by-hand",
         Severity.NOTE,
-        f"`{engine.container}` makes a disk for its data root by itself; that works, and is left as it is.",
+        f"{engine.named} makes a disk for its data root by itself; that works, and is left as it is.",
         engine.container,
         engine.pointer,
         "`kata-dind fix --improve` shows what it would become: direct I/O, checks after a power cut, no packages from "
@@ -62,7 +62,7 @@ def root_beside(engine: Engine, root: Root) -> Finding:
     return Finding(
         "root.beside-by-hand",
         Severity.WARNING,
-        f"`{engine.container}` makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
+        f"{engine.named} makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
         "not on it.",
         engine.container,
         engine.pointer,
@@ -75,7 +75,7 @@ def unclear_script(engine: Engine) -> Finding:
     return Finding(
         "root.script-unclear",
         Severity.NOTE,
-        f"The script of `{engine.container}` makes a disk by itself, and what else it does is not clear, so it can't "
+        f"The script of {engine.named} makes a disk by itself, and what else it does is not clear, so it can't "
         "be replaced.",
         engine.container,
         engine.pointer,

@@ -13,7 +13,6 @@ from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, Volume
 from kata_dind.pod.policy import EmptyDirMode
 from kata_dind.pod.quantity import quantity, quantity_bytes
 from kata_dind.pod.reading import mapping, post_start_words, text, words
-from kata_dind.pod.sentences import program_name
 from kata_dind.pod.sizes import disk_within, is_possible, limit_for
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
@@ -79,7 +78,7 @@ class Site:
     @property
     def named(self) -> str:
         """The container, as sentences name it."""
-        return f"`{self.engine.container}`"
+        return self.engine.named
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def _refusal(site: Site, kind: str) -> Finding | None:
     if not engine.privileged and not engine.rootless:
         return site.finding(
             "pod.not-privileged",
-            f"The container {site.named} is not privileged, and without that {program_name(engine.program)} can't "
+            f"The container {site.named} is not privileged, and without that {engine.program.product} can't "
             "mount what it needs; a repair of its data root would not help.",
             "Set securityContext.privileged: true, which in a Kata pod is about the guest alone.",
         )
@@ -247,7 +246,7 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
     if _is_started_by_hook(site):
         return site.finding(
             "pod.started-by-hook",
-            f"A postStart hook starts {program_name(engine.program)} in {site.named}, perhaps before the guest "
+            f"A postStart hook starts {engine.program.product} in {site.named}, perhaps before the guest "
             "entrypoint has mounted its disk.",
             "Start it by the container's command.",
         )

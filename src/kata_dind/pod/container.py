@@ -14,6 +14,7 @@ from kata_dind.pod.images import CERTAIN, Known, known_image
 from kata_dind.pod.model import ConfigMaps, ContainerList, Pointer
 from kata_dind.pod.policy import Policy, matches
 from kata_dind.pod.reading import containers_of, items, mapping, number, text, words
+from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import IMAGE_VOLUMES, clean_path, find_claim_template, find_mount, find_volume
 
 _CLIENT_ADDRESSES = ("tcp://localhost:237", "tcp://127.0.0.1:237", "tcp://docker:237", "localhost:237", "docker:237")
@@ -64,8 +65,8 @@ class Container:
 
     @property
     def named(self) -> str:
-        """Its name in sentences, or its place if it has none."""
-        return self.name or str(self.index)
+        """The container, as sentences name it: one without a name by its position."""
+        return quoted(self.name or f"{self.list_name}[{self.index}]")
 
     def _words(self, key: str, start: int) -> list[str]:
         found = words(self.fields.get(key))

@@ -63,8 +63,7 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
         name = text(mapping(bench.draft.get(setting.pointers[0])).get("name")) if setting.pointers else ""
         what = f"The variable {name} with" if setting.is_variable else "The storage driver"
         bench.say(
-            f"{what} {setting.driver} of `{engine.container}` is taken out: overlay works on its data root, and "
-            "is faster."
+            f"{what} {setting.driver} of {engine.named} is taken out: overlay works on its data root, and is faster."
         )
         for pointer in setting.pointers:
             if pointer in done:
@@ -89,7 +88,7 @@ def driver_in_script(engine: Engine, settings: Sequence[StorageSetting], *, is_w
     return Finding(
         "pod.driver-out-of-reach",
         Severity.WARNING,
-        f"{where} of `{engine.container}` names the storage driver {hidden.driver}, which a patch can't take out.",
+        f"{where} of {engine.named} names the storage driver {hidden.driver}, which a patch can't take out.",
         engine.container,
         hidden.pointers[0] if hidden.pointers else engine.pointer,
         "Take it out by hand: overlay works on the data root.",
@@ -101,7 +100,7 @@ def driver_on_claim(engine: Engine, settings: Sequence[StorageSetting]) -> Findi
     return Finding(
         "pod.driver-on-claim",
         Severity.WARNING,
-        f"`{engine.container}` is told to use the storage driver {settings[0].driver}, although overlay works on its "
+        f"{engine.named} is told to use the storage driver {settings[0].driver}, although overlay works on its "
         "data root. It is left as it is, because the claim there may hold images of that driver, which would be out of "
         "sight.",
         engine.container,
@@ -130,7 +129,7 @@ def give_time(bench: Bench, engine: Engine, *, with_disk: bool) -> None:
     if 0 < failures < enough:
         bench.draft.put((*probe, "failureThreshold"), enough)
         bench.say(
-            f"The startup probe of `{engine.container}` may fail {enough} times, so that a first start has "
+            f"The startup probe of {engine.named} may fail {enough} times, so that a first start has "
             f"{START_SECONDS} s for its disk."
         )
 
@@ -142,7 +141,7 @@ def add_mirrors(bench: Bench, engine: Engine, policy: Policy) -> None:
         return
     for mirror in policy.registry_mirrors:
         bench.draft.append((*engine.pointer, "args"), f"--registry-mirror={escape_expansion(mirror)}")
-    bench.say(f"`{engine.container}` gets the policy's registry mirrors.")
+    bench.say(f"{engine.named} gets the policy's registry mirrors.")
 
 
 def _takes_arguments(engine: Engine, container: Mapping[str, Any]) -> bool:
@@ -184,7 +183,7 @@ def add_certificates(bench: Bench, engine: Engine, policy: Policy) -> None:
             source = {"configMap": {"name": certificate.config_map, "optional": True}}
         mount = {"name": bench.add_volume(source), "mountPath": path, "readOnly": True}
         bench.draft.append((*engine.pointer, "volumeMounts"), mount)
-        bench.say(f"`{engine.container}` gets the policy's certificates for {certificate.host}.")
+        bench.say(f"{engine.named} gets the policy's certificates for {certificate.host}.")
 
 
 def _mount_paths(container: Mapping[str, Any]) -> list[str]:

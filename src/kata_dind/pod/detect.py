@@ -148,7 +148,7 @@ def _likely(container: Container, case: Case) -> Finding:
     return Finding(
         "pod.likely-daemon",
         Severity.NOTE,
-        f"The container `{container.named}` may run {case.program} ({reasons}), but nothing makes it sure.",
+        f"The container {container.named} may run {case.program} ({reasons}), but nothing makes it sure.",
         container=container.name,
         pointer=container.pointer,
         hint=_HINT_YES.format(name=container.name) if container.name else "",
@@ -161,7 +161,7 @@ def _other_runtime(container: Container, launch: FoundLaunch) -> Iterator[Findin
         yield Finding(
             "pod.other-runtime",
             Severity.NOTE,
-            f"The container `{container.named}` runs {other}, which kata-dind does not repair.",
+            f"The container {container.named} runs {other}, which kata-dind does not repair.",
             container=container.name,
             pointer=container.pointer,
         )

@@ -193,7 +193,7 @@ def _said_of(container: Container, storage: Storage) -> list[Finding]:
             Finding(
                 "root.unknown",
                 Severity.WARNING,
-                f"The data root of the container `{container.named}` is named by {storage.root.said_by} "
+                f"The data root of the container {container.named} is named by {storage.root.said_by} "
                 "with a value that is not known here.",
                 container=container.name,
                 pointer=container.pointer,

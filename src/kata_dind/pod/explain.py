@@ -29,15 +29,21 @@ _KINDS = {
 
 
 def explain(
-    detection: Detection, repair: Repair, *, findings: Sequence[Finding] = (), can_be_written: bool = True
+    detection: Detection,
+    repair: Repair,
+    *,
+    findings: Sequence[Finding] = (),
+    can_be_written: bool = True,
+    class_elsewhere: bool = False,
 ) -> list[str]:
     """Return paragraphs about a pod; an empty list if there is nothing to tell.
 
-    `findings` are all that there are, `can_be_written` tells whether the document has a place for the repair.
+    `findings` are all that there are, `can_be_written` tells whether the document has a place for the repair, and
+    `class_elsewhere` that it has none for the RuntimeClass.
     """
     if not detection.engines and not findings:
         return []
-    paragraphs = [_about(engine, detection) for engine in detection.engines]
+    paragraphs = [_about(engine, detection, class_elsewhere=class_elsewhere) for engine in detection.engines]
     if detection.is_kata:
         paragraphs += [_about_root(root) for engine in detection.engines for root in engine.roots]
     reasons = [root.backing_because.rstrip(".") for engine in detection.engines for root in engine.roots]
@@ -47,7 +53,7 @@ def explain(
     return paragraphs
 
 
-def _about(engine: Engine, detection: Detection) -> str:
+def _about(engine: Engine, detection: Detection, *, class_elsewhere: bool) -> str:
     version = f" {'.'.join(map(str, engine.version))}" if engine.version else ""
     where = f"The container `{engine.container}`" if engine.container else "A container without a name"
     kind = {"initContainers": " (an init container)", "ephemeralContainers": " (an ephemeral container)"}
@@ -55,7 +61,8 @@ def _about(engine: Engine, detection: Detection) -> str:
     if engine.rootless:
         parts[0] += ", without root"
     said = sentence(f"{parts[0]}: {_and(engine.evidence)}" if engine.evidence else parts[0])
-    return f"{said} {_about_class(detection)}"
+    about_class = "Its RuntimeClass is named elsewhere." if class_elsewhere else _about_class(detection)
+    return f"{said} {about_class}"
 
 
 def _about_class(detection: Detection) -> str:

@@ -177,6 +177,17 @@ def runtime_of(runtime_class: str, annotations: Mapping[str, object], policy: Po
     return _annotated(_class_runtime(runtime_class, rule), mapping(annotations), rule)
 
 
+def example_class(policy: Policy) -> str:
+    """Return the name of a RuntimeClass of Kata's whose pods are repaired, of the first rule that has one; or none."""
+    for rule in policy.runtime_classes:
+        # A name that the pattern matches, and if it can be that of a common handler.
+        name = re.sub(r"\[([^!\]])[^\]]*\]", r"\1", rule.match).replace("*", "qemu").replace("?", "1")
+        runtime = runtime_of(name, {}, policy) if policy.class_of(name) is rule else None
+        if runtime is not None and not runtime.left_alone:
+            return name
+    return ""
+
+
 def find_handler(name: str) -> Handler | None:
     """Return the row of a handler of Kata's, by its name with or without `kata-`; None if it isn't in the table."""
     shim = name.removeprefix("kata-")

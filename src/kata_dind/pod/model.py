@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
+from kata_dind.pod.sentences import quoted
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
 Pointer = tuple[str | int, ...]
@@ -40,6 +41,20 @@ class Program(StrEnum):
     CONTAINERD = "containerd"
     DAGGER = "dagger"
     EARTHLY = "earthly"
+
+    @property
+    def product(self) -> str:
+        """What people call it."""
+        return _PRODUCTS[self]
+
+
+_PRODUCTS = {
+    Program.DOCKERD: "Docker",
+    Program.BUILDKITD: "BuildKit",
+    Program.CONTAINERD: "containerd",
+    Program.DAGGER: "Dagger's engine",
+    Program.EARTHLY: "Earthly's buildkitd",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,16 @@ class Engine:
         """The way to the container."""
         return ("spec", self.list, self.index)
 
+    @property
+    def title(self) -> str:
+        """The container's name; where it has none, its position."""
+        return self.container or f"{self.list}[{self.index}]"
+
+    @property
+    def named(self) -> str:
+        """The container, as sentences name it."""
+        return quoted(self.title)
+
 
 @dataclass(frozen=True, slots=True)
 class StorageSetting:
@@ -258,6 +283,8 @@ class Place:
     """Who makes the pod of this, if a patch of this document can't hold all of the repair; a phrase."""
     incomplete: str = ""
     """What isn't in this document (the runtime class, or the containers), in a sentence; empty if all is."""
+    class_elsewhere: bool = False
+    """The document has no field for the runtime class, so that the pod may well be Kata's."""
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
     patch_text: tuple[Pointer, str] | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kata_dind.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS, UNFIT_DRIVERS
 from kata_dind.pod.handlers import Runtime, Vmm
 from kata_dind.pod.model import Backing, Outcome, Program
-from kata_dind.pod.sentences import plain, program_name
+from kata_dind.pod.sentences import plain
 from kata_dind.vocabulary import Fallback
 
 Answer = tuple[Outcome, str]
@@ -56,7 +56,7 @@ def outcome_of(
 
 
 def _named(program: Program, version: tuple[int, ...]) -> str:
-    name = program_name(program)
+    name = program.product
     if not version:
         return name
     if program is not Program.DOCKERD:

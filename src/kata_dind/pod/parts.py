@@ -113,6 +113,7 @@ class Assembly:
         claim_templates: object = (),
         made_by: str = "",
         incomplete: str = "",
+        class_elsewhere: bool = False,
         patch_text: tuple[Pointer, str] | None = None,
     ) -> Place:
         """Return the pod, as a place in the object that it was found in."""
@@ -127,6 +128,7 @@ class Assembly:
             claim_templates=mappings(claim_templates),
             made_by=made_by,
             incomplete=incomplete,
+            class_elsewhere=class_elsewhere,
             patch_text=patch_text,
         )
 

@@ -42,7 +42,7 @@ from kata_dind.pod.model import (
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
 from kata_dind.pod.reading import items, mapping
-from kata_dind.pod.sentences import program_name, sentence
+from kata_dind.pod.sentences import sentence
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
@@ -166,7 +166,7 @@ def _all_broken(detection: Detection, bench: Bench) -> list[tuple[Engine, Root]]
 def _found(engine: Engine, root: Root) -> Finding:
     severity = Severity.ERROR if root.outcome is Outcome.FAILS else Severity.WARNING
     message = (
-        f"`{engine.container}` keeps the data of {program_name(engine.program)} in `{root.path}`: "
+        f"{engine.named} keeps the data of {engine.program.product} in `{root.path}`: "
         f"{root.backing_because}; {root.outcome_because}."
     )
     return Finding(_FINDINGS.get(root.backing, "root.unknown"), severity, message, engine.container, engine.pointer)
@@ -258,7 +258,7 @@ class _Job:
             self._give_up(_no_way(engine, only_driver[0]))
         if is_stripped and not is_on_bad:
             self.kinds.append("driver")
-            self.mended.append(f"the storage driver of {engine.container}")
+            self.mended.append(f"the storage driver of {engine.title}")
 
     def _holds_old_data(self, engine: Engine) -> bool:
         """Tell whether a root lies on a claim as it is, where a driver that was named so far may have images."""
@@ -304,7 +304,7 @@ class _Job:
                 provide(self.bench, site, choice)
             self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
         self.kinds.append("auto" if dockerds is None and choice.way.needs_wrapper else choice.way.value)
-        self.mended.append(f"{broken[0].path} of {engine.container}")
+        self.mended.append(f"{broken[0].path} of {engine.title}")
         give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
         return True
 
@@ -441,7 +441,7 @@ def _ephemeral(engine: Engine) -> Finding:
     return Finding(
         "pod.ephemeral-container",
         Severity.WARNING,
-        f"`{engine.container}` is an ephemeral container, which can't get volumes of its own.",
+        f"{engine.named} is an ephemeral container, which can't get volumes of its own.",
         engine.container,
         engine.pointer,
         "Run the daemon in a container of the pod.",
@@ -452,7 +452,7 @@ def _second_program(engine: Engine) -> Finding:
     return Finding(
         "pod.second-program",
         Severity.WARNING,
-        f"`{engine.container}` runs a second program with a data root, {program_name(engine.program)}, and the guest "
+        f"{engine.named} runs a second program with a data root, {engine.program.product}, and the guest "
         "entrypoint prepares one.",
         engine.container,
         engine.pointer,
@@ -464,7 +464,7 @@ def _no_way(engine: Engine, root: Root) -> Finding:
     return Finding(
         "root.unrepaired",
         Severity.WARNING,
-        f"`{root.path}` of `{engine.container}` lies on a good file system, and yet: {root.outcome_because}.",
+        f"`{root.path}` of {engine.named} lies on a good file system, and yet: {root.outcome_because}.",
         engine.container,
         engine.pointer,
     )

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kata_dind.pod.model import Program
-
 _LONGEST = 100
 
-_PROGRAMS = {
-    Program.DOCKERD: "Docker",
-    Program.BUILDKITD: "BuildKit",
-    Program.CONTAINERD: "containerd",
-    Program.DAGGER: "Dagger's engine",
-    Program.EARTHLY: "Earthly's buildkitd",
-}
-
 _IN_LOWER_CASE = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "kata", "kubelet", "vfs", "emptyDir"))
+"""Words that stay as they are at the beginning of a sentence."""
 
 
 def plain(text: str) -> str:
@@ -35,11 +26,6 @@ def listed(names: Sequence[str]) -> str:
     """Return the first three names in backquotes, and how many more there are."""
     shown = ", ".join(map(quoted, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def program_name(program: Program) -> str:
-    """Return a program's name as sentences have it."""
-    return _PROGRAMS[program]
 
 
 def sentence(text: str) -> str:

@@ -96,10 +96,11 @@ def _pod(
         pod.gather("volumes", [(spec.get("volumes"), (*at, "volumes")), *volumes], into=(*at, "volumes"))
         _steps(pod, spec, at, step_action=step_action)
         _sidecars(pod, spec, at)
-        incomplete = "" if templates is not None else "The runtime class is in the podTemplate of the run."
+        incomplete = (
+            "" if templates is not None else f"{_MADE_BY}, and the runtime class is in the podTemplate of the run."
+        )
     pod.metadata([(document.get("metadata"), (*pointer, "metadata"))], into=None)
-    webhook = " The webhook repairs the pod when it is made." if incomplete else ""
-    return pod.place(document, made_by=_MADE_BY, incomplete=incomplete + webhook)
+    return pod.place(document, made_by=_MADE_BY, incomplete=incomplete, class_elsewhere=templates is None)
 
 
 def _steps(pod: Assembly, spec: Mapping[Any, Any], at: Pointer, *, step_action: bool) -> None:

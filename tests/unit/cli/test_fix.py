@@ -240,6 +240,74 @@ def test_check_exits_with_1_for_what_needs_a_repair_here_or_elsewhere(cli: Comma
         assert (here / f"{name}.yaml").read_text() == text
 
 
+TASK = """\
+apiVersion: tekton.dev/v1
+kind: Task
+metadata: {name: build, annotations: {%s}}
+spec:
+  steps: [{name: build, image: "docker:27-cli", script: docker build .}]
+  sidecars:
+  - {name: server, image: "docker:27-dind", securityContext: {privileged: true}, volumeMounts: [%s]}
+  volumes: [{name: v, emptyDir: {medium: Memory}}, {name: plain, emptyDir: {}}]
+"""
+
+
+def test_a_task_whose_class_is_elsewhere_fails_the_check_if_it_would_be_broken_on_kata(
+    cli: CommandLine, here: Path
+) -> None:
+    (here / "task.yaml").write_text(TASK % ("", ""))
+    outcome = cli("fix", "--check", "task.yaml")
+    assert outcome.exit_code == 1
+    broken, whose, hint = outcome.stdout.splitlines()
+    assert broken.startswith(
+        "task.yaml:7: warning: Task build: under a RuntimeClass of Kata's, such as `kata`, `server` keeps the data"
+    )
+    assert "Tekton makes a pod for each run of a task" in whose
+    assert whose.endswith("[pod.incomplete]")
+    assert "webhook" in hint
+    [pod] = json.loads(cli("fix", "--check", "task.yaml", "--json").stdout)["pods"]
+    assert (pod["needs_repair"], pod["is_kata"], pod["runtime_class"]) == (True, False, "")
+    assert (pod["repair"]["kind"], pod["repair"]["patch"], pod["repair"]["is_whole"]) == ("loop", [], False)
+    told = " ".join(cli("fix", "task.yaml", "-o", "explain").stdout.split())
+    assert "Its RuntimeClass is named elsewhere." in told
+    assert "left alone" not in told
+
+
+@pytest.mark.parametrize(
+    ("annotations", "mounts"),
+    [
+        ("kata-dind.io/repair: 'no'", ""),  # somebody has decided
+        ("", "{name: v, mountPath: /var/lib/docker}"),  # it works
+    ],
+)
+def test_a_task_that_needs_nothing_passes_the_check(
+    cli: CommandLine, here: Path, annotations: str, mounts: str
+) -> None:
+    (here / "task.yaml").write_text(TASK % (annotations, mounts))
+    outcome = cli("fix", "--check", "task.yaml", "--quiet")
+    assert (outcome.exit_code, outcome.stdout) == (0, "")
+
+
+def test_a_task_is_judged_by_the_policys_first_class_of_kata(cli: CommandLine, here: Path) -> None:
+    (here / "task.yaml").write_text(TASK % ("", "{name: plain, mountPath: /var/lib/docker}"))
+    (here / "policy.yaml").write_text(
+        "runtimeClasses: [{match: kata-fc}, {match: 'vm-*', handler: kata-qemu, emptyDir: block-plain}, {match: kata}]"
+    )
+    assert cli("fix", "--check", "task.yaml").exit_code == 1
+    assert cli("fix", "--check", "task.yaml", "--policy", "policy.yaml").exit_code == 0
+
+
+def test_what_could_name_a_class_and_does_not_passes_the_check(cli: CommandLine, here: Path) -> None:
+    (here / "pod.yaml").write_text(DIND.replace("  runtimeClassName: kata-qemu   # a VM\n", ""))
+    (here / "config.toml").write_text(
+        '[[runners]]\nname = "r"\n[runners.kubernetes]\nprivileged = true\n'
+        '[[runners.kubernetes.services]]\nname = "docker:27-dind"\n'
+    )
+    outcome = cli("fix", "--check", "pod.yaml", "config.toml")
+    assert (outcome.exit_code, outcome.stdout) == (0, "")
+    assert "2 with Docker" in outcome.stderr
+
+
 def test_check_names_the_place_of_a_finding(cli: CommandLine, here: Path) -> None:
     (here / "all.yaml").write_text(f"{SERVICE}---\n{DIND}")
     first = cli("fix", "--check", "all.yaml").stdout.splitlines()[0]

@@ -207,15 +207,15 @@ def test_a_task_and_a_run_by_reference_are_incomplete() -> None:
     place = the_place(task % CONTAINERS)
     assert names(place) == ["dind"]
     assert place.incomplete == (
-        "The runtime class is in the podTemplate of the run. The webhook repairs the pod when it is made."
+        "Tekton makes a pod for each run of a task, and the runtime class is in the podTemplate of the run."
     )
+    assert place.class_elsewhere
     run = the_place(
         "{apiVersion: tekton.dev/v1, kind: TaskRun, spec: {taskRef: {name: t}, podTemplate: {runtimeClassName: kata}}}"
     )
     assert run.pod["spec"] == {"runtimeClassName": "kata"}
-    assert run.incomplete == (
-        "The steps and sidecars are in the Task t, not in this document. The webhook repairs the pod when it is made."
-    )
+    assert run.incomplete == "The steps and sidecars are in the Task t, not in this document."
+    assert not run.class_elsewhere
 
 
 def test_a_pipeline_run_has_a_pod_for_each_task_with_the_nearest_template() -> None:

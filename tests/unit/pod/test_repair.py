@@ -296,6 +296,15 @@ def test_two_engines_get_a_volume_each() -> None:
     assert container_of(after, "second")["volumeMounts"] == [mount("kata-dind-1", "/var/lib/kata-dind")]
 
 
+def test_a_container_without_a_name_is_told_by_its_position() -> None:
+    nameless = {"image": "docker:28-dind", "securityContext": {"privileged": True}}
+    pod = {"spec": {"runtimeClassName": "kata", "containers": [nameless]}}
+    result = repair(pod, Policy(), script=lambda _: "#!/bin/sh\n")
+    assert result.findings[0].message.startswith("`containers[0]` keeps the data of Docker")
+    assert not [said for said in (*result.reasons, result.patch[-1]["value"]) if "``" in str(said)]
+    assert result.patch[-1]["value"] == {"annotations": note("loop", "/var/lib/docker of containers[0]")}
+
+
 def test_names_and_paths_that_are_taken_are_left_to_the_user() -> None:
     volumes = [{"name": "kata-dind", "emptyDir": {}}, {"name": "kata-dind-1", "emptyDir": {}}]
     _, after = repaired(pod(dind(volumeMounts=[mount("kata-dind", "/var/lib/kata-dind/")]), volumes=volumes))

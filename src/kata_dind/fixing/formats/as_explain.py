@@ -36,7 +36,11 @@ def tail(totals: Totals) -> str:
 
 def _about(report: DocumentReport, pod: PodReport) -> str:
     paragraphs = explain(
-        pod.detection, pod.repair, findings=pod.findings, can_be_written=bool(pod.patch) or not pod.repair.patch
+        pod.detection,
+        pod.repair,
+        findings=pod.findings,
+        can_be_written=bool(pod.patch) or not pod.repair.patch,
+        class_elsewhere=pod.place.class_elsewhere,
     )
     return "".join([f"{place(report, report.line)}{pod.title}\n", *map(_wrapped, paragraphs)])
 
