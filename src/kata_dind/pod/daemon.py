@@ -62,8 +62,7 @@ def strip_drivers(bench: Bench, engine: Engine, settings: Sequence[StorageSettin
         name = text(mapping(bench.draft.get(setting.pointers[0])).get("name")) if setting.pointers else ""
         what = f"The variable {name} with" if setting.is_variable else "The storage driver"
         bench.say(
-            f"{what} {setting.driver} of {engine.named} is taken out: overlay works on its data root, and "
-            "is faster."
+            f"{what} {setting.driver} of {engine.named} is taken out: overlay works on its data root, and is faster."
         )
         for pointer in setting.pointers:
             if pointer in done:

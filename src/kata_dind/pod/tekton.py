@@ -96,7 +96,9 @@ def _pod(
         pod.gather("volumes", [(spec.get("volumes"), (*at, "volumes")), *volumes], into=(*at, "volumes"))
         _steps(pod, spec, at, step_action=step_action)
         _sidecars(pod, spec, at)
-        incomplete = "" if templates is not None else f"{_MADE_BY}, and the runtime class is in the podTemplate of the run."
+        incomplete = (
+            "" if templates is not None else f"{_MADE_BY}, and the runtime class is in the podTemplate of the run."
+        )
     pod.metadata([(document.get("metadata"), (*pointer, "metadata"))], into=None)
     return pod.place(document, made_by=_MADE_BY, incomplete=incomplete, class_elsewhere=templates is None)
 
