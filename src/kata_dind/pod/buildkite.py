@@ -28,7 +28,10 @@ def buildkite_pods(node: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place]
     pod.gather("initContainers", [(spec.get("initContainers"), (*at, "initContainers"))], into=None)
     pod.gather(
         "containers",
-        [(spec.get("containers"), (*at, "containers")), (node.get("sidecars"), (*pointer, "sidecars"))],
+        [
+            (_named(spec.get("containers"), "container"), (*at, "containers")),
+            (_named(node.get("sidecars"), "sidecar"), (*pointer, "sidecars")),
+        ],
         into=(*pointer, "sidecars"),
     )
     pod.overlay(node.get("podSpecPatch"))
@@ -39,4 +42,14 @@ def buildkite_pods(node: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place]
             "The runtime class may be in the controller's pod-spec-patch, not in this document. "
             "The webhook repairs the pod when it is made."
         )
-    yield pod.place({}, made_by=_MADE_BY, incomplete=incomplete)
+    # The agent replaces variables in a pipeline when it uploads it; the controller's own configuration is as it is.
+    in_pipeline = "plugins" in pointer
+    yield pod.place({}, made_by=_MADE_BY, incomplete=incomplete, doubles_dollars=in_pipeline)
+
+
+def _named(entries: object, word: str) -> list[Any]:
+    """Return containers with the names that the controller gives those without one."""
+    return [
+        {"name": f"{word}-{index}", **entry} if isinstance(entry, Mapping) and not entry.get("name") else entry
+        for index, entry in enumerate(items(entries))
+    ]

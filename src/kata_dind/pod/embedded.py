@@ -15,7 +15,7 @@ _LONGEST = 256 * 1024
 """Characters of such a text. What is longer is a program, not a manifest."""
 
 
-def parsed_text(source: str) -> Iterator[Mapping[Any, Any]]:
+def parsed_text(source: str) -> Iterator[Mapping[Any, Any] | list[Any]]:
     """Yield the documents in a text that could hold a pod or a runner's configuration; nothing if it can't be read."""
     if len(source) > _LONGEST:
         return
@@ -34,7 +34,7 @@ def parsed_patch(source: object) -> Mapping[Any, Any]:
         return source
     if not isinstance(source, str) or len(source) > _LONGEST:
         return {}
-    return next(_yaml_documents(source), {})
+    return next((data for data in _yaml_documents(source) if isinstance(data, Mapping)), {})
 
 
 def with_fields(source: str, fields: Mapping[str, Any]) -> str | None:
@@ -51,7 +51,7 @@ def with_fields(source: str, fields: Mapping[str, Any]) -> str | None:
     return json.dumps({**known, **fields}) if isinstance(known, dict) else None
 
 
-def _yaml_documents(source: str) -> Iterator[Mapping[Any, Any]]:
+def _yaml_documents(source: str) -> Iterator[Mapping[Any, Any] | list[Any]]:
     from kata_dind.manifest.yaml_text import parse_yaml
 
     try:
@@ -59,4 +59,4 @@ def _yaml_documents(source: str) -> Iterator[Mapping[Any, Any]]:
     except SpecError:
         # A placeholder of a template, most often.
         return
-    yield from (data for data in documents if isinstance(data, Mapping))
+    yield from (data for data in documents if isinstance(data, Mapping | list))

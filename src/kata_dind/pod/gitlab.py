@@ -15,7 +15,11 @@ from kata_dind.pod.parts import Assembly
 from kata_dind.pod.reading import is_true, items, mapping, text
 
 _MADE_BY = "GitLab Runner makes a pod for each job"
-_INCOMPLETE = "The job names the images, so they aren't in this file. The webhook repairs the pod when it is made."
+_BY_THE_JOB = "The job names the images, so they aren't in this file. The webhook repairs the pod when it is made."
+_BY_THE_RUNNER = (
+    f"{_MADE_BY}, and this file has no place for what a repair gives to one service. "
+    "The webhook repairs the pod when it is made."
+)
 
 
 def is_configuration(node: Mapping[Any, Any]) -> bool:
@@ -64,7 +68,9 @@ def _pod(runner: Mapping[Any, Any], settings: Mapping[Any, Any]) -> Place:
         "metadata": {"name": text(runner.get("name")), "namespace": text(settings.get("namespace"))},
     }
     # The class stands here or nowhere.
-    incomplete = _INCOMPLETE if pod.has("runtimeClassName") else ""
+    incomplete = ""
+    if pod.has("runtimeClassName"):
+        incomplete = _BY_THE_RUNNER if items(settings.get("services")) else _BY_THE_JOB
     return pod.place(document, made_by=_MADE_BY, incomplete=incomplete)
 
 

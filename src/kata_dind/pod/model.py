@@ -287,6 +287,8 @@ class Place:
     """The document has no field for the runtime class, so that the pod may well be Kata's."""
     missing: frozenset[Pointer] = frozenset()
     """Lists that the document has not, though the pod has them, from elsewhere: new entries of the pod go there."""
+    doubles_dollars: bool = False
+    """Something replaces `$NAME` in the document before the pod is made, and writes `$$` as `$`."""
     patch_text: tuple[Pointer, str] | None = None
     """A string of the document that is a patch of the pod spec, or can be, and what it is now (Argo's podSpecPatch):
     single fields that stand nowhere else go into it."""

@@ -114,6 +114,7 @@ class Assembly:
         made_by: str = "",
         incomplete: str = "",
         class_elsewhere: bool = False,
+        doubles_dollars: bool = False,
         patch_text: tuple[Pointer, str] | None = None,
     ) -> Place:
         """Return the pod, as a place in the object that it was found in."""
@@ -129,6 +130,7 @@ class Assembly:
             made_by=made_by,
             incomplete=incomplete,
             class_elsewhere=class_elsewhere,
+            doubles_dollars=doubles_dollars,
             patch_text=patch_text,
         )
 

@@ -24,6 +24,7 @@ from kata_dind.pod.parts import identity, mappings
 from kata_dind.pod.reading import items, mapping, text
 from kata_dind.pod.runners import is_scale_set_values, legacy_pods, scale_set_pods
 from kata_dind.pod.tekton import tekton_pods
+from kata_dind.pod.wrapper import with_dollars_doubled
 
 _DEEPEST = 100
 """Kubernetes' own documents are not half as deep."""
@@ -157,7 +158,7 @@ class _Walk:
             return
         for data in parsed_text(source):
             said = f"the manifest is text in the field {_dotted(pointer)}, which is not rewritten"
-            document = data if data.get("kind") else around.document
+            document = data if isinstance(data, Mapping) and data.get("kind") else around.document
             inner = _Around(document, texts=around.texts + 1, made_by=around.made_by or said)
             for place in _Walk().through(data, (), inner):
                 yield replace(place, parts=(((), None),), missing=frozenset(), made_by=place.made_by or said)
@@ -236,6 +237,8 @@ def translate(place: Place, patch: Sequence[Operation]) -> tuple[list[Operation]
             left.append(operation)
             continue
         held.append(_operation(operation, pointer, missing))
+        if place.doubles_dollars and "value" in operation:
+            held[-1]["value"] = with_dollars_doubled(held[-1]["value"])
         _shift(parts, operation["op"], pod_pointer, pointer)
     return _into_text(place, held, left)
 

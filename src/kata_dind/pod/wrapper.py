@@ -98,6 +98,16 @@ def wrapped_words(command: object) -> list[str] | None:
     return None
 
 
+def with_dollars_doubled(command: Any) -> Any:
+    """Return a command with each `$` of a guest entrypoint in it written twice; anything else as it is.
+
+    The rest of a command is the user's, who has written it as it must be.
+    """
+    if not isinstance(command, list) or wrapped_words(command) is None or command[1] != "-c":
+        return command
+    return [*command[:2], command[2].replace("$", "$$"), *command[3:]]
+
+
 def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], claim_templates: Claims = ()) -> bool:
     """Tell whether a container has the guest entrypoint, and the volumes of a repair that it needs."""
     command = container.get("command")

@@ -72,6 +72,12 @@ def test_its_second_line_tells_what_it_is(copy: Copy) -> None:
     )
 
 
+@pytest.mark.parametrize("copy", COPIES, ids=named)
+def test_a_pipeline_of_buildkites_can_carry_it(copy: Copy) -> None:
+    r"""There `$$` and `\$` are both a dollar, so that a backslash before one can't be written."""
+    assert r"\$" not in entrypoint_for_pods(copy)
+
+
 @pytest.mark.parametrize("kind", DataRootKind)
 def test_it_is_as_small_as_is_said(kind: DataRootKind) -> None:
     script = entrypoint_for_pods(Copy(kind))

@@ -456,7 +456,9 @@ def test_gitlabs_runner_is_a_pod_with_the_services_that_are_named(name: str) -> 
         {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}},
     ]
     assert place.made_by == "GitLab Runner makes a pod for each job"
-    assert "The job names the images" in place.incomplete
+    assert place.incomplete.startswith("GitLab Runner makes a pod for each job, and this file has no place for")
+    without = the_place(CONFIG.replace("services", "other"), name)
+    assert without.incomplete.startswith("The job names the images")
     assert in_document(place, "spec", "volumes") is None
 
 
@@ -543,6 +545,26 @@ def test_buildkites_plugin_has_sidecars_beside_the_pod_spec() -> None:
     assert in_document(place, "spec", "containers", 1, "args") == f"{at}/sidecars/0/args"
     assert in_document(place, "spec", "volumes") == f"{at}/podSpec/volumes"
     assert place.incomplete == ""
+    assert names(place) == ["container-0", "sidecar-0"]
+
+
+def test_the_script_in_a_pipeline_of_buildkites_has_each_dollar_twice() -> None:
+    # Its agent replaces `$NAME` in all of a pipeline, and `$$` is a dollar.
+    plugin = "{sidecars: [{image: docker:dind, command: [run, $$HOME]}], podSpec: {containers: []}}"
+    script = '#!/bin/sh\n# kata-dind 1 guest entrypoint, interface 1, loop\nrun "$@"\n'
+    command = ["/bin/sh", "-c", script, "kata-dind", "run", "$$HOME"]
+    patch: list[Operation] = [
+        {"op": "replace", "path": "/spec/containers/0/command", "value": command},
+        {"op": "add", "path": "/spec/containers/0/env", "value": [{"name": "A", "value": "$B"}]},
+        {"op": "remove", "path": "/spec/containers/0/args"},
+    ]
+    held, _ = translate(the_place(f"steps: [{{plugins: [{{kubernetes: {plugin}}}]}}]"), patch)
+    doubled = script.replace("$", "$$")
+    assert held[0]["value"] == ["/bin/sh", "-c", doubled, "kata-dind", "run", "$$HOME"]
+    assert held[1]["value"] == [{"name": "A", "value": "$B"}]
+    assert patch[0]["value"] == command
+    held, _ = translate(the_place(f"config: {plugin}"), patch)
+    assert held[0]["value"] == command
 
 
 def test_a_bare_pod_spec_has_no_place_for_metadata() -> None:

@@ -6,7 +6,7 @@ refuse_what_is_left_out() {
 	for word in @LEFT_OUT@; do # NAME=VALUE:OPTION
 		name=${word%%=*} only=${word%:*}
 		only=${only#*=}
-		eval "value=\${KATA_DIND_$name:-$only}"
+		eval 'value=${KATA_DIND_'"$name:-$only}"
 		[ "$value" = "$only" ] || bad_input "KATA_DIND_$name is '$value', but this file serves ${only:-none}" \
 			"leave it out, or take the file of: kata-dind entrypoint ${word##*:}"
 	done

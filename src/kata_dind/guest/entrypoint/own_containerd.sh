@@ -60,7 +60,11 @@ keep_containerd() {
 	setsid sh -c '
 		unset NOTIFY_SOCKET
 		(
-			trap "kill \$pid; exit" TERM
+			end() {
+				kill $pid
+				exit
+			}
+			trap end TERM
 			while :; do
 				containerd --config "$1/containerd.toml" &
 				pid=$!
