@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from kata_dind.pod.annotations import DATA_ROOT, SIZE
 from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
@@ -125,7 +126,7 @@ def choose(site: Site) -> Choice | Finding:
         return site.finding(
             "root.kind-impossible",
             f"The kind virtiofs is asked for, but overlay does not work on the share under {site.named}.",
-            f"Start virtiofsd with --xattr --modcaps=+sys_admin, or allow another kind ({_KINDS}).",
+            f"Start virtiofsd with --xattr --modcaps=+sys_admin, or allow another kind (the annotation {DATA_ROOT}).",
         )
     if keeps_data:
         return _on_claim(site, asked, kind, source)
@@ -148,12 +149,9 @@ def choose(site: Site) -> Choice | Finding:
             "root.kind-impossible",
             f"The kind block is asked for, but the policy names no storage class for block devices for the "
             f"RuntimeClass `{site.runtime.name}`.",
-            f"Set blockStorageClass in the policy, or allow another kind ({_KINDS}).",
+            f"Set blockStorageClass in the policy, or allow another kind (the annotation {DATA_ROOT}).",
         )
     return _loop(site, source)
-
-
-_KINDS = "the annotation kata-dind.io/data-root"
 
 
 def _makes_disks(site: Site) -> bool:
@@ -222,8 +220,10 @@ def _asked(site: Site) -> DataRootKind:
 def _unwrappable(site: Site) -> Finding | None:
     """Return why the guest entrypoint can't mount a disk there; None if it can."""
     engine = site.engine
-    instead = "Use a RuntimeClass whose emptyDirs are block devices (emptydir_mode = block-plain), or ask for memory \
-with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
+    instead = (
+        "Use a RuntimeClass whose emptyDirs are block devices (emptydir_mode = block-plain), or ask for memory with "
+        f"the annotations {DATA_ROOT}: memory and {SIZE}."
+    )
     if engine.rootless or (engine.user or 0) != 0:
         return site.finding(
             "root.rootless",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from kata_dind.errors import SpecError
@@ -21,16 +20,7 @@ from kata_dind.pod.repair import Script, repair
 from kata_dind.pod.roots import DEFAULT_ROOTS
 from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES, is_possible, limit_for
 from kata_dind.pod.wrapper import DEVICE
-from kata_dind.vocabulary import DataRootKind
-
-
-class Workload(StrEnum):
-    """The kinds of objects that can be rendered."""
-
-    POD = "Pod"
-    DEPLOYMENT = "Deployment"
-    STATEFUL_SET = "StatefulSet"
-    JOB = "Job"
+from kata_dind.vocabulary import DataRootKind, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +139,7 @@ def _block_class(spec: RenderSpec) -> dict[str, str]:
 
 
 def _has_claim(spec: RenderSpec) -> bool:
-    return spec.workload is Workload.STATEFUL_SET and spec.kind is not DataRootKind.MEMORY
+    return spec.workload is Workload.STATEFULSET and spec.kind is not DataRootKind.MEMORY
 
 
 def _claims(spec: RenderSpec, size_bytes: int) -> list[dict[str, Any]]:
@@ -256,12 +246,13 @@ def _object(spec: RenderSpec, pod: dict[str, Any], claims: list[dict[str, Any]])
         body: dict[str, Any] = {"backoffLimit": 0, "template": template}
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
     selector = {"matchLabels": {"app.kubernetes.io/name": spec.name}}
+    kind = "StatefulSet" if spec.workload is Workload.STATEFULSET else "Deployment"
     body = {"replicas": spec.replicas, "selector": selector, "template": template}
-    if spec.workload is Workload.STATEFUL_SET:
+    if spec.workload is Workload.STATEFULSET:
         body["serviceName"] = spec.name
         if claims:
             body["volumeClaimTemplates"] = claims
-    return {"apiVersion": "apps/v1", "kind": spec.workload.value, "metadata": metadata, "spec": body}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, "spec": body}
 
 
 def _in_order(pod: Mapping[str, Any]) -> dict[str, Any]:

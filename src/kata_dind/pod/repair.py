@@ -97,17 +97,17 @@ def repair(
         return Repair(findings=detection.findings)
     annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
     runtime = runtime_of(detection.runtime_class, annotations, policy) if detection.is_kata else None
-    wanted = read_wanted(pod, policy)
     if runtime is None:
         return Repair(findings=detection.findings)
-    bench = Bench(Draft(pod), claim_templates)
-    job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     if runtime.left_alone:
         return Repair(findings=_joined(detection.findings, [_left_alone(runtime)]))
+    wanted = read_wanted(pod, policy)
+    bench = Bench(Draft(pod), claim_templates)
     if not wanted.repair:
         is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
         found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
         return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
+    job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     try:
         for engine in detection.engines:
             job.mend(engine)

@@ -112,7 +112,8 @@ def _provide_memory(bench: Bench, site: Site, choice: Choice) -> Finding | None:
     for pointer, before, after in raised:
         bench.draft.put(pointer, after)
         whose = "the pod" if pointer[1] == "resources" else site.named
-        bench.say(f"The memory {pointer[-2][:-1]} of {whose} is raised from {before} to {after} for what it stores.")  # type: ignore[index]
+        what = str(pointer[-2]).removesuffix("s")
+        bench.say(f"The memory {what} of {whose} is raised from {before} to {after} for what it stores.")
     return None
 
 
@@ -166,8 +167,8 @@ def _without_sub_path(bench: Bench, site: Site, mount: VolumeMount) -> None:
         if key in entry:
             bench.draft.remove((*mount.pointer, key))
             bench.say(
-                f"The {key} of the mount at `{mount.mount_path}` in {site.named} is taken out: with it, the \
-mount is a directory of the node."
+                f"The {key} of the mount at `{mount.mount_path}` in {site.named} is taken out: with it, the mount is a "
+                "directory of the node."
             )
 
 
