@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kata_dind.pod.model import Detection, Finding, Operation, Place, Pointer, Repair, Severity
+from kata_dind.pod.model import Detection, Finding, Operation, Place, Repair, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,3 @@ class Totals:
         for name in ("documents", "pods", "with_engines", "repaired", "unrepaired", "errors"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.changed_files += other.changed_files
-
-
-def in_document(place: Place, pointer: Pointer) -> Pointer:
-    """Return where a pod's pointer lies in the document that has the pod; empty if it is not in there."""
-    for pod_prefix, document_prefix in place.parts:
-        if pointer[: len(pod_prefix)] == pod_prefix:
-            return () if document_prefix is None else document_prefix + pointer[len(pod_prefix) :]
-    return ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kata_dind.pod.model import Backing, Detection, Engine, Finding, Outcome, Program, Repair, Root, Severity
-from kata_dind.pod.sentences import sentence
+from kata_dind.pod.sentences import lowered, sentence
 
 _PROGRAMS = {
     Program.DOCKERD: "a Docker daemon (dockerd{})",
@@ -93,9 +93,7 @@ def _about_finding(finding: Finding) -> str:
     begins = {Severity.ERROR: "Wrong: ", Severity.WARNING: "Mind: ", Severity.NOTE: "Note: "}[finding.severity]
     name = finding.container
     where = f"in the container `{name}`, " if name and f"`{name}`" not in finding.message else ""
-    message = finding.message
-    if where and message.startswith(("The ", "A ")):
-        message = message[0].lower() + message[1:]
+    message = lowered(finding.message) if where else finding.message
     return " ".join(filter(None, (f"{begins}{where}{message}", finding.hint)))
 
 

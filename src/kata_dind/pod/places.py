@@ -243,6 +243,11 @@ def translate(place: Place, patch: Sequence[Operation]) -> tuple[list[Operation]
     return _into_text(place, held, left)
 
 
+def in_document(place: Place, pointer: Pointer) -> tuple[str, ...]:
+    """Return the steps to a value of the pod in the document; none if it is not in there."""
+    return _document_pointer(place.parts, [str(step) for step in pointer]) or ()
+
+
 def _into_text(place: Place, held: list[Operation], left: list[Operation]) -> tuple[list[Operation], list[Operation]]:
     """Move single fields of the pod spec to the string that patches it, if the document has such a string."""
     fields = {

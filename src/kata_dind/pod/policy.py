@@ -319,8 +319,12 @@ class Policy(_Model):
 
     def class_of(self, name: str) -> RuntimeClass | None:
         """Return what the policy says of a RuntimeClass; None if it isn't Kata's."""
-        found = _first_match(self.runtime_classes, name)
+        found = self.rule_for(name)
         return found if found is not None and found.kata else None
+
+    def rule_for(self, name: str) -> RuntimeClass | None:
+        """Return the rule that decides about a RuntimeClass, also if it says that the class is not Kata's."""
+        return next((rule for rule in self.runtime_classes if matches(rule.match, name)), None)
 
 
 def parse_policy(data: object) -> Policy:
@@ -382,10 +386,6 @@ def version_numbers(text: str) -> tuple[int, ...]:
 def matches(pattern: str, name: str) -> bool:
     """Tell whether a name fits a pattern of `*`, `?` and `[]`; case matters."""
     return _compiled(pattern).match(name) is not None
-
-
-def _first_match(rules: tuple[RuntimeClass, ...], name: str) -> RuntimeClass | None:
-    return next((rule for rule in rules if matches(rule.match, name)), None)
 
 
 @functools.lru_cache(maxsize=512)

@@ -9,6 +9,9 @@ _LONGEST = 100
 _IN_LOWER_CASE = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "kata", "kubelet", "vfs", "emptyDir"))
 """Words that stay as they are at the beginning of a sentence."""
 
+_NO_NAMES = frozenset(("A", "An", "It", "The", "What"))
+"""The words with a capital that our sentences begin with, but for names."""
+
 
 def plain(text: str) -> str:
     """Return a text that a terminal and a line of a log can take."""
@@ -37,3 +40,9 @@ def sentence(text: str) -> str:
     if first.isalpha() and first.islower() and first not in _IN_LOWER_CASE:
         text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?:" else f"{text}."
+
+
+def lowered(text: str) -> str:
+    """Return a sentence for the place behind other words: its first word loses its capital unless it is a name."""
+    first = text.partition(" ")[0]
+    return text[0].lower() + text[1:] if first in _NO_NAMES else text

@@ -260,7 +260,7 @@ def test_a_task_whose_class_is_elsewhere_fails_the_check_if_it_would_be_broken_o
     assert outcome.exit_code == 1
     broken, whose, hint = outcome.stdout.splitlines()
     assert broken.startswith(
-        "task.yaml:7: warning: Task build: under a RuntimeClass of Kata's, such as `kata`, `server` keeps the data"
+        "task.yaml:7: warning: Task build: Under a RuntimeClass of Kata's, such as `kata`, `server` keeps the data"
     )
     assert "Tekton makes a pod for each run of a task" in whose
     assert whose.endswith("[pod.incomplete]")

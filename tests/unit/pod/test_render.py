@@ -108,7 +108,7 @@ def test_each_combination_is_valid_and_left_alone(
         labels=(("team", "ci"),),
     )
     manifest = rendered(spec, policy)
-    assert manifest["kind"] == workload
+    assert manifest["kind"].lower() == workload
     pod = pod_of(manifest)
     daemons = pod["spec"]["initContainers"] if sidecar else pod["spec"]["containers"]
     assert [container["name"] for container in daemons] == ["dind"]

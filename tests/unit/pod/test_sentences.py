@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kata_dind
-from kata_dind.pod.sentences import sentence
+from kata_dind.pod.sentences import lowered, sentence
 
 _SOURCES = Path(kata_dind.__file__).parent
 _FILES = sorted(path for room in ("pod", "fixing") for path in (_SOURCES / room).rglob("*.py"))
@@ -58,3 +58,10 @@ def test_the_sources_say_something() -> None:
 )
 def test_a_text_becomes_a_sentence(text: str, whole: str) -> None:
     assert sentence(text) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "within"), [("The share is slow.", "the share is slow."), ("Docker exits.", "Docker exits."), ("", "")]
+)
+def test_a_sentence_goes_behind_other_words(text: str, within: str) -> None:
+    assert lowered(text) == within

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kata_dind.fixing.reports import DocumentReport, PodReport, Totals, in_document
+from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
 from kata_dind.manifest.patch import join_pointer
 from kata_dind.pod.model import Engine, Finding, Root
+from kata_dind.pod.places import in_document
 
 FORMAT = 1
 """Grows when a field goes or changes its meaning."""
