@@ -546,7 +546,7 @@ def test_what_is_done_by_hand_is_left_alone_until_it_is_to_be_improved(cli: Comm
     (here / "pod.yaml").write_text(pod)
     assert cli("fix", "pod.yaml").stdout == pod
     assert cli("fix", "--check", "pod.yaml").exit_code == 0
-    assert "fix --improve shows" in " ".join(cli("fix", "pod.yaml", "-o", "explain").stdout.split())
+    assert "fix --improve` shows" in " ".join(cli("fix", "pod.yaml", "-o", "explain").stdout.split())
     improved = cli("fix", "--check", "--improve", "pod.yaml")
     assert (improved.exit_code, "[pod.improvable]" in improved.stdout) == (1, True)
     told = " ".join(cli("fix", "--improve", "pod.yaml", "-o", "explain").stdout.split())
