@@ -30,7 +30,7 @@ def outcome_of(
     rootless: bool = False,
     driver: str = "",
 ) -> Answer:
-    """Return what becomes of a program on its data root, with a sentence.
+    """Return what becomes of a program on its data root, and why, as a clause.
 
     `version` is the program's, as far as it is known; `driver` the storage driver or snapshotter that the pod names.
     """
@@ -47,12 +47,12 @@ def outcome_of(
         case Backing.VIRTIOFS | Backing.HOST if runtime is not None and runtime.virtiofs_fit:
             return _on_fit_share(program, version, driver)
         case _:
-            outcome, sentence = _on_share(program, version, runtime, rootless=rootless, driver=driver)
+            outcome, because = _on_share(program, version, runtime, rootless=rootless, driver=driver)
             if backing is Backing.GUEST_ROOT:
-                sentence = f"unless the snapshotter is devmapper, {sentence}"
+                because = f"unless the snapshotter is devmapper, {because}"
             if backing is Backing.HOST:
-                sentence += "; and a second daemon on the same directory would destroy the data of both"
-            return outcome, sentence
+                because += "; and a second daemon on the same directory would destroy the data of both"
+            return outcome, because
 
 
 def _named(program: Program, version: tuple[int, ...]) -> str:
@@ -89,16 +89,16 @@ def _on_good(
             f"overlay works there for root, but for {name} without root only from Linux 5.11 on, "
             f"which {runtime.version_text} may not have"
         )
-    sentence = f"overlay works there, so {name} does"
+    because = f"overlay works there, so {name} does"
     if backing is Backing.MEMORY:
-        sentence += ", and all that it stores takes memory of the guest"
+        because += ", and all that it stores takes memory of the guest"
         if runtime is not None and runtime.is_before(3, 18):
             user = ", and rootless ones may fail" if rootless else ""
-            sentence += (
+            because += (
                 "; the tmpfs of the kernels before Kata 3.18 has no extended attributes, "
                 f"so images with file capabilities fail{user}"
             )
-    return Outcome.WORKS, sentence
+    return Outcome.WORKS, because
 
 
 def _refused_driver(program: Program, version: tuple[int, ...], driver: str) -> str:
