@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -26,16 +26,28 @@ class Around:
 
     policy: Policy | None = None
     """The user's policy with what RuntimeClasses tell; None if they tell nothing."""
-    objects: Mapping[str, tuple[_Object, ...]] = field(default_factory=dict)
+    objects: Mapping[str, Sequence[_Object]] = field(default_factory=dict)
     """ConfigMaps and PersistentVolumeClaims, by their namespaces; an empty one if they name none."""
+    _in_reach: dict[str, tuple[ConfigMaps, tuple[_Object, ...]]] = field(default_factory=dict, compare=False)
+    """What was asked for already, by namespace: a file may have thousands of pods and of ConfigMaps."""
 
     def config_maps_of(self, namespace: str) -> ConfigMaps:
         """Return the ConfigMaps that a pod of this namespace may mount."""
-        return config_maps_in(self._of(namespace, "ConfigMap")) if self.objects else {}
+        return self._reach_of(namespace)[0] if self.objects else {}
 
     def claims_of(self, namespace: str) -> tuple[_Object, ...]:
         """Return the claims that a pod of this namespace may mount, as they stand among claim templates."""
-        return tuple(map(claim_in_reach, self._of(namespace, "PersistentVolumeClaim"))) if self.objects else ()
+        return self._reach_of(namespace)[1] if self.objects else ()
+
+    def _reach_of(self, namespace: str) -> tuple[ConfigMaps, tuple[_Object, ...]]:
+        # All namespaces that have nothing of their own are one: a dot is in none's name.
+        key = namespace if not namespace or namespace in self.objects else "."
+        if key not in self._in_reach:
+            self._in_reach[key] = (
+                config_maps_in(self._of(key, "ConfigMap")),
+                tuple(map(claim_in_reach, self._of(key, "PersistentVolumeClaim"))),
+            )
+        return self._in_reach[key]
 
     def _of(self, namespace: str, kind: str) -> Iterator[_Object]:
         for own, objects in self.objects.items():
@@ -46,12 +58,12 @@ class Around:
 
 def around_with(objects: Iterable[_Object], policy: Policy | None) -> Around:
     """Return surroundings with these objects, of any kind."""
-    by_namespace: dict[str, tuple[_Object, ...]] = {}
+    by_namespace: dict[str, list[_Object]] = {}
     for each in objects:
         if each.get("kind") in ("ConfigMap", "PersistentVolumeClaim"):
             metadata = each.get("metadata")
             namespace = str(metadata.get("namespace") or "") if isinstance(metadata, Mapping) else ""
-            by_namespace[namespace] = (*by_namespace.get(namespace, ()), each)
+            by_namespace.setdefault(namespace, []).append(each)
     return Around(policy, by_namespace)
 
 
