@@ -12,7 +12,7 @@ from kata_dind.pod.files import Files, environment_of
 from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.images import CERTAIN, Known, known_image
 from kata_dind.pod.model import ConfigMaps, ContainerList, Pointer
-from kata_dind.pod.policy import Policy, matches
+from kata_dind.pod.policy import Policy
 from kata_dind.pod.reading import containers_of, items, mapping, number, text, words
 from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import IMAGE_VOLUMES, clean_path, find_claim_template, find_mount, find_volume
@@ -79,22 +79,18 @@ class Container:
 
     def _look_up(self) -> tuple[bool, Known]:
         """Return whether the policy has a rule for the image, and what is known of it."""
-        known = known_image(self.image)
-        for rule in self.scene.policy.images:
-            if rule.match == self.image or matches(rule.match, self.image):
-                if rule.program is None:
-                    return True, Known(is_client=True)
-                version = tuple(int(part) for part in rule.version.split(".") if part.isdecimal())
-                said = f"the policy says that the image {self.image} runs {rule.program}"
-                return True, Known(rule.program, CERTAIN, said, version, rule.entrypoint, user=rule.user)
-        return False, known
+        rule = self.scene.policy.image_rule_for(self.image)
+        if rule is None:
+            return False, known_image(self.image)
+        if rule.program is None:
+            return True, Known(is_client=True)
+        version = tuple(int(part) for part in rule.version.split(".") if part.isdecimal())
+        said = f"the policy says that the image {self.image} runs {rule.program}"
+        return True, Known(rule.program, CERTAIN, said, version, rule.entrypoint, user=rule.user)
 
     def is_named(self) -> bool:
         """Tell whether an annotation or the policy names it as one that runs a daemon."""
-        if not self.name:
-            return False
-        named = self.scene.wishes.container == self.name
-        return named or any(matches(pattern, self.name) for pattern in self.scene.policy.containers)
+        return bool(self.name) and (self.scene.wishes.container == self.name or self.scene.policy.names(self.name))
 
     def has_docker_variables(self) -> bool:
         """Tell whether it has variables that dockerd, or its image, reads."""

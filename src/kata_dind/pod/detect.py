@@ -20,7 +20,7 @@ from kata_dind.pod.handlers import runtime_of
 from kata_dind.pod.images import CERTAIN, LIKELY
 from kata_dind.pod.launches import FoundLaunch, read_launch
 from kata_dind.pod.model import NO_CONFIG_MAPS, ConfigMaps, Detection, Engine, Finding, PodDict, Program, Severity
-from kata_dind.pod.policy import Policy, matches
+from kata_dind.pod.policy import Policy
 from kata_dind.pod.reading import containers_of, items, mapping, post_start_words, text, words
 from kata_dind.pod.volumes import clean_path
 
@@ -98,10 +98,9 @@ def _has_hint(container: Mapping[str, Any]) -> bool:
 
 def _is_named(name: str, container: Mapping[str, Any], policy: Policy, wishes: Wishes) -> bool:
     """Tell whether the policy or an annotation speaks of a container."""
-    if name and (wishes.container == name or any(matches(pattern, name) for pattern in policy.containers)):
+    if name and (wishes.container == name or policy.names(name)):
         return True
-    image = text(container.get("image"))
-    return any(rule.match == image or matches(rule.match, image) for rule in policy.images)
+    return policy.image_rule_for(text(container.get("image"))) is not None
 
 
 def _engines_of(container: Container) -> tuple[list[Engine], list[Finding]]:

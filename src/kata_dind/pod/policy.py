@@ -322,6 +322,14 @@ class Policy(_Model):
         found = self.rule_for(name)
         return found if found is not None and found.kata else None
 
+    def image_rule_for(self, reference: str) -> ImageRule | None:
+        """Return the rule that tells what an image runs."""
+        return next((rule for rule in self.images if rule.match == reference or matches(rule.match, reference)), None)
+
+    def names(self, container: str) -> bool:
+        """Tell whether a container of this name runs dockerd by the policy."""
+        return any(matches(pattern, container) for pattern in self.containers)
+
     def rule_for(self, name: str) -> RuntimeClass | None:
         """Return the rule that decides about a RuntimeClass, also if it says that the class is not Kata's."""
         return next((rule for rule in self.runtime_classes if matches(rule.match, name)), None)
