@@ -1,4 +1,7 @@
-"""Names in our sentences; those of others on one line, without control characters, and not all of a long one."""
+"""What is said of pods: where a sentence begins and ends, and the names of others in it.
+
+These are shown on one line, without control characters, and not all of a long one.
+"""
 
 from __future__ import annotations
 
