@@ -107,7 +107,8 @@ class Draft:
 
     def remove_items(self, pointers: Iterable[Pointer]) -> None:
         """Take items out of their lists, from the end, so that each index still means what it meant."""
-        for pointer in sorted(set(pointers), key=lambda pointer: pointer[-1], reverse=True):
+        # No set: its order differs from run to run, and so would the patch.
+        for pointer in sorted(dict.fromkeys(pointers), key=lambda pointer: pointer[-1], reverse=True):
             self.remove(pointer)
 
     def _forget(self, pointer: Pointer) -> None:

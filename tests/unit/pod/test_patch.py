@@ -57,6 +57,13 @@ def test_items_go_from_the_end_so_that_each_is_the_right_one() -> None:
     assert [operation["path"] for operation in draft.operations] == ["/args/2", "/env/1", "/args/0"]
 
 
+def test_items_of_several_lists_go_in_the_order_in_which_they_are_named() -> None:
+    names = [f"list{number}" for number in range(20)]
+    draft = Draft({name: [1] for name in names})
+    draft.remove_items([(name, 0) for name in names])
+    assert [operation["path"] for operation in draft.operations] == [f"/{name}/0" for name in names]
+
+
 def test_a_list_gets_a_first_item() -> None:
     draft = Draft({"a": [1]})
     draft.insert_first(("a",), 0)
