@@ -163,12 +163,27 @@ def _is_only_disk(asked: DataRootKind, has_claims: bool) -> bool:
     return asked is DataRootKind.BLOCK and not has_claims
 
 
+_SYSTEMS = re.compile(
+    "/|/(?:boot|etc|lib|lib64|run|s?bin|usr|var)|/usr/(?:local/)?(?:lib|libexec|s?bin|share)|/usr/local|/var/(?:lib|run)"
+    "|/(?:dev|proc|sys)(?:/.*)?",
+    re.DOTALL,
+)
+"""Directories without whose files nothing runs, or that the runtime mounts."""
+
+
 def _refusal(site: Site, kind: str) -> Finding | None:
     root, engine = site.root, site.engine
     if ":" in root.path:
         return site.finding(
             "root.path-impossible",
             f"The data root `{root.path}` of {site.named} has a colon in it, and no volume can be mounted there.",
+            "Use another path.",
+        )
+    if root.mount is None and _SYSTEMS.fullmatch(clean_path(root.path)):
+        return site.finding(
+            "root.path-impossible",
+            f"The data root `{root.path}` of {site.named} is a directory of the system itself, which a volume would "
+            "hide.",
             "Use another path.",
         )
     if root.backing is Backing.HOST or kind == "hostPath":
