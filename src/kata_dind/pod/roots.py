@@ -41,6 +41,16 @@ _DRIVER_FLAGS = {
     Program.DAGGER: ("--oci-worker-snapshotter",),
     Program.EARTHLY: ("--oci-worker-snapshotter",),
 }
+_FLAGS_WITH_VALUE = frozenset(
+    (
+        *(flag for table in (_ROOT_FLAGS, _CONFIG_FLAGS, _DRIVER_FLAGS) for flags in table.values() for flag in flags),
+        *("--root", "--config", "--exec-root", "--pidfile", "-p", "--log-level", "-l", "--host", "-H", "--group", "-G"),
+        *("--containerd", "--registry-mirror", "--insecure-registry", "--mtu", "--bip", "--dns", "--storage-opt"),
+        *("--address", "-a", "--addr", "--state"),
+    )
+)
+"""Flags that take the next word for their value, whatever that is."""
+
 # Variables whose value are flags, with the programs that read them.
 _FLAG_VARIABLES = {
     "DOCKER_DAEMON_ARGS": ("wrapdocker", "wrapdocker.sh"),
@@ -113,9 +123,14 @@ def read_storage(running: Running) -> Storage:
 
 
 def flag_values(words: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the values of flags with the words that say them: `--x V`, `--x=V`, `"--x V"`, `-gV`, `-g=V`."""
+    """Yield the values of flags with the words that say them: `--x V`, `--x=V`, `"--x V"`, `-gV`, `-g=V`.
+
+    A word is no flag where the flag before takes it for its value, as in `--data-root --storage-driver=vfs`.
+    """
+    takes_next = False
     for index, word in enumerate(words):
-        if not word.startswith(names):
+        is_value, takes_next = takes_next, not takes_next and word in _FLAGS_WITH_VALUE
+        if is_value or not word.startswith(names):
             continue
         for name in names:
             if word == name:

@@ -13,6 +13,7 @@ from kata_dind.pod.patch import Draft, escape_expansion
 from kata_dind.pod.quantity import entrypoint_size, quantity, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
 from kata_dind.pod.roots import DEFAULT_ROOTS
+from kata_dind.pod.sizes import MIB
 from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
 from kata_dind.pod.wrapper import BESIDE, DEVICE, NAME, shows_data_root
 
@@ -88,6 +89,10 @@ def _provide_block_plain(bench: Bench, site: Site, choice: Choice) -> None:
     )
 
 
+_GUEST_BYTES = 2048 * MIB
+"""The memory that Kata gives any guest (default_memory), and that a container without a limit has so far."""
+
+
 def _provide_memory(bench: Bench, site: Site, choice: Choice) -> Finding | None:
     raised: list[tuple[Pointer, str, str]] = []
     if choice.size_bytes:
@@ -106,8 +111,13 @@ def _provide_memory(bench: Bench, site: Site, choice: Choice) -> Finding | None:
         "Kata lets it grow to half of the guest's memory, whatever its sizeLimit is."
     )
     if choice.size_bytes and not raised:
+        limits = (*site.engine.pointer, "resources", "limits", "memory")
+        request = quantity_bytes(bench.draft.get((*limits[:-2], "requests", "memory"))) or 0
+        limit = quantity(choice.size_bytes + max(request, _GUEST_BYTES))
+        bench.draft.put(limits, limit)
         bench.say(
-            f"{site.named} has no memory limit that could be raised: it has the memory that Kata gives any guest."
+            f"{site.named} gets a memory limit of {limit}, since it has none: Kata adds the containers' limits to the "
+            "memory of a guest, which would not hold the data root by itself."
         )
     for pointer, before, after in raised:
         bench.draft.put(pointer, after)

@@ -323,6 +323,16 @@ def test_a_mount_below_the_root_would_be_hidden_by_a_disk(policy: Json) -> None:
     assert repaired(document, BLOCK_PLAIN)[0].kind == "block-plain"
 
 
+@pytest.mark.parametrize(("resources", "limit"), [(None, "6Gi"), ({"requests": {"memory": "3Gi"}}, "7Gi")])
+def test_a_container_without_a_memory_limit_gets_one_for_a_data_root_in_memory(
+    resources: Json | None, limit: str
+) -> None:
+    container = dind() if resources is None else dind(resources=resources)
+    result, after = repaired(pod(container, annotations=MEMORY))
+    assert container_of(after)["resources"] == {**(resources or {}), "limits": {"memory": limit}}
+    assert any(f"gets a memory limit of {limit}, since it has none" in reason for reason in result.reasons)
+
+
 def test_a_memory_volume_with_a_sub_path_loses_the_sub_path() -> None:
     volume = {"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "8G"}}
     result, after = repaired(pod(dind(volumeMounts=[mount("v", subPath="docker")]), volumes=[volume]))

@@ -258,3 +258,10 @@ def test_variables_of_a_config_map() -> None:
     one["env"] = [{"name": "ROOT", "valueFrom": {"configMapKeyRef": {"name": "ci", "key": "root"}}}]
     assert paths(only_engine(one, config_maps={"ci": {"root": "/x"}})) == ["/x"]
     assert paths(detected(one).engines[0]) == []
+
+
+def test_a_word_that_another_flag_takes_is_no_flag() -> None:
+    engine = only_engine(container("docker:28-dind", args=["--data-root", "--storage-driver=vfs", "--debug"]))
+    assert (paths(engine), engine.storage_settings) == ([], ())
+    engine = only_engine(container("docker:28-dind", args=["--host", "-g", "--data-root", "/x", "-s", "vfs"]))
+    assert (paths(engine), [setting.driver for setting in engine.storage_settings]) == (["/x"], ["vfs"])
