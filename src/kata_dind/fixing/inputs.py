@@ -95,13 +95,14 @@ def open_input(wanted: Input) -> Iterator[TextIO]:
                 binary = sys.stdin.buffer
             else:
                 binary = stack.enter_context(Path(wanted.name).open("rb"))
+            begin = binary.read(_PROBED_BYTES)
+            if b"\0" in begin:
+                raise SpecError(f"{shown(wanted)}: it is not text but binary data", id="spec.not-text")
             if not _is_regular(binary):
                 spool = stack.enter_context(tempfile.TemporaryFile())
+                spool.write(begin)
                 shutil.copyfileobj(binary, spool)
                 binary = spool
-            binary.seek(0)
-            if b"\0" in binary.read(_PROBED_BYTES):
-                raise SpecError(f"{shown(wanted)}: it is not text but binary data", id="spec.not-text")
             binary.seek(0)
         except OSError as error:
             raise unreadable(shown(wanted), error) from error

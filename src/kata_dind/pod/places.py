@@ -53,6 +53,9 @@ _KINDS: Mapping[str, tuple[str, _Finder]] = {
 }
 """Kinds whose pods are not in one piece, with the beginning of their API group."""
 
+_POD_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+"""What a pod or its template has. What has other fields beside `spec`, as a job of Prow's has, may take no metadata."""
+
 _OPAQUE = frozenset({"ConfigMap", "Secret", "CustomResourceDefinition"})
 """Kinds that hold text and schemas, not pods."""
 
@@ -185,10 +188,13 @@ def _in_one_piece(
     spec: Mapping[Any, Any], pointer: Pointer, around: _Around, *, parent: Mapping[Any, Any] | None = None
 ) -> Place:
     """Return a pod that stands in the document as it is: with its metadata if its spec is called so."""
+    parts: tuple[tuple[Pointer, Pointer | None], ...] = ((("spec",), pointer), ((), None))
+    if parent is not None and ("metadata" in parent or parent.keys() <= _POD_FIELDS):
+        parts = (((), pointer[:-1]),)
     return Place(
         *identity(around.document),
         pod={"spec": spec} if parent is None else parent,
-        parts=((("spec",), pointer), ((), None)) if parent is None else (((), pointer[:-1]),),
+        parts=parts,
         claim_templates=mappings(around.claim_templates),
         made_by=around.made_by,
         incomplete=around.incomplete,

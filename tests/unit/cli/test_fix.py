@@ -223,6 +223,12 @@ def test_every_format_is_whole_without_pods(cli: CommandLine, here: Path, output
         json.loads(outcome.stdout)
 
 
+def test_a_device_without_an_end_is_not_read_to_it(cli: CommandLine) -> None:
+    outcome = cli("fix", "-f", "/dev/zero")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert "/dev/zero: it is not text but binary data" in outcome.stderr
+
+
 # --- check
 
 

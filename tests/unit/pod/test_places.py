@@ -567,6 +567,15 @@ def test_the_script_in_a_pipeline_of_buildkites_has_each_dollar_twice() -> None:
     assert held[0]["value"] == command
 
 
+def test_what_has_fields_of_its_own_beside_a_spec_gets_no_metadata() -> None:
+    job = "{always_run: true%s, spec: {containers: %s}}"
+    place = the_place(f"presubmits: {{org/repo: [{job % ('', CONTAINERS)}]}}")
+    assert in_document(place, "spec", "volumes") == "/presubmits/org~1repo/0/spec/volumes"
+    assert in_document(place, "metadata", "annotations") is None
+    place = the_place(f"job: {job % (', metadata: {}', CONTAINERS)}")
+    assert in_document(place, "metadata", "annotations") == "/job/metadata/annotations"
+
+
 def test_a_bare_pod_spec_has_no_place_for_metadata() -> None:
     place = the_place(f"agent: {{podTemplate: {{runtimeClassName: kata, containers: {CONTAINERS}}}}}")
     assert in_document(place, "spec", "volumes") == "/agent/podTemplate/volumes"
