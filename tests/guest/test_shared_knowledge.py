@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_dind.dataroot.drivers import FALLBACK_DRIVERS, FILESYSTEM_DRIVERS, STORAGE_DRIVERS, UNFIT_DRIVERS
+from kata_dind.drivers import FALLBACK_DRIVERS, FILESYSTEM_DRIVERS, STORAGE_DRIVERS, UNFIT_DRIVERS
 from kata_dind.errors import SpecError
 from kata_dind.host.disks import create_disk
 from kata_dind.host.process import run

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from kata_dind.cli import completion
-from kata_dind.cli.options import takes_session
-from kata_dind.cli.options.declare import flag, option
+from kata_dind.cli.options import flag, option, require_word, takes_session
 from kata_dind.cli.session import Session
 from kata_dind.errors import SpecError
 from kata_dind.pod.model import Copy, Program
@@ -20,7 +19,7 @@ Kind = Annotated[
         metavar="|".join(DataRootKind),
         help_text="The kind of data root to print it for, without comments, as for a pod's manifest.",
         show_default="all kinds, with comments",
-        autocompletion=completion.words([*DataRootKind]),
+        autocompletion=completion.words(DataRootKind),
     ),
 ]
 
@@ -32,7 +31,7 @@ ForProgram = Annotated[
         metavar="|".join(Program),
         help_text="With a kind: the program that the data root is for.",
         show_default="dockerd",
-        autocompletion=completion.words([*Program]),
+        autocompletion=completion.words(Program),
     ),
 ]
 
@@ -44,7 +43,7 @@ OfFilesystem = Annotated[
         metavar="|".join(Filesystem),
         help_text="With a kind that has a disk: the disk's file system.",
         show_default="ext4",
-        autocompletion=completion.words([*Filesystem]),
+        autocompletion=completion.words(Filesystem),
     ),
 ]
 
@@ -92,12 +91,12 @@ def entrypoint(
     from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 
     for name, value, words in (
-        ("kind", kind, [*DataRootKind]),
-        ("program", program, [*Program]),
-        ("filesystem", filesystem, [*Filesystem]),
+        ("kind", kind, DataRootKind),
+        ("program", program, Program),
+        ("filesystem", filesystem, Filesystem),
     ):
-        if value and value not in words:
-            raise SpecError(f"--{name}: {value!r} is not one of {', '.join(words)}", id="spec.wrong-value")
+        if value:
+            require_word(f"--{name}", value, words)
     copy = Copy(
         kind=DataRootKind(kind),
         program=Program(program or Program.DOCKERD),

@@ -15,7 +15,7 @@ import typer
 
 from kata_dind.cli import completion
 from kata_dind.cli.failure import print_error, say
-from kata_dind.cli.options import Json, flag, option, takes_session
+from kata_dind.cli.options import Json, flag, option, require_word, takes_session
 from kata_dind.cli.options.pods import PolicyFile
 from kata_dind.cli.output import printable, progress
 from kata_dind.cli.session import Session
@@ -173,8 +173,8 @@ def fix(
 def _refuse_contradictions(
     given: Sequence[str], cluster: Cluster | None, *, output: str, in_place: bool, check: bool
 ) -> None:
-    if output and output not in [*FixOutput]:
-        raise SpecError(f"--output: {output!r} is not one of {', '.join(FixOutput)}", id="spec.wrong-value")
+    if output:
+        require_word("--output", output, FixOutput)
     if not given and cluster is None:
         raise SpecError(
             "what to read is missing: a file, a directory or - for standard input; or --all for a cluster's workloads",

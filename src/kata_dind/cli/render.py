@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from kata_dind.cli import completion
-from kata_dind.cli.options import Json, flag, option, takes_session
+from kata_dind.cli.options import Json, flag, option, require_word, takes_session
 from kata_dind.cli.options.pods import PolicyFile
 from kata_dind.cli.output import print_json
 from kata_dind.cli.session import Session
@@ -132,9 +132,9 @@ def render(
 
     The guest entrypoint is in it; nothing else is needed: kata-dind render | kubectl apply -f -
     """
-    _require_word("--kind", kind, DataRootKind)
-    _require_word("--workload", workload, Workload)
-    _require_word("--output", output, RenderOutput)
+    require_word("--kind", kind, DataRootKind)
+    require_word("--workload", workload, Workload)
+    require_word("--output", output, RenderOutput)
     from kata_dind.fixing.manifest_text import manifest_text
     from kata_dind.fixing.mend import script
     from kata_dind.fixing.policies import load_policy
@@ -145,7 +145,7 @@ def render(
         kind=DataRootKind(kind),
         size=size,
         runtime_class=runtime_class,
-        workload=next(each for each in rendering.Workload if each.lower() == workload),
+        workload=Workload(workload),
         name=name,
         namespace=namespace,
         image=image,
@@ -171,8 +171,3 @@ def _named_as_option(error: SpecError) -> SpecError:
     """Name the one field that has another name than its option."""
     summary = error.summary.replace("--cpu: ", "--cpus: ", 1)
     return SpecError(summary, id=error.id, details=error.details, hint=error.hint)
-
-
-def _require_word(name: str, word: str, allowed: type[DataRootKind | Workload | RenderOutput]) -> None:
-    if word not in [*allowed]:
-        raise SpecError(f"{name}: {word!r} is not one of {', '.join(allowed)}", id="spec.wrong-value")

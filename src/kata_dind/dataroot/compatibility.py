@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kata_dind.dataroot.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS
+from kata_dind.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS
 from kata_dind.vocabulary import Fallback
 
 _CONTAINERD_ON_DEMAND = 24

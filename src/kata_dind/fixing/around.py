@@ -11,7 +11,7 @@ from kata_dind.errors import SpecError
 from kata_dind.manifest import read_documents
 from kata_dind.pod.model import ConfigMaps
 from kata_dind.pod.places import config_maps_in
-from kata_dind.pod.policy import Policy, RuntimeClass, matches
+from kata_dind.pod.policy import Policy, RuntimeClass
 from kata_dind.pod.volumes import claim_in_reach
 
 _RELEVANT = re.compile(r"kind[\"']?\s*:\s*[\"']?(?:ConfigMap|PersistentVolumeClaim|RuntimeClass)\b")
@@ -89,17 +89,12 @@ def with_handlers(policy: Policy, runtime_classes: Iterable[Mapping[str, Any]]) 
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
         if not isinstance(name, str) or not isinstance(handler, str) or not re.fullmatch(r"[a-z0-9.-]+", name):
             continue
-        known = rule_for(policy, name)
+        known = policy.rule_for(name)
         if known is not None and not known.handler and handler != name:
             rules.append(known.model_copy(update={"match": name, "handler": handler}))
         elif known is None and (handler == "kata" or handler.startswith("kata-")):
             rules.append(RuntimeClass(match=name, handler=handler))
     return policy.model_copy(update={"runtime_classes": (*rules, *policy.runtime_classes)}) if rules else None
-
-
-def rule_for(policy: Policy, name: str) -> RuntimeClass | None:
-    """Return the rule that decides about a RuntimeClass, also if it says that the class is not Kata's."""
-    return next((rule for rule in policy.runtime_classes if matches(rule.match, name)), None)
 
 
 def _parts(text: TextIO) -> Iterator[str]:

@@ -16,6 +16,7 @@ from kata_dind.fixing.reports import DocumentReport, PodReport
 from kata_dind.host.process import find_tool, run
 from kata_dind.pod.model import Place
 from kata_dind.pod.policy import Policy
+from kata_dind.pod.reading import items, mapping
 from kata_dind.progress import Event, Report
 
 PAGE = 200
@@ -132,10 +133,10 @@ def _examined(reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: 
 
 def _mounted(place: Place) -> Iterator[tuple[str, str]]:
     """Yield the kinds and names of the ConfigMaps and claims that a pod mounts."""
-    for volume in map(_mapping, _sequence(_mapping(place.pod.get("spec")).get("volumes"))):
-        sources = [volume, *map(_mapping, _sequence(_mapping(volume.get("projected")).get("sources")))]
-        found = [("ConfigMap", _mapping(source.get("configMap")).get("name")) for source in sources]
-        found.append(("PersistentVolumeClaim", _mapping(volume.get("persistentVolumeClaim")).get("claimName")))
+    for volume in map(mapping, items(mapping(place.pod.get("spec")).get("volumes"))):
+        sources = [volume, *map(mapping, items(mapping(volume.get("projected")).get("sources")))]
+        found = [("ConfigMap", mapping(source.get("configMap")).get("name")) for source in sources]
+        found.append(("PersistentVolumeClaim", mapping(volume.get("persistentVolumeClaim")).get("claimName")))
         yield from ((kind, name) for kind, name in found if isinstance(name, str) and name)
 
 
@@ -143,7 +144,7 @@ def _object(reader: _Reader, kind: str, namespace: str, name: str) -> Mapping[st
     """Read one object; an empty one if it does not exist, or may not be read."""
     path = f"/api/v1/namespaces/{quote(namespace, safe='')}/{kind.lower()}s/{quote(name, safe='')}"
     try:
-        return {**_mapping(_get(reader.cluster, path)), "kind": kind}
+        return {**mapping(_get(reader.cluster, path)), "kind": kind}
     except KubernetesError as error:
         if not _is_refusal(error):
             raise
@@ -171,13 +172,13 @@ def _policy(reader: _Reader, mender: Mender) -> Policy | None:
 
 def _custom(reader: _Reader) -> Iterator[_Resource]:
     """Yield the custom resources that this cluster has, each with the version that it prefers."""
-    groups = _sequence(_mapping(_get(reader.cluster, "/apis")).get("groups"))
-    for group in map(_mapping, groups):
-        name, version = group.get("name"), _mapping(group.get("preferredVersion")).get("groupVersion")
+    groups = items(mapping(_get(reader.cluster, "/apis")).get("groups"))
+    for group in map(mapping, groups):
+        name, version = group.get("name"), mapping(group.get("preferredVersion")).get("groupVersion")
         if name not in _CUSTOM or not isinstance(version, str):
             continue
-        served = _sequence(_mapping(_get(reader.cluster, f"/apis/{version}")).get("resources"))
-        plurals = {_mapping(resource).get("name") for resource in served}
+        served = items(mapping(_get(reader.cluster, f"/apis/{version}")).get("resources"))
+        plurals = {mapping(resource).get("name") for resource in served}
         for plural in _CUSTOM[str(name)]:
             if plural in plurals:
                 yield _Resource(f"/apis/{version}", plural)
@@ -190,32 +191,32 @@ def _listed(reader: _Reader, resource: _Resource, *, everywhere: bool = False) -
     while True:
         path = f"{resource.prefix}{scope}/{resource.plural}?limit={PAGE}"
         try:
-            page = _mapping(_get(reader.cluster, f"{path}&continue={quote(following)}" if following else path))
+            page = mapping(_get(reader.cluster, f"{path}&continue={quote(following)}" if following else path))
         except KubernetesError as error:
             if not _is_refusal(error):
                 raise
             reader.report(Event("warning", f"{resource.plural} can't be listed, so they are left out"))
             return
         kind = str(page.get("kind", "")).removesuffix("List")
-        for item in _sequence(page.get("items")):
+        for item in items(page.get("items")):
             if isinstance(item, Mapping):
                 # The objects of a list don't repeat what the list says.
                 yield {"apiVersion": page.get("apiVersion"), "kind": kind, **item}
-        following = str(_mapping(page.get("metadata")).get("continue") or "")
+        following = str(mapping(page.get("metadata")).get("continue") or "")
         if not following:
             return
 
 
 def _owner(each: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the reference to the controller that made an object, if one did."""
-    owners = map(_mapping, _sequence(_mapping(each.get("metadata")).get("ownerReferences")))
+    owners = map(mapping, items(mapping(each.get("metadata")).get("ownerReferences")))
     return next((owner for owner in owners if owner.get("controller") is True), None)
 
 
 def _is_reported_elsewhere(reader: _Reader, each: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
     if owner.get("kind") in _MADE_BY_LISTED:
         return True
-    key = (str(_mapping(each.get("metadata")).get("namespace")), str(owner.get("kind")), str(owner.get("name")))
+    key = (str(mapping(each.get("metadata")).get("namespace")), str(owner.get("kind")), str(owner.get("name")))
     if key in reader.owners:
         return True
     reader.owners.add(key)
@@ -258,11 +259,3 @@ def _is_refusal(error: KubernetesError) -> bool:
 
 def _last_line(text: str) -> str:
     return next((line.removeprefix("Error from server ") for line in reversed(text.splitlines()) if line.strip()), "")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else []

@@ -9,16 +9,17 @@ from typing import Any, TextIO
 
 from kata_dind.fixing.around import Around
 from kata_dind.fixing.inputs import STDIN
-from kata_dind.fixing.reports import DocumentReport, PodReport, in_document
+from kata_dind.fixing.reports import DocumentReport, PodReport
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
 from kata_dind.pod.handlers import example_class
 from kata_dind.pod.model import ConfigMaps, Detection, Finding, Operation, Place, Repair, Severity
-from kata_dind.pod.places import find_pods, translate
+from kata_dind.pod.places import find_pods, in_document, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
+from kata_dind.pod.sentences import lowered, sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _mended(document: Document, patch: Sequence[Operation]) -> str:
 
 def _made_elsewhere(place: Place) -> Finding:
     maker = place.made_by or "Another object makes the pod"
-    message = place.incomplete or f"{maker}, and this document has no place for the repair"
+    message = place.incomplete or sentence(f"{maker}, and this document has no place for the repair")
     return Finding("pod.made-elsewhere", Severity.ERROR, message, hint=_by_webhook(message))
 
 
@@ -113,7 +114,7 @@ def _under_kata(
     if not (needed.patch or needed.unrepaired):
         return None
     wrong = [
-        replace(finding, message=f"under a RuntimeClass of Kata's, such as `{name}`, {_lowered(finding.message)}")
+        replace(finding, message=f"Under a RuntimeClass of Kata's, such as `{name}`, {lowered(finding.message)}")
         for finding in needed.findings
         if finding.severity is not Severity.NOTE and finding not in found.findings
     ]
@@ -122,13 +123,9 @@ def _under_kata(
     return replace(needed, findings=(*wrong, whose))
 
 
-def _lowered(message: str) -> str:
-    return message[:1].lower() + message[1:]
-
-
 def _improvable(mended: Repair) -> Finding:
     reason = mended.reasons[0] if mended.reasons else ""
-    return Finding("pod.improvable", Severity.WARNING, f"it works, and can be made better: {reason}")
+    return Finding("pod.improvable", Severity.WARNING, f"It works, and can be made better: {reason}")
 
 
 def _by_webhook(message: str) -> str:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kata_dind.pod.explain import sentence
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.policy_check import explain_policy, policy_warnings
+from kata_dind.pod.sentences import sentence
 
 _KINDS = {
     "block-plain": "a plain emptyDir, of which Kata makes a disk",

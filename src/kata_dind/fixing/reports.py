@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kata_dind.pod.model import Detection, Finding, Operation, Place, Pointer, Repair, Severity
+from kata_dind.pod.model import Detection, Finding, Operation, Place, Repair, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,16 @@ class PodReport:
     patch: tuple[Operation, ...] = ()
     """The repair in the document's own pointers; empty if there is none, or the document can't hold it."""
     lines: tuple[int, ...] = ()
-    """For each finding, the line that it is about."""
+    """For each finding, the line that it is about; empty for an object of a cluster."""
+
+    @property
+    def located(self) -> list[tuple[Finding, int]]:
+        """Each finding with the line that it is about; 0 without a file."""
+        return list(zip(self.findings, self.lines or [0] * len(self.findings), strict=True))
+
+    def said_of(self, finding: Finding) -> str:
+        """Return a finding for those who don't see the pod beside it: its title, what is wrong, the next step."""
+        return " ".join(filter(None, (f"{self.title}: {finding.message}", finding.hint)))
 
     @property
     def is_worth_a_word(self) -> bool:
@@ -99,16 +108,3 @@ class Totals:
         for name in ("documents", "pods", "with_engines", "repaired", "unrepaired", "errors"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.changed_files += other.changed_files
-
-
-def in_document(place: Place, pointer: Pointer) -> Pointer:
-    """Return where a pod's pointer lies in the document that has the pod; empty if it is not in there."""
-    for pod_prefix, document_prefix in place.parts:
-        if pointer[: len(pod_prefix)] == pod_prefix:
-            return () if document_prefix is None else document_prefix + pointer[len(pod_prefix) :]
-    return ()
-
-
-def pointer_text(pointer: Pointer) -> str:
-    """Write a pointer as RFC 6901 does."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in pointer)

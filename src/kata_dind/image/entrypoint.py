@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from kata_dind.dataroot.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.dataroot.kinds import LOOP_FILE
 from kata_dind.dataroot.status import EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT
+from kata_dind.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
 from kata_dind.image.shelltext import only_for
 from kata_dind.version import __version__

@@ -9,7 +9,8 @@ from typing import Any
 
 from kata_dind.pod.model import Finding, PodDict, Severity
 from kata_dind.pod.quantity import quantity_bytes
-from kata_dind.pod.reading import containers_of, mapping, text
+from kata_dind.pod.reading import containers_of, mapping
+from kata_dind.pod.sizes import LEAST_BYTES
 from kata_dind.vocabulary import DataRootKind
 
 PREFIX = "kata-dind.io/"
@@ -23,8 +24,8 @@ REPAIRED = PREFIX + "repaired"
 _YES = frozenset(("true", "on", "yes", "enabled"))
 _NO = frozenset(("false", "off", "no", "disabled"))
 
-LEAST_BYTES = 64 * 2**20
-MOST_BYTES = 64 * 2**40
+_MOST_ASKED_BYTES = 64 * 2**40
+"""More is a mistake; what is more than a data root can have gets as much as it can."""
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -39,10 +40,6 @@ class Wishes:
     size_bytes: int | None = None
     container: str = ""
     """The name of the container whose data root it is; it exists in the pod."""
-    misunderstood: tuple[str, ...] = ()
-    """Names of annotations whose value isn't understood; each has a finding."""
-    repaired: str = ""
-    """What a repair has written, if one has been there."""
 
 
 NOTHING = Wishes()
@@ -80,15 +77,7 @@ def _understood(pod: PodDict, ours: Mapping[str, Any]) -> tuple[Wishes, tuple[Fi
             mistake = "is not known: kata-dind reads repair, data-root, size and container"
         if mistake:
             findings.append(_misunderstood(name, mistake))
-    wishes = Wishes(
-        repair,
-        kind,
-        size_bytes,
-        container,
-        tuple("/".join(map(str, finding.pointer[-1:])) for finding in findings),
-        text(ours.get(REPAIRED)),
-    )
-    return wishes, tuple(findings)
+    return Wishes(repair, kind, size_bytes, container), tuple(findings)
 
 
 def _misunderstood(name: str, mistake: str) -> Finding:
@@ -97,9 +86,9 @@ def _misunderstood(name: str, mistake: str) -> Finding:
     return Finding(
         f"annotation.{known}",
         Severity.WARNING,
-        f"the annotation {shown} {mistake}",
+        f"The annotation {shown} {mistake}.",
         pointer=("metadata", "annotations", name),
-        hint="the pod is left as it is until the annotation is right" if name == REPAIR else "",
+        hint="The pod is left as it is until the annotation is right." if name == REPAIR else "",
     )
 
 
@@ -123,7 +112,7 @@ def _read_size(value: str) -> tuple[int | None, str]:
     size_bytes = quantity_bytes(value.strip())
     if size_bytes is None:
         return None, f"is {_shown(value)}; it must be a quantity such as 20Gi"
-    if not LEAST_BYTES <= size_bytes <= MOST_BYTES:
+    if not LEAST_BYTES <= size_bytes <= _MOST_ASKED_BYTES:
         return None, f"is {_shown(value)}; it must be between 64Mi and 64Ti"
     return size_bytes, ""
 

@@ -77,6 +77,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     return "".join(done)
 
 
+def names(text: str) -> frozenset[str]:
+    """Return the names of a table, which stand in a text with blanks between them."""
+    return frozenset(text.split())
+
+
 def basename(word: str) -> str:
     """Return the last component of a program's path."""
     return word.rpartition("/")[2]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from kata_dind.pod.annotations import DATA_ROOT, SIZE
 from kata_dind.pod.handlers import Runtime
-from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
+from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
-from kata_dind.pod.quantity import quantity_bytes
-from kata_dind.pod.reading import mapping, text, words
-from kata_dind.pod.sizes import disk_within, is_possible, limit_for, quantity
+from kata_dind.pod.quantity import quantity, quantity_bytes
+from kata_dind.pod.reading import mapping, post_start_words, text, words
+from kata_dind.pod.sizes import disk_within, is_possible, limit_for
 from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
     clean_path,
@@ -125,7 +126,7 @@ def choose(site: Site) -> Choice | Finding:
         return site.finding(
             "root.kind-impossible",
             f"The kind virtiofs is asked for, but overlay does not work on the share under {site.named}.",
-            f"Start virtiofsd with --xattr --modcaps=+sys_admin, or allow another kind ({_KINDS}).",
+            f"Start virtiofsd with --xattr --modcaps=+sys_admin, or allow another kind (the annotation {DATA_ROOT}).",
         )
     if keeps_data:
         return _on_claim(site, asked, kind, source)
@@ -148,12 +149,9 @@ def choose(site: Site) -> Choice | Finding:
             "root.kind-impossible",
             f"The kind block is asked for, but the policy names no storage class for block devices for the "
             f"RuntimeClass `{site.runtime.name}`.",
-            f"Set blockStorageClass in the policy, or allow another kind ({_KINDS}).",
+            f"Set blockStorageClass in the policy, or allow another kind (the annotation {DATA_ROOT}).",
         )
     return _loop(site, source)
-
-
-_KINDS = "the annotation kata-dind.io/data-root"
 
 
 def _makes_disks(site: Site) -> bool:
@@ -205,8 +203,8 @@ def _refusal(site: Site, kind: str) -> Finding | None:
     if not engine.privileged and not engine.rootless:
         return site.finding(
             "pod.not-privileged",
-            f"The container {site.named} is not privileged, and without that {_NAMES[engine.program]} can't mount what "
-            "it needs; a repair of its data root would not help.",
+            f"The container {site.named} is not privileged, and without that {engine.program.product} can't "
+            "mount what it needs; a repair of its data root would not help.",
             "Set securityContext.privileged: true, which in a Kata pod is about the guest alone.",
         )
     if root.backing is Backing.UNFIT and root.mount is not None:
@@ -229,20 +227,6 @@ def _script_mounts(site: Site) -> bool:
     return False
 
 
-_NAMES = {
-    Program.DOCKERD: "Docker",
-    Program.BUILDKITD: "BuildKit",
-    Program.CONTAINERD: "containerd",
-    Program.DAGGER: "Dagger's engine",
-    Program.EARTHLY: "Earthly's buildkitd",
-}
-
-
-def program_name(program: Program) -> str:
-    """Return a program's name as sentences have it."""
-    return _NAMES[program]
-
-
 def _asked(site: Site) -> DataRootKind:
     word = site.environment.get("DATA_ROOT")
     return DataRootKind(word) if word in [*DataRootKind] else site.wanted.kind
@@ -251,8 +235,10 @@ def _asked(site: Site) -> DataRootKind:
 def _unwrappable(site: Site) -> Finding | None:
     """Return why the guest entrypoint can't mount a disk there; None if it can."""
     engine = site.engine
-    instead = "Use a RuntimeClass whose emptyDirs are block devices (emptydir_mode = block-plain), or ask for memory \
-with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
+    instead = (
+        "Use a RuntimeClass whose emptyDirs are block devices (emptydir_mode = block-plain), or ask for memory with "
+        f"the annotations {DATA_ROOT}: memory and {SIZE}."
+    )
     if engine.rootless or (engine.user or 0) != 0:
         return site.finding(
             "root.rootless",
@@ -275,7 +261,7 @@ with the annotations kata-dind.io/data-root: memory and kata-dind.io/size."
     if _is_started_by_hook(site):
         return site.finding(
             "pod.started-by-hook",
-            f"A postStart hook starts {program_name(engine.program)} in {site.named}, perhaps before the guest "
+            f"A postStart hook starts {engine.program.product} in {site.named}, perhaps before the guest "
             "entrypoint has mounted its disk.",
             "Start it by the container's command.",
         )
@@ -293,11 +279,11 @@ def _is_started_by_hook(site: Site) -> bool:
     """Tell whether what starts the program stands in the postStart hook, and nowhere else."""
     if "lifecycle" not in site.container or not site.engine.command:
         return False
-    hook = mapping(mapping(mapping(site.container["lifecycle"]).get("postStart")).get("exec")).get("command")
+    hook = post_start_words(site.container)
     command = words(site.container.get("command")) or list(site.engine.entrypoint)
     own = [*command, *words(site.container.get("args"))]
     started = site.engine.command[0]
-    return any(started in word for word in words(hook)) and not any(started in word for word in own)
+    return any(started in word for word in hook) and not any(started in word for word in own)
 
 
 def _block_plain(site: Site) -> Choice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kata_dind.drivers import FILESYSTEM_DRIVERS, FIRST_WITHOUT, UNFIT_DRIVERS
 from kata_dind.pod.model import Engine, Finding, Launch, Pointer, Program, Severity, StorageSetting
 from kata_dind.pod.patch import escape_expansion
 from kata_dind.pod.policy import Policy
@@ -13,10 +14,10 @@ from kata_dind.pod.storage import Bench
 from kata_dind.pod.volumes import clean_path
 from kata_dind.pod.wrapper import mentions_variable, wrapped_words
 
-UNPROVEN_DRIVERS = frozenset(("vfs", "native", "fuse-overlayfs"))
+_UNFIT = frozenset(UNFIT_DRIVERS)
 """They are named because overlay did not work, and are never what one wants where it does."""
 
-OTHER_DRIVERS = frozenset(("aufs", "btrfs", "devicemapper", "overlay", "zfs"))
+_CONTRADICTING = _UNFIT.union(FILESYSTEM_DRIVERS, FIRST_WITHOUT)
 """They don't work on the disks of a repair: each needs a file system of its own, or a Docker that is long gone."""
 
 _DRIVER_FLAGS = ("--storage-driver", "-s", "--oci-worker-snapshotter", "--containerd-worker-snapshotter")
@@ -34,7 +35,7 @@ _PATHS_OF_CONFIG = ("/etc", "/etc/docker", "/etc/docker/daemon.json")
 
 def contradicting(engine: Engine, *, is_broken: bool) -> list[StorageSetting]:
     """Return what names a driver that can't be right once overlay works on the data root."""
-    drivers = UNPROVEN_DRIVERS | OTHER_DRIVERS if is_broken else UNPROVEN_DRIVERS
+    drivers = _CONTRADICTING if is_broken else _UNFIT
     return [setting for setting in engine.storage_settings if setting.driver in drivers]
 
 
@@ -48,7 +49,7 @@ def without_drivers(command: Sequence[str]) -> list[str]:
         if flag in _DRIVER_FLAGS:
             if not is_joined and rest:
                 value = rest[0]
-            if value in UNPROVEN_DRIVERS | OTHER_DRIVERS:
+            if value in _CONTRADICTING:
                 del rest[: not is_joined]
                 continue
         kept.append(word)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kata_dind.pod.model import Backing, Detection, Engine, Finding, Outcome, Program, Repair, Root, Severity
+from kata_dind.pod.sentences import lowered, sentence
 
 _PROGRAMS = {
     Program.DOCKERD: "a Docker daemon (dockerd{})",
@@ -92,8 +93,8 @@ def _about_finding(finding: Finding) -> str:
     begins = {Severity.ERROR: "Wrong: ", Severity.WARNING: "Mind: ", Severity.NOTE: "Note: "}[finding.severity]
     name = finding.container
     where = f"in the container `{name}`, " if name and f"`{name}`" not in finding.message else ""
-    hint = sentence(finding.hint)
-    return " ".join(filter(None, (f"{begins}{where}{sentence(finding.message, capital=False)}", hint)))
+    message = lowered(finding.message) if where else finding.message
+    return " ".join(filter(None, (f"{begins}{where}{message}", finding.hint)))
 
 
 def _about_repair(detection: Detection, repair: Repair, *, can_be_written: bool) -> Iterator[str]:
@@ -122,20 +123,6 @@ def _roots(engines: Iterable[Engine]) -> Iterator[Root]:
 
 def _is_good(root: Root) -> bool:
     return root.outcome is Outcome.WORKS or root.backing is Backing.UNKNOWN
-
-
-def sentence(text: str, *, capital: bool = True) -> str:
-    """Return a text as a sentence: with a full stop, and a capital if it begins with an ordinary word."""
-    text = text.strip()
-    if not text:
-        return ""
-    first = text.partition(" ")[0].rstrip(",")
-    if capital and first.isalpha() and first.islower() and first not in _NAMES:
-        text = text[0].upper() + text[1:]
-    return text if text[-1] in ".!?:" else f"{text}."
-
-
-_NAMES = frozenset(("dockerd", "containerd", "buildkitd", "virtiofsd", "kata", "kubelet", "vfs", "emptyDir"))
 
 
 def _and(phrases: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ class Advisory:
 
     is_sure: bool
     fault: str
-    """A sentence, without the runtime that has it."""
+    """A clause, without the runtime that has it."""
     because: str
     """Why the runtime has it, or may have it."""
 

@@ -79,7 +79,7 @@ class Runtime:
     block_storage_class: str
     direct_assigned: tuple[str, ...]
     because: str
-    """Sentences: which handler it is, where that comes from, and what had to be assumed."""
+    """Clauses: which handler it is, where that comes from, and what had to be assumed."""
 
     @property
     def shares(self) -> bool:
@@ -98,7 +98,7 @@ class Runtime:
 
     @property
     def left_alone(self) -> str:
-        """Return why its pods are not repaired, in a sentence; empty if they are."""
+        """Return why its pods are not repaired, in a clause; empty if they are."""
         if self.confidential:
             return f"the pods of the confidential handler {quoted(self.handler)} are left as they are"
         if self.vmm in (Vmm.FIRECRACKER, Vmm.REMOTE) or not (self.shares or self._has_disks):

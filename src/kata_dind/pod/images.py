@@ -9,6 +9,7 @@ import functools
 import re
 from dataclasses import dataclass, replace
 
+from kata_dind.pod.argv import names
 from kata_dind.pod.model import Program
 
 LONGEST_NAME = 255
@@ -123,20 +124,16 @@ class Known:
 NOTHING = Known()
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 _TRUE = ("true", "1", "yes", "on", "t", "True", "TRUE")
 
 # Clients, monitors and builders without a daemon, by the name alone.
-_FRIENDS = _words(
+_FRIENDS = names(
     "torchserve torchserve-kfs kaniko executor kaniko-executor docker-gc docker-cleanup docker-registry docker-proxy "
     "docker-socket-proxy dockerd-exporter dozzle watchtower cadvisor actions-runner gitlab-runner docker-credential "
     "docker-compose docker-buildx buildx-bin docker-cli docker-bench-security"
 )
 # Words in a name that has `dind` in it, but is that of a helper beside the daemon.
-_HELPERS = _words(
+_HELPERS = names(
     "monitor exporter cleaner cleanup provisioner utils metrics proxy controller webhook operator client cli pruner "
     "prune lvmmonitor watcher init config frontend ui api"
 )

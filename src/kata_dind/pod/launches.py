@@ -12,13 +12,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kata_dind.pod.argv import FROM_SCRIPT, SHELLS, Unwrapped, basename, place_of, read_shell_call, unwrap
+from kata_dind.pod.flags import flags_weight
+from kata_dind.pod.hand_mounts import HandMount, read_mount
 from kata_dind.pod.model import Program
 from kata_dind.pod.scripts import LONGEST_SCRIPT, Command, expanded, expanded_text, parse_script
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from kata_dind.pod.starters import (
+    CONTAINERD_COMMANDS,
+    DOCKER_COMMANDS,
+    DOCKERD,
+    ENTRYPOINTS,
+    INITS,
+    OTHER_RUNTIMES,
+    QUERIES,
+    SILENT,
+    STARTERS,
+    Starter,
+    is_starter,
+    may_be_script,
+    service_start,
+)
 
 _DEEPEST = 8
 _MOST_COMMANDS = 10_000
@@ -35,19 +47,6 @@ class Script:
 
 FindFile = Callable[[str], Script | None]
 """Returns what is known of the file at an absolute path, or of a program's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandMount:
-    """A mount that a script makes."""
-
-    target: str
-    is_memory: bool
-    source: str
-    unless_mounted: bool = False
-    """The script asks first whether something is mounted there."""
-    is_fit: bool = True
-    """A data root can be on it: no bind mount of something unknown, no network file system."""
 
 
 # Frozen classes take three times as long to make; these live for one search.
@@ -76,107 +75,34 @@ class Start:
 
 
 @dataclass(slots=True)
-class Launch:
+class FoundLaunch:
     """What was found."""
 
     starts: list[Start] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     """Scripts that are called, and can't be read."""
     other_runtime: str = ""
-    program: str = ""
-    """The name of the first program that is run."""
     mounts: list[HandMount] = field(default_factory=list)
-    formats: bool = False
-    """A file system is made."""
     is_wrapped: bool = False
     """The guest entrypoint of kata-dind is in it already."""
 
 
-def read_launch(words: Sequence[str], variables: Mapping[str, str], find_file: FindFile) -> Launch:
+def read_launch(words: Sequence[str], variables: Mapping[str, str], find_file: FindFile) -> FoundLaunch:
     """Follow a container's words to what they start."""
     reader = _Reader(find_file)
     reader.run(list(words), dict(variables), positional=(), depth=0, script="")
     return reader.launch
 
 
-# ---- The programs, by name.
-
-
-@dataclass(frozen=True, slots=True)
-class _Starter:
-    program: Program
-    weight: int = 3
-    said: str = ""
-    rootless: bool = False
-    has_containerd: bool = False
-
-
-_DOCKERD = _Starter(Program.DOCKERD)
-_BUILDKITD = _Starter(Program.BUILDKITD)
-_STARTERS: dict[str, _Starter] = {
-    "dockerd": _DOCKERD,
-    "dockerd-ce": _DOCKERD,
-    "dockerd-entrypoint.sh": _Starter(Program.DOCKERD, 1),
-    "dockerd-rootless.sh": _Starter(Program.DOCKERD, rootless=True),
-    "wrapdocker": _DOCKERD,
-    "wrapdocker.sh": _DOCKERD,
-    "docker-init.sh": _Starter(Program.DOCKERD, has_containerd=True),
-    "start-docker.sh": _Starter(Program.DOCKERD, 2),
-    "start-dockerd.sh": _Starter(Program.DOCKERD, 2),
-    "startdocker.sh": _Starter(Program.DOCKERD, 2),
-    "dockerd-start.sh": _Starter(Program.DOCKERD, 2),
-    "entrypoint-dind.sh": _DOCKERD,
-    "entrypoint-dind-rootless.sh": _Starter(Program.DOCKERD, rootless=True),
-    "drone-docker": _DOCKERD,
-    "drone-ecr": _DOCKERD,
-    "drone-gcr": _DOCKERD,
-    "drone-acr": _DOCKERD,
-    "drone-gar": _DOCKERD,
-    "drone-heroku": _DOCKERD,
-    "drone-buildx": _DOCKERD,
-    "drone-docker-buildx": _DOCKERD,
-    "plugin-docker-buildx": _DOCKERD,
-    "buildkitd": _BUILDKITD,
-    "buildkitd-entrypoint": _BUILDKITD,
-    "buildctl-daemonless.sh": _BUILDKITD,
-    "containerd": _Starter(Program.CONTAINERD),
-    "containerd-rootless.sh": _Starter(Program.CONTAINERD, rootless=True),
-    "dagger-engine": _Starter(Program.DAGGER),
-    "dagger-entrypoint.sh": _Starter(Program.DAGGER),
-    "earthly-entrypoint.sh": _Starter(Program.EARTHLY),
-    "earthly-buildkitd-wrapper.sh": _Starter(Program.EARTHLY),
-}
-_ENTRYPOINTS = ("dockerd-entrypoint.sh", "docker-init.sh", "dagger-entrypoint.sh")
-# With these the programs above print something and end.
-_QUERIES = frozenset(("--version", "-v", "-V", "--help", "-h", "--validate", "help", "version"))
-_CONTAINERD_COMMANDS = frozenset(("config", "publish", "oci-hook", "help", "h", "--version", "-v", "--help", "-h"))
-
-_SERVICES = frozenset(("docker", "dockerd", "docker.service", "dockerd.service", "docker-ce"))
-_SERVICE_VERBS = frozenset(("start", "restart", "force-reload", "reload-or-restart", "onestart"))
-_INITS = frozenset(("/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd", "/bin/systemd"))
-
-_OTHER_RUNTIMES = {"podman": "Podman", "buildah": "Buildah", "k3s": "k3s", "k0s": "k0s", "rke2": "RKE2"}
-_OTHER_RUNTIMES |= {"crio": "CRI-O", "minikube": "minikube", "kind": "kind", "k3d": "k3s"}
-
-_SYSTEM_DIRECTORIES = ("/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/", "/usr/local/bin/", "/usr/local/sbin/")
-_UNMOUNTABLE = _names(
-    "overlay 9p virtiofs nfs nfs4 cifs fuse proc sysfs cgroup cgroup2 devpts securityfs bpf devtmpfs debugfs "
-    "tracefs mqueue hugetlbfs fuse.sshfs fuse.gcsfuse fuse-overlayfs"
-)
 _PATHS = re.compile(r"/[\w./-]+")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=(.*)", re.S)
-
-
-def is_starter(name: str) -> bool:
-    """Tell whether a program of this name starts one with a data root, or is a shell, which may."""
-    return name in _STARTERS or name in SHELLS
 
 
 class _Reader:
     """Runs through commands as a shell would, without running any."""
 
     def __init__(self, find_file: FindFile) -> None:
-        self.launch = Launch()
+        self.launch = FoundLaunch()
         self._find_file = find_file
         self._files: dict[str, str] = {}
         self._functions: dict[str, list[Command]] = {}
@@ -206,8 +132,6 @@ class _Reader:
             variables.update(unwrapped.variables)
             return
         name = basename(unwrapped.words[0])
-        if not self.launch.program:
-            self.launch.program = name
         call = _Call(unwrapped, name, variables, positional, depth, script, command)
         if name in self._functions:
             self._call_function(call)
@@ -228,7 +152,7 @@ class _Reader:
             self._text(shell.text, environment, shell.positional, call.depth, call.script or "its command")
         elif shell.file is not None and "kata-dind" in shell.file.split("/"):
             self._wrapped(call, shell.positional[1:], environment)
-        elif shell.file is not None and basename(shell.file) in _STARTERS and self._find_file(shell.file) is None:
+        elif shell.file is not None and basename(shell.file) in STARTERS and self._find_file(shell.file) is None:
             self.run(shell.positional, environment, positional=(), depth=call.depth + 1, script=call.script)
         elif shell.file is not None:
             self._file(shell.file, environment, shell.positional, call)
@@ -291,7 +215,7 @@ class _Reader:
     def _script_file(self, call: _Call) -> None:
         """A program that isn't known: read it if it is a script that is in reach."""
         words = call.unwrapped.words
-        other = _OTHER_RUNTIMES.get(call.name)
+        other = OTHER_RUNTIMES.get(call.name)
         if other and (
             call.name not in ("kind", "k3d", "minikube") or words[1:2] in (["create"], ["start"], ["cluster"])
         ):
@@ -304,7 +228,7 @@ class _Reader:
         written = self._files.get(path)
         found = Script(written, call.script or "its command") if written is not None else self._find_file(path)
         if found is None:
-            if _may_be_script(path):
+            if may_be_script(path):
                 self.launch.unknown.append(basename(path))
                 self._behind_dashes(call, variables)
             return
@@ -323,7 +247,7 @@ class _Reader:
         words = call.unwrapped.words
         if "--" in words[1:]:
             rest = words[list(words).index("--", 1) + 1 :]
-            if rest and basename(rest[0]) in _STARTERS:
+            if rest and basename(rest[0]) in STARTERS:
                 self.run(rest, variables, positional=(), depth=call.depth + 1, script=call.script)
 
     # -- The shell's own commands.
@@ -343,7 +267,7 @@ class _Reader:
             self._file(words[1], call.variables, list(words[1:]), call)
         elif call.name in ("su", "runuser") and call.unwrapped.words:
             self._su(call)
-        elif call.name not in _SILENT:
+        elif call.name not in SILENT:
             return False
         return True
 
@@ -359,65 +283,65 @@ class _Reader:
 
     def _starts(self, call: _Call) -> bool:
         words = call.unwrapped.words
-        service = _service(call.name, words)
+        service = service_start(call.name, words)
         if service is not None:
             self._found(call, service, f"`{service.said}` starts dockerd", weight=3)
             return True
         if call.name == "docker":
             if words[1:2] in (["daemon"], ["-d"]):
-                self._found(call, _DOCKERD, "`docker daemon` starts dockerd", weight=3)
+                self._found(call, DOCKERD, "`docker daemon` starts dockerd", weight=3)
             return True
         if call.name == "envbox":
             if words[1:2] == ["docker"]:
-                self._found(call, _DOCKERD, "`envbox docker` starts dockerd", weight=3)
+                self._found(call, DOCKERD, "`envbox docker` starts dockerd", weight=3)
             return True
-        if words[0] in _INITS or call.name == "systemd":
+        if words[0] in INITS or call.name == "systemd":
             self._systemd(call)
             return True
         if call.name == "docker-entrypoint.sh":
             # Docker's, or that of any other image: it runs what it is given.
-            if len(words) > 1 and words[1] not in _DOCKER_COMMANDS and not words[1].startswith("-"):
+            if len(words) > 1 and words[1] not in DOCKER_COMMANDS and not words[1].startswith("-"):
                 self.run(words[1:], call.variables, positional=(), depth=call.depth + 1, script=call.script)
             return True
-        starter = _STARTERS.get(call.name)
+        starter = STARTERS.get(call.name)
         if starter is None:
             return False
-        if call.name in _ENTRYPOINTS:
+        if call.name in ENTRYPOINTS:
             self._entrypoint(call, starter)
         elif starter.program is Program.CONTAINERD:
-            if not _CONTAINERD_COMMANDS.intersection(words[1:2]):
+            if not CONTAINERD_COMMANDS.intersection(words[1:2]):
                 self._found(call, starter, _runs(call, call.name), weight=starter.weight)
-        elif not _QUERIES.intersection(words[1:]):
+        elif not QUERIES.intersection(words[1:]):
             if starter.program is Program.BUILDKITD and "EARTHLY_TMP_DIR" in call.variables:
-                starter = _STARTERS["earthly-entrypoint.sh"]
+                starter = STARTERS["earthly-entrypoint.sh"]
             self._found(call, starter, _runs(call, call.name), weight=starter.weight)
         return True
 
-    def _entrypoint(self, call: _Call, starter: _Starter) -> None:
+    def _entrypoint(self, call: _Call, starter: Starter) -> None:
         """The scripts that start their daemon unless they are given something else to run."""
         words = call.unwrapped.words
         rest = words[1:]
         if call.name == "docker-init.sh" or not rest:
             self._found(call, starter, _runs(call, call.name), weight=starter.weight)
         elif rest[0].startswith("-") or basename(rest[0]) in ("dockerd", "dagger-engine"):
-            if not _QUERIES.intersection(rest):
+            if not QUERIES.intersection(rest):
                 weight = 3 if basename(rest[0]) == "dockerd" or flags_weight(rest) > 1 else starter.weight
                 self._found(call, starter, _runs(call, call.name), weight=weight)
-        elif not (starter.program is Program.DOCKERD and rest[0] in _DOCKER_COMMANDS):
+        elif not (starter.program is Program.DOCKERD and rest[0] in DOCKER_COMMANDS):
             self.run(rest, call.variables, positional=(), depth=call.depth + 1, script=call.script)
 
     def _systemd(self, call: _Call) -> None:
         start = self._start(
-            call, _Starter(Program.DOCKERD, has_containerd=True), f"{call.unwrapped.words[0]} is its init", 0
+            call, Starter(Program.DOCKERD, has_containerd=True), f"{call.unwrapped.words[0]} is its init", 0
         )
         start.needs_image = True
         self.launch.starts.append(start)
 
-    def _found(self, call: _Call, starter: _Starter, said: str, *, weight: int) -> None:
+    def _found(self, call: _Call, starter: Starter, said: str, *, weight: int) -> None:
         start = self._start(call, starter, said, weight)
         self.launch.starts.append(start)
 
-    def _start(self, call: _Call, starter: _Starter, said: str, weight: int) -> Start:
+    def _start(self, call: _Call, starter: Starter, said: str, weight: int) -> Start:
         unwrapped = call.unwrapped
         return Start(
             starter.program,
@@ -436,10 +360,8 @@ class _Reader:
 
     def _mounts(self, call: _Call) -> bool:
         words = call.unwrapped.words
-        if call.name.startswith(("mkfs", "mke2fs")):
-            self.launch.formats = True
-        elif call.name == "mount":
-            mount = _read_mount(words, self.launch.mounts)
+        if call.name == "mount":
+            mount = read_mount(words, self.launch.mounts)
             if mount is not None:
                 self.launch.mounts.append(replace(mount, unless_mounted=mount.target in self._asked))
         elif call.name in ("mountpoint", "findmnt"):
@@ -449,7 +371,7 @@ class _Reader:
         elif call.name == "umount":
             self.launch.mounts = [mount for mount in self.launch.mounts if mount.target not in words]
         else:
-            return False
+            return call.name.startswith(("mkfs", "mke2fs"))
         return True
 
     def _note_writes(
@@ -495,140 +417,8 @@ class _Call:
         return self.command is not None and self.command.is_piped
 
 
-# Commands that start nothing, whatever their words are.
-_SILENT = _names(
-    "echo printf cat grep egrep pgrep pkill pidof kill killall ps which type test [ [[ trap true false : sleep tail "
-    "head until while read wait cd pwd exit return unset alias ls rm mkdir rmdir touch cp mv ln chmod chown sed awk "
-    "cut tr sort uniq wc tee date hostname id whoami uname sysctl modprobe lsmod ip iptables iptables-legacy "
-    "update-alternatives apk apt apt-get yum dnf curl wget tar git make kubectl helm ssh nsenter chroot docker-compose "
-    " buildctl ctr nerdctl crictl jq yq python python3 node npm bash-completion unshare-off lsof mountpoint "
-    "df du stat find xargs dd truncate fallocate losetup blkid sync pause crane skopeo umask ulimit command time "
-    "hash set shopt"
-)
-_DOCKER_COMMANDS = _names(
-    "attach build builder buildx commit compose container context cp create diff events exec export history image "
-    "images import info inspect kill load login logout logs manifest network node pause plugin port ps pull push "
-    "rename restart rm rmi run save search secret service stack start stats stop swarm system tag top trust unpause "
-    "update version volume wait"
-)
-
-
-def _may_be_script(path: str) -> bool:
-    """Tell whether a program may be a script of somebody's: not one of the system's."""
-    if path.endswith(".sh"):
-        return True
-    return "/" in path and not (path.startswith(_SYSTEM_DIRECTORIES) and "." not in path)
-
-
 def _runs(call: _Call, name: str) -> str:
     return f"{call.script} runs {name}" if call.script else f"its command runs {name}"
-
-
-def _service(name: str, words: Sequence[str]) -> _Starter | None:
-    """Tell whether the words ask a service manager for Docker; `said` has them in short."""
-    rest = [word for word in words[1:] if not word.startswith("-")]
-    verbs = _SERVICE_VERBS
-    if name in ("service", "rc-service") and len(rest) > 1 and rest[0] in _SERVICES and rest[1] in verbs:
-        return _Starter(Program.DOCKERD, said=f"{name} {rest[0]} {rest[1]}")
-    asks = len(rest) > 1 and (rest[0] in verbs or (rest[0] == "enable" and "--now" in words))
-    if name in ("systemctl", "supervisorctl") and asks and _SERVICES.intersection(rest[1:]):
-        return _Starter(Program.DOCKERD, said=f"{name} {rest[0]} docker", has_containerd=name == "systemctl")
-    if words[0] in ("/etc/init.d/docker", "/etc/rc.d/init.d/docker") and rest and rest[0] in verbs:
-        return _Starter(Program.DOCKERD, said=f"{words[0]} {rest[0]}")
-    return None
-
-
-# Flags of dockerd's that no other program is known to have.
-_OWN_FLAGS = _names(
-    "--userland-proxy --default-address-pool --live-restore --userns-remap --default-ulimit --exec-root --exec-opt "
-    "--max-concurrent-downloads --max-concurrent-uploads --max-download-attempts --default-runtime --add-runtime "
-    "--init-path --allow-nondistributable-artifacts --default-shm-size --disable-legacy-registry --firewall-backend "
-    "--network-control-plane-mtu --default-network-opt --ip6tables --icc --seccomp-profile"
-)
-# Those that a few have, such as kaniko and Podman.
-_RARE_FLAGS = _names("--storage-driver --storage-opt --registry-mirror --insecure-registry --data-root --graph")
-# Those that many have, such as Flannel and controllers, and so say nothing alone. Some are of Docker's client, too.
-_COMMON_FLAGS = _names(
-    "--mtu --iptables --ip-forward --ip-masq --bip --fixed-cidr --fixed-cidr-v6 --containerd --group --bridge "
-    "--metrics-addr --cgroup-parent --shutdown-timeout --config-file --pidfile --oom-score-adjust --selinux-enabled "
-    "--no-new-privileges --raw-logs --dns --dns-opt --dns-search --feature --experimental --log-driver --log-opt "
-    "--ipv6 --label -g -s -G -b -p -H --host --tls --tlsverify --tlscacert --tlscert --tlskey -D --debug -l --log-level"
-)
-_DOCKERD_FLAGS = _OWN_FLAGS | _RARE_FLAGS | _COMMON_FLAGS
-
-
-def flag_of(word: str) -> str:
-    """Return the name of the flag in a word, without its value: `-H unix://x`, `--mtu=1450`, `-s=vfs`, `-svfs`."""
-    if word.startswith("--"):
-        return _FLAG_END.split(word, maxsplit=1)[0]
-    return word[:2]
-
-
-_FLAG_END = re.compile(r"[=\s]")
-
-
-def flags_weight(words: Sequence[str]) -> int:
-    """Return how much arguments look like those of a dockerd whose name isn't known; 0 without a flag of it first."""
-    if not words or flag_of(words[0]) not in _DOCKERD_FLAGS:
-        return 0
-    flags = {flag_of(word) for word in words[:64] if word.startswith("-")} & _DOCKERD_FLAGS
-    if flags & _OWN_FLAGS:
-        return 3
-    if flags & _RARE_FLAGS:
-        return 3 if len(flags) > 1 else 2
-    return 1
-
-
-# ---- Mounts.
-
-
-def _read_mount(words: Sequence[str], before: Sequence[HandMount]) -> HandMount | None:
-    """Read `mount -o loop FILE DIR` and its kin; None for what gives a data root nothing."""
-    kind, options, operands = "", "", []
-    at = 1
-    while at < len(words):
-        word = words[at]
-        if word in ("-t", "--types", "-o", "--options", "-L", "-U", "--source", "--target"):
-            value = words[at + 1] if at + 1 < len(words) else ""
-            if word in ("-t", "--types"):
-                kind = value
-            elif word in ("-o", "--options"):
-                options += "," + value
-            else:
-                operands.append(value)
-            at += 2
-            continue
-        if word.startswith("-t") and len(word) > 2:
-            kind = word[2:]
-        elif word.startswith("-o") and len(word) > 2:
-            options += "," + word[2:]
-        elif word.startswith("--make-"):
-            return None
-        elif word in ("--bind", "--rbind", "-B", "-R", "--move", "-M"):
-            options += ",bind"
-        elif not word.startswith("-"):
-            operands.append(word)
-        at += 1
-    if len(operands) != 2 or not operands[1].startswith("/"):
-        return None
-    source, target = operands[0], posixpath.normpath(operands[1])
-    if kind in _UNMOUNTABLE:
-        return HandMount(target, False, source, is_fit=False)
-    names = options.split(",")
-    if "bind" in names or "rbind" in names:
-        below = mount_over(posixpath.normpath(source), before) if source.startswith("/") else None
-        return HandMount(
-            target, below is not None and below.is_memory, source, is_fit=below is not None and below.is_fit
-        )
-    return HandMount(target, kind in ("tmpfs", "ramfs"), source)
-
-
-def mount_over(path: str, mounts: Sequence[HandMount]) -> HandMount | None:
-    """Return the mount that a path lies on, the last that covers it; one of all of `/` does not count."""
-    for mount in reversed(mounts):
-        if mount.target != "/" and (path == mount.target or path.startswith(mount.target + "/")):
-            return mount
-    return None
 
 
 def _output_of(command: Command, variables: Mapping[str, str], positional: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from kata_dind.pod.sentences import quoted
@@ -18,6 +19,8 @@ PodDict = Mapping[str, Any]
 
 ConfigMaps = Mapping[str, Mapping[str, str]]
 """The data of the ConfigMaps in reach, by name: those of the same file, or none."""
+
+NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
 ContainerList = Literal["initContainers", "containers", "ephemeralContainers"]
 
@@ -38,6 +41,20 @@ class Program(StrEnum):
     CONTAINERD = "containerd"
     DAGGER = "dagger"
     EARTHLY = "earthly"
+
+    @property
+    def product(self) -> str:
+        """What people call it."""
+        return _PRODUCTS[self]
+
+
+_PRODUCTS = {
+    Program.DOCKERD: "Docker",
+    Program.BUILDKITD: "BuildKit",
+    Program.CONTAINERD: "containerd",
+    Program.DAGGER: "Dagger's engine",
+    Program.EARTHLY: "Earthly's buildkitd",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +139,10 @@ class Root:
     mount: VolumeMount | None
     backing: Backing
     backing_because: str
-    """A sentence: what the volume becomes under the pod's handler, and why."""
+    """A clause without a full stop: what the volume becomes under the pod's handler, and why."""
     outcome: Outcome
     outcome_because: str
-    """A sentence: what the program of this version does there, and what follows."""
+    """A clause, too: what the program of this version does there, and what follows."""
     is_standalone_containerds: bool = False
     """It is the root of a containerd beside a dockerd."""
 
@@ -212,7 +229,7 @@ class Finding:
     """Stable and public, as in `root.on-share`."""
     severity: Severity
     message: str
-    """A sentence."""
+    """A sentence, or more: with a capital or a backquote first, and a full stop. So is a hint."""
     container: str = ""
     pointer: Pointer = ()
     """What it is about, in the pod."""

@@ -6,23 +6,18 @@ virtio-fs; BuildKit's `--oci-worker-snapshotter=auto`.
 
 from __future__ import annotations
 
+from kata_dind.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS, UNFIT_DRIVERS
 from kata_dind.pod.handlers import Runtime, Vmm
 from kata_dind.pod.model import Backing, Outcome, Program
 from kata_dind.pod.sentences import plain
+from kata_dind.vocabulary import Fallback
 
 Answer = tuple[Outcome, str]
 
-COPYING_DRIVERS = frozenset(("vfs", "native"))
-"""Storage drivers and snapshotters that copy each layer."""
+_COPYING_DRIVERS = FALLBACK_DRIVERS[Fallback.VFS]
+_GRAPHDRIVERS = STORAGE_DRIVERS.difference(UNFIT_DRIVERS)
+"""dockerd's drivers that need overlay, or a file system or a Docker of their own."""
 
-_NAMES = {
-    Program.DOCKERD: "Docker",
-    Program.BUILDKITD: "BuildKit",
-    Program.CONTAINERD: "containerd",
-    Program.DAGGER: "Dagger's engine",
-    Program.EARTHLY: "Earthly's buildkitd",
-}
-_GRAPHDRIVERS = frozenset(("aufs", "btrfs", "devicemapper", "overlay", "overlay2", "zfs"))
 _COPIES = "which copies each layer as a whole: slow, and several times as large"
 
 
@@ -35,7 +30,7 @@ def outcome_of(
     rootless: bool = False,
     driver: str = "",
 ) -> Answer:
-    """Return what becomes of a program on its data root, with a sentence.
+    """Return what becomes of a program on its data root, and why, as a clause.
 
     `version` is the program's, as far as it is known; `driver` the storage driver or snapshotter that the pod names.
     """
@@ -52,16 +47,16 @@ def outcome_of(
         case Backing.VIRTIOFS | Backing.HOST if runtime is not None and runtime.virtiofs_fit:
             return _on_fit_share(program, version, driver)
         case _:
-            outcome, sentence = _on_share(program, version, runtime, rootless=rootless, driver=driver)
+            outcome, because = _on_share(program, version, runtime, rootless=rootless, driver=driver)
             if backing is Backing.GUEST_ROOT:
-                sentence = f"unless the snapshotter is devmapper, {sentence}"
+                because = f"unless the snapshotter is devmapper, {because}"
             if backing is Backing.HOST:
-                sentence += "; and a second daemon on the same directory would destroy the data of both"
-            return outcome, sentence
+                because += "; and a second daemon on the same directory would destroy the data of both"
+            return outcome, because
 
 
 def _named(program: Program, version: tuple[int, ...]) -> str:
-    name = _NAMES[program]
+    name = program.product
     if not version:
         return name
     if program is not Program.DOCKERD:
@@ -80,7 +75,7 @@ def _on_good(
     driver: str,
 ) -> Answer:
     name = _named(program, version)
-    if driver in COPYING_DRIVERS:
+    if driver in _COPYING_DRIVERS:
         return Outcome.SLOW, f"overlay works there, but {name} is told to use {driver}, {_COPIES}"
     if driver == "fuse-overlayfs":
         return (
@@ -94,16 +89,16 @@ def _on_good(
             f"overlay works there for root, but for {name} without root only from Linux 5.11 on, "
             f"which {runtime.version_text} may not have"
         )
-    sentence = f"overlay works there, so {name} does"
+    because = f"overlay works there, so {name} does"
     if backing is Backing.MEMORY:
-        sentence += ", and all that it stores takes memory of the guest"
+        because += ", and all that it stores takes memory of the guest"
         if runtime is not None and runtime.is_before(3, 18):
             user = ", and rootless ones may fail" if rootless else ""
-            sentence += (
+            because += (
                 "; the tmpfs of the kernels before Kata 3.18 has no extended attributes, "
                 f"so images with file capabilities fail{user}"
             )
-    return Outcome.WORKS, sentence
+    return Outcome.WORKS, because
 
 
 def _refused_driver(program: Program, version: tuple[int, ...], driver: str) -> str:
@@ -111,7 +106,7 @@ def _refused_driver(program: Program, version: tuple[int, ...], driver: str) -> 
     if program is not Program.DOCKERD or driver not in _GRAPHDRIVERS - {"overlay2"}:
         return ""
     name = _named(program, version)
-    removed = {"aufs": 24, "overlay": 24, "devicemapper": 25}.get(driver)
+    removed = FIRST_WITHOUT.get(driver)
     if removed is None:
         return f"{name} exits, since the driver {driver} needs a file system of that kind"
     if not version or version[0] >= removed:
@@ -121,7 +116,7 @@ def _refused_driver(program: Program, version: tuple[int, ...], driver: str) -> 
 
 def _on_fit_share(program: Program, version: tuple[int, ...], driver: str) -> Answer:
     name = _named(program, version)
-    if driver in COPYING_DRIVERS:
+    if driver in _COPYING_DRIVERS:
         return Outcome.SLOW, f"{name} is told to use {driver}, {_COPIES}"
     return Outcome.WORKS, (
         f"virtiofsd has the extended attributes that overlay needs, so {name} works, if slower than on a disk; "
@@ -194,7 +189,7 @@ def _vfs_on_share(version: tuple[int, ...], beginning: str) -> Answer:
 
 def _containerd_on_share(version: tuple[int, ...], driver: str) -> Answer:
     name = _named(Program.CONTAINERD, version)
-    if driver in COPYING_DRIVERS:
+    if driver in _COPYING_DRIVERS:
         return Outcome.SLOW, f"{name} is told to use the snapshotter {driver}, {_COPIES}"
     return (
         Outcome.FAILS,
@@ -204,7 +199,7 @@ def _containerd_on_share(version: tuple[int, ...], driver: str) -> Answer:
 
 def _buildkit_on_share(program: Program, version: tuple[int, ...], driver: str) -> Answer:
     name = _named(program, version)
-    if driver in COPYING_DRIVERS:
+    if driver in _COPYING_DRIVERS:
         return Outcome.SLOW, f"{name} is told to use the snapshotter {driver}, {_COPIES}"
     if driver not in ("", "auto"):
         return (

@@ -1,15 +1,13 @@
-"""JSON patches (RFC 6902): a draft that writes them, `apply`, and the escape for words that Kubernetes expands. Pure.
-
-A patched document shares with the old one all that the patch does not touch; neither is ever changed in place.
-"""
+"""A JSON patch (RFC 6902) in the making, and the escape for words that Kubernetes expands. Pure."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from kata_dind.manifest.patch import join_pointer, same
 from kata_dind.pod.model import Operation, Pointer
 
 _EXPANDED = re.compile(r"\$(?=[$(]|[^\x00-\x7f])")
@@ -17,107 +15,8 @@ _EXPANDED = re.compile(r"\$(?=[$(]|[^\x00-\x7f])")
 
 @functools.lru_cache(maxsize=1024)
 def pointer_text(pointer: Pointer) -> str:
-    """Return a pointer as RFC 6901 writes it."""
-    text = "/".join(
-        [key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(key) for key in pointer]
-    )
-    return f"/{text}" if pointer else ""
-
-
-def pointer_keys(text: str) -> tuple[str, ...]:
-    """Return the keys of a pointer in RFC 6901's form; indexes stay text. Raises ValueError for a malformed one."""
-    if not text:
-        return ()
-    if not text.startswith("/"):
-        raise ValueError(f"{text!r} is not a JSON pointer")
-    return tuple(key.replace("~1", "/").replace("~0", "~") for key in text[1:].split("/"))
-
-
-def apply(document: Any, patch: Iterable[Operation]) -> Any:
-    """Return the document with the patch applied: `add`, `remove`, `replace` and `test`.
-
-    Raises ValueError when an operation names what isn't there, or when a test fails.
-    """
-    for operation in patch:
-        document = _applied(document, pointer_keys(operation["path"]), operation)
-    return document
-
-
-def _applied(value: Any, keys: Sequence[str], operation: Operation) -> Any:
-    if not keys:
-        return _whole(value, operation)
-    key, below = keys[0], keys[1:]
-    if isinstance(value, Mapping):
-        return _in_mapping(value, key, below, operation)
-    if isinstance(value, list | tuple):
-        return _in_list(value, key, below, operation)
-    raise _missing(operation)
-
-
-def _whole(value: Any, operation: Operation) -> Any:
-    match operation["op"]:
-        case "add" | "replace":
-            return operation["value"]
-        case "test":
-            if not _same(value, operation["value"]):
-                raise ValueError(f"the test of {operation['path']!r} failed")
-            return value
-    raise ValueError("the whole document can't be removed")
-
-
-def _in_mapping(value: Mapping[Any, Any], key: str, below: Sequence[str], operation: Operation) -> dict[Any, Any]:
-    copy = dict(value)
-    if below or operation["op"] == "test":
-        if key not in copy:
-            raise _missing(operation)
-        copy[key] = _applied(copy[key], below, operation)
-    elif operation["op"] == "add":
-        copy[key] = operation["value"]
-    elif key not in copy:
-        raise _missing(operation)
-    elif operation["op"] == "replace":
-        copy[key] = operation["value"]
-    else:
-        del copy[key]
-    return copy
-
-
-def _in_list(value: Sequence[Any], key: str, below: Sequence[str], operation: Operation) -> list[Any]:
-    copy = list(value)
-    adds = not below and operation["op"] == "add"
-    index = len(copy) if adds and key == "-" else _index(key, operation)
-    if index >= len(copy) + adds:
-        raise _missing(operation)
-    if below or operation["op"] == "test":
-        copy[index] = _applied(copy[index], below, operation)
-    elif adds:
-        copy.insert(index, operation["value"])
-    elif operation["op"] == "replace":
-        copy[index] = operation["value"]
-    else:
-        del copy[index]
-    return copy
-
-
-def _index(key: str, operation: Operation) -> int:
-    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):
-        raise _missing(operation)
-    return int(key)
-
-
-def _missing(operation: Operation) -> ValueError:
-    return ValueError(f"there is nothing at {operation['path']!r} to {operation['op']}")
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    """Compare as JSON does, where true is not 1."""
-    if isinstance(ours, bool) or isinstance(theirs, bool):
-        return ours is theirs
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        return ours.keys() == theirs.keys() and all(_same(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
-        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
-    return bool(ours == theirs)
+    """Return a pointer as RFC 6901 writes it; a repair writes the same ones for most pods."""
+    return join_pointer(pointer)
 
 
 class Malformed(ValueError):
@@ -164,7 +63,7 @@ class Draft:
         Raises Malformed where something else than a mapping is in the way; so do the other methods.
         """
         there = self.get(pointer)
-        if there is not None and _same(there, value):
+        if there is not None and same(there, value):
             return
         parent = self.get(pointer[:-1])
         while parent is None:
@@ -208,7 +107,8 @@ class Draft:
 
     def remove_items(self, pointers: Iterable[Pointer]) -> None:
         """Take items out of their lists, from the end, so that each index still means what it meant."""
-        for pointer in sorted(set(pointers), key=lambda pointer: pointer[-1], reverse=True):
+        # No set: its order differs from run to run, and so would the patch.
+        for pointer in sorted(dict.fromkeys(pointers), key=lambda pointer: pointer[-1], reverse=True):
             self.remove(pointer)
 
     def _forget(self, pointer: Pointer) -> None:

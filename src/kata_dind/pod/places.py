@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kata_dind.manifest.patch import join_pointer, split_pointer
 from kata_dind.pod.argo import argo_pods
 from kata_dind.pod.buildkite import buildkite_pods, is_plugin
 from kata_dind.pod.embedded import parsed_text, with_fields
@@ -248,6 +249,11 @@ def translate(place: Place, patch: Sequence[Operation]) -> tuple[list[Operation]
     return _into_text(place, held, left)
 
 
+def in_document(place: Place, pointer: Pointer) -> tuple[str, ...]:
+    """Return the steps to a value of the pod in the document; none if it is not in there."""
+    return _document_pointer(place.parts, [str(step) for step in pointer]) or ()
+
+
 def _into_text(place: Place, held: list[Operation], left: list[Operation]) -> tuple[list[Operation], list[Operation]]:
     """Move single fields of the pod spec to the string that patches it, if the document has such a string."""
     fields = {
@@ -309,13 +315,3 @@ def _behind(pointer: Pointer, changed: Sequence[str], step: int) -> Pointer:
     if not isinstance(index, int) or index < int(changed[at]):
         return pointer
     return (*pointer[:at], index + step, *pointer[at + 1 :])
-
-
-def split_pointer(path: str) -> tuple[str, ...]:
-    """Return the steps of a JSON pointer (RFC 6901)."""
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:])
-
-
-def join_pointer(steps: Iterable[str | int]) -> str:
-    """Return the JSON pointer of some steps."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)

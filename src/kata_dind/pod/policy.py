@@ -24,13 +24,9 @@ from pydantic_core import ErrorDetails
 
 from kata_dind.errors import SpecError
 from kata_dind.pod.model import Program
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import quantity, quantity_bytes
+from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES
 from kata_dind.vocabulary import DataRootKind
-
-_MIB = 1 << 20
-LEAST_BYTES = 64 * _MIB
-MOST_BYTES = 16 << 40
-"""The largest file of ext4 with blocks of 4 KiB."""
 
 _KATA_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", re.ASCII)
 _PROGRAM_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", re.ASCII)
@@ -125,7 +121,7 @@ def _checked_size(text: str) -> str:
     if size_bytes is None:
         raise ValueError(f"{_shown(text)} is not a size; use a quantity of Kubernetes, like 20Gi")
     if size_bytes < LEAST_BYTES:
-        raise ValueError(f"{_shown(text)} is too small; use at least {LEAST_BYTES // _MIB}Mi")
+        raise ValueError(f"{_shown(text)} is too small; use at least {quantity(LEAST_BYTES)}")
     if size_bytes > MOST_BYTES:
         raise ValueError(f"{_shown(text)} is too large; use at most {MOST_BYTES >> 40}Ti")
     return text
@@ -323,8 +319,20 @@ class Policy(_Model):
 
     def class_of(self, name: str) -> RuntimeClass | None:
         """Return what the policy says of a RuntimeClass; None if it isn't Kata's."""
-        found = _first_match(self.runtime_classes, name)
+        found = self.rule_for(name)
         return found if found is not None and found.kata else None
+
+    def image_rule_for(self, reference: str) -> ImageRule | None:
+        """Return the rule that tells what an image runs."""
+        return next((rule for rule in self.images if rule.match == reference or matches(rule.match, reference)), None)
+
+    def names(self, container: str) -> bool:
+        """Tell whether a container of this name runs dockerd by the policy."""
+        return any(matches(pattern, container) for pattern in self.containers)
+
+    def rule_for(self, name: str) -> RuntimeClass | None:
+        """Return the rule that decides about a RuntimeClass, also if it says that the class is not Kata's."""
+        return next((rule for rule in self.runtime_classes if matches(rule.match, name)), None)
 
 
 def parse_policy(data: object) -> Policy:
@@ -386,10 +394,6 @@ def version_numbers(text: str) -> tuple[int, ...]:
 def matches(pattern: str, name: str) -> bool:
     """Tell whether a name fits a pattern of `*`, `?` and `[]`; case matters."""
     return _compiled(pattern).match(name) is not None
-
-
-def _first_match(rules: tuple[RuntimeClass, ...], name: str) -> RuntimeClass | None:
-    return next((rule for rule in rules if matches(rule.match, name)), None)
 
 
 @functools.lru_cache(maxsize=512)

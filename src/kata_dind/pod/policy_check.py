@@ -24,7 +24,7 @@ class ClassKind:
     kind: str
     """`block-plain`, `block`, `loop` or `memory`; empty if nothing is changed."""
     because: str
-    """A sentence."""
+    """A clause, without a full stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ClassExplanation:
     match: str
     is_kata: bool
     about: str
-    """Sentences: which handler it is, and what is known of it."""
+    """Clauses: which handler it is, and what is known of it."""
     kinds: tuple[ClassKind, ...]
     """For a name, one; for a pattern, what Kata's own classes get that it matches."""
     warnings: tuple[str, ...]
@@ -46,7 +46,7 @@ def explain_policy(policy: Policy) -> list[ClassExplanation]:
 
 
 def policy_warnings(policy: Policy) -> list[str]:
-    """Return what looks like a mistake in the rest of a policy, a sentence each."""
+    """Return what looks like a mistake in the rest of a policy, each with its field first, and without a full stop."""
     found = []
     kata = [rule for rule in policy.runtime_classes if rule.kata]
     if not kata:

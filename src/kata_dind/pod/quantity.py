@@ -18,8 +18,9 @@ _LONGEST = 64
 _LARGEST = (1 << 63) - 1
 """What Kubernetes keeps as bytes; it cuts larger ones down to it, which nobody can have meant."""
 
+_ENTRYPOINT_SIZE = re.compile(r"([1-9][0-9]{0,8})([KMGT])", re.ASCII)
 _MIB = 1 << 20
-_KATA_UNITS = (("T", 1 << 40), ("G", 1 << 30), ("M", _MIB))
+_ENTRYPOINT_UNITS = (("T", 1 << 40), ("G", 1 << 30), ("M", _MIB))
 
 
 def quantity_bytes(value: object) -> int | None:
@@ -43,11 +44,23 @@ def quantity_bytes(value: object) -> int | None:
     return size_bytes if size_bytes <= _LARGEST else None
 
 
-def kata_size(size_bytes: int) -> str:
+def quantity(size_bytes: int) -> str:
+    """Return a size as a quantity in Gi or Mi, rounded up to a whole one."""
+    mib = -(-size_bytes // _MIB)
+    return f"{mib // 1024}Gi" if mib % 1024 == 0 else f"{mib}Mi"
+
+
+def entrypoint_size(size_bytes: int) -> str:
     """Return a size as KATA_DIND_SIZE takes it, such as `20G`: in whole MiB, rounded down.
 
     Its units are powers of 1024.
     """
     size_bytes = size_bytes // _MIB * _MIB
-    unit, unit_bytes = next((unit for unit in _KATA_UNITS if size_bytes % unit[1] == 0), _KATA_UNITS[-1])
+    unit, unit_bytes = next((unit for unit in _ENTRYPOINT_UNITS if size_bytes % unit[1] == 0), _ENTRYPOINT_UNITS[-1])
     return f"{size_bytes // unit_bytes}{unit}" if size_bytes else "0M"
+
+
+def entrypoint_size_bytes(text: str) -> int | None:
+    """Return the bytes of a size as the guest entrypoint takes it, in powers of 1024; None for anything else."""
+    found = _ENTRYPOINT_SIZE.fullmatch(text) if text else None
+    return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else None

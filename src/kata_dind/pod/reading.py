@@ -52,6 +52,11 @@ def _word(item: object) -> str:
     return str(whole) if whole is not None and abs(whole) < 10**18 else ""
 
 
+def post_start_words(container: Mapping[str, Any]) -> list[str]:
+    """Return the words of a container's postStart hook; none if it has no such hook, or one without a command."""
+    return words(mapping(mapping(mapping(container.get("lifecycle")).get("postStart")).get("exec")).get("command"))
+
+
 def containers_of(spec: Mapping[str, Any]) -> Iterator[tuple[ContainerList, int, Mapping[str, Any]]]:
     """Yield each container of a pod spec with its list and its index; what isn't a mapping is passed over."""
     for list_name in CONTAINER_LISTS:

@@ -8,30 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from kata_dind.errors import SpecError
+from kata_dind.manifest.patch import patched
 from kata_dind.pod.annotations import REPAIRED
 from kata_dind.pod.model import Program, Repair
-from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import DataRoot, Policy, RuntimeClass
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import entrypoint_size_bytes, quantity, quantity_bytes
 from kata_dind.pod.repair import Script, repair
-from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES, is_possible, limit_for, quantity
-from kata_dind.pod.storage import DEFAULT_ROOTS
-from kata_dind.pod.wishes import entrypoint_size
+from kata_dind.pod.roots import DEFAULT_ROOTS
+from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES, is_possible, limit_for
 from kata_dind.pod.wrapper import DEVICE
-from kata_dind.vocabulary import DataRootKind
-
-
-class Workload(StrEnum):
-    """The kinds of objects that can be rendered."""
-
-    POD = "Pod"
-    DEPLOYMENT = "Deployment"
-    STATEFUL_SET = "StatefulSet"
-    JOB = "Job"
+from kata_dind.vocabulary import DataRootKind, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +82,12 @@ def render(spec: RenderSpec, *, script: Script, policy: Policy | None = None) ->
     pod = _pod(spec, claims)
     repaired = repair(pod, own, script=script, claim_templates=claims)
     _require_repaired(spec, repaired)
-    return _object(spec, _in_order(apply(pod, repaired.patch)), claims)
+    return _object(spec, _in_order(patched(pod, repaired.patch)), claims)
 
 
 def _checked(spec: RenderSpec) -> int:
     """Return the size in bytes, when all that is asked for can be written into a manifest."""
-    size_bytes = entrypoint_size(spec.size) or quantity_bytes(spec.size)
+    size_bytes = entrypoint_size_bytes(spec.size) or quantity_bytes(spec.size)
     if size_bytes is None or not is_possible(size_bytes):
         least, most = quantity(LEAST_BYTES), f"{MOST_BYTES >> 40}Ti"
         raise _wrong("size", spec.size, f"a size from {least} to {most}, such as 50G")
@@ -150,7 +139,7 @@ def _block_class(spec: RenderSpec) -> dict[str, str]:
 
 
 def _has_claim(spec: RenderSpec) -> bool:
-    return spec.workload is Workload.STATEFUL_SET and spec.kind is not DataRootKind.MEMORY
+    return spec.workload is Workload.STATEFULSET and spec.kind is not DataRootKind.MEMORY
 
 
 def _claims(spec: RenderSpec, size_bytes: int) -> list[dict[str, Any]]:
@@ -257,12 +246,13 @@ def _object(spec: RenderSpec, pod: dict[str, Any], claims: list[dict[str, Any]])
         body: dict[str, Any] = {"backoffLimit": 0, "template": template}
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
     selector = {"matchLabels": {"app.kubernetes.io/name": spec.name}}
+    kind = "StatefulSet" if spec.workload is Workload.STATEFULSET else "Deployment"
     body = {"replicas": spec.replicas, "selector": selector, "template": template}
-    if spec.workload is Workload.STATEFUL_SET:
+    if spec.workload is Workload.STATEFULSET:
         body["serviceName"] = spec.name
         if claims:
             body["volumeClaimTemplates"] = claims
-    return {"apiVersion": "apps/v1", "kind": spec.workload.value, "metadata": metadata, "spec": body}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, "spec": body}
 
 
 def _in_order(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,13 @@ A second repair of what a repair has made is empty. The pod keeps whatever is no
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from kata_dind.pod.annotations import REPAIRED
-from kata_dind.pod.choose import Choice, Site, choose, program_name, source_of
+from kata_dind.pod.by_hand import can_replace, replacement, root_beside, unclear_script, works_by_hand
+from kata_dind.pod.choose import Choice, Site, choose, source_of
 from kata_dind.pod.daemon import (
     add_certificates,
     add_mirrors,
@@ -22,11 +20,11 @@ from kata_dind.pod.daemon import (
     driver_on_claim,
     give_time,
     strip_drivers,
-    without_drivers,
 )
 from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.model import (
+    NO_CONFIG_MAPS,
     Backing,
     ConfigMaps,
     Copy,
@@ -43,7 +41,8 @@ from kata_dind.pod.model import (
 )
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
-from kata_dind.pod.reading import items, mapping, text, words
+from kata_dind.pod.reading import items, mapping
+from kata_dind.pod.sentences import sentence
 from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
@@ -64,8 +63,8 @@ from kata_dind.vocabulary import DataRootKind
 Script = Callable[[Copy], str]
 """Gives a copy of the guest entrypoint; it is asked for the same ones often."""
 
+_LONGEST_NOTE = 250
 _BROKEN = (Outcome.SLOW, Outcome.FAILS)
-_NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
 
 _FINDINGS = {
     Backing.VIRTIOFS: "root.on-share",
@@ -83,7 +82,7 @@ def repair(
     policy: Policy,
     *,
     script: Script,
-    config_maps: ConfigMaps = _NO_CONFIG_MAPS,
+    config_maps: ConfigMaps = NO_CONFIG_MAPS,
     claim_templates: Sequence[Mapping[str, Any]] = (),
     detection: Detection | None = None,
     improve: bool = False,
@@ -98,17 +97,17 @@ def repair(
         return Repair(findings=detection.findings)
     annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
     runtime = runtime_of(detection.runtime_class, annotations, policy) if detection.is_kata else None
-    wanted = read_wanted(pod, policy)
     if runtime is None:
         return Repair(findings=detection.findings)
-    bench = Bench(Draft(pod), claim_templates)
-    job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     if runtime.left_alone:
         return Repair(findings=_joined(detection.findings, [_left_alone(runtime)]))
+    wanted = read_wanted(pod, policy)
+    bench = Bench(Draft(pod), claim_templates)
     if not wanted.repair:
         is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
         found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
         return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
+    job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     try:
         for engine in detection.engines:
             job.mend(engine)
@@ -141,8 +140,7 @@ def _malformed(error: Malformed) -> Finding:
 
 
 def _left_alone(runtime: Runtime) -> Finding:
-    sentence = runtime.left_alone
-    return Finding("class.left-alone", Severity.NOTE, f"{sentence[:1].upper()}{sentence[1:]}.")
+    return Finding("class.left-alone", Severity.NOTE, sentence(runtime.left_alone))
 
 
 def _broken_roots(spec: Mapping[str, Any], engine: Engine, claim_templates: Sequence[Mapping[str, Any]]) -> list[Root]:
@@ -168,7 +166,7 @@ def _all_broken(detection: Detection, bench: Bench) -> list[tuple[Engine, Root]]
 def _found(engine: Engine, root: Root) -> Finding:
     severity = Severity.ERROR if root.outcome is Outcome.FAILS else Severity.WARNING
     message = (
-        f"{engine.named} keeps the data of {program_name(engine.program)} in `{root.path}`: "
+        f"{engine.named} keeps the data of {engine.program.product} in `{root.path}`: "
         f"{root.backing_because}; {root.outcome_because}."
     )
     return Finding(_FINDINGS.get(root.backing, "root.unknown"), severity, message, engine.container, engine.pointer)
@@ -204,10 +202,10 @@ class _Job:
         beside = next((root for root in broken if root.is_standalone_containerds), None)
         if engine.by_hand and beside is not None:
             self.findings.append(_found(engine, beside))
-            self._give_up(_beside(engine, beside))
+            self._give_up(root_beside(engine, beside))
             return
         if engine.by_hand and not self.improve:
-            self.findings.append(_by_hand(engine))
+            self.findings.append(works_by_hand(engine))
             return
         self.findings += [_found(engine, root) for root in broken]
         if engine.list == "ephemeralContainers":
@@ -279,8 +277,8 @@ class _Job:
         settings: Sequence[StorageSetting],
         dropped: set[Pointer],
     ) -> bool:
-        if engine.by_hand and not _can_replace(engine, container, self.config_maps):
-            self.findings.append(_unclear_script(engine))  # it works, though
+        if engine.by_hand and not can_replace(engine, container, self.config_maps):
+            self.findings.append(unclear_script(engine))  # it works, though
             return False
         dockerds = next((root for root in broken if not root.is_standalone_containerds), None)
         site = self._site(engine, container, dockerds or broken[0])
@@ -298,7 +296,7 @@ class _Job:
                     self._give_up(refusal)
                     return False
             if engine.by_hand:
-                self._put_command(site, _replacement(engine), kind="")
+                self._put_command(site, replacement(engine), kind="")
         else:
             if dockerds is None:
                 prove_only(self.bench, site)
@@ -345,7 +343,7 @@ class _Job:
         engine = site.engine
         self.wrapped.add(engine.pointer)
         if engine.by_hand:
-            self._put_command(site, _replacement(engine), kind)
+            self._put_command(site, replacement(engine), kind)
             return
         own = command_of(site.container)
         if site.is_wrapped:
@@ -439,73 +437,6 @@ class _Job:
             bench.draft.put(("metadata", "annotations", REPAIRED), note[:_LONGEST_NOTE])
 
 
-_LONGEST_NOTE = 250
-_LONGEST_SCRIPT = 65_536
-_BACKGROUND = re.compile(r"(?<![&>])&(?![&>])")
-"""What starts a program beside the others, as `&&`, `2>&1` and `&>` don't."""
-
-
-def _replacement(engine: Engine) -> list[str]:
-    return [escape_expansion(word) for word in without_drivers(engine.command)]
-
-
-def _can_replace(engine: Engine, container: Mapping[str, Any], config_maps: ConfigMaps) -> bool:
-    """Tell whether a script ends with the words that start the program, with nothing in them for a shell.
-
-    What else it does after that, or beside it, would be lost.
-    """
-    if not engine.command or any(set(word) & set("$`*?;&|<>") for word in engine.command):
-        return False
-    texts = [*words(container.get("command")), *words(container.get("args"))]
-    texts += [text(value) for data in config_maps.values() for value in mapping(data).values()]
-    return any(_ends_with(text, engine.command) for text in texts if "mount" in text)
-
-
-def _ends_with(script: str, command: Sequence[str]) -> bool:
-    start = script.rfind(command[0])
-    if start < 0 or len(script) > _LONGEST_SCRIPT or _BACKGROUND.search(script):
-        return False
-    try:
-        return shlex.split(script[start:]) == list(command)
-    except ValueError:
-        return False
-
-
-def _by_hand(engine: Engine) -> Finding:
-    return Finding(
-        "root.by-hand",
-        Severity.NOTE,
-        f"{engine.named} makes a disk for its data root by itself; that works, and is left as it is.",
-        engine.container,
-        engine.pointer,
-        "kata-dind fix --improve shows what it would become: direct I/O, checks after a power cut, no packages from "
-        "the network at each start, and limits for containers.",
-    )
-
-
-def _beside(engine: Engine, root: Root) -> Finding:
-    return Finding(
-        "root.beside-by-hand",
-        Severity.WARNING,
-        f"{engine.named} makes a disk for Docker by itself, but Docker's images are in `{root.path}`, which is "
-        "not on it.",
-        engine.container,
-        engine.pointer,
-        f"Let the script mount a directory of the disk on {root.path}, too.",
-    )
-
-
-def _unclear_script(engine: Engine) -> Finding:
-    return Finding(
-        "root.script-unclear",
-        Severity.NOTE,
-        f"The script of {engine.named} makes a disk by itself, and what else it does is not clear, so it can't "
-        "be replaced.",
-        engine.container,
-        engine.pointer,
-    )
-
-
 def _ephemeral(engine: Engine) -> Finding:
     return Finding(
         "pod.ephemeral-container",
@@ -521,7 +452,7 @@ def _second_program(engine: Engine) -> Finding:
     return Finding(
         "pod.second-program",
         Severity.WARNING,
-        f"{engine.named} runs a second program with a data root, {program_name(engine.program)}, and the guest "
+        f"{engine.named} runs a second program with a data root, {engine.program.product}, and the guest "
         "entrypoint prepares one.",
         engine.container,
         engine.pointer,

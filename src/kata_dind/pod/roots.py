@@ -6,7 +6,7 @@ import json
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kata_dind.pod.argv import basename
@@ -17,13 +17,15 @@ from kata_dind.pod.volumes import clean_path
 
 _LARGEST_FILE = 65_536
 
-_DEFAULTS = {
+DEFAULT_ROOTS = {
     Program.DOCKERD: "/var/lib/docker",
     Program.BUILDKITD: "/var/lib/buildkit",
     Program.CONTAINERD: "/var/lib/containerd",
     Program.DAGGER: "/var/lib/dagger",
     Program.EARTHLY: "/tmp/earthly",
 }
+"""Where each program keeps its data if nothing else is said; the guest entrypoint looks there as well."""
+
 _ROOT_FLAGS = {Program.DOCKERD: ("--data-root", "--graph", "-g")}
 _CONFIG_FLAGS = {Program.DOCKERD: ("--config-file",), Program.CONTAINERD: ("--config", "-c")}
 _CONFIG_FILES = {
@@ -104,8 +106,6 @@ class Storage:
     """The first is the one that counts."""
     config_file: str = ""
     """The path of the configuration that would name more, whether or not it is in reach."""
-    said_containerd: bool = field(default=False)
-    """It is told to use a containerd that is there already."""
 
 
 def read_storage(running: Running) -> Storage:
@@ -119,8 +119,7 @@ def read_storage(running: Running) -> Storage:
         or _root_of_config(config, config_file)
         or _default(running)
     )
-    said_containerd = running.program is Program.DOCKERD and any(True for _ in flag_values(words, ("--containerd",)))
-    return Storage(root, tuple(_drivers(running, words, config, config_file)), config_file, said_containerd)
+    return Storage(root, tuple(_drivers(running, words, config, config_file)), config_file)
 
 
 def flag_values(words: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -221,7 +220,7 @@ def _default(running: Running) -> NamedRoot:
         data = running.variables.get("XDG_DATA_HOME") or f"{_home(running)}/.local/share"
         said = "the default without root"
         return NamedRoot(_path(f"{data}/{_BELOW_HOME[running.program]}"), said)
-    return NamedRoot(_DEFAULTS[running.program], f"{running.program}'s default")
+    return NamedRoot(DEFAULT_ROOTS[running.program], f"{running.program}'s default")
 
 
 def _drivers(running: Running, words: Sequence[str], config: Mapping[str, Any], config_file: str) -> Iterator[Driver]:

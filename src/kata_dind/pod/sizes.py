@@ -8,13 +8,7 @@ GIB = 1024**3
 LEAST_BYTES = 64 * MIB
 """The smallest data root that the guest entrypoint makes."""
 MOST_BYTES = 16 * 1024**4
-"""The largest."""
-
-
-def quantity(count: int) -> str:
-    """Return bytes as a Kubernetes quantity in Gi or Mi, rounded up to a whole one."""
-    mib = -(-count // MIB)
-    return f"{mib // 1024}Gi" if mib % 1024 == 0 else f"{mib}Mi"
+"""The largest: that of a file on ext4 with blocks of 4 KiB."""
 
 
 def is_possible(count: int) -> bool:

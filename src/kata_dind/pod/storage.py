@@ -10,20 +10,12 @@ from typing import Any
 from kata_dind.pod.choose import Choice, Site, Way, source_of
 from kata_dind.pod.model import Finding, Launch, Outcome, Pointer, Program, Root, VolumeMount
 from kata_dind.pod.patch import Draft, escape_expansion
-from kata_dind.pod.quantity import kata_size, quantity_bytes
+from kata_dind.pod.quantity import entrypoint_size, quantity, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
-from kata_dind.pod.sizes import MIB, quantity
+from kata_dind.pod.roots import DEFAULT_ROOTS
+from kata_dind.pod.sizes import MIB
 from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
 from kata_dind.pod.wrapper import BESIDE, DEVICE, NAME, shows_data_root
-
-DEFAULT_ROOTS = {
-    Program.DOCKERD: "/var/lib/docker",
-    Program.BUILDKITD: "/var/lib/buildkit",
-    Program.CONTAINERD: "/var/lib/containerd",
-    Program.DAGGER: "/var/lib/dagger",
-    Program.EARTHLY: "/tmp/earthly",
-}
-"""Where the guest entrypoint looks for the data root of each program if nothing else is said."""
 
 
 @dataclass(slots=True)
@@ -130,7 +122,8 @@ def _provide_memory(bench: Bench, site: Site, choice: Choice) -> Finding | None:
     for pointer, before, after in raised:
         bench.draft.put(pointer, after)
         whose = "the pod" if pointer[1] == "resources" else site.named
-        bench.say(f"The memory {pointer[-2][:-1]} of {whose} is raised from {before} to {after} for what it stores.")  # type: ignore[index]
+        what = str(pointer[-2]).removesuffix("s")
+        bench.say(f"The memory {what} of {whose} is raised from {before} to {after} for what it stores.")
     return None
 
 
@@ -184,8 +177,8 @@ def _without_sub_path(bench: Bench, site: Site, mount: VolumeMount) -> None:
         if key in entry:
             bench.draft.remove((*mount.pointer, key))
             bench.say(
-                f"The {key} of the mount at `{mount.mount_path}` in {site.named} is taken out: with it, the \
-mount is a directory of the node."
+                f"The {key} of the mount at `{mount.mount_path}` in {site.named} is taken out: with it, the mount is a "
+                "directory of the node."
             )
 
 
@@ -229,12 +222,12 @@ def _block_claim(site: Site, count: int) -> dict[str, Any]:
 
 
 def _provide_loop(bench: Bench, site: Site, choice: Choice) -> None:
-    environment = {"DATA_ROOT": "loop", "SIZE": kata_size(choice.size_bytes)}
+    environment = {"DATA_ROOT": "loop", "SIZE": entrypoint_size(choice.size_bytes)}
     if site.engine.program is not Program.DOCKERD and _worked(site):
         # BuildKit's own image has no mkfs.ext4.
         environment |= _fallback(site)
         bench.say(f"If the image of {site.named} has no mkfs.ext4, it goes on as it did so far, with a warning.")
-    shown = f"a disk of {kata_size(choice.size_bytes)} in a file"
+    shown = f"a disk of {entrypoint_size(choice.size_bytes)} in a file"
     mount = site.root.mount
     if choice.on_claim:
         environment |= _fallback(site)

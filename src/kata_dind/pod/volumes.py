@@ -125,7 +125,7 @@ def backing_of(
     runtime: Runtime | None,
     claim_templates: Claims = (),
 ) -> Answer:
-    """Return what a mount is in the guest, with a sentence. Without a mount: what the image's VOLUME is."""
+    """Return what a mount is in the guest, and why, as a clause. Without a mount: what the image's VOLUME is."""
     if runtime is None:
         return Backing.UNKNOWN, "the pod has no RuntimeClass of Kata's, so its volumes are what the node makes of them"
     if mount is None:
@@ -155,7 +155,7 @@ def backing_at(
     runtime: Runtime | None,
     claim_templates: Claims = (),
 ) -> Answer:
-    """Return what a data root lies on, also if no mount is exactly there, with near misses in the sentence.
+    """Return what a data root lies on, also if no mount is exactly there, with near misses in the clause.
 
     A directory for which the image has a VOLUME is a mount of its own, so that a mount above does not matter; another
     one is part of the mount above it.
@@ -168,14 +168,14 @@ def backing_at(
     nearest = _above(entries, path)
     above = _mount(spec, container, nearest, claim_templates) if nearest else None
     if above is not None and path not in IMAGE_VOLUMES:
-        backing, sentence = backing_of(spec, above, runtime, claim_templates)
-        return backing, f"{quoted(clean_path(path))} lies in the mount at {quoted(above.mount_path)}, and {sentence}"
-    backing, sentence = _image_volume(runtime) if path in IMAGE_VOLUMES else _container_root(runtime)
+        backing, because = backing_of(spec, above, runtime, claim_templates)
+        return backing, f"{quoted(clean_path(path))} lies in the mount at {quoted(above.mount_path)}, and {because}"
+    backing, because = _image_volume(runtime) if path in IMAGE_VOLUMES else _container_root(runtime)
     if above is not None:
-        sentence += f"; the mount at {quoted(above.mount_path)} does not take the place of that VOLUME"
+        because += f"; the mount at {quoted(above.mount_path)} does not take the place of that VOLUME"
     if below := _below(entries, path):
-        sentence += f"; only {listed(below)} below it {'is' if len(below) == 1 else 'are'} mounted"
-    return backing, sentence
+        because += f"; only {listed(below)} below it {'is' if len(below) == 1 else 'are'} mounted"
+    return backing, because
 
 
 _Entry = tuple[Pointer, str, Mapping[str, Any]]
@@ -267,11 +267,11 @@ def _shared(what: str, runtime: Runtime, backing: Backing = Backing.VIRTIOFS) ->
 
 def _image_volume(runtime: Runtime) -> Answer:
     what = "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node"
-    backing, sentence = _shared(what, runtime)
+    backing, because = _shared(what, runtime)
     if runtime.shares or runtime.left_alone:
-        return backing, sentence
+        return backing, because
     # Into its /run, for which systemd takes a fifth of the memory.
-    return Backing.UNFIT, f"{sentence}, where a few images fill it up"
+    return Backing.UNFIT, f"{because}, where a few images fill it up"
 
 
 def _container_root(runtime: Runtime) -> Answer:
@@ -372,10 +372,10 @@ def _claim(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> A
     name = f"the claim {quoted(text(source.get('claimName')) or mount.volume)}"
     if mount.is_device:
         return _raw(name, mount, runtime)
-    backing, sentence = _shared(f"{name} is a file system of the node", runtime)
+    backing, because = _shared(f"{name} is a file system of the node", runtime)
     if runtime.direct_assigned and not mount.has_sub_path:
-        sentence += "; its storage class, which is not in the pod, may be one that Kata assigns directly"
-    return backing, sentence
+        because += "; its storage class, which is not in the pod, may be one that Kata assigns directly"
+    return backing, because
 
 
 def _ephemeral(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) -> Answer:
@@ -426,8 +426,8 @@ def _host_path(source: Mapping[str, Any], mount: VolumeMount, runtime: Runtime) 
         return Backing.UNFIT, f"{name} is not a directory, since its type is {kind}"
     if path == "/dev" or path.startswith("/dev/"):
         return Backing.UNKNOWN, f"{name} is what the guest itself has there, and not the node"
-    backing, sentence = _shared(f"{name} is a directory of the node", runtime, Backing.HOST)
-    return backing, f"{sentence}, and other pods may use it, too"
+    backing, because = _shared(f"{name} is a directory of the node", runtime, Backing.HOST)
+    return backing, f"{because}, and other pods may use it, too"
 
 
 _BY_KIND: Mapping[str, Callable[[Mapping[str, Any], VolumeMount, Runtime], Answer]] = {

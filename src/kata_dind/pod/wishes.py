@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,10 @@ from typing import Any
 from kata_dind.pod.annotations import read_wishes
 from kata_dind.pod.model import Finding, PodDict
 from kata_dind.pod.policy import Policy
-from kata_dind.pod.quantity import quantity_bytes
+from kata_dind.pod.quantity import entrypoint_size_bytes, quantity_bytes
 from kata_dind.pod.reading import items, mapping, text
 from kata_dind.pod.sizes import MOST_BYTES
 from kata_dind.vocabulary import DataRootKind
-
-_SIZE = re.compile(r"([1-9][0-9]{0,8})([KMGT])", re.ASCII)
-
 
 _bytes_of = functools.lru_cache(maxsize=64)(quantity_bytes)
 
@@ -65,7 +61,7 @@ class Environment:
     @property
     def size_bytes(self) -> int | None:
         """KATA_DIND_SIZE, if it is set and valid."""
-        return entrypoint_size(self.get("SIZE"))
+        return entrypoint_size_bytes(self.get("SIZE"))
 
 
 def read_environment(container: Mapping[Any, Any]) -> Environment:
@@ -77,9 +73,3 @@ def read_environment(container: Mapping[Any, Any]) -> Environment:
             value = mapping(entry).get("value")
             values[name] = value if isinstance(value, str) else "" if "valueFrom" not in entry else None
     return Environment(values)
-
-
-def entrypoint_size(text: str) -> int | None:
-    """Return the bytes of a size as the guest entrypoint takes it, in powers of 1024; None for anything else."""
-    found = _SIZE.fullmatch(text) if text else None
-    return int(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1) if found else None

@@ -108,14 +108,6 @@ def with_dollars_doubled(command: Any) -> Any:
     return [*command[:2], command[2].replace("$", "$$"), *command[3:]]
 
 
-def behind_wrapper(container: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the container as it would be without the guest entrypoint in front of its command, if that is there."""
-    if not isinstance(container.get("command"), list | tuple):
-        return container
-    command = wrapped_words(container["command"])
-    return container if command is None else {**container, "command": command}
-
-
 def is_intact(spec: Mapping[str, Any], container: Mapping[str, Any], claim_templates: Claims = ()) -> bool:
     """Tell whether a container has the guest entrypoint, and the volumes of a repair that it needs."""
     command = container.get("command")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kata_dind.dataroot.drivers import FALLBACK_DRIVERS, UNFIT_DRIVERS
+from kata_dind.drivers import FALLBACK_DRIVERS, UNFIT_DRIVERS
 from kata_dind.errors import DockerdFailed, VerdictFailed
 from kata_dind.image.archive import CAPABILITY_RECORD, Layer, docker_archive
 from kata_dind.proof.docker_api import DockerApi

@@ -266,7 +266,7 @@ def test_a_task_whose_class_is_elsewhere_fails_the_check_if_it_would_be_broken_o
     assert outcome.exit_code == 1
     broken, whose, hint = outcome.stdout.splitlines()
     assert broken.startswith(
-        "task.yaml:7: warning: Task build: under a RuntimeClass of Kata's, such as `kata`, `server` keeps the data"
+        "task.yaml:7: warning: Task build: Under a RuntimeClass of Kata's, such as `kata`, `server` keeps the data"
     )
     assert "Tekton makes a pod for each run of a task" in whose
     assert whose.endswith("[pod.incomplete]")
@@ -552,7 +552,7 @@ def test_what_is_done_by_hand_is_left_alone_until_it_is_to_be_improved(cli: Comm
     (here / "pod.yaml").write_text(pod)
     assert cli("fix", "pod.yaml").stdout == pod
     assert cli("fix", "--check", "pod.yaml").exit_code == 0
-    assert "fix --improve shows" in " ".join(cli("fix", "pod.yaml", "-o", "explain").stdout.split())
+    assert "fix --improve` shows" in " ".join(cli("fix", "pod.yaml", "-o", "explain").stdout.split())
     improved = cli("fix", "--check", "--improve", "pod.yaml")
     assert (improved.exit_code, "[pod.improvable]" in improved.stdout) == (1, True)
     told = " ".join(cli("fix", "--improve", "pod.yaml", "-o", "explain").stdout.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -61,3 +62,18 @@ def test_a_mended_file_is_mended_once(file: str) -> None:
             if "".join(report.mended() for report in again) != first or any(report.patch for report in again):
                 wrong.append(case.name)
     assert not wrong
+
+
+@pytest.mark.parametrize("file", sorted({case.file for case in _CASES}))
+def test_all_that_is_said_is_a_sentence(file: str) -> None:
+    """Formats put findings, hints and reasons one behind the other, and what lies under a root into sentences."""
+    cases = [case for case in _CASES if case.file == file]
+    pods = [pod for case in cases for report in _reports(case, case.text) for pod in report.pods]
+    findings = [finding for pod in pods for finding in pod.findings]
+    hints = [finding.hint for finding in findings if finding.hint]
+    reasons = [reason for pod in pods for reason in pod.repair.reasons]
+    said = [*(finding.message for finding in findings), *hints, *reasons]
+    assert [text for text in said if not re.fullmatch(r"[A-Z`](?:.|\n)*[^.]\.", text)] == []
+    roots = [root for pod in pods for engine in pod.detection.engines for root in engine.roots]
+    clauses = [text for root in roots for text in (root.backing_because, root.outcome_because)]
+    assert [text for text in clauses if text.endswith(".")] == []

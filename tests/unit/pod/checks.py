@@ -15,8 +15,8 @@ from jsonschema.exceptions import best_match  # type: ignore[import-untyped] # i
 from kubernetes_validate import utils
 from referencing import Registry, Resource
 
+from kata_dind.manifest.patch import patched
 from kata_dind.pod.model import Copy, Repair
-from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import Policy, parse_policy
 from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.repair import repair
@@ -74,7 +74,7 @@ def repaired(
     patch = json.loads(json.dumps(result.patch))
     # The library changes all that is the same object at once; what comes over the network never is.
     after: Json = jsonpatch.apply_patch(json.loads(json.dumps(document)), patch)
-    assert apply(document, result.patch) == after
+    assert patched(document, result.patch) == after
     assert bool(result.patch) == bool(result.kind)
     if was_valid:
         assert faults_of(after, claim_templates) == []

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata_dind.pod.argv import FROM_SCRIPT, Word, expand, place_of, read_shell_call, unwrap
-from kata_dind.pod.launches import Launch, flag_of, flags_weight, is_starter, read_launch
+from kata_dind.pod.flags import flag_of, flags_weight
+from kata_dind.pod.launches import FoundLaunch, read_launch
 from kata_dind.pod.model import Program
+from kata_dind.pod.starters import is_starter
 
 VARIABLES = {"GID": "123", "A": "$(GID)", "EMPTY": ""}
 
 
-def launched(*words: str, **variables: str) -> Launch:
+def launched(*words: str, **variables: str) -> FoundLaunch:
     return read_launch(words, variables, lambda path: None)
 
 

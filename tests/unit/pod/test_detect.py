@@ -369,7 +369,7 @@ def test_a_likely_daemon_is_a_note_until_an_annotation_says_so() -> None:
     one = container("registry.example/team/docker:27", "daemon")
     detection = detected(one)
     assert (detection.engines, ids(detection)) == ((), ["pod.likely-daemon"])
-    assert detection.findings[0].hint == "annotate the pod with kata-dind.io/container: daemon if it does"
+    assert detection.findings[0].hint == "Annotate the pod with kata-dind.io/container: daemon if it does."
     for wish in ({"kata-dind.io/container": "daemon"}, {"kata-dind.io/repair": "true"}):
         assert len(detected(one, annotations=wish).engines) == 1
     assert detected(one, annotations={"kata-dind.io/repair": "false"}).engines == ()

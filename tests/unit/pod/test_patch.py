@@ -1,9 +1,7 @@
-"""Patches: built, applied as a library applies them, and words that Kubernetes expands."""
+"""A patch in the making, and words that Kubernetes expands."""
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,94 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
-from kata_dind.pod.model import Copy, Operation
-from kata_dind.pod.patch import Draft, apply, escape_expansion, pointer_keys, pointer_text
+from kata_dind.pod.model import Copy
+from kata_dind.pod.patch import Draft, escape_expansion
 from kata_dind.vocabulary import DataRootKind
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab~/0-", max_size=2), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@pytest.mark.parametrize(
-    ("pointer", "text"),
-    [
-        ((), ""),
-        (("spec", "containers", 0), "/spec/containers/0"),
-        (("metadata", "annotations", "kata-dind.io/repaired"), "/metadata/annotations/kata-dind.io~1repaired"),
-        (("a~1b", "", "-"), "/a~01b//-"),
-    ],
-)
-def test_a_pointer_is_written_as_rfc_6901_has_it(pointer: tuple[str | int, ...], text: str) -> None:
-    assert pointer_text(pointer) == text
-    assert pointer_keys(text) == tuple(map(str, pointer))
-
-
-def test_a_pointer_without_a_slash_is_none() -> None:
-    with pytest.raises(ValueError, match="not a JSON pointer"):
-        pointer_keys("spec")
-
-
-# ---- apply
-
-
-def pointers_in(value: Any, here: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    below: list[tuple[str | int, ...]] = [here]
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in entries:
-        below += pointers_in(inner, (*here, key))
-    return below
-
-
-@given(st.data(), JSON, JSON)
-def test_apply_does_what_the_library_does(data: st.DataObject, document: Any, value: Any) -> None:
-    pointer = data.draw(st.sampled_from(pointers_in(document)))
-    last = data.draw(st.sampled_from(["", "x", "-", "0", "1", "00", "~", "9"]) | st.none())
-    op = data.draw(st.sampled_from(["add", "remove", "replace", "test"]))
-    path = pointer_text(pointer if last is None else (*pointer, last))
-    patch: list[Operation] = [{"op": op, "path": path, "value": value}]  # type: ignore[typeddict-item] # drawn
-    if path == "" and op == "remove":
-        return  # the library answers with None, and no API server allows it
-    before = copy.deepcopy(document)
-    try:
-        expected = jsonpatch.apply_patch(document, patch)
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, AttributeError):
-        with pytest.raises(ValueError, match=r"nothing at|failed"):
-            apply(document, patch)
-    else:
-        if op == "test" and json.dumps(expected) != json.dumps(before):
-            return
-        if op == "test" and not same_json(find(document, path), value):
-            return  # for Python 1 == True, for JSON not
-        assert apply(document, patch) == expected
-    assert document == before
-
-
-def find(document: Any, path: str) -> Any:
-    for key in pointer_keys(path):
-        document = document[int(key)] if isinstance(document, list) else document[key]
-    return document
-
-
-def same_json(ours: Any, theirs: Any) -> bool:
-    return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
-
-
-def test_what_a_patch_does_not_touch_is_shared() -> None:
-    document: dict[str, Any] = {"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "metadata": {}}
-    patched = apply(document, [{"op": "add", "path": "/spec/containers/1/image", "value": "docker"}])
-    assert patched["metadata"] is document["metadata"]
-    assert patched["spec"]["containers"][0] is document["spec"]["containers"][0]
-    assert document["spec"] == {"containers": [{"name": "a"}, {"name": "b"}]}
-
-
-@pytest.mark.parametrize(("ours", "theirs"), [(1, True), (0, False), ("1", 1), ([1], [True]), ({"a": 0}, {"a": False})])
-def test_a_test_compares_as_json_does(ours: object, theirs: object) -> None:
-    with pytest.raises(ValueError, match="failed"):
-        apply({"a": ours}, [{"op": "test", "path": "/a", "value": theirs}])
-
 
 # ---- a draft
 
@@ -142,6 +55,13 @@ def test_items_go_from_the_end_so_that_each_is_the_right_one() -> None:
     draft.remove_items([("args", 0), ("args", 2), ("env", 1), ("args", 0)])
     assert draft.document == {"args": ["b", "d"], "env": [1]}
     assert [operation["path"] for operation in draft.operations] == ["/args/2", "/env/1", "/args/0"]
+
+
+def test_items_of_several_lists_go_in_the_order_in_which_they_are_named() -> None:
+    names = [f"list{number}" for number in range(20)]
+    draft = Draft({name: [1] for name in names})
+    draft.remove_items([(name, 0) for name in names])
+    assert [operation["path"] for operation in draft.operations] == [f"/{name}/0" for name in names]
 
 
 def test_a_list_gets_a_first_item() -> None:

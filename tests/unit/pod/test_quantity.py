@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kata_dind.pod.quantity import kata_size, quantity_bytes
+from kata_dind.pod.quantity import entrypoint_size, quantity_bytes
 from kata_dind.spec import parse_size
 
 UNITS = {
@@ -91,9 +91,9 @@ def test_any_value_is_bytes_in_range_or_none(value: object) -> None:
     ],
 )
 def test_a_size_for_the_guest_is_whole_mebibytes_rounded_down(size_bytes: int, text: str) -> None:
-    assert kata_size(size_bytes) == text
+    assert entrypoint_size(size_bytes) == text
 
 
 @given(st.integers(1 << 20, 1 << 62))
 def test_a_size_for_the_guest_is_at_most_a_mebibyte_less(size_bytes: int) -> None:
-    assert 0 <= size_bytes - parse_size(kata_size(size_bytes)) < 1 << 20
+    assert 0 <= size_bytes - parse_size(entrypoint_size(size_bytes)) < 1 << 20

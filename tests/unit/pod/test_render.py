@@ -10,9 +10,9 @@ import pytest
 
 from kata_dind.errors import SpecError
 from kata_dind.pod.policy import Policy, parse_policy
-from kata_dind.pod.render import RenderSpec, Workload, render
+from kata_dind.pod.render import RenderSpec, render
 from kata_dind.pod.repair import repair
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Workload
 from tests.unit.pod.checks import BLOCK_PLAIN, ESCAPED, Json, faults_of, script, variables_of
 
 
@@ -108,7 +108,7 @@ def test_each_combination_is_valid_and_left_alone(
         labels=(("team", "ci"),),
     )
     manifest = rendered(spec, policy)
-    assert manifest["kind"] == workload
+    assert manifest["kind"].lower() == workload
     pod = pod_of(manifest)
     daemons = pod["spec"]["initContainers"] if sidecar else pod["spec"]["containers"]
     assert [container["name"] for container in daemons] == ["dind"]
@@ -134,7 +134,7 @@ def test_a_sidecar_starts_first_and_shares_its_socket() -> None:
 
 
 def test_the_claim_of_a_stateful_set_has_room_for_the_disk() -> None:
-    spec = RenderSpec(workload=Workload.STATEFUL_SET, size="50G", storage_class="fast", kind=DataRootKind.LOOP)
+    spec = RenderSpec(workload=Workload.STATEFULSET, size="50G", storage_class="fast", kind=DataRootKind.LOOP)
     manifest = rendered(spec)
     assert manifest["spec"]["volumeClaimTemplates"] == [
         {
@@ -150,7 +150,7 @@ def test_the_claim_of_a_stateful_set_has_room_for_the_disk() -> None:
 
 
 def test_a_stateful_set_may_have_block_devices() -> None:
-    spec = RenderSpec(workload=Workload.STATEFUL_SET, size="50G", storage_class="fast", kind=DataRootKind.BLOCK)
+    spec = RenderSpec(workload=Workload.STATEFULSET, size="50G", storage_class="fast", kind=DataRootKind.BLOCK)
     manifest = rendered(spec)
     claim = manifest["spec"]["volumeClaimTemplates"][0]["spec"]
     assert (claim["volumeMode"], claim["resources"]) == ("Block", {"requests": {"storage": "50Gi"}})

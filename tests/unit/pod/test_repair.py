@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kata_dind.manifest.patch import patched
 from kata_dind.pod.model import Severity
-from kata_dind.pod.patch import apply
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.repair import repair
 from kata_dind.version import __version__
@@ -935,7 +935,7 @@ def test_a_script_of_a_config_map_can_be_replaced() -> None:
     kept = repair(document, Policy(), script=script, config_maps=config_maps)
     assert kept.patch == ()
     better = repair(document, Policy(), script=script, config_maps=config_maps, improve=True)
-    after = apply(document, better.patch)
+    after = patched(document, better.patch)
     assert command_behind(after) == ["dockerd", "--host=unix:///var/run/docker.sock"]
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kata_dind.pod.launches import HandMount, Launch, Script, read_launch
+from kata_dind.pod.hand_mounts import HandMount
+from kata_dind.pod.launches import FoundLaunch, Script, read_launch
 from kata_dind.pod.scripts import LONGEST_SCRIPT, expanded, parse_script
 
 
@@ -14,7 +15,7 @@ def words_of(text: str) -> list[list[str]]:
     return [expanded(command.words, {}, ()) for command in parse_script(text).main]
 
 
-def launched(text: str, *positional: str, files: dict[str, str] | None = None, **variables: str) -> Launch:
+def launched(text: str, *positional: str, files: dict[str, str] | None = None, **variables: str) -> FoundLaunch:
     def find(path: str) -> Script | None:
         return Script(files[path], f"the script {path}") if files and path in files else None
 

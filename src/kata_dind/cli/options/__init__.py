@@ -9,7 +9,7 @@ A new option of a sandbox is a field in `spec.py`, and an entry in `common.py` o
 
 from __future__ import annotations
 
-from kata_dind.cli.options.declare import flag, option, seconds, whole_number
+from kata_dind.cli.options.declare import flag, option, require_word, seconds, whole_number
 from kata_dind.cli.options.general import DEFAULT_NAME, Json, Name, NameOrDefault, Names
 from kata_dind.cli.options.taking import (
     takes_machine_options,
@@ -26,6 +26,7 @@ __all__ = [
     "Names",
     "flag",
     "option",
+    "require_word",
     "seconds",
     "takes_machine_options",
     "takes_package_options",

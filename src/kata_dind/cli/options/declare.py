@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from kata_dind.cli import completion
+from kata_dind.errors import SpecError
 
 
 def option(*names: str, variable: str, help_text: str, **more: Any) -> Any:
@@ -19,6 +20,12 @@ def option(*names: str, variable: str, help_text: str, **more: Any) -> Any:
 def flag(*names: str, variable: str, help_text: str, **more: Any) -> Any:
     """Declare an option without a value."""
     return option(*names, variable=variable, help_text=help_text, **{"show_default": False, **more})
+
+
+def require_word(name: str, word: str, allowed: Iterable[str]) -> None:
+    """Raise SpecError for a word that an option, which no spec reads, does not take."""
+    if word not in [*allowed]:
+        raise SpecError(f"{name}: {word!r} is not one of {', '.join(allowed)}", id="spec.wrong-value")
 
 
 def whole_number(value: Any) -> int:

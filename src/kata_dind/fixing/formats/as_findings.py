@@ -27,14 +27,13 @@ def tail(totals: Totals) -> str:
 
 def lines_of(report: DocumentReport, pod: PodReport) -> Iterator[str]:
     """Yield the findings of a pod."""
-    for index, finding in enumerate(pod.findings):
+    for finding, line in pod.located:
         if finding.severity is Severity.NOTE:
             continue
-        line = (pod.lines[index] if pod.lines else 0) or report.line
         is_named = not finding.container or f"`{finding.container}`" in finding.message
         container = "" if is_named else f", container {finding.container}"
         said = f"{pod.title}{container}: {finding.message.rstrip('.')} [{finding.id}]"
-        yield f"{place(report, line)}{finding.severity}: {said}\n"
+        yield f"{place(report, line or report.line)}{finding.severity}: {said}\n"
         if finding.hint:
             yield f"    {finding.hint}\n"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kata_dind.fixing.reports import DocumentReport, Totals
-from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Severity
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -23,13 +22,11 @@ def of_file(reports: Iterable[DocumentReport], *, first: bool) -> Iterator[str]:
     """Yield a command for each finding."""
     for report in reports:
         for pod in report.pods:
-            for index, finding in enumerate(pod.findings):
-                line = (pod.lines[index] if pod.lines else 0) or report.line
-                properties = {"file": report.source if report.source != "-" else "", "line": line}
+            for finding, line in pod.located:
+                properties = {"file": report.source if report.source != "-" else "", "line": line or report.line}
                 properties["title"] = f"kata-dind {finding.id}"
                 told = ",".join(f"{name}={_property(str(value))}" for name, value in properties.items() if value)
-                message = " ".join(filter(None, (f"{pod.title}: {sentence(finding.message)}", sentence(finding.hint))))
-                yield f"::{_COMMANDS[finding.severity]} {told}::{_data(message)}\n"
+                yield f"::{_COMMANDS[finding.severity]} {told}::{_data(pod.said_of(finding))}\n"
 
 
 def tail(totals: Totals) -> str:

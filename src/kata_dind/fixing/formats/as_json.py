@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kata_dind.fixing.reports import DocumentReport, PodReport, Totals, in_document, pointer_text
+from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
+from kata_dind.manifest.patch import join_pointer
 from kata_dind.pod.model import Engine, Finding, Root
+from kata_dind.pod.places import in_document
 
 FORMAT = 1
 """Grows when a field goes or changes its meaning."""
@@ -55,10 +57,7 @@ def pod_as_fields(report: DocumentReport, pod: PodReport) -> dict[str, Any]:
         "is_kata": pod.detection.is_kata,
         "needs_repair": pod.needs_repair,
         "engines": [_engine(engine) for engine in pod.detection.engines],
-        "findings": [
-            _finding(pod, finding, line)
-            for finding, line in zip(pod.findings, pod.lines or _no_lines(pod), strict=True)
-        ],
+        "findings": [_finding(pod, finding, line) for finding, line in pod.located],
         "repair": {
             "kind": pod.repair.kind,
             "reasons": list(pod.repair.reasons),
@@ -66,10 +65,6 @@ def pod_as_fields(report: DocumentReport, pod: PodReport) -> dict[str, Any]:
             "is_whole": bool(pod.patch) and not pod.repair.unrepaired,
         },
     }
-
-
-def _no_lines(pod: PodReport) -> list[int]:
-    return [0] * len(pod.findings)
 
 
 def _engine(engine: Engine) -> dict[str, Any]:
@@ -103,6 +98,6 @@ def _finding(pod: PodReport, finding: Finding, line: int) -> dict[str, Any]:
     fields = dataclasses.asdict(finding)
     return {
         **{name: fields[name] for name in ("id", "severity", "message", "container", "hint")},
-        "pointer": pointer_text(in_document(pod.place, finding.pointer)),
+        "pointer": join_pointer(in_document(pod.place, finding.pointer)),
         "line": line,
     }

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
-from kata_dind.pod.explain import sentence
 from kata_dind.pod.model import Finding, Severity
 from kata_dind.version import __version__
 
@@ -26,9 +25,8 @@ def of_file(reports: Iterable[DocumentReport], *, first: bool) -> Iterator[str]:
     """Yield the findings of a file."""
     for report in reports:
         for pod in report.pods:
-            for index, finding in enumerate(pod.findings):
-                line = (pod.lines[index] if pod.lines else 0) or report.line
-                result = _result(report, pod, finding, line)
+            for finding, line in pod.located:
+                result = _result(report, pod, finding, line or report.line)
                 yield ("\n" if first else ",\n") + json.dumps(result, ensure_ascii=False)
                 first = False
 
@@ -45,7 +43,6 @@ def tail(totals: Totals) -> str:
 
 
 def _result(report: DocumentReport, pod: PodReport, finding: Finding, line: int) -> dict[str, Any]:
-    text = " ".join(filter(None, (f"{pod.title}: {sentence(finding.message)}", sentence(finding.hint))))
     logical = [{"name": pod.place.name, "fullyQualifiedName": pod.title, "kind": "object"}]
     location: dict[str, Any] = {"logicalLocations": logical}
     if report.source and report.source != "-":
@@ -55,7 +52,7 @@ def _result(report: DocumentReport, pod: PodReport, finding: Finding, line: int)
     return {
         "ruleId": finding.id,
         "level": _LEVELS[finding.severity],
-        "message": {"text": text},
+        "message": {"text": pod.said_of(finding)},
         "locations": [location],
     }
 
