@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,14 @@ class Client:
         for item in items:
             answer = self.create(item)
             assert answer.accepted or answer.status == 409, answer.message
+
+    @staticmethod
+    def wait_until(holds: Callable[[], bool], *, timeout_seconds: float = 30) -> None:
+        """Wait for what the server does a moment after it has answered."""
+        deadline = time.monotonic() + timeout_seconds
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     @staticmethod
     def _succeed(answer: Answer) -> dict[str, Any]:

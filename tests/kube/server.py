@@ -78,7 +78,7 @@ def start_api_server(directory: Path) -> Iterator[ApiServer]:
         endpoint = stack.enter_context(_start_etcd(directory))
         port = stack.enter_context(_reserved_port())
         log = directory / "kube-apiserver.log"
-        argv = [program, *_flags(directory, endpoint=endpoint, port=port)]
+        argv: list[str | os.PathLike[str]] = [program, *_flags(directory, endpoint=endpoint, port=port)]
         process = stack.enter_context(daemon(argv, name="kube-apiserver", log=log))
         server = ApiServer(port, directory, [log, directory / "etcd.log"])
         _wait_until_ready(server, process)
