@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from kata_dind.pod.model import Operation
 
@@ -118,7 +118,8 @@ class Client:
 
     def _collection(self, item: Mapping[str, Any]) -> str:
         plural, namespaced = self._all_resources()[item["apiVersion"], item["kind"]]
-        scope = f"/namespaces/{item['metadata'].get('namespace') or 'default'}" if namespaced else ""
+        namespace = quote(str((item.get("metadata") or {}).get("namespace") or "default"), safe="")
+        scope = f"/namespaces/{namespace}" if namespaced else ""
         return f"{_prefix(item['apiVersion'])}{scope}/{plural}"
 
     def _path(self, item: Mapping[str, Any]) -> str:
