@@ -7,6 +7,7 @@ sent: what a repair sees at admission. Nothing is stored, but the pod templates 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -138,6 +139,16 @@ def test_the_server_refuses_what_the_corpus_calls_invalid_and_no_more(api: Clien
                 refused.append(answer.message)
         if served:
             assert bool(refused) is (case.valid != "yes"), (case.name, refused)
+
+
+def test_every_kind_of_repair_is_before_the_server(api: Client) -> None:
+    """What is skipped for being refused, or for another kind of object, must not be all that there is of a kind."""
+    seen: Counter[str] = Counter()
+    for file in sorted({case.file for case in _CASES}):
+        for case, item, _ in accepted(api, file):
+            seen.update(result.kind for _, result in repairs(case, item) if result.patch)
+    assert {kind for kind, count in seen.items() if count > 1} >= {"block", "block-plain", "driver", "loop", "memory"}
+    assert seen["loop"] > 100
 
 
 @each_file()
