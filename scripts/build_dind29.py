@@ -1,5 +1,6 @@
-#!/usr/bin/env python3
 """Make the image dind:29: Docker 29's engine from the Go module proxy, in the root file system of dind:trixie.
+
+    .venv/bin/python -m scripts.build_dind29
 
 No distribution that we build from has Docker 29 yet, and not every machine reaches a registry. dockerd, docker-proxy,
 containerd, its shim, runc and rootlesskit are built in the versions of docker29/go.mod, which are those that moby's own
@@ -9,22 +10,21 @@ what it takes. The programs stay in the cache, and are built again only when the
 
 from __future__ import annotations
 
-import os
+import functools
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from kata_dind.errors import KataDindError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.process import require_tool, run
+from kata_dind.host.process import require_tool
 from kata_dind.image import dind, rootfs, store
 from kata_dind.image.cache import build_lock, content_key, require_built
 from kata_dind.image.source import PackageSource
 from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
+from scripts import go_modules
 
 REFERENCE = "dind:29"
 SUITE = "trixie"
@@ -44,7 +44,6 @@ _STATIC = (
 _WITH_C = ("github.com/opencontainers/runc",)
 PACKAGES = (*_STATIC, *_WITH_C)
 _C_FLAGS = ("-tags=seccomp,netgo,osusergo", "-ldflags=-s -w -linkmode=external -extldflags=-static")
-_KEPT = ("GOPROXY", "GONOSUMDB", "GOSUMDB", "GOCACHE", "GOMODCACHE", "GOPATH")
 
 
 def main() -> int:
@@ -133,8 +132,7 @@ def require_programs() -> Path:
 
 def version_of(module: str) -> str:
     """Return the version of a module in docker29/go.mod."""
-    words = (line.split() for line in (VERSIONS / "go.mod").read_text().splitlines())
-    return next(line[1] for line in words if line[:1] == [module] and len(line) > 1)
+    return go_modules.version_of(module, versions=VERSIONS)
 
 
 def docker_version() -> str:
@@ -148,8 +146,7 @@ def docker_version() -> str:
 
 def programs_key() -> str:
     """Return a key of what the programs are built from."""
-    versions = [(VERSIONS / name).read_text() for name in ("go.mod", "go.sum")]
-    return content_key(versions, _STATIC, _stamps(), _WITH_C, _C_FLAGS, platform.machine())
+    return content_key(go_modules.texts(VERSIONS), _STATIC, _stamps(), _WITH_C, _C_FLAGS, platform.machine())
 
 
 def _stamps() -> str:
@@ -161,39 +158,14 @@ def _stamps() -> str:
 
 
 def _build_programs(workspace: Workspace, product: Path) -> None:
-    require_tool("go", package="golang-go")
     require_tool("cc", package="gcc libc6-dev libseccomp-dev")
     print("building Docker 29 from Go modules; this takes seven minutes of processor time", file=sys.stderr)
     began = time.monotonic()
-    module = workspace.directory / "module"
-    shutil.copytree(VERSIONS, module)
     product.mkdir()
-    _go_build(_STATIC, f"-ldflags={_stamps()}", workspace=workspace, product=product, cgo=False)
-    _go_build(_WITH_C, *_C_FLAGS, workspace=workspace, product=product, cgo=True)
+    build = functools.partial(go_modules.go_build, versions=VERSIONS, workspace=workspace, product=product)
+    build(_STATIC, f"-ldflags={_stamps()}")
+    build(_WITH_C, *_C_FLAGS, cgo=True)
     print(f"built after {time.monotonic() - began:.0f} s", file=sys.stderr)
-
-
-def _go_build(packages: Sequence[str], *flags: str, workspace: Workspace, product: Path, cgo: bool) -> None:
-    environment = {
-        **{name: os.environ[name] for name in _KEPT if name in os.environ},
-        "CGO_ENABLED": str(int(cgo)),
-        "GOFLAGS": "",
-        # An older Go fetches the one that go.mod asks for, which is a module, too.
-        "GOTOOLCHAIN": "auto",
-        "TMPDIR": str(workspace.directory),
-    }
-    argv: list[str | os.PathLike[str]] = [
-        "go",
-        "build",
-        "-C",
-        workspace.directory / "module",
-        "-trimpath",
-        "-o",
-        f"{product}/",
-        *flags,
-        *packages,
-    ]
-    run(argv, timeout_seconds=7200, log=workspace.log, environment=environment)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 BEYOND = ("thorough", "slow")
 """The markers of what `make test` leaves to `make test-all`."""
 
-_ORDER = ("unit", "contract", "guest", "vm", "image")
+_ORDER = ("unit", "contract", "guest", "kube", "vm", "image")
 _ONE_TEST_MINUTES = 2.0
 """For a test that is not `slow`, on a busy machine, with the start of what it shares with others."""
 

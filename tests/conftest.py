@@ -25,7 +25,7 @@ from tests import account, requirements, users
 from tests.leaks import Resource, Surroundings, adopt_orphans, end_processes
 
 _LOG_LINES = 80
-_TIERS = ("unit", "guest", "contract", "image", "vm")
+_TIERS = ("unit", "guest", "contract", "image", "vm", "kube")
 
 
 @dataclass

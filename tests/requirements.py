@@ -133,9 +133,7 @@ def _docker29() -> str | None:
 
     if build_dind29.find_programs():
         return None
-    # A Go of 1.21 or later fetches the one that is asked for, if it may.
-    fetch = ["env", "GOTOOLCHAIN=auto", "go", "mod", "download", "-C", str(build_dind29.VERSIONS), build_dind29.MOBY]
-    if missing := _try(["go", "version"]) or _try(fetch, timeout_seconds=120):
+    if missing := _go_modules(build_dind29.VERSIONS, build_dind29.MOBY):
         return f"Docker 29 cannot be built: {missing}"
     program = "#include <seccomp.h>\nint main(void) { return !seccomp_version(); }\n"
     with tempfile.TemporaryDirectory() as directory:
@@ -143,6 +141,30 @@ def _docker29() -> str | None:
         if missing := _try(["sh", "-c", script, program]):
             return f"Docker 29 cannot be built (gcc libc6-dev libseccomp-dev): {missing}"
     return None
+
+
+def _go_modules(versions: Path, module: str) -> str | None:
+    # A Go of 1.21 or later fetches the one that is asked for, if it may.
+    fetch = ["env", "GOTOOLCHAIN=auto", "go", "mod", "download", "-C", str(versions), module]
+    return _try(["go", "version"]) or _try(fetch, timeout_seconds=120)
+
+
+def _of_kubernetes(name: str) -> Probe:
+    def probe() -> str | None:
+        from scripts import build_kube
+
+        if found := build_kube.find_program(name):
+            return _try([str(found), "version", "--client"] if name == "kubectl" else [str(found), "--version"])
+        missing = _go_modules(build_kube.VERSIONS, build_kube.MODULE)
+        return f"{name} is not in $KUBEBUILDER_ASSETS, and cannot be built: {missing}" if missing else None
+
+    return probe
+
+
+def _etcd() -> str | None:
+    from scripts import build_kube
+
+    return _try([str(build_kube.find_etcd() or "etcd"), "--version"])
 
 
 PROBES: dict[str, Probe] = {
@@ -155,12 +177,16 @@ PROBES: dict[str, Probe] = {
     "docker": _tool("dockerd", "--version"),
     "docker29": _docker29,
     "docker-cli": _tool("docker", "--version"),
+    "etcd": _etcd,
     "fuse": _fuse,
+    "kube-apiserver": _of_kubernetes("kube-apiserver"),
+    "kubectl": _of_kubernetes("kubectl"),
     "kvm": _kvm,
     "loop": _loop,
     "memory-limit": explain_no_limit,
     "mmdebstrap": _tool("mmdebstrap", "--version"),
     "netns": _netns,
+    "openssl": _tool("openssl", "version"),
     "ordinary-user": _ordinary_user,
     "qemu": _tool(f"qemu-system-{os.uname().machine}", "--version"),
     "registry": _tool("docker-registry", "--version"),

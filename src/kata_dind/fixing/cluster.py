@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -258,4 +259,5 @@ def _is_refusal(error: KubernetesError) -> bool:
 
 
 def _last_line(text: str) -> str:
-    return next((line.removeprefix("Error from server ") for line in reversed(text.splitlines()) if line.strip()), "")
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return re.sub(r"^(?:error|Error from server(?: \(\w+\))?): ", "", last)
