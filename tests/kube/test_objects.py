@@ -11,9 +11,9 @@ from kata_dind.fixing.mend import script
 from kata_dind.pod.detect import detect
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Policy, parse_policy
-from kata_dind.pod.render import RenderSpec, Workload, render
+from kata_dind.pod.render import RenderSpec, render
 from kata_dind.pod.repair import repair
-from kata_dind.vocabulary import DataRootKind
+from kata_dind.vocabulary import DataRootKind, Workload
 from tests.kube.client import Client
 from tests.kube.needs import needs
 from tests.kube.objects import deployment, dind_spec, pod
@@ -31,7 +31,7 @@ _KINDS = [kind for kind in DataRootKind if kind is not DataRootKind.VIRTIOFS]
 _COMBINATIONS = [
     *((workload, kind, False) for workload, kind in itertools.product(Workload, _KINDS)),
     *((workload, DataRootKind.MEMORY, True) for workload in Workload),
-    *((workload, DataRootKind.AUTO, True) for workload in Workload if workload is not Workload.STATEFUL_SET),
+    *((workload, DataRootKind.AUTO, True) for workload in Workload if workload is not Workload.STATEFULSET),
 ]
 
 
