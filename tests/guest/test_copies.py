@@ -24,7 +24,7 @@ LOOP, BLOCK, MEMORY, VIRTIOFS, AUTO = (
     DataRootKind.VIRTIOFS,
     DataRootKind.AUTO,
 )
-PROGRAMS = ("dockerd", "buildkitd", "containerd", "dagger", "earthly")
+OTHERS = [pytest.param(program, marks=pytest.mark.thorough) for program in Program if program is not Program.DOCKERD]
 SIZES = {Filesystem.EXT4: "96M", Filesystem.XFS: "320M"}
 
 
@@ -45,11 +45,11 @@ def status_of(ended: Ended) -> dict[str, Any]:
 
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", Filesystem)
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [Program.DOCKERD, *OTHERS])
 def test_a_loop_copy_makes_and_keeps_its_disk(
-    shell: Shell, data_root: Path, program: str, filesystem: Filesystem
+    shell: Shell, data_root: Path, program: Program, filesystem: Filesystem
 ) -> None:
-    copy, size = of(shell, Copy(LOOP, Program(program), filesystem)), SIZES[filesystem]
+    copy, size = of(shell, Copy(LOOP, program, filesystem)), SIZES[filesystem]
     write = ["sh", "-c", "echo precious >$0/file", str(data_root)]
     status = status_of(copy.entrypoint(*write, PATH=data_root, SIZE=size))
     assert (status["kind"], status["filesystem"], status["program"]) == ("loop", filesystem, program)
@@ -68,6 +68,7 @@ def test_a_loop_copy_grows_its_disk(shell: Shell, data_root: Path, filesystem: F
     assert large - small > 150 << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", Filesystem)
 def test_a_loop_copy_checks_a_disk_that_was_not_unmounted(
@@ -83,18 +84,20 @@ def test_a_loop_copy_checks_a_disk_that_was_not_unmounted(
 
 @pytest.mark.requires("loop")
 @pytest.mark.parametrize("filesystem", Filesystem)
-@pytest.mark.parametrize("program", ["dockerd", "buildkitd"])
-def test_a_block_copy_formats_its_device(shell: Shell, data_root: Path, program: str, filesystem: Filesystem) -> None:
+@pytest.mark.parametrize("program", [Program.DOCKERD, OTHERS[0]])
+def test_a_block_copy_formats_its_device(
+    shell: Shell, data_root: Path, program: Program, filesystem: Filesystem
+) -> None:
     image = shell.directory / "blank"
     with image.open("wb") as file:
         file.truncate(320 << 20)
     device = attach_loop(image)
-    copy = of(shell, Copy(BLOCK, Program(program), filesystem))
+    copy = of(shell, Copy(BLOCK, program, filesystem))
     for _ in range(2):
         status = status_of(copy.entrypoint("true", PATH=data_root, DEVICE=device))
         assert (status["kind"], status["filesystem"], status["device"]) == ("block", filesystem, str(device))
     other = Filesystem.XFS if filesystem is Filesystem.EXT4 else Filesystem.EXT4
-    refused = of(shell, Copy(BLOCK, Program(program), other)).entrypoint("true", PATH=data_root, DEVICE=device)
+    refused = of(shell, Copy(BLOCK, program, other)).entrypoint("true", PATH=data_root, DEVICE=device)
     assert refused.code == 78
     assert "it was not touched" in refused.error["message"]
     assert refused.error["hint"].endswith(f"kata-dind entrypoint --filesystem {filesystem}")
@@ -164,10 +167,13 @@ def test_what_is_refused_is_never_evaluated(shell: Shell, variable: str, value: 
 
 @pytest.mark.parametrize(
     ("program", "command", "found"),
-    [("dockerd", ["tini", "--", "buildkitd"], "buildkitd"), ("containerd", ["dockerd", "--debug"], "dockerd")],
+    [
+        (Program.DOCKERD, ["tini", "--", "buildkitd"], "buildkitd"),
+        (Program.CONTAINERD, ["dockerd", "--debug"], "dockerd"),
+    ],
 )
-def test_another_program_is_refused(shell: Shell, program: str, command: list[str], found: str) -> None:
-    ended = of(shell, Copy(LOOP, Program(program))).entrypoint(*command)
+def test_another_program_is_refused(shell: Shell, program: Program, command: list[str], found: str) -> None:
+    ended = of(shell, Copy(LOOP, program)).entrypoint(*command)
     assert ended.code == 64
     assert ended.error["message"] == f"the command starts {found}, but this file serves {program}"
     assert ended.error["hint"].endswith(f"kata-dind entrypoint --program {found}")

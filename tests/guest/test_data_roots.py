@@ -690,9 +690,10 @@ def test_a_half_formatted_xfs_without_our_claim_is_not_touched(shell: Shell, dat
     assert digest(device) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.requires("loop", "xfs")
 @pytest.mark.parametrize("shell", ["dash"], indirect=True)  # it waits for long
-@pytest.mark.parametrize("who", ["none", pytest.param("a container", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("who", ["none", "a container"])
 def test_a_claim_of_another_boot_is_waited_for(shell: Shell, data_root: Path, who: str) -> None:
     """A kernel that formats the device now takes its claim away soon; one that has ended does not."""
     device = attach_loop(make_image(shell, 300))
