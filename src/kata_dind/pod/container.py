@@ -13,7 +13,7 @@ from kata_dind.pod.handlers import Runtime
 from kata_dind.pod.images import CERTAIN, Known, known_image
 from kata_dind.pod.model import ConfigMaps, ContainerList, Pointer
 from kata_dind.pod.policy import Policy
-from kata_dind.pod.reading import containers_of, items, mapping, number, text, words
+from kata_dind.pod.reading import containers_of, is_privileged, items, mapping, number, text, words
 from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import IMAGE_VOLUMES, clean_path, find_claim_template, find_mount, find_volume
 
@@ -56,7 +56,7 @@ class Container:
         count = len(items(fields.get("command")))
         self.command = self._words("command", 0)
         self.args = self._words("args", count)
-        self.is_privileged = _is_privileged(fields)
+        self.is_privileged = is_privileged(fields)
 
     @property
     def pointer(self) -> Pointer:
@@ -150,14 +150,6 @@ class Container:
     def entrypoint(self, known: Known) -> tuple[str, ...]:
         """Return what its image runs if it gets no command."""
         return known.entrypoint if self.args or not known.entrypoint else (*known.entrypoint, *known.cmd)
-
-
-def _is_privileged(container: Mapping[str, Any]) -> bool:
-    context = mapping(container.get("securityContext"))
-    if context.get("privileged") is True:
-        return True
-    added = items(mapping(context.get("capabilities")).get("add"))
-    return any(name in ("SYS_ADMIN", "CAP_SYS_ADMIN", "ALL") for name in added)
 
 
 def _socket_volumes(container: Mapping[str, Any]) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from kata_dind.pod.handlers import ANNOTATIONS, Runtime, Shim, Vmm, runtime_of
 from kata_dind.pod.model import Detection, Finding, PodDict, Pointer, Severity
 from kata_dind.pod.policy import Answer, Policy, Sharing, matches
-from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
+from kata_dind.pod.reading import containers_of, is_privileged, items, mapping, text, volumes_of
 from kata_dind.pod.sentences import quoted
 from kata_dind.pod.volumes import clean_path
 
@@ -140,7 +140,7 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
     engines = {engine.pointer for engine in detection.engines if engine.privileged}
     for list_name, index, container in containers_of(spec):
         pointer: Pointer = ("spec", list_name, index)
-        if not _is_privileged(container) and pointer not in engines:
+        if not is_privileged(container) and pointer not in engines:
             continue
         for fault in faults:
             finding = Finding(
@@ -153,13 +153,6 @@ def _no_boundary(spec: Mapping[str, Any], runtime: Runtime, detection: Detection
                 hint="Use a later Kata." if runtime.version else "Give the class its version in the policy.",
             )
             yield fault.is_sure, finding
-
-
-def _is_privileged(container: Mapping[str, Any]) -> bool:
-    context = mapping(container.get("securityContext"))
-    added = items(mapping(context.get("capabilities")).get("add"))
-    names = [text(name).upper().removeprefix("CAP_") for name in added]
-    return context.get("privileged") is True or "SYS_ADMIN" in names or "ALL" in names
 
 
 def _open_annotations(

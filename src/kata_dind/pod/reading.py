@@ -75,3 +75,12 @@ def volumes_of(spec: Mapping[str, Any]) -> Iterator[tuple[Pointer, Mapping[str, 
 def is_true(value: object) -> bool:
     """Tell whether a value is the boolean true; the word is not."""
     return value is True
+
+
+def is_privileged(container: Mapping[Any, Any]) -> bool:
+    """Tell whether a container may mount: it is privileged, or has CAP_SYS_ADMIN, in whatever spelling."""
+    context = mapping(container.get("securityContext"))
+    if context.get("privileged") is True:
+        return True
+    added = items(mapping(context.get("capabilities")).get("add"))
+    return any(text(name).upper().removeprefix("CAP_") in ("SYS_ADMIN", "ALL") for name in added)

@@ -520,6 +520,7 @@ def test_privileges() -> None:
         ({"privileged": True}, True),
         ({"capabilities": {"add": ["SYS_ADMIN"]}}, True),
         ({"capabilities": {"add": ["CAP_SYS_ADMIN", "NET_ADMIN"]}}, True),
+        ({"capabilities": {"add": ["sys_admin"]}}, True),
         ({"capabilities": {"add": ["NET_ADMIN"]}}, False),
         ({"privileged": "true"}, False),
         ({"privileged": False}, False),

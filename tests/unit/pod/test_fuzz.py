@@ -191,9 +191,9 @@ def _is_valid(document: Mapping[str, Any]) -> bool:
 def test_a_damaged_document_is_examined_and_patched(which: int, policy: str, seed: int) -> None:
     document = without_aliases(DOCUMENTS[which])
     damage(document, Random(seed))
-    started = time.monotonic()
+    started = time.process_time()
     examine(document, policy_of(policy))
-    assert time.monotonic() - started < _SECONDS
+    assert time.process_time() - started < _SECONDS
 
 
 _SNIPPETS = (
@@ -286,9 +286,9 @@ def read_and_edit(text: str | bytes, name: str, policy: Policy) -> None:
 def test_a_damaged_text_is_read_or_refused(which: int, seed: int) -> None:
     case = CASES[which]
     text = damaged_text(case.text, Random(seed))
-    started = time.monotonic()
+    started = time.process_time()
     read_and_edit(text, case.file, policy_of(case.policy))
-    assert time.monotonic() - started < _SECONDS
+    assert time.process_time() - started < _SECONDS
 
 
 def test_deep_documents_are_walked_or_refused() -> None:
@@ -300,14 +300,14 @@ def test_deep_documents_are_walked_or_refused() -> None:
     document: dict[str, Any] = {"spec": {"containers": [{"image": "docker:dind"}], "runtimeClassName": "kata"}}
     for _ in range(800):
         document = {"spec": document, "items": [{}]}
-    assert list(find_pods(document)) is not None
+    assert list(find_pods(document)) == [], "nobody nests as deep"
 
 
 def test_bombs_of_aliases_do_not_explode() -> None:
     lines = ["a0: &a0 {image: x, name: y}"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    started = time.monotonic()
+    started = time.process_time()
     read_and_edit("\n".join(lines) + "\n", "bomb.yaml", Policy())
     read_and_edit("kind: List\nitems: *x\nx: &x []\n", "order.yaml", Policy())
     read_and_edit("x: &x {kind: List, items: [*x]}\n", "self.yaml", Policy())
-    assert time.monotonic() - started < _SECONDS
+    assert time.process_time() - started < _SECONDS
