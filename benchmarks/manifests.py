@@ -83,7 +83,7 @@ spec:
         command:
         - tail
         - -F
-        - /work/log
+        - /var/log/work
       volumes:
       - name: work
         emptyDir: {}

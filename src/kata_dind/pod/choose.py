@@ -333,7 +333,7 @@ def _requested(kind: str, source: Mapping[str, Any]) -> int:
 def _loop(site: Site, source: Mapping[str, Any]) -> Choice | Finding:
     if not site.runtime.loop_works:
         return _no_loop(site)
-    because = "neither does the class make disks of emptyDirs, nor does the policy name a storage class for devices"
+    because = "the class makes no disks of emptyDirs, and the policy names no storage class for block devices"
     asked = site.environment.size_bytes or (site.wanted.size_bytes if site.wanted.size_is_asked else 0)
     there = quantity_bytes(source.get("sizeLimit")) or 0
     tables = TABLES_BYTES if site.runtime.empty_dir is not EmptyDirMode.SHARED_FS else 0

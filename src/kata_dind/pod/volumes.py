@@ -266,7 +266,7 @@ def _shared(what: str, runtime: Runtime, backing: Backing = Backing.VIRTIOFS) ->
 
 
 def _image_volume(runtime: Runtime) -> Answer:
-    what = "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node"
+    what = "nothing is mounted there, so it is the VOLUME of the image, a directory of the node"
     backing, because = _shared(what, runtime)
     if runtime.shares or runtime.left_alone:
         return backing, because

@@ -301,7 +301,7 @@ def test_without_kata_nothing_is_said() -> None:
 
 
 def test_an_image_volume_is_shared() -> None:
-    sentence = "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node, which Kata "
+    sentence = "nothing is mounted there, so it is the VOLUME of the image, a directory of the node, which Kata "
     assert backing_of({}, None, KATA_4) == (Backing.VIRTIOFS, sentence + "shares by virtio-fs")
     assert backing_of({}, None, runtime(snapshotter=Snapshotter.DEVMAPPER))[0] is Backing.VIRTIOFS
     unfit = backing_of({}, None, runtime("kata-qemu-nvidia-gpu-runtime-rs"))
@@ -393,7 +393,7 @@ def test_near_misses_are_named() -> None:
     assert mounts_below(container, "/") == ["/var", "/var/lib", "/var/lib/docker/overlay2"]
     assert backing_at(spec, container, ROOT, KATA_4) == (
         Backing.VIRTIOFS,
-        "nothing is mounted there, so that it is the VOLUME of the image, a directory of the node, which Kata shares "
+        "nothing is mounted there, so it is the VOLUME of the image, a directory of the node, which Kata shares "
         "by virtio-fs; the mount at `/var/lib/` does not take the place of that VOLUME; "
         "only `/var/lib/docker/overlay2` below it is mounted",
     )
