@@ -10,7 +10,7 @@ run: ## set everything up, then run a container in a Docker daemon in a virtual 
 	@scripts/setup run
 	@.venv/bin/kata-dind run kata-dind/hello
 
-test: ## run the quick tests, VMs included: under ten minutes once images are built; ARGS='…' goes to pytest
+test: ## run the quick tests, VMs included: a quarter of an hour once images are built; ARGS='…' goes to pytest
 	@scripts/setup test
 	@scripts/test --quick $(ARGS)
 

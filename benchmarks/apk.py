@@ -9,9 +9,10 @@ indexes and finds nothing to do. Several things make this faster than what a pod
 signatures to verify (--allow-untrusted), no triggers and no other packages in the root, and files that are in the page
 cache.
 
-On two quiet cores, `APK=PATH .venv/bin/python benchmarks/dataroot.py --only entrypoint` says 311 ms where e2fsprogs is
-installed and 333 ms where it is not, in turn with the entrypoint's 71 ms with a used disk and 101 ms with a new one.
-So apk takes 4.4 times as long as a start with a used disk, and misses the bar of ten; on busy cores it was 3.8 times.
+On two cores with little other load, `APK=PATH .venv/bin/python benchmarks/dataroot.py --only entrypoint` says 436 ms
+where e2fsprogs is installed and 456 ms where it is not, in turn with the entrypoint's 37 ms with a used disk and 60 ms
+with a new one. So apk takes 11.6 times as long as a start with a used disk. On busy cores (a load of 6) it was 616 ms
+against 94 ms, 6.5 times, for the entrypoint consists of more processes, which wait for each other.
 
 Needs apk-tools 2 on the PATH, or by APK=PATH; Alpine has it, and elsewhere its source is built by
 `make LUA=no SCDOC=:` within seconds (https://gitlab.alpinelinux.org/alpine/apk-tools, branch 2.14-stable).

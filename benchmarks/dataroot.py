@@ -242,7 +242,7 @@ def _disk_round(entrypoint: str) -> Iterator[tuple[str, float]]:
 
 
 def _in_namespaces(script: str, *argv: str, directory: str, **variables: str) -> tuple[float, int]:
-    """Return the seconds, and how many process numbers were used."""
+    """Return the seconds until the command runs, and how many process numbers were used."""
     command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
     told = {
         "KATA_DIND_PATH": directory,
@@ -250,15 +250,15 @@ def _in_namespaces(script: str, *argv: str, directory: str, **variables: str) ->
         "KATA_DIND_LOG": "error",
     } | variables
     started = time.monotonic()
-    done = subprocess.run(
-        [*command, "sh", "-ec", script, "sh", *argv],
-        env={**os.environ, **told},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    first, last = (int(line) for line in done.stdout.split())
-    return time.monotonic() - started, last - first
+    with subprocess.Popen(
+        [*command, "sh", "-ec", script, "sh", *argv], env={**os.environ, **told}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        first, last = (int(process.stdout.readline()) for _ in range(2))
+        seconds = time.monotonic() - started  # without the end of the namespace, where a disk is unmounted
+    if process.returncode:
+        raise SystemExit(f"{argv} ended with {process.returncode}")
+    return seconds, last - first
 
 
 def bars(medians: dict[str, dict[str, float]], entrypoint: dict[str, float]) -> Iterator[Bar]:

@@ -15,6 +15,9 @@ Bars: cold <= 1.25 times floor; up <= 2 times bare, and <= 0.6 s, its p99 <= 2 m
 missed. Only root can run `native`.
 
     .venv/bin/python benchmarks/startup.py [--rounds 5] [--accel tcg] [--only bare up] [--json]
+    .venv/bin/python benchmarks/startup.py --backend containerd [--rounds 5] [--sandboxes 20] [--json]
+
+The second is `benchmarks/containerd.py`, which has ways and bars of its own.
 """
 
 from __future__ import annotations
@@ -362,7 +365,11 @@ def main() -> None:
     parser.add_argument("--accel", default="auto", choices=["auto", "kvm", "tcg"])
     parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--backend", default="vm", choices=["vm", "containerd"])
+    parser.add_argument("--sandboxes", type=int, default=20)
     asked = parser.parse_args()
+    if asked.backend == "containerd":
+        sys.exit(_run_containerd(asked))
     scenarios = {name: SCENARIOS[name] for name in asked.only if name != "native" or _can_run_native()}
     plans = _plans(asked.accel)
     seconds: dict[str, list[float]] = {name: [] for name in scenarios}
@@ -376,6 +383,12 @@ def main() -> None:
         _print_table(seconds, f"seconds, {asked.rounds} rounds, {plans.cold.accelerator}")
         print_bars(judged)
     sys.exit(0 if all(bar.kept for bar in judged) else 1)
+
+
+def _run_containerd(asked: argparse.Namespace) -> int:
+    words = [f"--rounds={asked.rounds}", f"--sandboxes={asked.sandboxes}", *(["--json"] if asked.json else [])]
+    argv = [sys.executable, "-m", "benchmarks.containerd", *words]
+    return subprocess.run(argv, cwd=Path(__file__).parents[1], check=False).returncode
 
 
 def _print_table(seconds: dict[str, list[float]], what: str) -> None:

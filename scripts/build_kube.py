@@ -1,11 +1,11 @@
-"""Build Kubernetes' own programs from the Go module proxy, for tests on a real API server: kube-apiserver, kubectl.
+"""Build Kubernetes' own programs from the Go module proxy, for tests on a real API server and a real kubelet.
 
-    .venv/bin/python -m scripts.build_kube [kube-apiserver|kubectl]...
+    .venv/bin/python -m scripts.build_kube [kube-apiserver|kube-controller-manager|kube-scheduler|kubectl|kubelet]...
 
 The module k8s.io/kubernetes replaces each of its libraries by a directory of its repository, which a module can't have.
 So kube/go.mod replaces them by the modules of the same release. What is in $KUBEBUILDER_ASSETS is taken as it is. The
 others stay in the cache, and are built again only when their versions change. Measured on two processors, with an empty
-build cache: kube-apiserver takes eleven minutes of processor time, kubectl after it one more.
+build cache: kube-apiserver takes eleven minutes of processor time, kubectl after it one more, and kubelet three.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scripts import go_modules
 
 VERSIONS = Path(__file__).parent / "kube"
 MODULE = "k8s.io/kubernetes"
-PROGRAMS = ("kube-apiserver", "kubectl")
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
 _STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make an image in the shape of docker:dind-rootless, in which dockerd runs as the user `rootless`: 20.10 or 29.
+"""Make an image in the shape of docker:dind-rootless, in which dockerd runs as the user `rootless`.
 
-    .venv/bin/python -m scripts.build_rootless 20.10|29
+    .venv/bin/python -m scripts.build_rootless 20.10|26.1|28.5|29
 
 The official images have a user and no root at all. A sandbox of kata-dind starts its container as root, so here root
 first does what a pod's volumes and devices would do, and then becomes that user: `rootless/as-rootless.sh`.
@@ -22,7 +22,7 @@ from kata_dind.image.store import DindImage
 from kata_dind.image.workspace import Goal, Workspace, open_workspace
 from scripts import build_dind29
 
-_SUITES = {"20.10": "bookworm", "29": build_dind29.SUITE}
+_SUITES = {"20.10": "bookworm", "26.1": "trixie", "28.5": "forky", "29": build_dind29.SUITE}
 _PACKAGES = ("fuse-overlayfs", "rootlesskit", "slirp4netns", "uidmap")
 _PROGRAMS = Path(__file__).parent / "rootless"
 _ADD_USER = """
@@ -50,7 +50,9 @@ def main(argv: list[str]) -> int:
 
 def require_rootless(docker: str) -> DindImage:
     """Return the image `dind:DOCKER-rootless`, built when absent or stale."""
-    source, reference = PackageSource(_SUITES[docker]), f"dind:{docker}-rootless"
+    # A release that is not out yet may have a Release file that is past its date.
+    late = ('Acquire::Check-Valid-Until "false";',) if docker == "28.5" else ()
+    source, reference = PackageSource(_SUITES[docker], apt_options=late), f"dind:{docker}-rootless"
     ours = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _PROGRAMS.iterdir()}
     newest = build_dind29.programs_key() if docker == "29" else ""
     recipe = content_key(dind.recipe_key(source, more=_PACKAGES), ours, _ADD_USER, newest)

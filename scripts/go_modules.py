@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,22 @@ def texts(versions: Path) -> list[str]:
     return [(versions / name).read_text() for name in ("go.mod", "go.sum")]
 
 
+def module_directory(module: str, *, versions: Path) -> Path:
+    """Return where the files of a module lie, in the version of a directory's go.mod; fetched if they aren't there."""
+    require_tool("go", package="golang-go")
+    argv: list[str | os.PathLike[str]] = ["go", "mod", "download", "-C", versions, "-json", module]
+    return Path(json.loads(run(argv, timeout_seconds=600, environment=_environment()).stdout)["Dir"])
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        "GOFLAGS": "",
+        # An older Go fetches the one that go.mod asks for, which is a module, too.
+        "GOTOOLCHAIN": "auto",
+    }
+
+
 def go_build(
     packages: Sequence[str], *flags: str, versions: Path, workspace: Workspace, product: Path, cgo: bool = False
 ) -> None:
@@ -32,14 +49,7 @@ def go_build(
     module = workspace.directory / "module"
     # Go may write to go.sum, and the checkout is not its place.
     shutil.copytree(versions, module, dirs_exist_ok=True)
-    environment = {
-        **{name: os.environ[name] for name in _KEPT if name in os.environ},
-        "CGO_ENABLED": str(int(cgo)),
-        "GOFLAGS": "",
-        # An older Go fetches the one that go.mod asks for, which is a module, too.
-        "GOTOOLCHAIN": "auto",
-        "TMPDIR": str(workspace.directory),
-    }
+    environment = {**_environment(), "CGO_ENABLED": str(int(cgo)), "TMPDIR": str(workspace.directory)}
     argv: list[str | os.PathLike[str]] = [
         "go",
         "build",

@@ -16,7 +16,7 @@ import pytest
 BEYOND = ("thorough", "slow")
 """The markers of what `make test` leaves to `make test-all`."""
 
-_ORDER = ("unit", "contract", "guest", "kube", "vm", "image")
+_ORDER = ("unit", "contract", "webhook", "guest", "containerd", "kube", "vm", "image")
 _ONE_TEST_MINUTES = 2.0
 """For a test that is not `slow`, on a busy machine, with the start of what it shares with others."""
 
@@ -52,12 +52,15 @@ class Account:
     # Last: -k and -m have chosen, and what shares a fixture is side by side, where a stable order leaves it.
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        for item in items:
+            _expected_minutes(item)  # refuses a marker that says too little, before anything has run
         if self._quick or self._rest:
             left_out = [item for item in items if _is_beyond(item) is self._quick]
             items[:] = [item for item in items if _is_beyond(item) is self._rest]
             config.hook.pytest_deselected(items=left_out)
             self._left_to_all = len(left_out) if self._quick else 0
-        if self._end is not None:
+        # What is quickest comes first, before anything runs beside the tests that the leak check has to look at.
+        if self._quick or self._end is not None:
             items.sort(key=_order)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
@@ -120,7 +123,11 @@ def _order(item: pytest.Item) -> tuple[bool, int]:
 
 def _expected_minutes(item: pytest.Item) -> float:
     slow = item.get_closest_marker("slow")
-    return _ONE_TEST_MINUTES if slow is None else float(slow.kwargs["minutes"])
+    if slow is None:
+        return _ONE_TEST_MINUTES
+    if "minutes" not in slow.kwargs:
+        raise pytest.UsageError(f"{item.nodeid}: say how long it may take: @pytest.mark.slow(minutes=M)")
+    return float(slow.kwargs["minutes"])
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -25,7 +25,7 @@ from tests import account, requirements, users
 from tests.leaks import Resource, Surroundings, adopt_orphans, end_processes
 
 _LOG_LINES = 80
-_TIERS = ("unit", "guest", "contract", "image", "vm", "kube")
+_TIERS = ("unit", "guest", "contract", "image", "vm", "containerd", "webhook", "kube")
 
 
 @dataclass
@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("kata-dind")
     config.stash[_WATCH] = Watch(grace_seconds=float(config.getini("leak_grace_seconds")))
     config.pluginmanager.register(account.Account(config), "kata-dind-account")
-    unknown = _required(config) - requirements.PROBES.keys()
+    unknown = requirements.required(config) - requirements.PROBES.keys()
     if unknown:
         known = ", ".join(sorted(requirements.PROBES))
         raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is unknown; known are {known}")
@@ -81,12 +81,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in (name for marker in item.iter_markers("requires") for name in marker.args):
         if name not in requirements.PROBES:
             pytest.fail(f"requires({name!r}): tests/requirements.py has no such probe", pytrace=False)
-        reason = requirements.explain_missing(name)
-        if reason is None:
-            continue
-        if name in _required(item.config):
-            pytest.fail(f"--require={name}: {reason}", pytrace=False)
-        pytest.skip(f"requires {name}: {reason}")
+        if reason := requirements.explain_missing(name):
+            requirements.refuse(item.config, name, reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -158,14 +154,18 @@ def nothing_is_left(request: pytest.FixtureRequest, private_directories: Path) -
     _fail_for(left)
 
 
+@pytest.fixture
+def shared_guest_opens(request: pytest.FixtureRequest, nothing_is_left: None) -> Iterator[None]:
+    """For tests whose shared guest opens descriptors as it goes: it closes them at its end."""
+    yield
+    watch = request.config.stash[_WATCH]
+    assert watch.surroundings is not None
+    watch.shared |= watch.surroundings.snapshot()
+
+
 def _fail_for(left: list[Resource]) -> None:
     if left:
         pytest.fail("left behind:\n" + "\n".join(f"  {resource}" for resource in left), pytrace=False)
-
-
-def _required(config: pytest.Config) -> set[str]:
-    options: list[str] = config.getoption("--require")
-    return {name for option in options for name in option.split(",") if name}
 
 
 def _logs(item: pytest.Item) -> list[Path]:

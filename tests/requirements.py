@@ -13,6 +13,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from tests.memory_limit import explain_no_limit
 
@@ -23,6 +26,19 @@ Probe = Callable[[], str | None]
 def explain_missing(name: str) -> str | None:
     """Return why a requirement is not met, None when it is. Raises KeyError for an unknown name."""
     return _answer(name)
+
+
+def required(config: pytest.Config) -> set[str]:
+    """Return what `--require` names."""
+    options: list[str] = config.getoption("--require")
+    return {name for option in options for name in option.split(",") if name}
+
+
+def refuse(config: pytest.Config, name: str, reason: str) -> NoReturn:
+    """Skip a test that requires something which is not there, or fail where `--require` names it."""
+    if name in required(config):
+        pytest.fail(f"--require={name}: {reason}", pytrace=False)
+    pytest.skip(f"requires {name}: {reason}")
 
 
 @functools.cache
@@ -149,6 +165,24 @@ def _go_modules(versions: Path, module: str) -> str | None:
     return _try(["go", "version"]) or _try(fetch, timeout_seconds=120)
 
 
+def _buildkit_modules() -> str | None:
+    from scripts import build_buildkit
+
+    if build_buildkit.find_programs():
+        return None
+    missing = _go_modules(build_buildkit.VERSIONS, build_buildkit.MODULE)
+    return f"BuildKit cannot be built: {missing}" if missing else None
+
+
+def _compose() -> str | None:
+    from scripts import build_compose
+
+    if build_compose.find_plugins():
+        return None
+    missing = _go_modules(build_compose.VERSIONS, build_compose.COMPOSE)
+    return f"docker-compose cannot be built: {missing}" if missing else None
+
+
 def _of_kubernetes(name: str) -> Probe:
     def probe() -> str | None:
         from scripts import build_kube
@@ -159,6 +193,28 @@ def _of_kubernetes(name: str) -> Probe:
         return f"{name} is not in $KUBEBUILDER_ASSETS, and cannot be built: {missing}" if missing else None
 
     return probe
+
+
+def _helm() -> str | None:
+    from scripts import build_helm
+
+    if found := build_helm.find_helm():
+        return _try([str(found), "version", "--short"])
+    missing = _go_modules(build_helm.VERSIONS, build_helm.MODULE)
+    return f"helm cannot be built: {missing}" if missing else None
+
+
+def _containerd() -> str | None:
+    from tests.kube import node
+
+    programs = (_tool(name, "--version") for name in ("containerd", "runc", "ctr"))
+    if missing := next(filter(None, (probe() for probe in (_root, _fuse, _loop, _netns, *programs))), None):
+        return missing
+    return None if node.find_cni_programs() else "there are no CNI plugins (containernetworking-plugins)"
+
+
+def _kubelet() -> str | None:
+    return _of_kubernetes("kubelet")() or _containerd()
 
 
 def _etcd() -> str | None:
@@ -172,20 +228,28 @@ PROBES: dict[str, Probe] = {
     "assemblers": _assemblers,
     # No distribution that we test on has it: go build github.com/moby/buildkit/cmd/buildkitd and its buildctl.
     "buildkitd": _tool("buildkitd", "--version"),
+    "buildkit-modules": _buildkit_modules,
     "busybox": _tool("busybox", "ash", "-c", "true"),
     "cgroup2": _cgroup2,
+    "compose": _compose,
+    "containerd": _containerd,
     "docker": _tool("dockerd", "--version"),
     "docker29": _docker29,
     "docker-cli": _tool("docker", "--version"),
     "etcd": _etcd,
     "fuse": _fuse,
+    "helm": _helm,
     "kube-apiserver": _of_kubernetes("kube-apiserver"),
+    "kube-controller-manager": _of_kubernetes("kube-controller-manager"),
+    "kube-scheduler": _of_kubernetes("kube-scheduler"),
     "kubectl": _of_kubernetes("kubectl"),
+    "kubelet": _kubelet,
     "kvm": _kvm,
     "loop": _loop,
     "memory-limit": explain_no_limit,
     "mmdebstrap": _tool("mmdebstrap", "--version"),
     "netns": _netns,
+    "npm": _tool("npm", "--version"),
     "openssl": _tool("openssl", "version"),
     "ordinary-user": _ordinary_user,
     "qemu": _tool(f"qemu-system-{os.uname().machine}", "--version"),
@@ -193,6 +257,7 @@ PROBES: dict[str, Probe] = {
     "root": _root,
     "sys-resource": _tool("prlimit", "--msgqueue=1000000:1000000", "true"),
     "userns": _userns,
+    "usr-python": _tool("/usr/bin/python3", "--version"),
     "virtiofsd": _tool("virtiofsd", "--version"),
     "xfs": _tool("mkfs.xfs", "-V"),
 }

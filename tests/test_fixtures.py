@@ -13,7 +13,7 @@ pytestmark = pytest.mark.thorough  # they are about the tests, and each is a ses
 _REPOSITORY = Path(__file__).parent.parent
 
 _PRELUDE = """
-import os, socket, subprocess, tempfile
+import os, socket, subprocess, tempfile, threading
 from pathlib import Path
 import pytest
 
@@ -22,6 +22,17 @@ kept = []
 def orphan():
     "Start a process whose parent ends at once."
     subprocess.run(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"], check=True)
+
+def child_of_a_lasting_thread():
+    started = threading.Event()
+
+    def start():
+        kept.append(subprocess.Popen(["sleep", "60"]))
+        started.set()
+        threading.Event().wait()
+
+    threading.Thread(target=start, daemon=True).start()
+    started.wait()
 
 def bound(directory):
     listening = socket.socket(socket.AF_UNIX)
@@ -59,6 +70,7 @@ def run_pytest(directory: Path, body: str, *options: str) -> str:
     ("kind", "leak"),
     [
         ("process", "orphan()"),
+        ("process", "child_of_a_lasting_thread()"),
         ("open descriptor", "kept.append(os.open('/dev/null', os.O_RDONLY))"),
         ("bound socket", "kept.append(bound(tmp_path))"),
         ("left-over entry", "tempfile.mkdtemp()"),

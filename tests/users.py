@@ -17,7 +17,14 @@ import pytest
 
 _SOURCES = Path(__file__).parents[1] / "src"
 _LIBRARIES = Path(sysconfig.get_path("purelib"))
-_NOT_NEEDED = ("mypy*", "ruff*", "pip*", "hypothesis*", "docker*", "pytest*", "_pytest*", "shellcheck*", "__pycache__")
+_NOT_NEEDED = ("mypy*", "ruff*", "pip*", "hypothesis*", "pytest*", "_pytest*", "shellcheck*", "__pycache__")
+_WITH_TUN = """
+[ -w /dev/net/tun ] && [ "$(stat -c %a /dev/net/tun)" = 666 ] || {
+	mknod -m 0666 "$0" c 10 200
+	mount --bind "$0" /dev/net/tun
+}
+exec "$@"
+"""
 _NAME = f"kata-dind-{os.getpid()}"  # a session that was killed leaves its user behind
 
 
@@ -37,6 +44,16 @@ class OrdinaryUser:
     def argv(self, code: str, *arguments: str) -> list[str]:
         """Return the call that runs Python code as this user."""
         return [*self.prefix, self.python, "-c", code, *arguments]
+
+    def with_tun(self, *command: str) -> list[str]:
+        """Return the call that runs a command as this user, which may make network devices.
+
+        Where there is no udev, only root may open /dev/net/tun; this user gets a node with the mode that udev gives it.
+        """
+        argv = [*self.prefix, *command]
+        if not self.prefix:
+            return argv
+        return ["unshare", "--mount", "sh", "-c", _WITH_TUN, str(self.cache.parent.parent / "tun"), *argv]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -6,9 +6,10 @@
     │                           SeedUnfit, PlanOutdated
     ├─ SandboxError          4  BootFailed, GuestNotReady, DockerdFailed, VerdictFailed, AbnormalShutdown
     ├─ DataRootError         5  DataRootBusy, ForeignData, NoSpace, OverlayRefused
-    ├─ BackendError          6  ContainerdError, KubernetesError
+    ├─ BackendError          6  ContainerdError, KubernetesError (KubernetesConflict)
     ├─ ImageError            7  an image or guest OS that could not be built, pulled or read
-    └─ ProcessError          1  CommandFailed, CommandTimedOut, ProcessExited
+    ├─ ProcessError          1  CommandFailed, CommandTimedOut, ProcessExited
+    └─ WebhookError          1  an unusable admission review: HTTP 400, and no exit
 
 `id` is stable and names the cause, `details` is evidence (argv, status, last log lines), `hint` a command to run or a
 line to change.
@@ -166,6 +167,10 @@ class KubernetesError(BackendError):
     """The API server refused or failed."""
 
 
+class KubernetesConflict(KubernetesError):
+    """Somebody else has made or changed an object since it was read; read it again, and try again."""
+
+
 class ImageError(KataDindError):
     """An image, a guest OS or a kernel could not be built, pulled or read."""
 
@@ -186,3 +191,10 @@ class CommandTimedOut(ProcessError):
 
 class ProcessExited(ProcessError):
     """A program ended that should have continued to run."""
+
+
+class WebhookError(KataDindError):
+    """An admission review can't be used, and the API server is told so by HTTP 400.
+
+    A pod that is refused is no error, but an answer.
+    """

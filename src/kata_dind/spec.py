@@ -7,12 +7,13 @@ values that are allowed.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -24,8 +25,8 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from pydantic_core import ErrorDetails
 
+from kata_dind.complaint import Location, Refused, spec_error
 from kata_dind.errors import SpecError
 from kata_dind.vocabulary import (
     BACKEND_MODULES,
@@ -63,18 +64,20 @@ DEFAULT_CPUS = 2
 DEFAULT_MEMORY = "2G"
 
 _NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
+_HANDLER_PATTERN = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?", re.ASCII)
 _SIZE_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])(?:i?B|i)?", re.ASCII | re.IGNORECASE)
 _UNIT_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MIB = 1 << 20
 
 # The largest file of ext4 (4 KiB blocks), which is also far beyond any host's memory.
 _MAXIMUM_BYTES = 16 << 40
+_DNS_PORT = 53
 _MINIMUM_SIZE_BYTES = 64 * _MIB
 _MINIMUM_MEMORY_BYTES = 256 * _MIB
 
 _NAME_RULE = "use 1 to 40 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 _SIZE_RULE = "use a number and a unit, like 512M or 20G"
-_SHARE_RULE = "use HOST:GUEST or HOST:GUEST:ro, like ./src:/src:ro"
+_SHARE_RULE = "use PATH, HOST:GUEST or HOST:GUEST:ro, like ./src:/src:ro"
 
 # A value must stand in the same word as its flag: a flag without a value would take the next word.
 _FLAG_PATTERN = re.compile(r"--([a-z0-9][a-z0-9-]*)(?:=.*)?", re.ASCII)
@@ -85,6 +88,8 @@ _FLAGS_OF_OURS = {
     "graph": "choose what lies under it by --data-root",
     "config-file": "share the file as /etc/docker/daemon.json instead",
 }
+
+_ADDRESS_RULE = "use an address of this host, like 192.168.1.5, or 0.0.0.0 for all of them"
 
 # A share on one of these would hide files that dockerd and the image's own programs need.
 _GUESTS_OWN = frozenset(
@@ -98,14 +103,6 @@ _GUESTS_OWN = frozenset(
 _GUESTS_TREES = tuple(
     PurePosixPath(path) for path in ("/dev", "/proc", "/sys", "/var/lib/docker", "/var/lib/kata-dind")
 )
-
-
-class _Refused(ValueError):
-    """The user asked for something that has another fault than a wrong value; `id` names the fault."""
-
-    def __init__(self, message: str, *, id: str) -> None:
-        super().__init__(message)
-        self.id = id
 
 
 def parse_size(text: str) -> int:
@@ -149,13 +146,18 @@ def parse_disk_size(text: str, *, field: str) -> int:
 
 
 def parse_share(text: str) -> Share:
-    """Parse `HOST:GUEST` or `HOST:GUEST:ro`. Raises ValueError with a whole sentence.
+    """Parse `HOST:GUEST`, or an absolute `PATH` that is the same on both sides; `:ro` may follow.
 
     The guest path is what follows the last colon (before `:ro`), and so has no colon in it; a host path may have some.
+    Raises ValueError with a whole sentence.
     """
     body, read_only = (text[: -len(":ro")], True) if text.endswith(":ro") else (text, False)
     host, colon, guest = body.rpartition(":")
-    if not colon or not host or not guest:
+    if not colon:
+        host = guest = body
+        if body and not body.startswith("/"):
+            raise ValueError(f"{text!r} is relative, but a path that is the same on both sides must be absolute")
+    if not host or not guest:
         raise ValueError(f"{text!r} is not a share; {_SHARE_RULE}")
     _refuse_control_characters(text)
     return Share(host_path=Path(host), guest_path=_guest_path(guest, share=text), read_only=read_only)
@@ -187,7 +189,7 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
     if not name:
         return name
     if info.data.get("data_root") is DataRootKind.MEMORY:
-        raise _Refused(
+        raise Refused(
             f"{name!r} outlives its sandboxes, and --data-root memory does not; leave one of them out",
             id="spec.volume-in-memory",
         )
@@ -196,7 +198,7 @@ def _checked_volume(name: str, info: ValidationInfo) -> str:
 
 def _checked_seed(name: str, info: ValidationInfo) -> str:
     if name and info.data.get("cold"):
-        raise _Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.seed-with-cold")
+        raise Refused(f"{name!r} is restored, and --cold boots; leave one of them out", id="spec.seed-with-cold")
     return _checked_name(name) if name else name
 
 
@@ -226,6 +228,33 @@ def _checked_dockerd_args(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments
 
 
+def _checked_addresses(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    checked = []
+    for text in addresses:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not an address; {_ADDRESS_RULE}") from error
+        if address.is_multicast or "%" in text:
+            raise ValueError(f"{text!r} is not an address that a port can be published on; {_ADDRESS_RULE}")
+        checked.append(str(address))
+    return tuple(dict.fromkeys(checked))
+
+
+def _checked_handler(name: str) -> str:
+    if name and not _HANDLER_PATTERN.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a handler; `kata-dind backends` lists them")
+    return name
+
+
+def parse_address(value: object) -> object:
+    """Return the path of a socket, which may be given as other tools of containerd's take it: `unix:///PATH`.
+
+    Raises ValueError for what is no path.
+    """
+    return _checked_path(value.removeprefix("unix://") if isinstance(value, str) else value)
+
+
 def _checked_path(value: object) -> object:
     if isinstance(value, str | Path) and (not str(value) or "\0" in str(value)):
         raise ValueError(f"{str(value)!r} is not a path")
@@ -236,7 +265,7 @@ def _available_backend(name: object) -> object:
     if str(name) not in BACKEND_MODULES:
         use = f"use {' or '.join(BACKEND_MODULES)}"
         if name in set(BackendName):
-            raise _Refused(f"{str(name)!r} is not available in this installation; {use}", id="backend.not-installed")
+            raise Refused(f"{str(name)!r} is not available in this installation; {use}", id="backend.not-installed")
         raise ValueError(f"{str(name)!r} is unknown; {use}")
     return name
 
@@ -245,6 +274,34 @@ def _parsed_shares(value: object) -> object:
     if not isinstance(value, list | tuple):
         return value
     return tuple(parse_share(share) if isinstance(share, str) else share for share in value)
+
+
+def _parsed_ports(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(parse_port(port) if isinstance(port, str) else port for port in value)
+
+
+def parse_port(text: str) -> int:
+    """Parse a port's number, which is written in ASCII digits. Raises ValueError with a whole sentence."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16):
+        raise ValueError(f"{text!r} is not a port; it must be a number from 1 to 65535")
+    return int(text)
+
+
+def _checked_host_ports(ports: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    for index, port in enumerate(ports):
+        parse_port(str(port))
+        if port == _DNS_PORT:
+            raise ValueError("53 is where the guest asks for names, which it needs; use another port")
+        if port in ports[:index]:
+            raise ValueError(f"{port} is given twice")
+    if ports and info.data.get("network") is NetworkMode.NONE:
+        raise Refused(
+            f"{ports[0]} can't be reached without a network; leave out --network none or this option",
+            id="spec.host-port-without-network",
+        )
+    return ports
 
 
 def _separate_shares(shares: tuple[Share, ...]) -> tuple[Share, ...]:
@@ -301,11 +358,29 @@ class SandboxSpec(BaseModel):
     accelerator: Annotated[Accelerator, _OnlyOn(BackendName.VM)] = Accelerator.AUTO
     network: NetworkMode = NetworkMode.NAT
     allow_link_local: Annotated[bool, _OnlyOn(BackendName.VM)] = False
+    publish_addresses: Annotated[tuple[str, ...], AfterValidator(_checked_addresses)] = ()
+    """Addresses of the host on which published ports can be reached, beside its loopback addresses."""
+    host_ports: Annotated[
+        tuple[int, ...], BeforeValidator(_parsed_ports), AfterValidator(_checked_host_ports), _OnlyOn(BackendName.VM)
+    ] = ()
+    """The ports of the host's loopback that containers reach as `host.docker.internal:PORT`."""
     shares: Annotated[tuple[Share, ...], BeforeValidator(_parsed_shares), AfterValidator(_separate_shares)] = ()
+    watch: Annotated[bool, _OnlyOn(BackendName.VM)] = False
+    """Whether changes that this host makes to shared files are reported by inotify in the guest."""
     cold: Annotated[bool, _OnlyOn(BackendName.VM)] = False
     """Boot, even where the guest could be restored from a seed."""
     seed: Annotated[str, AfterValidator(_checked_seed), _OnlyOn(BackendName.VM)] = ""
     """The seed to start from, by its name; empty for the internal one that fits."""
+    handler: Annotated[str, AfterValidator(_checked_handler), _OnlyOn(BackendName.CONTAINERD)] = ""
+    """The runtime handler of containerd; empty for the best of Kata's."""
+    allow_shared_kernel: Annotated[bool, _OnlyOn(BackendName.CONTAINERD)] = False
+    """Whether the handler need not run a virtual machine."""
+    allow_known_holes: Annotated[bool, _OnlyOn(BackendName.CONTAINERD)] = False
+    """Whether the handler may have a known way out of its virtual machine."""
+    containerd_address: Annotated[Path, BeforeValidator(parse_address), _OnlyOn(BackendName.CONTAINERD)] = Path(
+        "/run/containerd/containerd.sock"
+    )
+    """containerd's socket."""
     dockerd_args: Annotated[tuple[str, ...], AfterValidator(_checked_dockerd_args)] = ()
     """Additional flags for dockerd, one word each."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 180.0
@@ -340,7 +415,7 @@ class SandboxSpec(BaseModel):
 
 
 def parse_spec(**fields: Any) -> SandboxSpec:
-    """Parse the fields that were given, by their names in `SandboxSpec`; shares may be `HOST:GUEST[:ro]`.
+    """Parse the fields that were given, by their names in `SandboxSpec`; shares may be texts for `parse_share`.
 
     Raises SpecError for the first field that is wrong, or that the sandbox's backend does not have.
     """
@@ -398,7 +473,11 @@ def _parsed(fields: Mapping[str, Any]) -> SandboxSpec:
     try:
         return SandboxSpec(**fields)
     except ValidationError as error:
-        _raise_spec_error(error)
+        raise spec_error(error, fields=lambda _: SandboxSpec.model_fields, named=_named) from error
+
+
+def _named(location: Location) -> str:
+    return option_name(str(location[0])) if location else "spec"
 
 
 def _shown(value: object) -> str:
@@ -418,35 +497,9 @@ def _shown(value: object) -> str:
 _OPTION_NAMES = {
     "accelerator": "--accel",
     "shares": "--share",
+    "publish_addresses": "--publish-address",
+    "host_ports": "--host-port",
     "dockerd_args": "--dockerd-arg",
     "timeout_seconds": "--timeout",
     "name": "name",
 }
-
-
-def _raise_spec_error(error: ValidationError) -> NoReturn:
-    """Turn pydantic's first complaint into one line; `from error` keeps the others for the log."""
-    first = error.errors()[0]
-    field = str(first["loc"][0]) if first["loc"] else "spec"
-    if first["type"] == "extra_forbidden":
-        allowed = ", ".join(SandboxSpec.model_fields)
-        raise SpecError(
-            f"{field}: there is no such field; the fields are {allowed}", id="spec.unknown-field"
-        ) from error
-    refusal = first.get("ctx", {}).get("error")
-    id = refusal.id if isinstance(refusal, _Refused) else "spec.wrong-value"
-    raise SpecError(f"{option_name(field)}: {_complaint(first)}", id=id) from error
-
-
-def _complaint(details: ErrorDetails) -> str:
-    """Put one of pydantic's complaints into our words: the value, and the values that are allowed."""
-    context, value, message = details.get("ctx", {}), details["input"], details["msg"]
-    match details["type"]:
-        case "value_error":
-            return str(context["error"])
-        case "missing":
-            return "it is required"
-        case "enum":
-            return f"{value!r} is unknown; use {context['expected'].replace(chr(39), '')}"
-        case _:
-            return f"{value!r} is not allowed; {message[:1].lower()}{message[1:]}"

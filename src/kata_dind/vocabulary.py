@@ -13,7 +13,10 @@ class BackendName(StrEnum):
     KUBERNETES = "kubernetes"
 
 
-BACKEND_MODULES: dict[str, str] = {BackendName.VM: "kata_dind.backend.vm.backend"}
+BACKEND_MODULES: dict[str, str] = {
+    BackendName.VM: "kata_dind.backend.vm.backend",
+    BackendName.CONTAINERD: "kata_dind.backend.containerd.backend",
+}
 """The backends that this installation has, by name, each with the module that is imported when it is chosen."""
 
 
@@ -57,6 +60,13 @@ class NetworkMode(StrEnum):
     NAT = "nat"
 
 
+class Transport(StrEnum):
+    """The protocol of a port."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
 class FixOutput(StrEnum):
     """What `kata-dind fix` prints."""
 
@@ -68,6 +78,21 @@ class FixOutput(StrEnum):
     FINDINGS = "findings"
     GITHUB = "github"
     SARIF = "sarif"
+
+
+class PlanOutput(StrEnum):
+    """What `kata-dind cluster plan` prints."""
+
+    TEXT = "text"
+    YAML = "yaml"
+    VALUES = "values"
+
+
+class LogFormat(StrEnum):
+    """How `kata-dind webhook serve` writes its log."""
+
+    JSON = "json"
+    TEXT = "text"
 
 
 class Workload(StrEnum):
@@ -84,3 +109,20 @@ class RenderOutput(StrEnum):
 
     YAML = "yaml"
     JSON = "json"
+
+
+class CertificateSource(StrEnum):
+    """Where the webhook's certificate comes from."""
+
+    JOB = "job"
+    """A job of ours makes it, and a cron job renews it."""
+    CERT_MANAGER = "cert-manager"
+    PROVIDED = "provided"
+    """Somebody else puts it into a Secret."""
+
+
+class FailurePolicy(StrEnum):
+    """What becomes of a pod while no webhook answers: it is admitted as it is, or refused."""
+
+    IGNORE = "Ignore"
+    FAIL = "Fail"

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kata_dind.backend import Backend, Begun, Guest, PackedSeed, Proven, Wish
 from kata_dind.backend.events import OnEvent, Problem
+from kata_dind.backend.host_volumes import HostVolumes
 from kata_dind.backend.plan import AnyPlan, PlannedImage, StartKind
 from kata_dind.backend.vm.events import guest_events
 from kata_dind.backend.vm.streams import AgentStream
-from kata_dind.backend.vm.volumes import HostVolumes
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, LOOP_FILE
 from kata_dind.errors import AbnormalShutdown, BootFailed, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.guest.agent import protocol
@@ -175,6 +175,7 @@ class FakeBackend:
 
     logs: Mapping[str, str] = {"dockerd": "dockerd.log", "guest": "guest.log"}
     lasting = None
+    shares_later = False
 
     def __init__(self, snapshots: FakeSnapshots | None) -> None:
         self.snapshots = snapshots
@@ -291,6 +292,8 @@ PLAIN: Backend = FakeBackend(None)
 
 class FakeGuest:
     """The guest as its owner sees it."""
+
+    ports = None
 
     def __init__(self, channel: Channel, system: _GuestSystem, *, ran_before: bool) -> None:
         self._channel = channel

@@ -15,13 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 from kata_dind.backend import Backend, Begun, Proven, Wish
-from kata_dind.backend.events import GuestEvent, Kernel, OnEvent, Phase, Usable
+from kata_dind.backend.events import GivenUp, GuestEvent, Kernel, OnEvent, Phase, Problem, Usable
 from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import BackendError, SpecError
 from kata_dind.host.directories import state_directory
@@ -52,7 +52,7 @@ def cluster_directory(name: str) -> Path:
 
 
 def unreachable() -> Path:
-    """Return a mark; while it is there the cluster does not answer."""
+    """Return a mark; while it is there the cluster does not answer, and for good where it is not empty."""
     return state_directory() / "cluster-is-unreachable"
 
 
@@ -67,6 +67,7 @@ class LastingBackend:
     logs: Mapping[str, str] = {"dockerd": "dockerd.log", "pod": "pod.log"}
     snapshots = None
     volumes = None
+    shares_later = False
 
     def __init__(self) -> None:
         self.lasting = FakeCluster()
@@ -155,7 +156,7 @@ async def _meet(home: Path, on_event: OnEvent, *, ran_before: bool) -> AsyncIter
                 break
             await asyncio.sleep(0.02)
     watch.sendall(b'{"kind": "watch"}\n')
-    guest = LastingGuest(home, on_event if ran_before else None)
+    guest = LastingGuest(home, on_event, ran_before=ran_before)
     on_event(Kernel("9.9-fake"))
     on_event(Phase("machine", "the guest is found" if ran_before else "the guest has started"))
     with watch:
@@ -166,14 +167,27 @@ async def _meet(home: Path, on_event: OnEvent, *, ran_before: bool) -> AsyncIter
 class LastingGuest:
     """The guest as its owner sees it."""
 
-    def __init__(self, home: Path, tell_usable: OnEvent | None) -> None:
+    ports = None
+
+    def __init__(self, home: Path, on_event: OnEvent, *, ran_before: bool) -> None:
         self._home = home
-        self._tell_usable = tell_usable
+        self._on_event = on_event
+        self._ran_before = ran_before
         self.ended = asyncio.Event()
 
     async def watch(self, connection: socket.socket) -> None:
-        await asyncio.get_running_loop().sock_recv(connection, 1)
-        self.ended.set()
+        async with background(self._watch_cluster()):
+            await asyncio.get_running_loop().sock_recv(connection, 1)
+            self.ended.set()
+
+    async def _watch_cluster(self) -> None:
+        while True:
+            await _until(unreachable().exists)
+            self._on_event(Problem("the fake cluster does not answer", unsure=True))
+            if unreachable().read_text():
+                self._on_event(GivenUp("the fake cluster is given up"))
+            await _until(lambda: not unreachable().exists())
+            self._on_event(Problem("", solved="the fake cluster answers again"))
 
     def open(self, request: Request) -> LastingStream:
         match request:
@@ -188,9 +202,9 @@ class LastingGuest:
         except OSError as error:
             raise StreamLost(str(error)) from error
         connection.sendall(json.dumps(asked).encode() + b"\n")
-        if isinstance(request, Container) and self._tell_usable:
+        if isinstance(request, Container) and self._ran_before:
             usable: GuestEvent = Usable({})
-            asyncio.get_running_loop().call_soon(self._tell_usable, usable)
+            asyncio.get_running_loop().call_soon(self._on_event, usable)
         return LastingStream(connection, is_plain=isinstance(request, Docker))
 
     def discard(self) -> None:
@@ -277,3 +291,8 @@ def _connect(home: Path) -> socket.socket:
         raise
     connection.setblocking(False)
     return connection
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - a file's coming is no event
+        await asyncio.sleep(0.02)

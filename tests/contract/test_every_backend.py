@@ -1,6 +1,7 @@
 """What `kata_dind.backend` asks of a backend, tried on each through sandboxes as users have them.
 
-A backend joins with a `Subject` among the fixture's parameters.
+A backend joins with a `Subject` among the fixture's parameters. One that needs a service of the session's own has a
+module that imports these tests and has fixtures of the same names: tests/containerd/test_contract.py.
 """
 
 from __future__ import annotations
@@ -244,6 +245,26 @@ def test_a_backend_that_does_not_answer_keeps_nobody_from_looking(lasting: Subje
     assert sandbox.state == "running"
 
 
+def test_an_owner_does_not_claim_to_know_of_a_guest_whose_backend_is_silent_and_lets_go_of_it_in_the_end(
+    lasting: Subject,
+) -> None:
+    sandbox = up(lasting.spec())
+    unreachable().touch()
+    try:
+        wait_until(lambda: sandbox.state == "unknown")
+        assert sandbox.summary().problem == "the fake cluster does not answer"
+        unreachable().unlink()
+        wait_until(lambda: sandbox.state == "running")
+        assert sandbox.summary().problem is None
+        unreachable().write_text("for good")
+        wait_until(lambda: sockets_of(sandbox) == [])
+        assert (sandbox.state, sandbox.inspect()["error"]) == ("unknown", None)
+    finally:
+        unreachable().unlink(missing_ok=True)
+    wait_until(lambda: sandbox.summary().problem == "no process serves its endpoint; run kata-dind start demo")
+    assert start("demo").state == "running"
+
+
 def test_a_volume_is_refused_where_the_backend_has_none(lasting: Subject) -> None:
     with pytest.raises(SpecError, match="--volume: the backend vm has no named volumes"):
         up(parse_spec(name="demo", image="healthy", volume="work"))
@@ -265,7 +286,7 @@ def test_a_state_is_saved_where_the_backend_can_keep_one_and_else_refused(subjec
         assert sandbox.saved_state is not None
         assert start("demo").inspect()["start"]["how"] == "resume"
     else:
-        with pytest.raises(SpecError, match="the backend vm can't keep a guest's memory"):
+        with pytest.raises(SpecError, match=f"the backend {subject.spec().backend} can't keep a guest's memory"):
             sandbox.stop(save=True)
         assert (sandbox.state, sandbox.saved_state) == ("running", None)
 

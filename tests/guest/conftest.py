@@ -7,6 +7,7 @@ namespace, and cgroups and the overlay module's parameters are covered by file s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -175,6 +176,14 @@ def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def busybox_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a busybox shell finds, in a directory that no test changes: its two hundred links take a while."""
+    directory = tmp_path_factory.mktemp("programs") / "bin"
+    make_programs(directory)
+    return directory
+
+
 # What the sandboxes of tests/vm run is dash, so the quick tests do the same once more in the other shell alone.
 @pytest.fixture(
     params=[
@@ -185,16 +194,16 @@ def entrypoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(request: pytest.FixtureRequest, entrypoint_file: Path, tmp_path: Path) -> Iterator[Shell]:
     """Each shell in turn; loop devices on files of the test's are detached at its end."""
     (tmp_path / "work").mkdir()
-    yield make_shell(request.param, entrypoint_file, tmp_path)
+    programs = request.getfixturevalue("busybox_programs") if request.param == "busybox" else None
+    yield make_shell(entrypoint_file, tmp_path, programs)
     detach_loops(tmp_path)
 
 
-def make_shell(name: str, script: Path, directory: Path) -> Shell:
-    """Return dash or busybox, which works in the directory `work`."""
-    if name == "dash":
-        return Shell(name, ("dash",), scrubbed_environment()["PATH"], script, directory / "work")
-    make_programs(directory / "bin")
-    return Shell(name, ("busybox", "ash"), str(directory / "bin"), script, directory / "work")
+def make_shell(script: Path, directory: Path, busybox_programs: Path | None = None) -> Shell:
+    """Return busybox with its programs, else dash with this machine's; it works in the directory `work`."""
+    if busybox_programs is None:
+        return Shell("dash", ("dash",), scrubbed_environment()["PATH"], script, directory / "work")
+    return Shell("busybox", ("busybox", "ash"), str(busybox_programs), script, directory / "work")
 
 
 @pytest.fixture
@@ -202,6 +211,21 @@ def data_root(shell: Shell) -> Path:
     directory = shell.directory / "docker"
     directory.mkdir()
     return directory
+
+
+def with_overlay_refused(shell: Shell, *, until: str = "never") -> Shell:
+    """Return the shell with a script to which `mount` refuses overlays, until it is called with a word."""
+    head, begin, rest = shell.script.read_text().partition("\nset -eu\n")
+    assert begin
+    called = shell.directory / "called"
+    mount = f"""mount() {{
+	case " $* " in *" {until} "*) : >{called} ;; *" overlay "*) [ -e {called} ] || return 1 ;; esac
+	command mount "$@"
+}}
+"""
+    script = shell.directory / "refused.sh"
+    script.write_text(f"{head}{begin}{mount}{rest}")
+    return dataclasses.replace(shell, script=script)
 
 
 def attach_loop(image: Path) -> Path:

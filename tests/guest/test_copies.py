@@ -13,7 +13,7 @@ import pytest
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.pod.model import Copy, Program
 from kata_dind.vocabulary import DataRootKind, Filesystem
-from tests.guest.conftest import Ended, Shell, attach_loop
+from tests.guest.conftest import Ended, Shell, attach_loop, with_overlay_refused
 
 pytestmark = pytest.mark.requires("root")
 
@@ -122,6 +122,62 @@ def test_a_fallback_is_for_a_copy_that_has_it(shell: Shell, data_root: Path) -> 
     assert (ended.code, ended.error["step"]) == (78, "prepare")
 
 
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("more", [{}, {"fallback": True}, {"containerd": True}, {"mounts_below": True}], ids=str)
+def test_a_proof_that_fails_ends_a_start_with_a_loop_copy_and_leaves_nothing(
+    shell: Shell, data_root: Path, more: dict[str, Any]
+) -> None:
+    copy, share = of(shell, dataclasses.replace(Copy(LOOP), **more)), shell.directory / "share"
+    ended = with_overlay_refused(copy).entrypoint("true", PATH=data_root, SIZE="96M", DIR=share)
+    assert (ended.code, ended.error["step"]) == (78, "verify")
+    assert ended.error["message"].startswith(f"overlay does not work on ext4 at {data_root}: mount failed")
+    status = json.loads(ended.status.read_text())
+    assert (status["kind"], status["error"], status["proof"]) == (
+        "loop",
+        ended.error["message"],
+        {"write": "passed", "mount": "failed"},
+    )
+    assert [*share.iterdir()] == []
+
+
+@pytest.mark.requires("loop")
+def test_a_disk_with_data_outlives_a_proof_that_fails(shell: Shell, data_root: Path) -> None:
+    copy = of(shell, Copy(LOOP))
+    told: dict[str, Any] = {"PATH": data_root, "SIZE": "96M", "DIR": shell.directory / "share"}
+    assert copy.entrypoint("sh", "-c", f"echo kept >{data_root}/file", **told).code == 0
+    assert with_overlay_refused(copy).entrypoint("true", **told).code == 78
+    assert copy.entrypoint("cat", f"{data_root}/file", **told).stdout == "kept\n"
+
+
+@pytest.mark.requires("loop")
+def test_a_full_disk_is_used_unproven_with_a_loop_copy(shell: Shell, data_root: Path) -> None:
+    copy = of(shell, Copy(LOOP))
+    told: dict[str, Any] = {"PATH": data_root, "SIZE": "64M", "EXCLUSIVE": "1"}
+    fill = f"cat /dev/zero >{data_root}/zeros 2>/dev/null; :"
+    assert copy.entrypoint("sh", "-c", fill, **told).code == 0
+    ended = copy.entrypoint("echo", "went on", **told)
+    assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
+    assert ended.said("warning") == [f"{data_root} is full, so it was not proven again"]
+    assert json.loads(ended.status.read_text())["proof"] == {"write": "failed"}
+
+
+@pytest.mark.requires("fuse", "loop")
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_copy_says_whose_root_is_in_the_way(shell: Shell, data_root: Path, fallback: bool) -> None:
+    root, share = shell.directory / "containerd", shell.directory / "containerd-share"
+    for path in (root, share / "theirs"):
+        path.mkdir(parents=True)
+    ended = of(shell, Copy(LOOP, containerd=True, fallback=fallback)).entrypoint(
+        "true", before=f"bindfs --xattr-none {share} {root}", PATH=data_root, SIZE="96M", CONTAINERD=root
+    )
+    assert (ended.code, ended.error["step"]) == (78, "prepare")
+    assert ended.error["message"] == (
+        f"containerd keeps its data in {root}: {root} is not empty, and a mount would hide theirs"
+    )
+    assert ended.error["hint"] == "move that away; or, if nothing uses it: KATA_DIND_CONTAINERD=none"
+    assert (data_root / "kata-dind.img").exists()
+
+
 LEFT_OUT = [
     (Copy(LOOP), "DATA_ROOT", "memory", "--kind"),
     (Copy(LOOP), "DATA_ROOT", "auto", "--kind"),
@@ -141,6 +197,7 @@ LEFT_OUT = [
     (Copy(VIRTIOFS), "SIZE", "1G", "--kind=loop"),
     (Copy(AUTO), "FILESYSTEM", "xfs", "--filesystem"),
     (Copy(AUTO), "FALLBACK", "vfs", "--fallback"),
+    (Copy(LOOP), "CONTAINERD", "/var/lib/containerd", "--containerd"),
 ]
 
 
@@ -151,7 +208,7 @@ def test_what_is_left_out_is_refused_with_the_option_for_it(
     told: dict[str, Any] = {"DEVICE": "/dev/none"} if copy.kind is BLOCK else {}
     ended = of(shell, copy).entrypoint("echo", "went on", **{**told, "PATH": tmp_path / "new", variable: value})
     assert (ended.code, ended.stdout) == (64, "")
-    assert ended.error["message"].startswith(f"KATA_DIND_{variable} is '{value}', but ")
+    assert ended.error["message"].startswith(f"KATA_DIND_{variable} is '{value}', ")
     assert ended.error["hint"].endswith(f"kata-dind entrypoint {option}")
     assert not (tmp_path / "new").exists()
 
@@ -176,13 +233,12 @@ def test_another_program_is_refused(shell: Shell, program: Program, command: lis
     ended = of(shell, Copy(LOOP, program)).entrypoint(*command)
     assert ended.code == 64
     assert ended.error["message"] == f"the command starts {found}, but this file serves {program}"
-    assert ended.error["hint"].endswith(f"kata-dind entrypoint --program {found}")
+    assert ended.error["hint"].startswith("use: kata-dind entrypoint --program NAME, or ")
 
 
 @pytest.mark.parametrize(
     ("command", "before", "told"),
     [
-        (["true"], "", {"CONTAINERD": "/var/lib/containerd"}),
         (["dockerd", "--containerd=/run/containerd/containerd.sock"], "", {"CONTAINERD": "auto"}),
         (["/usr/local/share/docker-init.sh"], "containerd() { :; }", {"CONTAINERD": "auto"}),
     ],
@@ -194,7 +250,7 @@ def test_a_system_containerd_is_refused(
     shell = Shell("sh", ("sh",), os.environ["PATH"], entrypoint_file, tmp_path)
     ended = of(shell, Copy(LOOP)).entrypoint(*command, before=before, PATH=tmp_path / "new", **told)
     assert (ended.code, ended.stdout) == (64, "")
-    assert "a system containerd, whose root is /var/lib/containerd" in ended.error["message"]
+    assert ended.error["message"] == "this file does not serve a system containerd"
     assert "kata-dind entrypoint --containerd" in ended.error["hint"]
     assert not (tmp_path / "new").exists()
 
@@ -213,10 +269,10 @@ def test_a_copy_for_it_takes_a_system_containerd(shell: Shell, data_root: Path) 
 def test_another_user_than_root_is_refused(shell: Shell) -> None:
     """By what the kernel says of the user, which the script reads from a file."""
     status = shell.directory / "status"
-    status.write_text("Uid:\t1000\t1000\t1000\t1000\n")
+    status.write_text("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n")
     done = of(shell, Copy(LOOP)).call(
-        f"KATA_DIND_STATUS_DIR={shell.directory}/run; parse true", files={"/proc/self/status": status}
+        f"KATA_DIND_STATUS_DIR={shell.directory}/run; parse true; preflight", files={"/proc/self/status": status}
     )
     assert done.returncode == 78, done
-    assert "only root can prepare the loop kind" in done.stderr
-    assert "kata-dind entrypoint --kind auto" in done.stderr
+    assert "the container is not privileged, or not root" in done.stderr
+    assert "securityContext.privileged: true" in done.stderr

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kata_dind.host.process import run
-from tests.guest.conftest import GROWING, Shell, attach_loop
+from tests.guest.conftest import GROWING, Shell, attach_loop, with_overlay_refused
 
 pytestmark = [pytest.mark.requires("root")]
 
@@ -71,7 +71,8 @@ def test_the_path_is_made_and_taken_from_the_command(shell: Shell) -> None:
     path = shell.directory / "a" / "b"
     ended = shell.entrypoint("echo", f"--data-root={path}", before=f"mount -t tmpfs t {shell.directory}")
     assert ended.code == 0, ended.stderr
-    assert f"{path} lies on tmpfs" in ended.said("info")
+    (ready,) = [line for line in ended.lines if line["step"] == "ready"]
+    assert (ready["path"], ready["kind"], ready["filesystem"]) == (str(path), "kept", "tmpfs")
 
 
 def test_memory_is_a_tmpfs_of_the_size(shell: Shell, data_root: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_loop_file_that_is_none_is_refused_and_untouched(shell: Shell, data_ro
         make(share / "kata-dind.img")
         ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", DIR=share)
         assert ended.code == 78
-        assert ended.error["message"] == f"{share}/kata-dind.img is not a plain file"
+        assert ended.error["message"] == (f"{share}/kata-dind.img is not the disk of a data root; it was not touched")
     assert elsewhere.read_bytes() == b"somebody's"
 
 
@@ -293,25 +294,81 @@ def test_loop_keeps_its_disk_below_the_mount(shell: Shell, data_root: Path, wher
     assert [path.name for path in data_root.iterdir()] == ["kata-dind.img" if where == "data root" else "disk"]
 
 
-@pytest.mark.parametrize("shell", ["dash"], indirect=True)
-@pytest.mark.parametrize(
-    ("missing", "message"),
-    [("mkfs.ext4", "mkfs.ext4 is not in the image"), ("mkfs.xfs", "mkfs.xfs is not in the image")],
-)
-def test_a_missing_mkfs_is_told(shell: Shell, data_root: Path, tmp_path: Path, missing: str, message: str) -> None:
-    tools = tmp_path / "tools"
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("where", ["data root", "directory beside it"])
+def test_what_is_mounted_below_the_data_root_goes_along(shell: Shell, data_root: Path, where: str) -> None:
+    """As the logs of containers, which another container of the pod reads."""
+    logs = shell.directory / "logs"
+    (data_root / "containers").mkdir(parents=True)
+    logs.mkdir()
+    before = f"mount --bind {logs} {data_root}/containers"
+    variables: dict[str, Any] = {"DIR": shell.directory / "share"} if where != "data root" else {}
+    script = f"echo x >{data_root}/containers/log; echo y >{data_root}/on-the-disk; cat /proc/self/mountinfo"
+    for _ in range(2):
+        ended = shell.entrypoint(
+            "sh", "-c", script, PATH=data_root, DATA_ROOT="loop", SIZE="256M", before=before, **variables
+        )
+        assert ended.code == 0, ended.stderr
+        assert kind_of(ended.status) == ("loop", "ext4")
+        points = [line.split()[4] for line in ended.stdout.splitlines()]
+        assert points.count(f"{data_root}/containers") == 2  # below the disk, and on it
+        assert not [point for point in points if point.startswith(f"{ended.status.parent}/below")]
+        assert (logs / "log").read_text() == "x\n"
+        assert not (data_root / "on-the-disk").exists()
+
+
+@pytest.mark.requires("loop")
+def test_a_start_that_is_refused_leaves_what_is_mounted_below_as_it_was(shell: Shell, data_root: Path) -> None:
+    logs = shell.directory / "logs"
+    (data_root / "containers").mkdir(parents=True)
+    (data_root / "image").mkdir()
+    logs.mkdir()
+    before = f"mount --bind {logs} {data_root}/containers"
+    command = ["sh", "-c", "cat /proc/self/mountinfo"]
+    ended = shell.entrypoint(*command, PATH=data_root, DATA_ROOT="loop", SIZE="256M", FALLBACK="vfs", before=before)
+    assert ended.code == 0, ended.stderr
+    assert "a mount would hide image" in ended.stderr
+    points = [line.split()[4] for line in ended.stdout.splitlines()]
+    assert points.count(f"{data_root}/containers") == 1
+    assert not [point for point in points if point.startswith(f"{ended.status.parent}/below")]
+
+
+def _without(missing: str, shell: Shell, tools: Path) -> Shell:
+    """Return a shell that has all programs but one."""
     tools.mkdir()
     for directory in shell.tools.split(":"):
         for program in Path(directory).glob("*") if Path(directory).is_dir() else ():
             if program.name != missing and not (tools / program.name).exists():
                 (tools / program.name).symlink_to(program)
-    bare = dataclasses.replace(shell, tools=str(tools))
+    return dataclasses.replace(shell, tools=str(tools))
+
+
+@pytest.mark.requires("loop")
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)
+def test_a_disk_that_another_image_has_made_needs_no_mkfs(shell: Shell, data_root: Path, tmp_path: Path) -> None:
+    """As in a repaired pod of BuildKit's: an init container makes the disk, and the program's own image mounts it."""
+    variables: dict[str, Any] = {"PROGRAM": "buildkitd", "DATA_ROOT": "loop", "SIZE": "256M"}
+    variables["DIR"] = shell.directory / "share"
+    made = shell.entrypoint("/bin/true", PATH=data_root, **variables)
+    assert made.code == 0, made.stderr
+    bare = _without("mkfs.ext4", shell, tmp_path / "tools")
+    ended = bare.entrypoint(*look(data_root), PATH=data_root, FALLBACK="vfs", **variables)
+    assert ended.code == 0, ended.stderr
+    assert kind_of(ended.status) == ("loop", "ext4")
+
+
+@pytest.mark.parametrize("shell", ["dash"], indirect=True)
+@pytest.mark.parametrize("missing", ["mkfs.ext4", "mkfs.xfs"])
+def test_a_missing_mkfs_is_told(shell: Shell, data_root: Path, tmp_path: Path, missing: str) -> None:
+    bare = _without(missing, shell, tmp_path / "tools")
     share = shell.directory / "share"
     ended = bare.entrypoint(
         "true", PATH=data_root, DATA_ROOT="loop", SIZE="512M", DIR=share, FILESYSTEM=missing.removeprefix("mkfs.")
     )
     assert ended.code == 78
-    assert ended.error["message"] == message
+    assert ended.error["message"].startswith(f"cannot format {share}/kata-dind.img with ")
+    assert ended.error["message"].endswith(f"{missing}: not found")
+    assert ended.error["hint"].startswith(f"install {missing} in the image")
     assert [*share.iterdir()] == []
 
 
@@ -351,6 +408,26 @@ def test_auto_takes_loop_where_overlay_does_not_work(shell: Shell, data_root: Pa
 
 
 @pytest.mark.requires("loop")
+@pytest.mark.parametrize("fallback", ["none", "vfs"])
+def test_auto_takes_loop_where_the_proof_of_what_is_there_fails(shell: Shell, data_root: Path, fallback: str) -> None:
+    """What the first proof has tried is not asked of the disk's mount."""
+    shell = with_overlay_refused(shell, until="ext4")
+    ended = shell.entrypoint(*look(data_root), PATH=data_root, SIZE="256M", FALLBACK=fallback)
+    assert ended.code == 0, ended.stderr
+    assert kind_of(ended.status) == ("loop", "ext4")
+    assert "mount failed" in json.loads(ended.status.read_text())["reasons"]["kept"]
+
+
+@pytest.mark.requires("loop")
+def test_a_fallback_takes_the_place_of_a_disk_whose_proof_fails(shell: Shell, data_root: Path) -> None:
+    told: dict[str, Any] = {"PATH": data_root, "DATA_ROOT": "loop", "SIZE": "256M", "DIR": shell.directory / "share"}
+    ended = with_overlay_refused(shell).entrypoint("sh", "-c", "echo $DOCKER_DRIVER", FALLBACK="vfs", **told)
+    assert (ended.code, ended.stdout) == (0, "vfs\n"), ended.stderr
+    assert kind_of(ended.status) == ("kept", "ext4")
+    assert [*(shell.directory / "share").iterdir()] == []
+
+
+@pytest.mark.requires("loop")
 def test_loop_nodes_are_made_where_a_container_has_none(shell: Shell, data_root: Path) -> None:
     before = "mount -t tmpfs dev /dev; mknod -m 0666 /dev/null c 1 3"
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="256M", before=before)
@@ -382,7 +459,7 @@ def test_a_share_that_is_nearly_full_gets_no_disk(shell: Shell, data_root: Path)
     before = f"mount -t tmpfs -o size=63m small {share}"
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="loop", SIZE="1G", DIR=share, before=before)
     assert ended.code == 78
-    assert ended.error["message"] == f"there are only 63 MiB left in {share}"
+    assert ended.error["message"] == f"there are less than 64 MiB left in {share}"
 
 
 # --- block
@@ -463,7 +540,8 @@ FOREIGN = {
 
 
 def digest(image: Path) -> str:
-    return hashlib.sha256(image.read_bytes()).hexdigest()
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @pytest.mark.requires("loop")
@@ -506,7 +584,7 @@ def test_a_damaged_file_system_is_told_with_the_repair(shell: Shell, data_root: 
     device = attach_loop(image)
     ended = shell.entrypoint("true", PATH=data_root, DATA_ROOT="block", DEVICE=device, CHECK="1")
     assert ended.code == 78
-    assert ended.error["message"] == f"the file system on {device} is damaged"
+    assert ended.error["message"] == f"{device} is damaged"
     assert ended.error["hint"] == f"repair it with: e2fsck -f {device}"
 
 
@@ -670,7 +748,7 @@ def test_a_file_system_that_saw_a_power_cut_is_mended_and_checked(shell: Shell, 
     device = attach_loop(Path(f"{image}.cut"))
     ended = shell.entrypoint("cat", f"{data_root}/file", PATH=data_root, DATA_ROOT="block", DEVICE=device, CHECK=check)
     assert (ended.code, ended.stdout) == (0, "kept\n"), ended.stderr
-    assert f"checking the file system on {device} in full" in ended.said("info")
+    assert f"checking {device} in full" in ended.said("info")
 
 
 def half_format(device: Path) -> None:
@@ -733,7 +811,8 @@ def test_a_device_is_found_by_its_serial_number(shell: Shell, tmp_path: Path) ->
         path.parent.mkdir(parents=True)
         path.write_bytes(serial)
         (tmp_path / "block" / name / "dev").write_text("254:16\n")
-    script = 'mknod() { echo "mknod $*"; }; device=$1; find_device; echo "$device"'
+    script = f'step=prepare status_dir={tmp_path}; mknod() {{ echo "mknod $*"; }}'
+    script += '; device=$1; find_device; echo "$device"'
     for number, name in (("data", "vdz"), ("data-1", "vdy"), ("scsi", "sdz")):
         done = shell.call(script, number, files={"/sys/block": tmp_path / "block"})
         assert done.stdout == f"mknod -m 0600 /dev/{name} b 254 16\n/dev/{name}\n", done.stderr

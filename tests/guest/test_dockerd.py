@@ -163,7 +163,7 @@ def test_a_storage_driver_that_copies_is_not_what_dockerd_gets(tmp_path: Path) -
     with started(tmp_path, "--storage-driver=vfs", SIZE="1G") as dockerd:
         dockerd.wait_until_it_answers()
         assert prove(dockerd.socket, timeout_seconds=60).storage == "overlay2 on extfs"
-        assert "left out the storage driver vfs" in dockerd.log
+        assert "the storage driver vfs is overruled" in dockerd.log
 
 
 def test_straight_on_the_share_nothing_is_started(tmp_path: Path) -> None:

@@ -286,12 +286,13 @@ def test_where_no_program_can_be_run_the_user_is_told(shell: Shell, data_root: P
 # --- the program
 
 
-def built(machine: str, directory: Path) -> bytes:
+def built(machine: str, directory: Path, *defined: str) -> bytes:
     names = {name: shutil.which(f"{machine}-linux-gnu-{name}") for name in ("as", "objcopy")}
     if not all(names.values()):
         pytest.skip(f"binutils for {machine} are not installed")
-    defined = ["--defsym", "AARCH64=1"] if machine == "aarch64" else []
-    run([str(names["as"]), *defined, "-I", _SOURCE.parent, _SOURCE, "-o", directory / "watch.o"], timeout_seconds=30)
+    symbols = [*defined, *(["AARCH64=1"] if machine == "aarch64" else [])]
+    options = [word for symbol in symbols for word in ("--defsym", symbol)]
+    run([str(names["as"]), *options, "-I", _SOURCE.parent, _SOURCE, "-o", directory / "watch.o"], timeout_seconds=30)
     run(
         [str(names["objcopy"]), "--output-target=binary", directory / "watch.o", directory / "watch"],
         timeout_seconds=30,
@@ -301,53 +302,67 @@ def built(machine: str, directory: Path) -> bytes:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_script_writes_the_program_of_the_source(shell: Shell, tmp_path: Path, machine: str) -> None:
-    arch = tmp_path / "arch"
-    arch.write_text(f"{machine}\n")
-    cover = tmp_path / "cgroup"
-    cover.mkdir()
-    (cover / "cgroup.freeze").touch()
-    places = {"/sys/fs/cgroup": cover, "/proc/sys/kernel/arch": arch, "/dev;": tmp_path / "nowhere;"}
+    (tmp_path / "cgroup.freeze").touch()
     # The copy is made in place of the program's start.
     done = shell.call(
-        f'status_dir={tmp_path}; chmod() {{ cp "$2" {tmp_path}/written; return 1; }}; watch_for_forced_stop',
-        files=places,
+        f"machine={machine} status_dir={tmp_path} step=tune; cd {tmp_path}; "
+        f'chmod() {{ cp "$2" {tmp_path}/written; return 1; }}; watch_for_stop'
     )
     assert "a forced stop" in done.stderr, done
     assert (tmp_path / "written").read_bytes() == built(machine, tmp_path)
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_program_knows_a_stop_from_a_pause(tmp_path: Path, machine: str) -> None:
-    """On files in place of a cgroup file system."""
-    built(machine, tmp_path)
-    program = tmp_path / "watch"
-    program.chmod(0o700)
-    runner = [] if machine == os.uname().machine else [shutil.which(f"qemu-{machine}-static") or ""]
-    if runner == [""]:
-        pytest.skip(f"qemu-user for {machine} is not installed")
-    files = {name: tmp_path / f"cgroup.{name}" for name in ("freeze", "procs", "threads", "kill")}
-    for file in files.values():
-        file.touch()
-    process = subprocess.Popen([*runner, str(program)], cwd=tmp_path)
-    with process:
-        try:
-            assert within(5, lambda: not program.exists())
-            time.sleep(0.3)
-            files["freeze"].write_text("1")
-            files["freeze"].write_text("0")
-            files["procs"].read_text()
-            files["threads"].read_text()
-            time.sleep(0.5)
-            files["freeze"].write_text("1")
-            files["freeze"].read_text()
-            files["procs"].read_text()
-            files["freeze"].write_text("0")
-            time.sleep(0.5)
-            assert process.poll() is None
-            files["freeze"].write_text("1")
-            files["threads"].read_text()
-            files["freeze"].write_text("0")
-            assert process.wait(5) == 0
-            assert files["kill"].read_text() == "1"
-        finally:
-            process.kill()
+@pytest.fixture(params=["x86_64", "aarch64"])
+def watching(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """Run the program on files in place of a cgroup file system; gives its pid, which is a child's."""
+    machine, emulator = request.param, None
+    if machine == os.uname().machine:
+        built(machine, tmp_path)
+    else:
+        built(machine, tmp_path, "FOREGROUND=1")
+        emulator = shutil.which(f"qemu-{machine}-static")
+        if not emulator:
+            pytest.skip(f"qemu-user for {machine} is not installed")
+    (tmp_path / "watch").chmod(0o700)
+    names = [f"cgroup.{name}" for name in ("freeze", "procs", "threads", "kill")]
+    for name in names:
+        (tmp_path / name).touch()
+    before = children()
+    # It reads from the lowest descriptor.
+    argv = ["sh", "-c", 'exec "$@" <&-', "sh", *([emulator] if emulator else []), f"{tmp_path}/watch", *names]
+    process = subprocess.Popen(argv, cwd=tmp_path)
+    if not emulator:
+        assert process.wait(5) == 0
+    (pid,) = children() - before
+    time.sleep(0.5 if emulator else 0.1)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        process.wait()
+
+
+def children() -> set[int]:
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+
+
+def test_the_program_knows_a_stop_from_a_pause(watching: int, tmp_path: Path) -> None:
+    freeze, procs, threads, kill = (tmp_path / f"cgroup.{name}" for name in ("freeze", "procs", "threads", "kill"))
+    freeze.write_text("1")
+    freeze.write_text("0")
+    procs.read_text()
+    threads.read_text()
+    time.sleep(1)
+    freeze.write_text("1")
+    freeze.read_text()
+    procs.read_text()
+    freeze.write_text("0")
+    time.sleep(1)
+    assert os.waitpid(watching, os.WNOHANG) == (0, 0)
+    freeze.write_text("1")
+    threads.read_text()
+    freeze.write_text("0")
+    assert within(5, lambda: kill.read_text() == "1")
+    assert os.waitpid(watching, 0) == (watching, 0)

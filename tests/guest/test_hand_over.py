@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,30 +33,33 @@ def ran(ended: Ended) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "left"),
+    ("arguments", "driver"),
     [
-        (["--storage-driver=vfs", "--debug"], ["--debug"]),
-        (["--debug", "--storage-driver", "vfs"], ["--debug"]),
-        (["-s", "devicemapper", "--debug"], ["--debug"]),
-        (["-s=vfs"], []),
-        (["-svfs"], []),
-        (["-s", "overlay2"], ["-s", "overlay2"]),
-        (["--storage-driver=overlay2"], ["--storage-driver=overlay2"]),
-        (["--storage-driver=overlayfs"], ["--storage-driver=overlayfs"]),
-        (["--storage-driver=stargz"], ["--storage-driver=stargz"]),
-        (["--storage-driver=btrfs"], []),
-        (["--storage-driver"], ["--storage-driver"]),
-        (["--label=vfs", "vfs"], ["--label=vfs", "vfs"]),
+        (["--storage-driver=vfs", "--debug"], "overlay2"),
+        (["--debug", "--storage-driver", "vfs"], "overlay2"),
+        (["-s", "devicemapper", "--debug"], "overlay2"),
+        (["-s=vfs"], "overlay2"),
+        (["-svfs"], "overlay2"),
+        (["--storage-driver=vfs", "--feature=containerd-snapshotter=true"], "overlayfs"),
+        (["-s", "overlay2"], "none"),
+        (["--storage-driver=overlay2"], "none"),
+        (["--storage-driver=vfs", "--storage-driver=overlay2"], "none"),
+        (["--storage-driver=overlayfs"], "none"),
+        (["--storage-driver=stargz"], "none"),
+        (["--storage-driver=btrfs"], "overlay2"),
+        (["--storage-driver"], "none"),
+        (["--label=vfs", "vfs"], "none"),
     ],
 )
-def test_a_storage_driver_that_is_not_what_was_proven_is_left_out(
-    shell: Shell, data_root: Path, dockerd: Path, arguments: list[str], left: list[str]
+def test_a_storage_driver_that_is_not_what_was_proven_is_overruled(
+    shell: Shell, data_root: Path, dockerd: Path, arguments: list[str], driver: str
 ) -> None:
+    """By the variable, which dockerd takes first; its arguments stay what they are."""
     ended = shell.entrypoint(str(dockerd), *arguments, PATH=data_root)
-    assert ran(ended) == ("none", left)
-    assert len(ended.said("warning")) == (arguments != left)
-    if arguments != left:
-        assert "because overlay is what works on this data root" in ended.said("warning")[0]
+    assert ran(ended) == (driver, arguments)
+    assert len(ended.said("warning")) == (driver != "none")
+    if driver != "none":
+        assert "for overlay works here" in ended.said("warning")[0]
 
 
 def test_a_driver_that_would_do_as_a_fallback_may_be_named(shell: Shell, data_root: Path, dockerd: Path) -> None:
@@ -62,7 +68,9 @@ def test_a_driver_that_would_do_as_a_fallback_may_be_named(shell: Shell, data_ro
     assert ended.said("warning") == []
 
 
-@pytest.mark.parametrize(("variable", "left"), [("vfs", "none"), ("overlay2", "overlay2"), ("overlayfs", "overlayfs")])
+@pytest.mark.parametrize(
+    ("variable", "left"), [("vfs", "overlay2"), ("overlay2", "overlay2"), ("overlayfs", "overlayfs")]
+)
 def test_the_variable_is_a_storage_driver_too(
     shell: Shell, data_root: Path, dockerd: Path, variable: str, left: str
 ) -> None:
@@ -78,7 +86,7 @@ def test_a_configuration_file_is_overruled_and_untouched(shell: Shell, data_root
     ended = shell.entrypoint(str(dockerd), f"--config-file={config}", PATH=data_root)
     assert ran(ended) == ("overlay2", [f"--config-file={config}"])
     assert config.read_text() == '{"storage-driver": "vfs"}'
-    assert f"the storage driver vfs of {config}" in ended.said("warning")[0]
+    assert "the storage driver vfs is overruled" in ended.said("warning")[0]
 
 
 def test_images_of_an_earlier_driver_stay_in_sight(shell: Shell, data_root: Path, dockerd: Path) -> None:
@@ -121,7 +129,7 @@ def test_a_fallback_overrules_every_other_driver(shell: Shell, data_root: Path, 
         str(dockerd), "--storage-driver=overlay2", PATH=data_root, DATA_ROOT="virtiofs", FALLBACK="vfs",
         before=f"bindfs --xattr-none {shell.directory}/source {data_root}",
     )  # fmt: skip
-    assert ran(ended) == ("vfs", [])
+    assert ran(ended) == ("vfs", ["--storage-driver=overlay2"])
     assert json.loads(ended.status.read_text())["storage_driver"] == "vfs"
 
 
@@ -185,4 +193,45 @@ def test_a_good_data_root_costs_ten_processes(shell: Shell, data_root: Path) -> 
     ended = shell.entrypoint("sh", "-c", "sh -c 'echo $$'", PATH=data_root, before=before)
     first, last = (int(line) for line in ended.stdout.split())
     assert ended.code == 0, ended.stderr
-    assert last - first - 2 <= 10, f"{last - first - 2} processes"  # besides the entrypoint, and the one that looks
+    # One more, without a program, asks for a hard limit of open files that is lower than the one that it sets.
+    most = 10 if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 1048576 else 11
+    assert last - first - 2 <= most, f"{last - first - 2} processes"  # besides the entrypoint, and the one that looks
+
+
+# --- a stop
+
+# What tini waits for is not among its blocked signals, although it handles them. Source of the agent's view of that:
+# is_signal_handled in src/agent/src/rpc.rs of kata-containers.
+_STOPPED_BY_KATA = """
+import os, signal, sys, time
+from pathlib import Path
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+
+def masks():
+    lines = Path(f"/proc/{os.getppid()}/status").read_text().splitlines()
+    return {line[:6]: int(line[7:], 16) for line in lines if line[:6] in ("SigBlk", "SigIgn", "SigCgt")}
+
+term = 1 << signal.SIGTERM - 1
+deadline = time.monotonic() + 10
+while masks()["SigBlk"] & term and time.monotonic() < deadline:
+    time.sleep(0.01)
+is_handled = (masks()["SigBlk"] | masks()["SigIgn"] | masks()["SigCgt"]) & term
+os.kill(os.getppid(), signal.SIGTERM if is_handled else signal.SIGKILL)
+time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize("wait", ["docker-init", "tini"])
+def test_a_stop_by_kata_reaches_dockerd_behind_tini(shell: Shell, data_root: Path, dockerd: Path, wait: str) -> None:
+    tini = shutil.which("docker-init")
+    assert tini, "docker-init comes with Docker"
+    (shell.directory / "tini").symlink_to(tini)
+    dockerd.write_text(f"#!{sys.executable}\n{_STOPPED_BY_KATA}")
+    official = dockerd.with_name("dockerd-entrypoint.sh")
+    official.unlink()
+    official.write_text(f"#!/bin/sh\nexec {tini} -- {dockerd}\n")
+    official.chmod(0o755)
+    command = [str(official)] if wait == "docker-init" else [str(shell.directory / "tini"), "--", str(dockerd)]
+    ended = shell.entrypoint(*command, PATH=data_root)
+    assert (ended.code, ended.stderr.splitlines()[-1]) == (1, "stopped")

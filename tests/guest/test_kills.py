@@ -151,7 +151,7 @@ def test_a_loop_device_on_a_volume_is_detached_by_the_next_start(shell: Shell, t
     asked: dict[str, Any] = {"PATH": shell.directory / "docker", "DATA_ROOT": "loop", "SIZE": "128M", "DIR": volume}
     asked["before"] = f"mount --bind {share} {volume}"
     image = share / "kata-dind.img"
-    ended = killer.start(3, "true", **asked)  # before its third call of losetup, and so when the second has ended
+    ended = killer.start(2, "true", **asked)  # before its second call of losetup, and so when the first has ended
     try:
         was_left = [*loops_of(image, held=False)]
         next_one = shell.entrypoint("true", **asked)

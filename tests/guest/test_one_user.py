@@ -96,6 +96,9 @@ def test_a_directory_that_cannot_be_written_leaves_it_to_another_kind(shell: She
     ended = shell.entrypoint("true", before=before, **containers.asked(1, DIR=share, FALLBACK="vfs"))
     assert ended.code == 0, ended.stderr
     assert "cannot make" in ended.said("warning")[0]
+    ended = shell.entrypoint("true", before=before, **containers.asked(1, DIR=share / "new", FALLBACK="vfs"))
+    assert ended.code == 0, ended.stderr
+    assert f"cannot make {share}/new" in ended.said("warning")[0]
 
 
 def is_refused(ended: Ended, disk: Path) -> bool:

@@ -28,12 +28,11 @@ with (here / "starts").open("a") as starts:
 time.sleep(float((here / "delay").read_text()))
 if (here / "fails").exists():
     sys.exit("containerd: it fails")
-config = pathlib.Path(sys.argv[2]).read_text()
-(here / "config.toml").write_text(config)
+(here / "config.toml").write_text(pathlib.Path(sys.argv[2]).read_text())
 (here / "pid").write_text(str(os.getpid()))
 with socket.socket(socket.AF_UNIX) as listener:
-    pathlib.Path(re.search('address = "(.*)"', config)[1]).unlink(missing_ok=True)
-    listener.bind(re.search('address = "(.*)"', config)[1])
+    pathlib.Path(sys.argv[-1]).unlink(missing_ok=True)
+    listener.bind(sys.argv[-1])
     listener.listen()
     time.sleep(60)
 """
@@ -57,50 +56,27 @@ def stubs(shell: Shell) -> Path:
 def run(shell: Shell, stubs: Path, *command: str, before: str = "", **variables: str) -> tuple[list[str], list[str]]:
     """Return dockerd's arguments, and the warnings."""
     told = {"PATH": str(shell.directory / "docker"), "DATA_ROOT": "memory", "SIZE": "64M", "CONTAINERD": "auto"}
-    before = f"mkdir -p {shell.directory}/run; mount -t tmpfs run {shell.directory}/run\n{before}"
+    before = f"mount -t tmpfs run /run\n{before}"
     ended = shell.entrypoint(*command, tools=str(stubs), before=before, **{**told, **variables})
     assert ended.code == 0, ended.stderr
     return ended.stdout.splitlines(), ended.said("warning")
 
 
 def test_it_gets_what_dockerd_would_tell_it(shell: Shell, stubs: Path) -> None:
-    run_root = f"{shell.directory}/run/docker"
-    arguments, warnings = run(
-        shell, stubs, "dockerd", f"--exec-root={run_root}", "--log-level=debug", before="export NOTIFY_SOCKET=/x"
-    )
-    assert arguments == [
-        f"--exec-root={run_root}",
-        "--log-level=debug",
-        f"--containerd={run_root}/containerd/containerd.sock",
-    ]
+    """Its root, so that either finds what the other has stored, and the usual address."""
+    state = "/run/docker/containerd"
+    arguments, warnings = run(shell, stubs, "dockerd", "--debug", before="export NOTIFY_SOCKET=/x")
+    assert arguments == ["--debug", f"--containerd={state}/containerd.sock"]
     assert warnings == []
-    assert (stubs / "starts").read_text() == f"--config {run_root}/containerd/containerd.toml None\n"
+    assert (stubs / "starts").read_text() == (
+        f"-c containerd.toml --root {shell.directory}/docker/containerd/daemon --state {state}/daemon"
+        f" -a {state}/containerd.sock None\n"
+    )
     assert tomllib.loads((stubs / "config.toml").read_text()) == {
         "version": 2,
-        "root": f"{shell.directory}/docker/containerd/daemon",
-        "state": f"{run_root}/containerd/daemon",
         "disabled_plugins": ["io.containerd.grpc.v1.cri"],
-        "grpc": {"address": f"{run_root}/containerd/containerd.sock"},
-        "debug": {"address": f"{run_root}/containerd/containerd-debug.sock", "level": "debug"},
+        "debug": {"address": ""},
     }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "config", "level"),
-    [
-        ([], "{}", "info"),
-        (["--log-level=warn"], "{}", "warn"),
-        (["--log-level", "error"], '{"log-level": "warn"}', "error"),
-        ([], '{"log-level": "warn"}', "warn"),
-    ],
-)
-def test_its_log_level_is_dockerds(shell: Shell, stubs: Path, arguments: list[str], config: str, level: str) -> None:
-    file = shell.directory / "daemon.json"
-    file.write_text(config.replace("{", f'{{"exec-root": "{shell.directory}/run/x", ', 1).replace(", }", "}"))
-    run(shell, stubs, "dockerd", f"--config-file={file}", *arguments)
-    written = tomllib.loads((stubs / "config.toml").read_text())
-    assert written["debug"]["level"] == level
-    assert written["state"] == f"{shell.directory}/run/x/containerd/daemon"
 
 
 @pytest.mark.parametrize(
@@ -122,19 +98,19 @@ def test_it_is_left_to_dockerd(shell: Shell, stubs: Path, command: list[str], va
 
 def test_it_is_waited_for(shell: Shell, stubs: Path) -> None:
     (stubs / "delay").write_text("2")
-    arguments, _ = run(shell, stubs, "dockerd", f"--exec-root={shell.directory}/run/docker")
+    arguments, _ = run(shell, stubs, "dockerd")
     assert arguments[-1].startswith("--containerd=")
 
 
 def test_what_an_earlier_one_left_is_not_taken_for_it(shell: Shell, stubs: Path) -> None:
     (stubs / "delay").write_text("1")
-    state = f"{shell.directory}/run/docker/containerd"
+    state = "/run/docker/containerd"
     leftovers = (
         f"mkdir -p {state}; {sys.executable} -c 'import socket; socket.socket(1).bind(\"{state}/containerd.sock\")'"
     )
     arguments, _ = run(
-        shell, stubs, "dockerd", f"--exec-root={shell.directory}/run/docker",
-        before=f"{leftovers}; mkfifo {state}/kata-dind.pipe; echo up >{state}/kata-dind",
+        shell, stubs, "dockerd",
+        before=f"{leftovers}; mkfifo {state}/pipe; : >{state}/starting",
     )  # fmt: skip
     assert arguments[-1] == f"--containerd={state}/containerd.sock"
     assert (stubs / "pid").exists()  # it was there before dockerd
@@ -142,16 +118,15 @@ def test_what_an_earlier_one_left_is_not_taken_for_it(shell: Shell, stubs: Path)
 
 def test_dockerd_starts_it_when_it_does_not_start_here(shell: Shell, stubs: Path) -> None:
     (stubs / "fails").touch()
-    exec_root = f"--exec-root={shell.directory}/run/docker"
-    arguments, warnings = run(shell, stubs, "dockerd", exec_root)
-    assert arguments == [exec_root]
-    assert warnings == ["containerd did not start, so dockerd will start it itself"]
+    arguments, warnings = run(shell, stubs, "dockerd", "--debug")
+    assert arguments == ["--debug"]
+    assert warnings == ["containerd did not start, so dockerd will start one"]
     assert len((stubs / "starts").read_text().splitlines()) == 1
 
 
 def test_dockerd_starts_it_where_nothing_can_be_written(shell: Shell, stubs: Path) -> None:
-    arguments, warnings = run(shell, stubs, "dockerd", "--exec-root=/proc/docker")
-    assert (arguments, warnings) == (["--exec-root=/proc/docker"], ["cannot write to /proc/docker/containerd"])
+    arguments, warnings = run(shell, stubs, "dockerd", "--debug", before="mount -o remount,ro /run")
+    assert (arguments, warnings) == (["--debug"], ["cannot write to /run/docker/containerd"])
 
 
 def test_it_ends_with_dockerd_wherever_that_runs(shell: Shell, stubs: Path) -> None:
@@ -162,8 +137,8 @@ def test_it_ends_with_dockerd_wherever_that_runs(shell: Shell, stubs: Path) -> N
         "PATH": f"{stubs}:{shell.tools}", "KATA_DIND_PATH": f"{shell.directory}/docker",
         "KATA_DIND_STATUS_DIR": f"{shell.directory}/status", "KATA_DIND_DATA_ROOT": "memory", "KATA_DIND_SIZE": "64M",
     }  # fmt: skip
-    command = [*shell.argv, str(shell.script), "dockerd", f"--exec-root={shell.directory}/run/docker"]
-    cover = 'mount -t tmpfs cover /sys/fs/cgroup; exec "$@"'
+    command = [*shell.argv, str(shell.script), "dockerd"]
+    cover = 'mount -t tmpfs cover /sys/fs/cgroup; mount -t tmpfs run /run; exec "$@"'
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", cover, "sh", *command]
     with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL, process_group=0) as process:
         wait_for((stubs / "dockerd.pid").exists)

@@ -52,10 +52,10 @@ def test_a_path_may_be_odd_and_is_never_evaluated(shell: Shell, value: str) -> N
     odd = shell.directory / value.format(mark="mark").replace("/", "_")
     ended = shell.entrypoint("echo", "went on", PATH=odd, DATA_ROOT="memory", SIZE="64M")
     assert not (shell.directory / "mark").exists()
-    if {"\n", "\t"} & set(value):
+    if {"\n", "\t", "\\"} & set(value):
         assert (ended.code, ended.error["step"]) == (64, "parse")
         assert len(ended.stderr.splitlines()) == 1
-    elif {",", "\\"} & set(value):  # which end or escape an option of mount, for dockerd as well
+    elif "," in value:  # which ends an option of mount, for dockerd as well
         assert (ended.code, ended.error["step"]) == (78, "verify")
     else:
         assert (ended.code, ended.stdout) == (0, "went on\n"), ended.stderr
@@ -66,7 +66,7 @@ def test_a_path_may_be_odd_and_is_never_evaluated(shell: Shell, value: str) -> N
 def test_a_path_that_is_not_absolute_is_refused(shell: Shell, path: str) -> None:
     ended = shell.entrypoint("true", PATH=path)
     assert ended.code == 64
-    assert ended.error["message"] == f"the data root '{path}' is not an absolute path"
+    assert ended.error["message"] == f"the data root is '{path}', not a plain absolute path"
 
 
 def test_no_command_is_refused(shell: Shell) -> None:
@@ -84,7 +84,6 @@ def test_the_block_kind_needs_a_device(shell: Shell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "size",
     [
-        "",
         "20",
         "G",
         "0",
@@ -102,41 +101,33 @@ def test_the_block_kind_needs_a_device(shell: Shell, tmp_path: Path) -> None:
         "1G2M",
         "0x10M",
         "1234567890M",
+        "999999999T",
+        "17T",
+        "1M",
+        "63M",
+        "64000K",
     ],
 )
 def test_a_size_that_is_none_is_refused(shell: Shell, size: str) -> None:
-    assert shell.call('size_in_mib "$1"; echo "<$mib>"', size).stdout == "<>\n"
+    """Also one that no file has, or that holds no file system."""
+    done = shell.call("step=parse KATA_DIND_SIZE=$1; read_size", size)
+    assert done.returncode == 64
+    assert f"KATA_DIND_SIZE is '{size}', not a size from 64M to 16T" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("size", "mib"),
     [
-        ("1K", 1),
-        ("1024K", 1),
-        ("1025K", 2),
+        ("", 20480),
+        ("65536K", 64),
+        ("66560K", 65),
         ("512M", 512),
         ("20G", 20480),
-        ("1T", 1 << 20),
-        ("999999999T", 999999999 << 20),
+        ("16T", 16 << 20),
     ],
 )
 def test_sizes_are_counted_in_mib(shell: Shell, size: str, mib: int) -> None:
-    assert shell.call('size_in_mib "$1"; echo "$mib"', size).stdout == f"{mib}\n"
-
-
-def test_a_size_that_no_file_has_is_refused(shell: Shell, tmp_path: Path) -> None:
-    for size in ("999999999T", "17T"):
-        ended = shell.entrypoint("true", PATH=tmp_path / "docker", SIZE=size)
-        assert ended.code == 64
-        assert ended.error["message"] == f"KATA_DIND_SIZE is '{size}', which is too large"
-
-
-@pytest.mark.parametrize("size", ["1M", "63M", "64000K"])
-def test_a_size_that_holds_no_file_system_is_refused(shell: Shell, tmp_path: Path, size: str) -> None:
-    ended = shell.entrypoint("true", PATH=tmp_path / "docker", SIZE=size)
-    assert ended.code == 64
-    assert ended.error["message"] == f"KATA_DIND_SIZE is '{size}', which is too small"
-    assert ended.error["hint"] == "use at least 64M"
+    assert shell.call('KATA_DIND_SIZE=$1; read_size; echo "$size_mib"', size).stdout == f"{mib}\n"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +147,7 @@ def test_a_size_that_holds_no_file_system_is_refused(shell: Shell, tmp_path: Pat
     ],
 )
 def test_the_commands_own_data_root_is_found(shell: Shell, command: list[str], path: str) -> None:
-    assert shell.call('read_command "$@"; echo "$command_data_root"', *command).stdout == f"{path}\n"
+    assert shell.call('read_command "$@"; echo "$data_root"', *command).stdout == f"{path}\n"
 
 
 CONFIGS = {
@@ -178,7 +169,7 @@ CONFIGS = {
 def test_the_data_root_of_the_daemons_configuration_is_found(shell: Shell, config: str) -> None:
     file = shell.directory / "daemon.json"
     file.write_text(config)
-    done = shell.call('config_file=$1; read_config; echo "$config_data_root"', str(file))
+    done = shell.call('config_file=$1; read_command; read_config; echo "$data_root"', str(file))
     assert (done.stdout, done.stderr) == (f"{CONFIGS[config]}\n", "")
     assert [*shell.directory.iterdir()] == [file]
 
@@ -209,20 +200,23 @@ def test_what_the_program_uses_must_be_what_is_proven(shell: Shell, program: str
 
 
 @pytest.mark.parametrize(
-    ("program", "option", "key", "text"),
+    ("program", "option", "text", "message"),
     [
-        ("dockerd", "--config-file", "data-root", r'{"data-root": "/a\u0020b"}'),
-        ("buildkitd", "--config", "root", r'root = "/a\u0020b"'),
+        (
+            *("dockerd", "--config-file", r'{"data-root": "/a\u0020b"}'),
+            r"the data root is '/a\u0020b', not a plain absolute path",
+        ),
+        ("buildkitd", "--config", r'root = "/a\u0020b"', "cannot read root in "),
     ],
 )
 def test_a_path_in_the_configuration_that_we_cannot_read_is_refused(
-    shell: Shell, program: str, option: str, key: str, text: str
+    shell: Shell, program: str, option: str, text: str, message: str
 ) -> None:
     config = shell.directory / "configuration"
     config.write_text(text)
     ended = shell.entrypoint(program, f"{option}={config}")
     assert ended.code == 64
-    assert ended.error["message"] == f"cannot read {key} in {config}, because its value has a backslash in it"
+    assert ended.error["message"].startswith(message)
 
 
 def test_a_configuration_that_is_none_is_dockerds_business(shell: Shell, tmp_path: Path) -> None:
@@ -251,7 +245,7 @@ MOUNTINFO = """\
 6 1 0:33 / /var/lib/dock rw - tmpfs tmpfs rw
 7 1 0:34 / /mnt/a*b rw - btrfs none rw
 8 1 0:35 / /mnt/odd rw - 9p - rw
-9 1 0:36 / /mnt/a\\040b\\134c rw - ext4 /dev/vdb rw
+9 1 0:36 / /mnt/a\\040b\\040c rw - ext4 /dev/vdb rw
 """
 
 
@@ -271,7 +265,7 @@ MOUNTINFO = """\
         ("/mnt/a*b/c", "btrfs"),
         ("/mnt/aXb/c", "ext4"),
         ("/mnt/odd/a b", "9p"),
-        ("/mnt/a b\\c", "ext4"),
+        ("/mnt/a b c", "ext4"),
     ],
 )
 def test_the_longest_mount_point_wins_and_the_last_of_equals(
@@ -279,7 +273,7 @@ def test_the_longest_mount_point_wins_and_the_last_of_equals(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTINFO)
-    done = shell.call('filesystem_of "$1"; echo "$filesystem"', path, files={"/proc/self/mountinfo": table})
+    done = shell.call('home=/; filesystem_of "$1"; echo "$filesystem"', path, files={"/proc/self/mountinfo": table})
     assert done.stdout == f"{filesystem}\n"
 
 
@@ -288,21 +282,21 @@ def test_the_longest_mount_point_wins_and_the_last_of_equals(
     [
         ("/var/lib/docker", "1 /var/lib/docker 0:32"),
         ("/var/lib/docker/x", " /var/lib/docker 0:32"),
-        ("/mnt/a b\\c", "1 /mnt/a\\040b\\134c 0:36"),
-        ("/mnt/a b\\c/d", " /mnt/a\\040b\\134c 0:36"),
+        ("/mnt/a b c", "1 /mnt/a\\040b\\040c 0:36"),
+        ("/mnt/a b c/d", " /mnt/a\\040b\\040c 0:36"),
     ],
 )
 def test_a_mount_point_is_known_from_what_lies_in_it(shell: Shell, tmp_path: Path, path: str, answer: str) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTINFO)
-    script = 'filesystem_of "$1"; printf "%s\\n" "$is_mount_point $mount_point $mount_numbers"'
+    script = 'home=/; filesystem_of "$1"; printf "%s\\n" "$is_mount_point $longest $mount_numbers"'
     assert shell.call(script, path, files={"/proc/self/mountinfo": table}).stdout == f"{answer}\n"
 
 
 def test_an_empty_table_is_an_unknown_file_system(shell: Shell, tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.touch()
-    done = shell.call('filesystem_of "$1"; echo "$filesystem"', "/", files={"/proc/self/mountinfo": table})
+    done = shell.call('home=/; filesystem_of "$1"; echo "$filesystem"', "/", files={"/proc/self/mountinfo": table})
     assert done.stdout == "unknown\n"
 
 
@@ -310,12 +304,12 @@ def test_an_empty_table_is_an_unknown_file_system(shell: Shell, tmp_path: Path) 
     "text", ["plain", 'quote " and \\ backslash', "tab\tnewline\nreturn\rbell\adelete\x7f", "ünï", "", "%s %d \\n"]
 )
 def test_what_is_spoken_is_json_whatever_it_holds(shell: Shell, text: str) -> None:
-    spoken = json.loads(shell.call('speak warning step "$1" "$1"', text).stderr)
+    spoken = json.loads(shell.call('step=step; speak warning "$1" "$1"', text).stderr)
     plain = "".join(" " if ord(letter) < 32 or letter == "\x7f" else letter for letter in text)
     assert spoken == {"kata_dind": "warning", "step": "step", "message": plain, "hint": plain}
 
 
 def test_only_errors_and_warnings_are_spoken_when_asked(shell: Shell) -> None:
-    script = "KATA_DIND_LOG=error; for level in info warning error; do speak $level a b; done"
+    script = "step=step log=error; for level in info warning error; do speak $level a; done"
     spoken = [json.loads(line)["kata_dind"] for line in shell.call(script).stderr.splitlines()]
     assert spoken == ["warning", "error"]

@@ -75,8 +75,7 @@ def test_the_root_is_what_the_program_takes(shell: Shell, environment: str, comm
     config.write_text('root = "/data/earthly/buildkit"\n')  # as Earthly's own entrypoint writes it
     command = [word.replace("@config", str(config)) for word in command]
     script = f"{environment}\nuser=0; " + (
-        'find_program "$@"; read_other_program "$@"; '
-        'dockerds=${command_data_root:-$config_data_root}; echo "${dockerds:-$default_data_root}"'
+        'find_program "$@"; read_other_program "$@"; echo "${data_root:-$default_data_root}"'
     )
     assert shell.call(script, *command).stdout == f"{root}\n"
 
@@ -106,7 +105,7 @@ def test_without_root_it_is_what_rootless_buildkit_takes(shell: Shell) -> None:
 
 def test_a_root_that_is_not_absolute_is_refused(shell: Shell) -> None:
     ended = shell.entrypoint("buildkitd", "--root=here")
-    assert (ended.code, ended.error["hint"]) == (64, "set KATA_DIND_PATH=/var/lib/buildkit")
+    assert (ended.code, ended.error["hint"]) == (64, "use one like /var/lib/buildkit")
 
 
 # --- TOML

@@ -42,7 +42,7 @@ def test_the_host_and_the_guest_format_ext4_alike(shell: Shell, tmp_path: Path, 
     guests.touch()
     run(["truncate", "--size", f"{size_mib}M", guests], timeout_seconds=10)
     done = shell.call(
-        'reason="" exclusive=1 format=ext4 size_mib=$2; make_file_system "$1"; echo "<$reason>"',
+        'reason="" exclusive=1 disk=$1 format=ext4 size_mib=$2; make_file_system "$1"; echo "<$reason>"',
         str(guests),
         str(size_mib),
     )
@@ -58,7 +58,7 @@ def test_the_host_and_the_guest_format_xfs_alike(shell: Shell, tmp_path: Path) -
     guests = tmp_path / "guests"
     guests.touch()
     run(["truncate", "--size", "300M", guests], timeout_seconds=10)
-    done = shell.call('reason="" format=xfs; make_file_system "$1"; echo "<$reason>"', str(guests))
+    done = shell.call('reason="" format=xfs disk=$1; make_file_system "$1"; echo "<$reason>"', str(guests))
     assert done.stdout == "<>\n", done
     described = [
         run(["xfs_db", "-r", "-c", "info", disk], timeout_seconds=10).stdout for disk in (guests, tmp_path / "hosts")
@@ -69,12 +69,13 @@ def test_the_host_and_the_guest_format_xfs_alike(shell: Shell, tmp_path: Path) -
 def _contradicts(shell: Shell, named: str, *, fallback: str = "none", filesystem: str = "ext4") -> bool:
     """Ask the entrypoint whether dockerd must not be told to use this driver on a data root with a proven overlay."""
     script = """
-    driver='' fallback=$2 filesystem=$3 path=/nowhere
-    compare_driver "$1"
-    echo "<$contradicts>"
+    program=dockerd storage_driver='' named_driver=$1 fallback=$2 filesystem=$3 path=/nowhere overlay=overlay2 step=exec
+    unset DOCKER_DRIVER
+    settle_driver
+    echo "<${DOCKER_DRIVER:-}>"
     """
     done = shell.call(script, named, fallback, filesystem)
-    return {"<1>\n": True, "<>\n": False}[done.stdout]
+    return {"<overlay2>\n": True, "<overlayfs>\n": True, "<>\n": False}[done.stdout]
 
 
 def test_a_storage_driver_that_needs_no_overlay_contradicts_its_proof(shell: Shell) -> None:
@@ -96,7 +97,7 @@ def test_the_driver_of_a_file_system_fits_on_it_alone(shell: Shell, name: str) -
 
 
 def _takes(shell: Shell, variable: str, value: str) -> bool:
-    done = shell.call(f"KATA_DIND_DEVICE=/dev/vda KATA_DIND_{variable}=$1; parse true; echo taken", value)
+    done = shell.call(f"step=parse KATA_DIND_DEVICE=/dev/vda KATA_DIND_{variable}=$1; parse true; echo taken", value)
     assert done.returncode in (0, 64), done
     return done.stdout == "taken\n"
 

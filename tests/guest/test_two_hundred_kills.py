@@ -302,9 +302,9 @@ def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
 
 
 @pytest.fixture
-def shells(entrypoint_file: Path, tmp_path: Path) -> list[Shell]:
+def shells(entrypoint_file: Path, busybox_programs: Path, tmp_path: Path) -> list[Shell]:
     (tmp_path / "work").mkdir()
-    return [make_shell(name, entrypoint_file, tmp_path) for name in ("dash", "busybox")]
+    return [make_shell(entrypoint_file, tmp_path, programs) for programs in (None, busybox_programs)]
 
 
 @pytest.mark.requires("fuse")

@@ -35,7 +35,6 @@ def test_a_good_data_root_passes_and_keeps_no_trace_of_the_proof(shell: Shell, d
     assert (ended.code, ended.stdout) == (0, ""), ended.stderr
     steps = ["mount", "copy-up", "whiteout", "d_type", "rename", "opaque directory", "file capability"]
     assert json.loads(ended.status.read_text())["proof"] == dict.fromkeys(["write", *steps], "passed")
-    assert any(f"overlay works on tmpfs: {', '.join(steps)}" in line for line in ended.said("info"))
 
 
 def test_what_a_killed_proof_has_left_is_no_hindrance(shell: Shell, data_root: Path) -> None:
@@ -87,7 +86,7 @@ def test_loop_works_on_the_share_that_is_refused(shell: Shell, data_root: Path) 
 def test_auto_takes_loop_on_the_share_that_is_refused(shell: Shell, data_root: Path) -> None:
     ended = shell.entrypoint("true", PATH=data_root, SIZE="256M", **on_fuse_without_xattr(shell, data_root))
     assert ended.code == 0, ended.stderr
-    assert "the data root's kind is loop" in ended.said("info")
+    assert json.loads(ended.status.read_text())["kind"] == "loop"
 
 
 def stub(tmp_path: Path, name: str, script: str) -> str:
@@ -105,16 +104,16 @@ def stub(tmp_path: Path, name: str, script: str) -> str:
 @pytest.mark.parametrize(
     ("name", "script", "step"),
     [
-        ("rm", "case $2 in */merged/removed) exit 1 ;; esac", "whiteout"),
+        ("rm", "case $2 in removed) exit 1 ;; esac", "whiteout"),
         (
             "rm",
-            'case $2 in */merged/removed) /bin/rm "$@"; /bin/rm -f "${2%merged*}upper/removed"; exit ;; esac',
+            'case $2 in removed) /bin/rm "$@"; /bin/rm -f "../upper/removed"; exit ;; esac',
             "whiteout",
         ),
-        ("mv", "case $1 in */merged/*) exit 1 ;; esac", "rename"),
-        ("mv", 'case $1 in */merged/*) exec cp "$@" ;; esac', "rename"),
-        ("mkdir", "case $1 in */merged/dir) exit 1 ;; esac", "opaque directory"),
-        ("mkdir", 'case $1 in */merged/dir) /bin/mkdir "$1"; touch "$1/hidden"; exit ;; esac', "opaque directory"),
+        ("mv", "case $1 in renamed) exit 1 ;; esac", "rename"),
+        ("mv", 'case $1 in renamed) exec cp "$@" ;; esac', "rename"),
+        ("mkdir", "case $1 in dir) exit 1 ;; esac", "opaque directory"),
+        ("mkdir", 'case $1 in dir) /bin/mkdir "$1"; touch "$1/hidden"; exit ;; esac', "opaque directory"),
         ("mount", "case $2 in overlay) exit 32 ;; esac", "mount"),
         ("setfattr", "exit 1", "file capability"),
     ],

@@ -84,10 +84,10 @@ def test_what_is_there_is_not_built_again() -> None:
         return guest_os, kernel, require_dind_image("", source, report=report)
 
     first = require_all(silent)
-    started = time.monotonic()
+    used = time.process_time()
     assert require_all(events.append) == first
     assert events == []
-    assert time.monotonic() - started < 1
+    assert time.process_time() - used < 1
 
 
 def test_a_change_of_our_code_costs_only_the_last_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kata_dind.errors import ImageError
-from kata_dind.host.process import daemon
 from kata_dind.image import store
 from kata_dind.image.oci import pull_image
 from kata_dind.progress import silent
+from tests.image.registries import running_registry
 from tests.users import OrdinaryUser
 
 pytestmark = [pytest.mark.requires("registry"), pytest.mark.timeout(300)]
-
-_REGISTRY = """\
-version: 0.1
-log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
 
 _PULL = """
 import sys
@@ -70,22 +60,10 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def registry(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry on loopback that has both images under `team/`; its host and port."""
-    directory = tmp_path_factory.mktemp("registry")
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    (directory / "config.yml").write_text(_REGISTRY.format(root=directory / "blobs", port=port))
-    argv = ["docker-registry", "serve", str(directory / "config.yml")]
-    with daemon(argv, name="docker-registry", log=directory / "log") as process:
-        deadline = time.monotonic() + 20
-        while True:
-            assert not process.ended(), process.describe_end()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with running_registry(tmp_path_factory.mktemp("registry")) as host:
         for tag in ("dind", "plain"):
-            _skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:{tag}", f"docker://127.0.0.1:{port}/team/{tag}:1")
-        yield f"127.0.0.1:{port}"
+            _skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:{tag}", f"docker://{host}/team/{tag}:1")
+        yield host
 
 
 def test_an_image_comes_from_a_registry(registry: str) -> None:

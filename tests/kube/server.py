@@ -1,7 +1,8 @@
 """A real etcd and a real kube-apiserver on this machine, for the length of a `with` block.
 
-No controller, scheduler or kubelet runs: objects are validated, defaulted, stored and given back, and nothing is made
-of them. So there are no service accounts in namespaces, and the admission plugin that would ask for them is off.
+A kubelet runs only on the node of tests/kube/node.py, controllers and a scheduler only in the cluster of
+tests/kube/cluster.py: objects are validated, defaulted, stored and given back, and nothing is made of them. So there
+are no service accounts in namespaces, and the admission plugin that would ask for them is off.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kata_dind.host.process import Daemon, daemon, run
 from scripts import build_kube
 from tests.kube.client import Client
+from tests.kube.namespaces import Namespaces
 
 START_SECONDS = 120
 
 ADMIN = "admin"
 READER = "reader"
 """A user without any rights, until a test gives it some."""
+
+WITHOUT_CONTROLLERS = ("--disable-admission-plugins=ServiceAccount",)
 
 
 @dataclass(frozen=True)
@@ -33,23 +37,31 @@ class ApiServer:
     port: int
     directory: Path
     kata_dind_logs: list[Path]
+    inside: Namespaces | None = None
+    """Where its loopback is, if it isn't this machine's."""
 
     @property
     def authority(self) -> Path:
         """The certificate that the server's own is signed by."""
         return self.directory / "certificates" / "apiserver.crt"
 
+    @property
+    def service_accounts_key(self) -> Path:
+        """The key by which the tokens of service accounts are signed."""
+        return self.directory / "service-accounts.key"
+
     @contextlib.contextmanager
-    def client(self, user: str = ADMIN) -> Iterator[Client]:
-        """Talk to the server as a user."""
-        client = Client(self.port, authority=self.authority, token=token_of(user))
+    def client(self, user: str = ADMIN, *, token: str = "") -> Iterator[Client]:
+        """Talk to the server as a user, or as somebody with a token."""
+        entered = self.inside.entered_network if self.inside else contextlib.nullcontext
+        client = Client(self.port, authority=self.authority, token=token or token_of(user), entered=entered)
         try:
             yield client
         finally:
             client.close()
 
-    def kubeconfig(self, path: Path, *, context: str, user: str = ADMIN, namespace: str = "") -> Path:
-        """Write what kubectl needs; kubectl reads JSON, too."""
+    def kubeconfig(self, path: Path, *, context: str, user: str = ADMIN, token: str = "", namespace: str = "") -> Path:
+        """Write what kubectl needs, of a user or of somebody with a token; kubectl reads JSON, too."""
         cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.authority)}
         place = {"cluster": "test", "user": user, **({"namespace": namespace} if namespace else {})}
         config = {
@@ -57,7 +69,7 @@ class ApiServer:
             "kind": "Config",
             "current-context": context,
             "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": token_of(user)}}],
+            "users": [{"name": user, "user": {"token": token or token_of(user)}}],
             "contexts": [{"name": context, "context": place}],
         }
         path.write_text(json.dumps(config), encoding="utf-8")
@@ -71,16 +83,24 @@ def token_of(user: str) -> str:
 
 
 @contextlib.contextmanager
-def start_api_server(directory: Path) -> Iterator[ApiServer]:
-    """Start etcd and an API server whose files lie in a directory."""
+def start_api_server(
+    directory: Path, *, inside: Namespaces | None = None, flags: Sequence[str] = WITHOUT_CONTROLLERS
+) -> Iterator[ApiServer]:
+    """Start etcd and an API server whose files lie in a directory, on this machine's loopback or on a node's.
+
+    The flags are more of the server's.
+    """
     program = build_kube.require_program("kube-apiserver")
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(_start_etcd(directory))
-        port = stack.enter_context(_reserved_port())
+        with inside.entered_network() if inside else contextlib.nullcontext():
+            port = stack.enter_context(_reserved_port())
         log = directory / "kube-apiserver.log"
-        argv: list[str | os.PathLike[str]] = [program, *_flags(directory, endpoint=endpoint, port=port)]
+        argv = [str(program), *_flags(directory, endpoint=endpoint, port=port), *flags]
+        if inside:
+            argv = inside.argv(*argv, *_flags_on_node(inside))
         process = stack.enter_context(daemon(argv, name="kube-apiserver", log=log))
-        server = ApiServer(port, directory, [log, directory / "etcd.log"])
+        server = ApiServer(port, directory, [log, directory / "etcd.log"], inside)
         _wait_until_ready(server, process)
         yield server
 
@@ -132,8 +152,12 @@ def _flags(directory: Path, *, endpoint: str, port: int) -> list[str]:
         f"--service-account-signing-key-file={key}",
         "--service-cluster-ip-range=10.0.0.0/24",
         "--endpoint-reconciler-type=none",
-        "--disable-admission-plugins=ServiceAccount",
     ]
+
+
+def _flags_on_node(node: Namespaces) -> list[str]:
+    # Without a default route it can't choose an address for itself.
+    return [f"--advertise-address={node.address}", "--kubelet-preferred-address-types=InternalIP"]
 
 
 def _wait_until_ready(server: ApiServer, process: Daemon) -> None:

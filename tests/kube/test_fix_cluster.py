@@ -295,8 +295,10 @@ def test_a_server_that_is_gone_is_said(as_user: AsUser, api_server: ApiServer, t
     assert "refused" in done.stderr
 
 
-def test_a_namespace_that_does_not_exist_has_no_workloads(as_user: AsUser) -> None:
-    assert as_user().fix("-n", "no-such-namespace", "--check").returncode == 0
+def test_a_namespace_that_does_not_exist_is_said(as_user: AsUser) -> None:
+    done = as_user().fix("-n", "no-such-namespace", "--check")
+    assert done.returncode == 6
+    assert "has no namespace 'no-such-namespace'" in done.stderr
 
 
 def test_all_namespaces_are_read(api: Client, as_user: AsUser, namespace: str, kata_class: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kata_dind.fixing.mend import script
+from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.pod.detect import detect
 from kata_dind.pod.places import find_pods, translate
 from kata_dind.pod.policy import Policy, parse_policy
@@ -52,17 +52,17 @@ def test_what_is_rendered_is_accepted_and_left_alone(
         memory="32Gi",
     )
     policy = _POLICIES[rootless]
-    answer = api.create(render(spec, script=script, policy=policy), dry_run=True)
+    answer = api.create(render(spec, script=entrypoint_for_pods, policy=policy), dry_run=True)
     assert answer.accepted, answer.message
     (place,) = find_pods(answer.body)
     claims = place.claim_templates
     assert detect(place.pod, policy, claim_templates=claims).engines, "it is seen, and left alone for being well"
-    assert repair(place.pod, policy, script=script, claim_templates=claims).patch == ()
+    assert repair(place.pod, policy, script=entrypoint_for_pods, claim_templates=claims).patch == ()
 
 
 def test_the_script_of_a_pod_survives(api: Client, namespace: str, kata_class: str) -> None:
     sent = pod("survives", namespace, dind_spec(kata_class))
-    sent = patched(sent, repair(sent, Policy(), script=script).patch)
+    sent = patched(sent, repair(sent, Policy(), script=entrypoint_for_pods).patch)
     (container,) = sent["spec"]["containers"]
     assert len(container["command"][2]) > 10_000
     created = api.create(sent)
@@ -92,6 +92,6 @@ def test_a_workload_is_patched_in_the_server_and_then_left_alone(api: Client, na
 def patch_of(item: dict[str, Any]) -> list[Any]:
     """Return what repairs an object, in its own pointers."""
     (place,) = find_pods(item)
-    own, elsewhere = translate(place, repair(place.pod, Policy(), script=script).patch)
+    own, elsewhere = translate(place, repair(place.pod, Policy(), script=entrypoint_for_pods).patch)
     assert not elsewhere
     return list(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import itertools
 import re
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from scripts.pins import constraints
 _REPOSITORY = Path(__file__).parents[2]
 _PROJECT: dict[str, Any] = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 _LOCK: dict[str, Any] = tomllib.loads((_REPOSITORY / "uv.lock").read_text(encoding="utf-8"))
-_REQUIREMENTS = [Requirement(text) for text in [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["dev"]]]
+_TEXTS = [*_PROJECT["dependencies"], *itertools.chain(*_PROJECT["optional-dependencies"].values())]
+# An extra may ask for another one of ours.
+_REQUIREMENTS = [wanted for wanted in map(Requirement, _TEXTS) if wanted.name != _PROJECT["name"]]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,8 @@ def metadata(wheel: Path) -> Message:
 
 def test_the_lock_is_of_what_pyproject_asks_for() -> None:
     [ours] = [package for package in _LOCK["package"] if package["name"] == _PROJECT["name"]]
-    locked = {(wanted["name"], wanted["specifier"]) for wanted in ours["metadata"]["requires-dist"]}
+    required = [each for each in ours["metadata"]["requires-dist"] if each["name"] != _PROJECT["name"]]
+    locked = {(wanted["name"], wanted["specifier"]) for wanted in required}
     asked = {(canonicalize_name(wanted.name), str(wanted.specifier)) for wanted in _REQUIREMENTS}
     assert locked == asked, "run `.venv/bin/uv lock`"
     assert _LOCK["requires-python"] == _PROJECT["requires-python"]

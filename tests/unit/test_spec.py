@@ -49,6 +49,7 @@ def refusal(**fields: Any) -> str:
         ({"colour": "red"}, "spec.unknown-field"),
         ({"volume": "work", "data_root": "memory"}, "spec.volume-in-memory"),
         ({"seed": "work", "cold": True}, "spec.seed-with-cold"),
+        ({"host_ports": ["5432"], "network": "none"}, "spec.host-port-without-network"),
         ({"backend": "kubernetes"}, "backend.not-installed"),
         ({"backend": "kubernets"}, "spec.wrong-value"),
     ],
@@ -77,9 +78,16 @@ def test_defaults() -> None:
         "accelerator": Accelerator.AUTO,
         "network": NetworkMode.NAT,
         "allow_link_local": False,
+        "publish_addresses": (),
+        "host_ports": (),
         "shares": (),
+        "watch": False,
         "cold": False,
         "seed": "",
+        "handler": "",
+        "allow_shared_kernel": False,
+        "allow_known_holes": False,
+        "containerd_address": Path("/run/containerd/containerd.sock"),
         "dockerd_args": (),
         "timeout_seconds": 180.0,
     }
@@ -99,7 +107,7 @@ def test_words_become_enums_and_shares() -> None:
 
 def test_a_spec_survives_json() -> None:
     spec = parse_spec(name="demo", shares=["/a:/b:ro"], kernel="/boot/vmlinuz", dockerd_args=["--debug"])
-    assert parse_spec(**spec.model_dump(mode="json")) == spec
+    assert spec_from_json(spec_to_json(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,8 @@ def test_a_name_is_a_plain_file_name(name: str) -> None:
         ("/a:b:/c", (Path("/a:b"), PurePosixPath("/c"), False)),
         ("./a:/b/./c//d/", (Path("a"), PurePosixPath("/b/c/d"), False)),
         ("ro:/ro:ro", (Path("ro"), PurePosixPath("/ro"), True)),
+        ("/home/me/src", (Path("/home/me/src"), PurePosixPath("/home/me/src"), False)),
+        ("/home/me/src:ro", (Path("/home/me/src"), PurePosixPath("/home/me/src"), True)),
     ],
 )
 def test_shares(text: str, expected: tuple[Path, PurePosixPath, bool]) -> None:
@@ -192,10 +202,13 @@ def test_shares(text: str, expected: tuple[Path, PurePosixPath, bool]) -> None:
     ("text", "reason"),
     [
         ("", "is not a share"),
-        ("/a", "is not a share"),
+        (":ro", "is not a share"),
+        (".", "must be absolute"),
+        ("src:ro", "must be absolute"),
+        ("/etc", "guest's own /etc"),
+        ("/a/../b", "without '..'"),
         ("/a:", "is not a share"),
         (":/b", "is not a share"),
-        ("/a:ro", "is not a share"),
         ("/a::ro", "is not a share"),
         ("/a:b", "must be absolute"),
         ("/a:/b/../c", "without '..'"),
@@ -289,12 +302,14 @@ def test_a_flag_for_dockerd_has_no_control_character() -> None:
     [
         ({"filesystem": "btrfs"}, "--filesystem: 'btrfs' is unknown; use ext4 or xfs"),
         ({"fallback": "native"}, "--fallback: 'native' is unknown; use none, vfs or fuse-overlayfs"),
-        ({"dockerd_args": "--debug"}, "--dockerd-arg: '--debug' is not allowed; input should be a valid tuple"),
+        ({"dockerd_args": "--debug"}, "--dockerd-arg: '--debug' is not a list"),
         ({"data_root": "9p"}, "--data-root: '9p' is unknown; use auto, memory, loop, block or virtiofs"),
-        ({"backend": "xen"}, "--backend: 'xen' is unknown; use vm"),
-        ({"backend": 5}, "--backend: '5' is unknown; use vm"),
-        ({"backend": "containerd"}, "--backend: 'containerd' is not available in this installation; use vm"),
-        ({"backend": "kubernetes"}, "--backend: 'kubernetes' is not available in this installation; use vm"),
+        ({"backend": "xen"}, "--backend: 'xen' is unknown; use vm or containerd"),
+        ({"backend": 5}, "--backend: '5' is unknown; use vm or containerd"),
+        (
+            {"backend": "kubernetes"},
+            "--backend: 'kubernetes' is not available in this installation; use vm or containerd",
+        ),
         ({"accelerator": "hvf"}, "--accel: 'hvf' is unknown; use auto, kvm or tcg"),
         ({"network": "host"}, "--network: 'host' is unknown; use none or nat"),
         ({"cpus": 0}, "--cpus: 0 is not allowed; input should be greater than or equal to 1"),
@@ -304,8 +319,18 @@ def test_a_flag_for_dockerd_has_no_control_character() -> None:
             {"image": "-x"},
             "--image: '-x' is not an image; use a reference from `kata-dind image ls`, like docker:28-dind",
         ),
-        ({"size": 20}, "--size: 20 is not allowed; input should be a valid string"),
-        ({"shares": "/a:/b"}, "--share: '/a:/b' is not allowed; input should be a valid tuple"),
+        ({"size": 20}, "--size: 20 is not a text"),
+        (
+            {"publish_addresses": ["localhost"]},
+            "--publish-address: 'localhost' is not an address; use an address of this host, like 192.168.1.5, or "
+            "0.0.0.0 for all of them",
+        ),
+        (
+            {"publish_addresses": ["224.0.0.1"]},
+            "--publish-address: '224.0.0.1' is not an address that a port can be published on; use an address of this "
+            "host, like 192.168.1.5, or 0.0.0.0 for all of them",
+        ),
+        ({"shares": "/a:/b"}, "--share: '/a:/b' is not a list"),
     ],
 )
 def test_refusals_name_the_option_the_value_and_what_is_allowed(fields: dict[str, Any], message: str) -> None:
@@ -382,6 +407,24 @@ def test_what_was_given_may_not_differ_from_what_there_is() -> None:
         with pytest.raises(SpecError) as caught:
             require_same(parse_spec(name="demo", **fields), had, of="the seed 'web'")
         assert caught.value.summary == message
+
+
+def test_ports_of_the_host() -> None:
+    assert parse_spec(name="demo", host_ports=["5432", "1", 65535]).host_ports == (5432, 1, 65535)
+
+
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        *(([text], f"{text!r} is not a port; it must be a number from 1 to 65535")
+          for text in ("0", "65536", "-1", "", "http", "٣", "1 ", "1e3", "08000000", "5432:5432")),
+        ([0], "'0' is not a port; it must be a number from 1 to 65535"),
+        (["53"], "53 is where the guest asks for names, which it needs; use another port"),
+        (["80", "080"], "80 is given twice"),
+    ],
+)  # fmt: skip
+def test_ports_of_the_host_that_are_none(ports: list[str | int], message: str) -> None:
+    assert refusal(host_ports=ports) == f"--host-port: {message}"
 
 
 def test_a_field_that_the_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,14 @@ NAME = "shared"
 
 @dataclass(frozen=True)
 class SharedPaths:
-    """What the host shares, and where the guest sees it: a directory, one that is read-only, and a file."""
+    """What the host shares, and where the guest sees it: a directory, one that is read-only, a file, and a directory
+    that has the same path on both sides.
+    """
 
     writable: Path
     read_only: Path
     file: Path
+    same: Path
     guest_writable: str = "/srv/writable"
     guest_read_only: str = "/srv/read-only"
     guest_file: str = "/srv/note, with comma.txt"
@@ -36,6 +39,7 @@ class SharedPaths:
             f"{self.writable}:{self.guest_writable}",
             f"{self.read_only}:{self.guest_read_only}:ro",
             f"{self.file}:{self.guest_file}:ro",
+            str(self.same),
         )
         return [word for share in shares for word in ("--share", share)]
 
@@ -43,8 +47,11 @@ class SharedPaths:
 @pytest.fixture(scope="session")
 def shared_paths(tmp_path_factory: pytest.TempPathFactory) -> SharedPaths:
     directory = tmp_path_factory.mktemp("shares")
-    paths = SharedPaths(directory / "writable", directory / "read only", directory / "note, with comma.txt")
+    paths = SharedPaths(
+        directory / "writable", directory / "read only", directory / "note, with comma.txt", directory / "same"
+    )
     paths.writable.mkdir()
+    paths.same.mkdir()
     paths.read_only.mkdir()
     (paths.read_only / "given").write_text("from the host\n")
     paths.file.write_text("a note\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ class SandboxDriver:
     @property
     def docker_host(self) -> str:
         return self.sandbox.docker_host
+
+    @property
+    def disk_checks(self) -> int:
+        """How often a start has checked the data root's file system, by what the entrypoint said."""
+        return len(re.findall(r'"checking [^"]+ in full"', self.sandbox.log_path("dockerd").read_text()))
 
     @property
     def supervisor_pid(self) -> int:

@@ -37,16 +37,9 @@ class NetworkNamespace:
     def run(self, *argv: str) -> str:
         return subprocess.run([*self.prefix, *argv], check=True, capture_output=True, text=True).stdout
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> contextlib.AbstractContextManager[None]:
         """Let this thread make its sockets in the namespace; they stay there."""
-        named = Path("/run/netns") / self.name
-        with Path("/proc/thread-self/ns/net").open("rb") as ours, named.open("rb") as theirs:
-            _set_network(theirs.fileno())
-            try:
-                yield
-            finally:
-                _set_network(ours.fileno())
+        return entered_network(Path("/run/netns") / self.name)
 
     def resolve_with(self, nameserver: str) -> None:
         # In place: programs in the namespace have this very file mounted.
@@ -56,6 +49,17 @@ class NetworkNamespace:
         """Return the addresses of all listening TCP sockets, as the kernel writes them."""
         rows = self.run("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
         return {row.split()[1] for row in rows if row.split()[3] == "0A"}
+
+
+@contextlib.contextmanager
+def entered_network(network: Path) -> Iterator[None]:
+    """Let this thread make its sockets in a network namespace; they stay there."""
+    with Path("/proc/thread-self/ns/net").open("rb") as ours, network.open("rb") as theirs:
+        _set_network(theirs.fileno())
+        try:
+            yield
+        finally:
+            _set_network(ours.fileno())
 
 
 @contextlib.contextmanager

@@ -237,7 +237,8 @@ def test_a_shell_has_a_terminal_that_resizes(shell: tuple[Terminal, subprocess.P
     terminal.wait_for("30 100")
     terminal.answer("echo $TERM in $((40 + 2))", "xterm in 42")
     terminal.resize(41, 123)
-    terminal.answer("stty size", "41 123")
+    # A signal tells of the new size, which what is typed may overtake.
+    terminal.answer("until stty size | grep '41 12''3'; do sleep 0.1; done", "41 123")
     # Said by what is to be interrupted: before that, the terminal's foreground is the shell's.
     terminal.answer("sh -c 'echo slee''ping; exec sleep 1000'", "sleeping")
     terminal.type("\x03")

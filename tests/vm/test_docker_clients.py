@@ -15,6 +15,7 @@ import pytest
 from docker.models.containers import Container
 from docker.utils.socket import frames_iter
 
+from tests.vm.conftest import SharedPaths
 from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, wait_until
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
@@ -74,6 +75,15 @@ class TestCli:
         assert self.run(sandbox, "cp", str(tmp_path / "there"), f"{sleeper.name}:/file").returncode == 0
         assert self.run(sandbox, "cp", f"{sleeper.name}:/file", str(tmp_path / "back")).returncode == 0
         assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
+
+    def test_it_binds_a_directory_that_has_one_path_on_both_sides(
+        self, sandbox: SandboxDriver, hello: str, shared_paths: SharedPaths
+    ) -> None:
+        (shared_paths.same / "source").write_text("from the host\n")
+        bind = f"{shared_paths.same}:/app"
+        done = self.run(sandbox, "run", "--rm", "-v", bind, hello, "sh", "-c", "cat /app/source >/app/product")
+        assert done.returncode == 0, done.stderr
+        assert (shared_paths.same / "product").read_text() == "from the host\n"
 
 
 # --- docker-py

@@ -50,7 +50,7 @@ _BAD_INPUT = {
         "--size: a memory data root of '3G' is larger than the guest's memory (2G); use ",
     ),
     "share that is not there": (["--share", "/no/such:/srv"], "--share: '/no/such' does not exist on this host"),
-    "share without a place": (["--share", "/tmp"], "--share: '/tmp' is not a share; use HOST:GUEST"),
+    "share without a place": (["--share", "/tmp:"], "--share: '/tmp:' is not a share; use PATH, HOST:GUEST"),
     "nested shares": (
         ["--share", "/tmp:/srv", "--share", "/tmp:/srv/inner"],
         "--share: the guest path '/srv/inner' is used inside '/srv', which is a share as well",

@@ -46,10 +46,10 @@ def two_ups(share: Path, private_directories: Path) -> Iterator[list[tuple[int, 
 def hurt(two_ups: object) -> Iterator[SandboxDriver]:
     """The sandbox, started again, with a data root that is whole; stopped afterwards if it still runs."""
     sandbox = SandboxDriver(NAME)
-    was_cut_off, checks_before = (sandbox.sandbox.directory / "unclean").exists(), count_checks(sandbox)
+    was_cut_off, checks_before = (sandbox.sandbox.directory / "unclean").exists(), sandbox.disk_checks
     succeed("start", NAME)
     try:
-        assert count_checks(sandbox) - checks_before == int(was_cut_off)
+        assert sandbox.disk_checks - checks_before == int(was_cut_off)
         assert sandbox.succeed("docker run --rm kept:1 cat /file") == "kept\n"
         sandbox.fail("dmesg | grep -E 'EXT4-fs (error|warning)'", where="guest")
         yield sandbox
@@ -127,11 +127,11 @@ def test_a_power_cut_while_the_guest_writes(hurt: SandboxDriver) -> None:
     noise = f"while :; do for i in 1 2 3 4 5; do head -c 2M /dev/urandom >{data}/noise$i; done; rm {data}/noise*; done"
     hurt.succeed(f"({noise}) >/dev/null 2>&1 &")
     hurt.wait_until_succeeds(f"test -e {data}/noise5")
-    checks_before = count_checks(hurt)
+    checks_before = hurt.disk_checks
     os.kill(hurt.process_of("qemu-system"), signal.SIGKILL)
     wait_for_the_end(hurt)
     succeed("start", NAME)
-    assert count_checks(hurt) == checks_before + 1
+    assert hurt.disk_checks == checks_before + 1
     assert hurt.succeed(f"sha256sum {data}/file") == written
     assert (
         hurt.succeed("docker run --rm -v fsynced:/v fsynced:1 sh -c 'cat /file && ls /v/file'") == "fsynced\n/v/file\n"
@@ -164,8 +164,3 @@ def wait_for_the_end(sandbox: SandboxDriver) -> None:
     wait_until(
         lambda: not record_of(sandbox.name).is_owned(), what="nobody owns the sandbox", timeout_seconds=STOP_SECONDS
     )
-
-
-def count_checks(sandbox: SandboxDriver) -> int:
-    """Return how often a start has checked the data root's file system."""
-    return sandbox.sandbox.log_path("dockerd").read_text().count("checking the file system")

@@ -127,6 +127,13 @@ def guarded(network: Network, listening_before: set[str]) -> Iterator[SandboxDri
 
 
 @pytest.fixture(scope="module")
+def given_a_port(network: Network, guarded: SandboxDriver) -> Iterator[SandboxDriver]:
+    """One that may reach a service of the host."""
+    with sandbox_in(network.namespace, "given", "--host-port", "8080") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
 def open_to_link_local(network: Network, guarded: SandboxDriver) -> Iterator[SandboxDriver]:
     """A second sandbox beside it."""
     with sandbox_in(network.namespace, "neighbour", "--allow-link-local") as sandbox:
@@ -214,6 +221,58 @@ def test_allowing_link_local_opens_no_more(network: Network, open_to_link_local:
     targets = [("tcp", address, network.loopback.port) for address in [LOOPBACK, GUEST, QEMU, *ALIASES]]
     assert knock(open_to_link_local, targets) == {}
     assert network.loopback.clients == []
+
+
+FETCH = ["run", "--rm", "kata-dind/hello", "busybox", "timeout", "20", "wget", "-q", "-O", "-"]
+
+
+@pytest.mark.thorough
+def test_a_container_reaches_the_port_that_it_was_given_by_the_hosts_name(
+    network: Network, given_a_port: SandboxDriver
+) -> None:
+    docker = ("docker", given_a_port.name, "--")
+    assert succeed(*docker, *FETCH, "http://host.docker.internal:8080/") == "loopback"
+    succeed(*docker, "network", "create", "own")
+    in_own = [FETCH[0], "--network", "own", *FETCH[1:]]
+    assert succeed(*docker, *in_own, "http://host.docker.internal:8080/") == "loopback"
+    assert succeed(*docker, *FETCH, "http://outside.test/") == "outside"
+    assert succeed(*docker, *in_own, "http://outside.test/") == "outside"
+    assert network.loopback.clients
+    network.loopback.clients.clear()
+
+
+def test_names_are_still_those_of_the_hosts_resolver(network: Network, given_a_port: SandboxDriver) -> None:
+    network.namespace.resolve_with(LOOPBACK)
+    assert given_a_port.python(_RESOLVE, "local.test").strip() == OUTSIDE
+    assert given_a_port.python(_RESOLVE, "host.docker.internal").strip() == "198.18.1.2"
+    given_a_port.fail(f"python3 -c '{_RESOLVE}' unknown.test", where="guest")
+
+
+def test_a_port_of_the_host_opens_that_port_at_the_gateway_and_no_more(
+    network: Network, given_a_port: SandboxDriver
+) -> None:
+    gateway = ("tcp", "198.18.1.2", network.loopback.port)
+    others = [("tcp", address, network.loopback.port) for address in [LOOPBACK, GUEST, QEMU, *ALIASES]]
+    elsewhere = [
+        (kind, address, port)
+        for address in [LOOPBACK, GUEST, QEMU, *ALIASES]
+        for kind, port in (("udp", network.loopback_udp.port), ("tcp", 80), ("tcp", 22), ("udp", network.loopback.port))
+    ]
+    assert knock(given_a_port, [*others, *elsewhere]) == {gateway: "loopback"}
+    assert network.loopback_udp.clients == []
+    network.loopback.clients.clear()
+    assert knock(given_a_port, [("tcp", METADATA, 80)]) == {}
+
+
+def test_a_sandbox_beside_it_has_no_such_port(
+    network: Network, guarded: SandboxDriver, given_a_port: SandboxDriver
+) -> None:
+    assert knock(guarded, [("tcp", address, network.loopback.port) for address in ALIASES]) == {}
+    assert network.loopback.clients == []
+
+
+def test_the_host_does_not_reach_what_listens_for_a_guest(network: Network, given_a_port: SandboxDriver) -> None:
+    assert not [row for row in network.namespace.listening_sockets() if ":53 " in row and "127.0.0.1:53" not in row]
 
 
 def test_a_sandbox_does_not_reach_another(guarded: SandboxDriver, open_to_link_local: SandboxDriver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,17 +14,9 @@ import pytest
 from kata_dind.errors import PermissionMissing
 from tests import users
 from tests.vm.driver import START_SECONDS, wait_until
+from tests.vm.host_service import http_server
 
 pytestmark = [pytest.mark.requires("qemu", "virtiofsd", "mmdebstrap", "ordinary-user"), pytest.mark.thorough]
-
-# Where there is no udev, only root may open the device; this user gets a node with the mode that udev gives it.
-_WITH_TUN = """
-[ -w /dev/net/tun ] && [ "$(stat -c %a /dev/net/tun)" = 666 ] || {
-	mknod -m 0666 "$0" c 10 200
-	mount --bind "$0" /dev/net/tun
-}
-exec "$@"
-"""
 
 
 def state_of(user: users.OrdinaryUser) -> Path:
@@ -31,9 +24,7 @@ def state_of(user: users.OrdinaryUser) -> Path:
 
 
 def kata_dind(user: users.OrdinaryUser, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [*user.prefix, user.python, "-m", "kata_dind", *words]
-    if user.prefix:
-        argv = ["unshare", "--mount", "sh", "-c", _WITH_TUN, str(user.cache.parent.parent / "tun"), *argv]
+    argv = user.with_tun(user.python, "-m", "kata_dind", *words)
     environment = {**user.environment, "KATA_DIND_STATE_DIR": str(state_of(user))}
     return subprocess.run(
         argv, env=environment, cwd="/", capture_output=True, text=True, timeout=START_SECONDS * 2, check=False
@@ -61,18 +52,27 @@ def test_a_sandbox_of_an_ordinary_user(ordinary_user: users.OrdinaryUser) -> Non
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    succeed("up", "mine", "--share", f"{shared}:/srv/shared", "--data-root", "loop", "--size", "2G")
+    stack = contextlib.ExitStack()
+    port = stack.enter_context(http_server(b"from the host"))
+    options = ("--share", f"{shared}:/srv/shared", "--data-root", "loop", "--size", "2G", "--host-port", str(port))
+    succeed("up", "mine", *options)
     try:
+        fetch = ("busybox", "wget", "-q", "-O", "-", f"http://host.docker.internal:{port}/")
+        assert succeed("docker", "mine", "--", "run", "--rm", "kata-dind/hello", *fetch) == "from the host"
         exchange = "cat /srv/shared/question; echo me >/srv/shared/answer"
         assert succeed("exec", "mine", "--", "sh", "-c", exchange) == "who?\n"
         assert (shared / "answer").read_text() == "me\n"
         assert (shared / "answer").stat().st_uid == ordinary_user.uid
         assert "Hello from a container" in succeed("docker", "mine", "--", "run", "--rm", "kata-dind/hello")
         assert succeed("docker", "mine", "--", "info", "--format", "{{.Driver}}") == "overlay2\n"
+        if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 80:
+            done = kata_dind(ordinary_user, "docker", "mine", "--", "run", "--publish", "80:80", "kata-dind/hello")
+            assert "sudo sysctl net.ipv4.ip_unprivileged_port_start=80" in done.stderr
         # What is in a user namespace must go with the supervisor, too; the check of every test looks for it.
         status = state_of(ordinary_user) / "sandboxes" / "mine" / "status.json"
         os.kill(int(json.loads(status.read_text())["pid"]), signal.SIGKILL)
         wait_until(lambda: "crashed" in succeed("ls"), what="ls says so")
     finally:
         succeed("rm", "--force", "mine")
+        stack.close()
     assert succeed("ls", "--quiet") == ""

@@ -18,6 +18,7 @@ from kata_dind.sandbox.api import list_sandboxes
 from kata_dind.store.seeds import Seed, list_seeds, require_seed
 from tests.memory_limit import memory_limit
 from tests.vm.driver import SandboxDriver, kata_dind, states, succeed, wait_until
+from tests.vm.host_service import http_server
 
 pytestmark = pytest.mark.requires("qemu")
 
@@ -90,6 +91,22 @@ def test_a_clone_says_what_it_came_from_and_what_was_proven(seed: Seed) -> None:
 
 
 @pytest.mark.thorough
+def test_a_clone_reaches_a_port_of_the_host_also_after_it_was_saved(seed: Seed) -> None:
+    with http_server(b"from the host") as port:
+        fetch = ["run", "--rm", "kata-dind/hello", "busybox", "wget", "-q", "-O", "-"]
+        asked = ["docker", "clone", "--", *fetch, f"http://host.docker.internal:{port}/"]
+        succeed("up", "clone", "--seed", seed.name, "--host-port", str(port))
+        try:
+            assert SandboxDriver("clone").sandbox.inspect()["start"]["how"] == "restore"
+            assert succeed(*asked) == "from the host"
+            succeed("stop", "--save", "clone")
+            succeed("start", "clone")
+            assert SandboxDriver("clone").sandbox.inspect()["start"]["how"] == "resume"
+            assert succeed(*asked) == "from the host"
+        finally:
+            succeed("rm", "--force", "clone")
+
+
 def test_nothing_that_clones_write_reaches_the_seed(seed: Seed) -> None:
     clone = up("clone-0")
     clone.succeed("head -c 8000000 /dev/urandom >/var/lib/docker/noise && sync && echo 3 >/proc/sys/vm/drop_caches")

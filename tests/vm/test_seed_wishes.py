@@ -31,6 +31,10 @@ def seed(private_directories: object) -> Iterator[str]:
             ["--memory", "512M"],
             "--memory: a clone of the seed 'four', which has 1024M, can't have '512M'; leave out --memory",
         ),
+        (
+            ["--host-port", "5432"],
+            "--host-port: 5432 can't be reached without a network, and the seed 'four' has none; leave it out",
+        ),
         (["--network", "nat"], "--network: 'nat' is not what the seed 'four' has ('none'); leave it out"),
     ],
 )

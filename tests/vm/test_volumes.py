@@ -47,11 +47,6 @@ def assert_it_is_kept(sandbox: SandboxDriver) -> None:
     sandbox.fail("dmesg | grep -E 'EXT4-fs (error|warning)'", where="guest")
 
 
-def checks(sandbox: SandboxDriver) -> int:
-    """Return how often a start of a sandbox has checked the data root's file system."""
-    return sandbox.sandbox.log_path("dockerd").read_text().count("checking the file system")
-
-
 @pytest.mark.thorough
 def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
     succeed("up", "one", "--volume", "db", "--size", "2G")
@@ -77,7 +72,7 @@ def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
 
     succeed("up", "two", "--volume", "db")
     two = SandboxDriver("two")
-    assert checks(two) == 0
+    assert two.disk_checks == 0
     assert_it_is_kept(two)
     assert 2900 < data_root_mib(two) < 3072
 
@@ -88,7 +83,7 @@ def test_a_block_volume_goes_from_sandbox_to_sandbox_and_grows() -> None:
     wait_until(lambda: volume("db")["needs_check"], what="volume inspect says so", timeout_seconds=STOP_SECONDS)
     succeed("up", "three", "--volume", "db", "--size", "4G")
     three = SandboxDriver("three")
-    assert checks(three) == 1
+    assert three.disk_checks == 1
     assert_it_is_kept(three)
     assert 3900 < data_root_mib(three) < 4096
 

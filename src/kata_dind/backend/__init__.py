@@ -1,7 +1,8 @@
 """Backends turn a spec into a plan and a plan into a running guest. Other rooms know only the protocols in this file.
 
 `Backend` and `Guest` are what every backend does. What only some backends can do has a protocol of its own: `Snapshots`
-for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their owner.
+for guests whose memory can be kept and cloned, `Lasting` for guests that outlive their owner, `Ports` for guests whose
+ports the host can reach.
 
 A backend MUST NOT yield a guest before the guest answers, and MUST leave nothing behind when the block of `begin`
 ends, however it ends: dockerd stops and its file systems are unmounted before the guest ends. The exception is a
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from kata_dind.vocabulary import BACKEND_MODULES
+from kata_dind.vocabulary import BACKEND_MODULES, BackendName
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
 
     from kata_dind.backend.events import OnEvent
     from kata_dind.backend.plan import AnyPlan
@@ -30,7 +32,43 @@ if TYPE_CHECKING:
     from kata_dind.spec import SandboxSpec
     from kata_dind.store.seeds import Seed
     from kata_dind.store.volume_view import VolumeSummary
+    from kata_dind.vocabulary import Transport
     from kata_dind.wire.requests import Request, Stream
+
+
+class Forward(Protocol):
+    """A port of a guest, as the host reaches it, until it is closed."""
+
+    async def connect(self) -> socket.socket:
+        """Return a new non-blocking socket that is connected to the port; it is the caller's to close.
+
+        For TCP the guest may not have answered yet: where nothing listens, the socket is closed by the other side.
+        Raises OSError.
+        """
+
+    async def close(self) -> None:
+        """Let go of the port. Sockets that are connected stay so. Harmless for a guest that has ended."""
+
+
+class Ports(Protocol):
+    """The ports of a guest, and those of the host that it may reach."""
+
+    async def forward(self, transport: Transport, port: int) -> Forward:
+        """Make a port on the guest's own address reachable from the host.
+
+        Each of several forwards of one port works until it is closed. A guest's address MUST NOT lead others to a port
+        that is published on a loopback address. Raises SandboxError.
+        """
+
+    @property
+    def host_ports(self) -> Sequence[int]:
+        """The ports of the host's loopback that the guest may reach, as `host.docker.internal:PORT`."""
+
+    async def listen(self, port: int) -> socket.socket:
+        """Return a non-blocking socket for one of these ports, which listens to the guest alone.
+
+        It is the caller's to close. Raises SandboxError.
+        """
 
 
 class Guest(Protocol):
@@ -39,8 +77,14 @@ class Guest(Protocol):
     ended: asyncio.Event
     """Set when the guest has ended, for whatever reason."""
 
+    @property
+    def ports(self) -> Ports | None:
+        """The guest's ports; None where the host can't reach them."""
+
     def open(self, request: Request) -> Stream:
         """Send the guest a request. Raises StreamLost when the guest has ended.
+
+        The stream of a `Container` raises, when it is received from, the error of one that this host could not start.
 
         A guest that was proven before (`Backend.proven`) reports `Usable` after it was asked for its `Container`.
         """
@@ -192,6 +236,10 @@ class Backend(Protocol):
         """The backend's ways with the memory of guests; None where it has none."""
 
     @property
+    def shares_later(self) -> bool:
+        """Whether its guests are `SharingGuest`s."""
+
+    @property
     def lasting(self) -> Lasting | None:
         """The backend's ways with guests that outlive their owner; None where a guest ends with its owner."""
 
@@ -265,6 +313,29 @@ class SnapshotGuest(Guest, Protocol):
         """
 
 
+class SharingGuest(Guest, Protocol):
+    """A guest to which files of this host can be given, and from which they can be taken, while it runs."""
+
+    async def share(self, host_path: Path, guest_path: str, *, read_only: bool) -> AnyPlan:
+        """Give the guest a further share, and return the plan that has it.
+
+        Raises SpecError for a path that can't be shared; SandboxError with the id `share.needs-resume` where the guest
+        gets it when it has been suspended and resumes; other SandboxErrors and HostError.
+        """
+
+    async def unshare(self, guest_path: str) -> AnyPlan:
+        """Take away the share that the guest has at a path, and return the plan without it.
+
+        Raises SandboxError while a container uses it, HostError.
+        """
+
+    async def touch(self, guest_paths: Sequence[str]) -> None:
+        """Let inotify in the guest report a change of paths in its shares; the files MUST stay as they are.
+
+        What is not there, or can't be touched, is left out. Raises SandboxError, StreamLost.
+        """
+
+
 class Snapshots(Protocol):
     """Ways with the memory of guests: seeds, `stop --save`, and guests that are started early."""
 
@@ -306,6 +377,10 @@ class Snapshots(Protocol):
 
 
 _MODULES = BACKEND_MODULES
+_EARLY: dict[str, str] = {
+    BackendName.VM: "kata_dind.backend.vm.start",
+    BackendName.CONTAINERD: "kata_dind.backend.containerd.early",
+}
 
 
 def installed_backends() -> list[str]:
@@ -324,6 +399,6 @@ def require_snapshots(backend: Backend) -> Snapshots:
     return backend.snapshots
 
 
-def load_early() -> None:
-    """Import the modules of the default backend's start, in a process that has nothing else to do yet."""
-    importlib.import_module("kata_dind.backend.vm.start")
+def load_early(name: str) -> None:
+    """Import the modules of a backend's start, in a process that has nothing else to do yet. Harmless without it."""
+    importlib.import_module(_EARLY.get(name, _EARLY[BackendName.VM]))

@@ -29,6 +29,14 @@ class Problem(NamedTuple):
     """Whether the guest is paused."""
     solved: str = ""
     """The message for its end."""
+    unsure: bool = False
+    """Whether nobody can tell at the moment if the guest runs."""
+
+
+class GivenUp(NamedTuple):
+    """The backend has not answered for so long that the owner is to let go of a guest that outlives it."""
+
+    message: str
 
 
 class Usable(NamedTuple):
@@ -38,7 +46,9 @@ class Usable(NamedTuple):
     """The facts of the data root that have changed since dockerd was proven: `size_bytes`."""
     check_seconds: float | None = None
     """How long the guest took to check that its data root still works; None where it did not check."""
+    publishes: bool = False
+    """Whether its containers have published ports, which are to be reachable when the sandbox is ready."""
 
 
-GuestEvent = Phase | Kernel | Problem | Usable
+GuestEvent = Phase | Kernel | Problem | GivenUp | Usable
 OnEvent = Callable[[GuestEvent], None]

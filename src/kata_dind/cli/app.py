@@ -31,6 +31,7 @@ _VERBS = (
     "ls",
     "inspect",
     "env",
+    "port",
     "docker",
     "exec",
     "shell",
@@ -39,6 +40,7 @@ _VERBS = (
     "start",
     "rm",
     "accel",
+    "backends",
     "entrypoint",
     "setup",
     "fix",
@@ -47,12 +49,17 @@ _VERBS = (
 _GROUPS = {
     "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),
+    "share": ("Add, list and remove files of this host that a sandbox sees.", ("add", "ls", "rm")),
     "seed": ("Make, list, check, carry and remove seeds. A seed is a ready machine that sandboxes start from.",
              ("build", "ls", "inspect", "rm", "verify", "export", "import")),
     "image": ("Make, fetch, list and remove dind images. A dind image has a Docker daemon in it.",
               ("build", "pull", "ls", "rm")),
     "policy": ("Explain and write policies. A policy decides what `fix` and the webhook do to the pods of others.",
                ("check", "schema", "show")),
+    "webhook": ("Repair pods in a cluster when they are created.",
+                ("serve", "certs", "manifest", "check")),
+    "cluster": ("Prepare a cluster with Kata for pods with Docker.",
+                ("plan", "check")),
 }  # fmt: skip
 """Each verb is a function of its name, in a module of its name or of its group's."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
+import typer
+
 
 def sandbox_names(incomplete: str) -> list[str]:
     """Complete a sandbox's name."""
@@ -12,6 +14,17 @@ def sandbox_names(incomplete: str) -> list[str]:
         from kata_dind.sandbox.api import list_sandboxes
 
         return _beginning(incomplete, (sandbox.name for sandbox in list_sandboxes()))
+    return []
+
+
+def share_paths(incomplete: str) -> list[str]:
+    """Complete a path at which a sandbox has a share."""
+    with contextlib.suppress(Exception):
+        from kata_dind.sandbox.api import list_sandboxes
+        from kata_dind.sandbox.sharing import list_shares
+
+        shares = (share for sandbox in list_sandboxes() for share in list_shares(sandbox.name))
+        return _beginning(incomplete, dict.fromkeys(str(share["guest_path"]) for share in shares))
     return []
 
 
@@ -42,6 +55,16 @@ def image_references(incomplete: str) -> list[str]:
     return []
 
 
+def published_ports(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a port that a sandbox's containers publish."""
+    with contextlib.suppress(Exception):
+        from kata_dind.sandbox.api import require_sandbox
+
+        ports = require_sandbox(ctx.params["name"]).ports
+        return _beginning(incomplete, (f"{port['port']}/{port['protocol']}" for port in ports))
+    return []
+
+
 def log_sources(incomplete: str) -> list[str]:
     """Complete a log's source: all that the installed backends have."""
     with contextlib.suppress(Exception):
@@ -58,6 +81,15 @@ def kube_contexts(incomplete: str) -> list[str]:
         from kata_dind.fixing.cluster import contexts
 
         return _beginning(incomplete, contexts())
+    return []
+
+
+def kata_handlers(incomplete: str) -> list[str]:
+    """Complete a handler of Kata's on which dind pods work."""
+    with contextlib.suppress(Exception):
+        from kata_dind.cluster.plan import fitting_handlers
+
+        return _beginning(incomplete, fitting_handlers())
     return []
 
 

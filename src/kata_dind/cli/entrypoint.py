@@ -65,6 +65,16 @@ WithContainerd = Annotated[
     ),
 ]
 
+WithMountsBelow = Annotated[
+    bool,
+    flag(
+        "--mounts-below",
+        variable="ENTRYPOINT_MOUNTS_BELOW",
+        help_text="With a kind that has a disk: mount what the pod mounts on directories of the data root there again, "
+        "on the disk.",
+    ),
+]
+
 
 @takes_session
 def entrypoint(
@@ -75,6 +85,7 @@ def entrypoint(
     filesystem: OfFilesystem = "",
     fallback: WithFallback = False,
     containerd: WithContainerd = False,
+    mounts_below: WithMountsBelow = False,
 ) -> None:
     """Print the guest entrypoint, a shell script.
 
@@ -84,7 +95,7 @@ def entrypoint(
     if not kind:
         from kata_dind.image.entrypoint import entrypoint_script
 
-        if program or filesystem or fallback or containerd:
+        if program or filesystem or fallback or containerd or mounts_below:
             raise SpecError("what an entrypoint is for is chosen together with --kind", id="spec.wrong-value")
         print(entrypoint_script(), end="")
         return
@@ -103,5 +114,6 @@ def entrypoint(
         filesystem=Filesystem(filesystem or Filesystem.EXT4),
         fallback=fallback,
         containerd=containerd,
+        mounts_below=mounts_below,
     )
     print(entrypoint_for_pods(copy), end="")

@@ -46,7 +46,7 @@ def env(
     if shell not in set(Shell):
         raise SpecError(f"--shell: {shell!r} is unknown; use {', '.join(Shell)}", id="spec.wrong-value")
     sandbox = session.sandboxes.require_sandbox(name)
-    if sandbox.state != "running":
+    if sandbox.state not in ("running", "unknown"):
         raise GuestNotReady(
             f"the sandbox {name!r} is {sandbox.state}", id="sandbox.not-running", hint=f"kata-dind start {name}"
         )

@@ -16,6 +16,7 @@ import typer
 from kata_dind.cli import completion
 from kata_dind.cli.failure import print_error, say
 from kata_dind.cli.options import Json, flag, option, require_word, takes_session
+from kata_dind.cli.options.cluster import Kubeconfig
 from kata_dind.cli.options.pods import PolicyFile
 from kata_dind.cli.output import printable, progress
 from kata_dind.cli.session import Session
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kata_dind.fixing.inputs import Input
     from kata_dind.fixing.mend import Mender
     from kata_dind.fixing.reports import DocumentReport, Totals
+    from kata_dind.pod.policy import Policy
 
 Paths = Annotated[
     list[str] | None,
@@ -82,6 +84,15 @@ Improve = Annotated[
         help_text="Also change what works, such as a disk that a pod's own script makes, to what works better.",
     ),
 ]
+LookupImages = Annotated[
+    bool,
+    flag(
+        "--lookup-images",
+        variable="FIX_LOOKUP_IMAGES",
+        help_text="Ask registries what images run whose names don't tell, as registry.lookup in the policy does. "
+        "The credentials are the pods' pull secrets and those of Docker's config.json.",
+    ),
+]
 Context = Annotated[
     str,
     option(
@@ -134,8 +145,10 @@ def fix(
     in_place: InPlace = False,
     check: Check = False,
     improve: Improve = False,
+    lookup_images: LookupImages = False,
     policy: PolicyFile = "",
     kube_context: Context = "",
+    kubeconfig: Kubeconfig = "",
     namespace: Namespace = "",
     all: All = False,
     all_namespaces: AllNamespaces = False,
@@ -148,16 +161,14 @@ def fix(
     """
     from kata_dind.fixing.cluster import Cluster
     from kata_dind.fixing.formats import format_of
-    from kata_dind.fixing.mend import Mender
-    from kata_dind.fixing.policies import load_policy
+    from kata_dind.policies import load_policy
 
     given = [*(filename or ()), *(files or ())]
-    cluster = (
-        Cluster(kube_context, namespace, all_namespaces) if kube_context or namespace or all or all_namespaces else None
-    )
+    is_cluster = kube_context or kubeconfig or namespace or all or all_namespaces
+    cluster = Cluster(kube_context, namespace, all_namespaces, kubeconfig) if is_cluster else None
     _refuse_contradictions(given, cluster, output=output, in_place=in_place, check=check)
     output = output or ("json" if json else "changes" if in_place else "findings" if check or cluster else "yaml")
-    wish = _Wish(format_of(output), output, in_place, Mender(load_policy(policy), improve))
+    wish = _Wish(format_of(output), output, in_place, _mender(load_policy(policy), improve, lookup_images))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What others read is UTF-8 in every locale; names of files may be no text at all.
         sys.stdout.reconfigure(encoding="utf-8", errors=_UNENCODABLE)
@@ -168,6 +179,13 @@ def fix(
         raise typer.Exit(SpecError.exit_code)
     if check and totals.need_repair:
         raise typer.Exit(1)
+
+
+def _mender(policy: Policy, improve: bool, lookup_images: bool) -> Mender:
+    from kata_dind.fixing.mend import Mender
+    from kata_dind.fixing.told import images_of
+
+    return Mender(policy, improve, images_of(policy) if lookup_images or policy.registry.lookup else None)
 
 
 def _refuse_contradictions(
@@ -183,7 +201,7 @@ def _refuse_contradictions(
         )
     if given and cluster is not None:
         raise SpecError(
-            "files and a cluster can't be read at once; leave out -f, or --context, -n, --all and -A",
+            "files and a cluster can't be read at once; leave out -f, or --context, --kubeconfig, -n, --all and -A",
             id="spec.wrong-usage",
         )
     if cluster is not None and (in_place or output in ("yaml", "diff")):
@@ -253,7 +271,9 @@ def _fix_file(each: Input, wish: _Wish, *, printed: IO[str], first: bool, notes:
         require_regular(each)
     with contextlib.ExitStack() as stack:
         text = stack.enter_context(open_input(each))
-        around = look_around(text, source=each.name, policy=wish.mender.policy)
+        around = look_around(
+            text, source=each.name, policy=wish.mender.policy, with_secrets=wish.mender.images is not None
+        )
         reports: Iterable[DocumentReport] = wish.mender.documents(text, source=each.name, around=around)
         reports = _counted(reports, totals, notes if wish.output == "yaml" else None)
         if not wish.in_place:

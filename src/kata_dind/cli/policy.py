@@ -20,8 +20,8 @@ def check(session: Session, file: File, *, json: Json = False) -> None:
     For each RuntimeClass it says whether it is Kata's, what it can do, and what a pod with docker:dind gets there. A
     mistake in the file is told in one line, with exit code 2.
     """
-    from kata_dind.fixing.policies import load_policy
     from kata_dind.fixing.policy_view import policy_as_fields, policy_in_words
+    from kata_dind.policies import load_policy
 
     fields = policy_as_fields(load_policy(file))
     if json:
@@ -41,6 +41,6 @@ def schema(session: Session) -> None:
 @takes_session
 def show(session: Session) -> None:
     """Print the policy that holds without one, as YAML with comments, to begin with."""
-    from kata_dind.fixing.policies import DEFAULT_TEXT
+    from kata_dind.policies import DEFAULT_TEXT
 
     print(DEFAULT_TEXT, end="")

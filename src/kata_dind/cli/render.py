@@ -136,9 +136,9 @@ def render(
     require_word("--workload", workload, Workload)
     require_word("--output", output, RenderOutput)
     from kata_dind.fixing.manifest_text import manifest_text
-    from kata_dind.fixing.mend import script
-    from kata_dind.fixing.policies import load_policy
+    from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
     from kata_dind.pod import render as rendering
+    from kata_dind.policies import load_policy
 
     has_client = sidecar or workload == Workload.JOB
     spec = rendering.RenderSpec(
@@ -158,7 +158,7 @@ def render(
     )
     administrators = load_policy(policy)
     try:
-        manifest = rendering.render(spec, script=script, policy=administrators)
+        manifest = rendering.render(spec, script=entrypoint_for_pods, policy=administrators)
     except SpecError as error:
         raise _named_as_option(error) from error
     if json or output == "json":

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from kata_dind.errors import SpecError
 from kata_dind.manifest import read_documents
-from kata_dind.pod.model import ConfigMaps
+from kata_dind.pod.classes import with_handlers
+from kata_dind.pod.model import ConfigMaps, Place
 from kata_dind.pod.places import config_maps_in
-from kata_dind.pod.policy import Policy, RuntimeClass
+from kata_dind.pod.policy import Policy
+from kata_dind.pod.pull_secrets import pull_secrets_of, service_account_of
+from kata_dind.pod.reading import mapping
+from kata_dind.pod.tekton import Templates, templates_of_runs, with_run
 from kata_dind.pod.volumes import claim_in_reach
 
-_RELEVANT = re.compile(r"kind[\"']?\s*:\s*[\"']?(?:ConfigMap|PersistentVolumeClaim|RuntimeClass)\b")
+_KINDS = ("ConfigMap", "PersistentVolumeClaim", "TaskRun", "PipelineRun", "Pipeline")
+_KINDS_OF_LOOKUPS = ("Secret", "ServiceAccount")
+_RELEVANT = re.compile(rf"kind[\"']?\s*:\s*[\"']?(?:{'|'.join((*_KINDS, 'RuntimeClass'))})\b")
+_RELEVANT_TO_LOOKUPS = re.compile(rf"{_RELEVANT.pattern}|kind[\"']?\s*:\s*[\"']?(?:{'|'.join(_KINDS_OF_LOOKUPS)})\b")
 _SEPARATOR = re.compile(r"---(?:\s|$)")
 
 _Object = Mapping[str, Any]
@@ -27,8 +34,9 @@ class Around:
     policy: Policy | None = None
     """The user's policy with what RuntimeClasses tell; None if they tell nothing."""
     objects: Mapping[str, Sequence[_Object]] = field(default_factory=dict)
-    """ConfigMaps and PersistentVolumeClaims, by their namespaces; an empty one if they name none."""
-    _in_reach: dict[str, tuple[ConfigMaps, tuple[_Object, ...]]] = field(default_factory=dict, compare=False)
+    """ConfigMaps, PersistentVolumeClaims, Tekton's runs and, for lookups, Secrets and ServiceAccounts, by their
+    namespaces; an empty one if they name none."""
+    _in_reach: dict[str, tuple[ConfigMaps, tuple[_Object, ...], Templates]] = field(default_factory=dict, compare=False)
     """What was asked for already, by namespace: a file may have thousands of pods and of ConfigMaps."""
 
     def config_maps_of(self, namespace: str) -> ConfigMaps:
@@ -39,62 +47,65 @@ class Around:
         """Return the claims that a pod of this namespace may mount, as they stand among claim templates."""
         return self._reach_of(namespace)[1] if self.objects else ()
 
-    def _reach_of(self, namespace: str) -> tuple[ConfigMaps, tuple[_Object, ...]]:
+    def pull_secrets_of(self, pod: Mapping[str, Any], namespace: str) -> Iterator[_Object]:
+        """Yield the Secrets that a pod's images are pulled with, as far as they are at hand."""
+        names = set(pull_secrets_of(pod))
+        if account := service_account_of(pod):
+            names = {
+                name for each in self._named("ServiceAccount", {account}, namespace) for name in pull_secrets_of(each)
+            }
+        yield from self._named("Secret", names, namespace)
+
+    def _named(self, kind: str, names: Container[str], namespace: str) -> Iterator[_Object]:
+        return (each for each in self._of(namespace, kind) if mapping(each.get("metadata")).get("name") in names)
+
+    def completed(self, place: Place) -> Place:
+        """Return a place with what lies beside it: the class of a Tekton Task is in its run."""
+        if not self.objects or not place.class_elsewhere:
+            return place
+        return with_run(place, self._reach_of(place.namespace)[2])
+
+    def _reach_of(self, namespace: str) -> tuple[ConfigMaps, tuple[_Object, ...], Templates]:
         # All namespaces that have nothing of their own are one: a dot is in none's name.
         key = namespace if not namespace or namespace in self.objects else "."
         if key not in self._in_reach:
             self._in_reach[key] = (
                 config_maps_in(self._of(key, "ConfigMap")),
                 tuple(map(claim_in_reach, self._of(key, "PersistentVolumeClaim"))),
+                templates_of_runs(self._of(key, "TaskRun", "PipelineRun", "Pipeline")),
             )
         return self._in_reach[key]
 
-    def _of(self, namespace: str, kind: str) -> Iterator[_Object]:
+    def _of(self, namespace: str, *kinds: str) -> Iterator[_Object]:
         for own, objects in self.objects.items():
             # A manifest without a namespace gets that of the command which applies it.
             if own == namespace or not own or not namespace:
-                yield from (each for each in objects if each.get("kind") == kind)
+                yield from (each for each in objects if each.get("kind") in kinds)
 
 
 def around_with(objects: Iterable[_Object], policy: Policy | None) -> Around:
     """Return surroundings with these objects, of any kind."""
     by_namespace: dict[str, list[_Object]] = {}
     for each in objects:
-        if each.get("kind") in ("ConfigMap", "PersistentVolumeClaim"):
+        if each.get("kind") in (*_KINDS, *_KINDS_OF_LOOKUPS):
             metadata = each.get("metadata")
             namespace = str(metadata.get("namespace") or "") if isinstance(metadata, Mapping) else ""
             by_namespace.setdefault(namespace, []).append(each)
     return Around(policy, by_namespace)
 
 
-def look_around(text: TextIO, *, source: str, policy: Policy) -> Around:
+def look_around(text: TextIO, *, source: str, policy: Policy, with_secrets: bool = False) -> Around:
     """Parse only those documents of a file that pods may depend on; the file is left at its begin.
+
+    Secrets and ServiceAccounts are parsed only for lookups of images.
 
     What is wrong with the file is said by those who read all of it.
     """
-    objects = [each for part in _parts(text) if _RELEVANT.search(part) for each in _objects(part, source)]
+    relevant = _RELEVANT_TO_LOOKUPS if with_secrets else _RELEVANT
+    objects = [each for part in _parts(text) if relevant.search(part) for each in _objects(part, source)]
     text.seek(0)
     classes = (each for each in objects if each.get("kind") == "RuntimeClass")
     return around_with(objects, with_handlers(policy, classes))
-
-
-def with_handlers(policy: Policy, runtime_classes: Iterable[Mapping[str, Any]]) -> Policy | None:
-    """Return a policy with the handlers of RuntimeClass objects; None if there is nothing new in them.
-
-    A class with a handler of Kata's is Kata's, unless a rule of the policy is about it.
-    """
-    rules = []
-    for each in runtime_classes:
-        metadata, handler = each.get("metadata"), each.get("handler")
-        name = metadata.get("name") if isinstance(metadata, Mapping) else None
-        if not isinstance(name, str) or not isinstance(handler, str) or not re.fullmatch(r"[a-z0-9.-]+", name):
-            continue
-        known = policy.rule_for(name)
-        if known is not None and not known.handler and handler != name:
-            rules.append(known.model_copy(update={"match": name, "handler": handler}))
-        elif known is None and (handler == "kata" or handler.startswith("kata-")):
-            rules.append(RuntimeClass(match=name, handler=handler))
-    return policy.model_copy(update={"runtime_classes": (*rules, *policy.runtime_classes)}) if rules else None
 
 
 def _parts(text: TextIO) -> Iterator[str]:

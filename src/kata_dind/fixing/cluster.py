@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from kata_dind.errors import CommandFailed, CommandTimedOut, KubernetesError, ToolMissing
-from kata_dind.fixing.around import Around, around_with, with_handlers
+from kata_dind.fixing.around import Around, around_with
 from kata_dind.fixing.mend import Mender
 from kata_dind.fixing.reports import DocumentReport, PodReport
 from kata_dind.host.process import find_tool, run
+from kata_dind.kube.kubeconfig import find_kubeconfigs
+from kata_dind.kube.resources import (
+    CONFIG_MAPS,
+    CUSTOM_WORKLOADS,
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    RUNTIME_CLASSES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    WORKLOADS,
+    Resource,
+)
+from kata_dind.pod.classes import with_handlers
+from kata_dind.pod.lookups import unknown_images
 from kata_dind.pod.model import Place
 from kata_dind.pod.policy import Policy
+from kata_dind.pod.pull_secrets import pull_secrets_of, service_account_of
 from kata_dind.pod.reading import items, mapping
 from kata_dind.progress import Event, Report
 
@@ -27,35 +43,8 @@ _TIMEOUT_SECONDS = 120.0
 _MOST_OBJECTS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Resource:
-    prefix: str
-    """The path of its API, as in `/apis/apps/v1`; without a version for those whose version the cluster tells."""
-    plural: str
-
-
-_CORE = (
-    _Resource("/apis/apps/v1", "deployments"),
-    _Resource("/apis/apps/v1", "statefulsets"),
-    _Resource("/apis/apps/v1", "daemonsets"),
-    _Resource("/apis/apps/v1", "replicasets"),
-    _Resource("/apis/batch/v1", "cronjobs"),
-    _Resource("/apis/batch/v1", "jobs"),
-    _Resource("/api/v1", "replicationcontrollers"),
-    _Resource("/api/v1", "podtemplates"),
-    _Resource("/api/v1", "pods"),
-)
-
-_CUSTOM = {
-    "actions.github.com": ("autoscalingrunnersets",),
-    "actions.summerwind.dev": ("runnerdeployments", "runnersets", "runners"),
-    "agents.x-k8s.io": ("sandboxes",),
-    "extensions.agents.x-k8s.io": ("sandboxtemplates",),
-    "argoproj.io": ("workflowtemplates", "clusterworkflowtemplates", "cronworkflows", "workflows"),
-    "keda.sh": ("scaledjobs",),
-    "tekton.dev": ("pipelineruns", "taskruns", "tasks", "pipelines"),
-}
-"""Custom resources that hold a pod, by their API groups."""
+_BESIDE_PODS = {each.kind: each for each in (CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS, SECRETS, SERVICE_ACCOUNTS)}
+"""What a pod may refer to, by its kind."""
 
 _MADE_BY_LISTED = frozenset(
     (
@@ -75,6 +64,8 @@ class Cluster:
     context: str = ""
     namespace: str = ""
     all_namespaces: bool = False
+    kubeconfig: str = ""
+    """The file that kubectl reads; empty for its own choice."""
 
     @property
     def name(self) -> str:
@@ -99,14 +90,15 @@ def contexts() -> list[str]:
 
 
 def examine_cluster(cluster: Cluster, mender: Mender, *, report: Report) -> Iterator[DocumentReport]:
-    """Examine the workloads of a cluster. Raises KubernetesError, ToolMissing.
+    """Examine the workloads of a cluster. Raises KubernetesError, ToolMissing, SpecError for no such kubeconfig.
 
     A workload stands for the pods that it makes. What may not be listed is left out, and an event says so.
     """
     reader = _Reader(cluster, _namespace(cluster), report)
+    _require_namespace(reader)
     policy = _policy(reader, mender)
     index = 0
-    for resource in [*_custom(reader), *_CORE]:
+    for resource in [*_custom(reader), *WORKLOADS]:
         for each in _listed(reader, resource):
             owner = _owner(each)
             if owner and _is_reported_elsewhere(reader, each, owner):
@@ -119,17 +111,35 @@ def examine_cluster(cluster: Cluster, mender: Mender, *, report: Report) -> Iter
 
 
 def _examined(reader: _Reader, mender: Mender, each: Mapping[str, Any], policy: Policy | None) -> tuple[PodReport, ...]:
-    pods = mender.pods(each, around=Around(policy))
+    # Images are looked up once their pull secrets are at hand.
+    pods = replace(mender, images=None).pods(each, around=Around(policy))
     wanted = {
         (kind, pod.place.namespace, name) for pod in pods if pod.detection.is_kata for kind, name in _mounted(pod.place)
     }
-    if not wanted:
+    asked = [pod.place for pod in pods if mender.images and unknown_images(pod.place.pod, policy or mender.policy)]
+    if not wanted and not asked:
         return pods
     if len(reader.objects) > _MOST_OBJECTS:
         reader.objects.clear()
-    for key in wanted - reader.objects.keys():
+    wanted |= {key for place in asked for key in _pull_secrets(reader, place)}
+    objects = [_known_object(reader, key) for key in sorted(wanted)]
+    return mender.pods(each, around=around_with(objects, policy))
+
+
+def _pull_secrets(reader: _Reader, place: Place) -> Iterator[tuple[str, str, str]]:
+    """Yield the Secrets that a pod's images are pulled with, and the ServiceAccount that names them."""
+    names = list(pull_secrets_of(place.pod))
+    if account := service_account_of(place.pod):
+        key = ("ServiceAccount", place.namespace, account)
+        yield key
+        names = list(pull_secrets_of(_known_object(reader, key)))
+    yield from (("Secret", place.namespace, name) for name in names)
+
+
+def _known_object(reader: _Reader, key: tuple[str, str, str]) -> Mapping[str, Any]:
+    if key not in reader.objects:
         reader.objects[key] = _object(reader, *key)
-    return mender.pods(each, around=around_with([reader.objects[key] for key in sorted(wanted)], policy))
+    return reader.objects[key]
 
 
 def _mounted(place: Place) -> Iterator[tuple[str, str]]:
@@ -143,9 +153,9 @@ def _mounted(place: Place) -> Iterator[tuple[str, str]]:
 
 def _object(reader: _Reader, kind: str, namespace: str, name: str) -> Mapping[str, Any]:
     """Read one object; an empty one if it does not exist, or may not be read."""
-    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/{kind.lower()}s/{quote(name, safe='')}"
+    resource = _BESIDE_PODS[kind]
     try:
-        return {**mapping(_get(reader.cluster, path)), "kind": kind}
+        return {**mapping(_get(reader.cluster, resource.path(name, namespace=namespace))), "kind": kind}
     except KubernetesError as error:
         if not _is_refusal(error):
             raise
@@ -166,31 +176,49 @@ def _namespace(cluster: Cluster) -> str:
     return _kubectl(cluster, argv).strip() or "default"
 
 
+def _require_namespace(reader: _Reader) -> None:
+    """Raise KubernetesError for a namespace that does not exist: its lists would just be empty."""
+    if not reader.namespace:
+        return
+    try:
+        _get(reader.cluster, NAMESPACES.path(reader.namespace))
+    except KubernetesError as error:
+        if f'namespaces "{reader.namespace}" not found' not in error.details:
+            return  # it may not be read, which says nothing about what is in it
+        context = f" --context {shlex.quote(reader.cluster.context)}" if reader.cluster.context else ""
+        raise KubernetesError(
+            f"{reader.cluster.name} has no namespace {reader.namespace!r}",
+            id="kubernetes.no-namespace",
+            details=error.details,
+            hint=f"kubectl{context} get namespaces",
+        ) from error
+
+
 def _policy(reader: _Reader, mender: Mender) -> Policy | None:
-    classes = _listed(reader, _Resource("/apis/node.k8s.io/v1", "runtimeclasses"), everywhere=True)
+    classes = _listed(reader, RUNTIME_CLASSES)
     return with_handlers(mender.policy, classes)
 
 
-def _custom(reader: _Reader) -> Iterator[_Resource]:
+def _custom(reader: _Reader) -> Iterator[Resource]:
     """Yield the custom resources that this cluster has, each with the version that it prefers."""
     groups = items(mapping(_get(reader.cluster, "/apis")).get("groups"))
     for group in map(mapping, groups):
         name, version = group.get("name"), mapping(group.get("preferredVersion")).get("groupVersion")
-        if name not in _CUSTOM or not isinstance(version, str):
+        if name not in CUSTOM_WORKLOADS or not isinstance(version, str):
             continue
-        served = items(mapping(_get(reader.cluster, f"/apis/{version}")).get("resources"))
-        plurals = {mapping(resource).get("name") for resource in served}
-        for plural in _CUSTOM[str(name)]:
-            if plural in plurals:
-                yield _Resource(f"/apis/{version}", plural)
+        found = map(mapping, items(mapping(_get(reader.cluster, f"/apis/{version}")).get("resources")))
+        served = {str(each.get("name")): each for each in found}
+        for plural in CUSTOM_WORKLOADS[str(name)]:
+            if each := served.get(plural):
+                is_namespaced = each.get("namespaced") is not False
+                yield Resource(version, plural, str(each.get("kind")), namespaced=is_namespaced)
 
 
-def _listed(reader: _Reader, resource: _Resource, *, everywhere: bool = False) -> Iterator[Mapping[str, Any]]:
-    """Yield all objects of a resource, page by page."""
-    scope = f"/namespaces/{quote(reader.namespace, safe='')}" if reader.namespace and not everywhere else ""
+def _listed(reader: _Reader, resource: Resource) -> Iterator[Mapping[str, Any]]:
+    """Yield all objects of a resource, page by page: those of the namespace, and those that are in none."""
     following = ""
     while True:
-        path = f"{resource.prefix}{scope}/{resource.plural}?limit={PAGE}"
+        path = f"{resource.path(namespace=reader.namespace)}?limit={PAGE}"
         try:
             page = mapping(_get(reader.cluster, f"{path}&continue={quote(following)}" if following else path))
         except KubernetesError as error:
@@ -198,11 +226,10 @@ def _listed(reader: _Reader, resource: _Resource, *, everywhere: bool = False) -
                 raise
             reader.report(Event("warning", f"{resource.plural} can't be listed, so they are left out"))
             return
-        kind = str(page.get("kind", "")).removesuffix("List")
         for item in items(page.get("items")):
             if isinstance(item, Mapping):
                 # The objects of a list don't repeat what the list says.
-                yield {"apiVersion": page.get("apiVersion"), "kind": kind, **item}
+                yield {"apiVersion": resource.version, "kind": resource.kind, **item}
         following = str(mapping(page.get("metadata")).get("continue") or "")
         if not following:
             return
@@ -241,11 +268,19 @@ def _kubectl(cluster: Cluster, arguments: Sequence[str]) -> str:
             id="host.tool-missing",
             hint="install kubectl; or, where it is: kubectl get deployments,jobs,pods -A -o json >all.json",
         )
-    context = ["--context", cluster.context] if cluster.context else []
+    file = [f"--kubeconfig={path}" for path in find_kubeconfigs(cluster.kubeconfig)] if cluster.kubeconfig else []
+    context = [*file, *(["--context", cluster.context] if cluster.context else [])]
     try:
         # Programs that kubectl gets credentials from need what the user's own kubectl would give them.
         done = run(["kubectl", *context, *arguments], timeout_seconds=_TIMEOUT_SECONDS, environment=os.environ)
     except (CommandFailed, CommandTimedOut) as error:
+        if "current-context must exist" in error.details:
+            raise KubernetesError(
+                "kubectl has no current context, so there is no cluster to read",
+                id="kubernetes.no-context",
+                details=error.details,
+                hint="give --context NAME or --kubeconfig FILE, or set KUBECONFIG",
+            ) from error
         raise KubernetesError(
             f"{cluster.name} can't be read: {_last_line(error.details) or error.summary}",
             id="kubernetes.not-readable",

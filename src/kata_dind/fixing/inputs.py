@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from kata_dind.errors import SpecError
+from kata_dind.host.small_files import unreadable
 
 STDIN = "-"
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -124,12 +125,6 @@ def require_regular(wanted: Input) -> None:
 def shown(wanted: Input) -> str:
     """Return the name of an input for people."""
     return "standard input" if wanted.is_stdin else wanted.name
-
-
-def unreadable(name: str, error: OSError | ValueError) -> SpecError:
-    """Say that a file can't be read."""
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return SpecError(f"{name}: it cannot be read: {reason}", id="spec.unreadable-file")
 
 
 def _is_regular(binary: IO[bytes]) -> bool:

@@ -10,12 +10,13 @@ from typing import Any, TextIO
 from kata_dind.fixing.around import Around
 from kata_dind.fixing.inputs import STDIN
 from kata_dind.fixing.reports import DocumentReport, PodReport
+from kata_dind.fixing.told import Images, Told
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.manifest import Document, edited, line_of, read_documents
 from kata_dind.pod.detect import detect
 from kata_dind.pod.guard import guard
 from kata_dind.pod.handlers import example_class
-from kata_dind.pod.model import ConfigMaps, Detection, Finding, Operation, Place, Repair, Severity
+from kata_dind.pod.model import ConfigMaps, Detection, Finding, Operation, Place, PodDict, Repair, Severity
 from kata_dind.pod.places import find_pods, in_document, translate
 from kata_dind.pod.policy import Answer, Policy
 from kata_dind.pod.repair import repair
@@ -29,6 +30,8 @@ class Mender:
     policy: Policy
     improve: bool = False
     """Whether a data root that works is replaced by one that works better."""
+    images: Images | None = None
+    """Looks up what images run; None if their registries aren't asked."""
 
     def documents(self, text: TextIO, *, source: str, around: Around) -> Iterator[DocumentReport]:
         """Examine the documents of a file. Raises SpecError with the line for what is not YAML, JSON or TOML."""
@@ -47,19 +50,20 @@ class Mender:
 
     def pods(self, data: Any, *, around: Around) -> tuple[PodReport, ...]:
         """Examine the pods in an object; `around` is what else lies in its file or cluster."""
-        if not isinstance(data, Mapping):
+        if not isinstance(data, Mapping | list):
             return ()
-        return tuple(self._examine(place, around) for place in find_pods(data))
+        return tuple(self._examine(around.completed(place), around) for place in find_pods(data))
 
     def _examine(self, place: Place, around: Around) -> PodReport:
         policy = around.policy or self.policy
         config_maps = around.config_maps_of(place.namespace)
         claims = (*place.claim_templates, *around.claims_of(place.namespace))
-        found = detect(place.pod, policy, config_maps=config_maps, claim_templates=claims)
+        told = self._told_by_registries(place, policy, around)
+        found = detect(place.pod, policy, config_maps=config_maps, claim_templates=claims, images=told.configs)
         mended = repair(
             place.pod,
             policy,
-            script=script,
+            script=entrypoint_for_pods,
             config_maps=config_maps,
             claim_templates=claims,
             detection=found,
@@ -68,8 +72,10 @@ class Mender:
         own, elsewhere = translate(place, mended.patch)
         # The annotation only tells what was done: a document without a place for it may hold the repair all the same.
         missing = [operation for operation in elsewhere if not operation["path"].startswith("/metadata")]
-        findings = _distinct(found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)))
-        assumed = _under_kata(place, found, policy, config_maps, claims) if place.class_elsewhere else None
+        findings = _distinct(
+            found.findings, mended.findings, map(_guarded, guard(place.pod, policy, found)), told.findings
+        )
+        assumed = _under_kata(place, found, policy, config_maps, claims, told) if place.class_elsewhere else None
         if assumed is not None:
             return PodReport(place, found, assumed, _distinct(findings, assumed.findings))
         if mended.patch and all(finding.severity is Severity.NOTE for finding in findings):
@@ -80,9 +86,11 @@ class Mender:
             findings = (*findings, _incomplete(place, is_open=bool(found.engines) and not mended.patch))
         return PodReport(place, found, mended, findings, patch=() if missing else tuple(own))
 
-
-script = functools.cache(entrypoint_for_pods)
-"""Gives a copy of the guest entrypoint, as `kata-dind entrypoint --kind` prints it."""
+    def _told_by_registries(self, place: Place, policy: Policy, around: Around) -> Told:
+        if self.images is None:
+            return Told()
+        pod = _with_class(place, example_class(policy)) if place.class_elsewhere else place.pod
+        return self.images.told(pod, policy, around.pull_secrets_of(pod, place.namespace))
 
 
 def _mended(document: Document, patch: Sequence[Operation]) -> str:
@@ -103,14 +111,25 @@ def _incomplete(place: Place, *, is_open: bool) -> Finding:
 
 
 def _under_kata(
-    place: Place, found: Detection, policy: Policy, config_maps: ConfigMaps, claims: Sequence[Mapping[str, Any]]
+    place: Place,
+    found: Detection,
+    policy: Policy,
+    config_maps: ConfigMaps,
+    claims: Sequence[Mapping[str, Any]],
+    told: Told,
 ) -> Repair | None:
     """Return the repair that a pod needs if the class that others give it is Kata's; None if it needs none then."""
     name = example_class(policy) if found.engines else ""
     if not name:
         return None
-    pod = {**place.pod, "spec": {**place.pod["spec"], "runtimeClassName": name}}
-    needed = repair(pod, policy, script=script, config_maps=config_maps, claim_templates=claims)
+    needed = repair(
+        _with_class(place, name),
+        policy,
+        script=entrypoint_for_pods,
+        config_maps=config_maps,
+        claim_templates=claims,
+        images=told.configs,
+    )
     if not (needed.patch or needed.unrepaired):
         return None
     wrong = [
@@ -121,6 +140,10 @@ def _under_kata(
     hint = _by_webhook(place.incomplete) if needed.patch else ""
     whose = Finding("pod.incomplete", Severity.ERROR, place.incomplete, hint=hint)
     return replace(needed, findings=(*wrong, whose))
+
+
+def _with_class(place: Place, name: str) -> PodDict:
+    return {**place.pod, "spec": {**place.pod["spec"], "runtimeClassName": name}}
 
 
 def _improvable(mended: Repair) -> Finding:

@@ -47,6 +47,8 @@ def policy_in_words(fields: Mapping[str, Any]) -> Iterator[str]:
         "init": f"by an init container of {policy['deliveryImage']}",
     }
     yield f"The guest entrypoint comes into a pod {delivery[policy['delivery']]}."
+    if policy["diskImage"]:
+        yield f"Where a daemon's image has no mkfs.ext4, an init container of {policy['diskImage']} makes its disk."
     for rule in policy["images"]:
         version = f" {rule['version']}" if rule["version"] else ""
         yield f"Images that match {rule['match']} run {rule['program'] or 'no daemon'}{version}."
@@ -57,6 +59,15 @@ def policy_in_words(fields: Mapping[str, Any]) -> Iterator[str]:
     for certificate in policy["certificates"]:
         source = certificate["configMap"] or certificate["secret"]
         yield f"A repaired dockerd knows {certificate['host']} by the certificates in {source}."
+    registry = policy["registry"]
+    if registry["lookup"]:
+        secrets = ", with the pods' pull secrets" if registry["pullSecrets"] else ""
+        yield (
+            f"What images run whose names don't tell is asked of {', '.join(registry['allowed'])}{secrets}, "
+            f"for {registry['timeoutSeconds']:g} s at most."
+        )
+    else:
+        yield "No registry is asked what images run."
     yield f"What is broken and can't be repaired: {policy['unrepaired']}."
     guards = [f"{name} ({answer})" for name, answer in policy["guards"].items() if answer != "off"]
     yield f"Guards: {', '.join(guards) or 'all off'}."

@@ -1,15 +1,23 @@
-"""How many descriptors another process has open, and how many it may have. Source: proc_pid_fd(5)."""
+"""How many descriptors a process has open, and how many it may have. Source: proc_pid_fd(5)."""
 
 from __future__ import annotations
 
 import os
 import resource
+import sys
 from pathlib import Path
 
 
 def descriptor_limit(pid: int) -> int:
     """Return how many descriptors a process may have at the moment. Raises OSError."""
     return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as it may allow itself, and return how many these are."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def told_descriptors(pid: int) -> int:

@@ -20,6 +20,12 @@ def private_network_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -
     return [str(unshare), *user, "--net", "--", *argv]
 
 
+def inside_network_argv(argv: Sequence[str], *, pid: int, as_root: bool) -> list[str]:
+    """Run a program in the network namespace of a process that `private_network_argv` has started."""
+    user = [] if as_root else ["--user", "--preserve-credentials"]
+    return ["nsenter", "--target", str(pid), *user, "--net", "--", *argv]
+
+
 def private_mounts_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) -> list[str]:
     """Run a program in a mount namespace of its own, so that its mounts end with it.
 
@@ -27,6 +33,12 @@ def private_mounts_argv(argv: Sequence[str], *, unshare: Path, as_root: bool) ->
     """
     user = [] if as_root else ["--user", "--map-root-user", "--map-auto"]
     return [str(unshare), *user, "--mount", "--propagation", "private", "--", *argv]
+
+
+def in_mounts_argv(argv: Sequence[str], *, pid: int, as_root: bool) -> list[str]:
+    """Run a program in the mount namespace that another one got by `private_mounts_argv`."""
+    user = [] if as_root else ["--user", "--preserve-credentials"]
+    return ["nsenter", f"--target={pid}", *user, "--mount", "--", *argv]
 
 
 def allowed_unshare() -> Path:

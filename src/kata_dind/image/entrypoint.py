@@ -16,7 +16,7 @@ from kata_dind.drivers import FILESYSTEM_DRIVERS, UNPROVEN_DRIVERS
 from kata_dind.host.disks import EXT4_EXTENDED, EXT4_OPTIONS, LABEL, LARGEST_JOURNAL_MIB, XFS_LEAST_MIB, XFS_OPTIONS
 from kata_dind.image.shelltext import only_for
 from kata_dind.version import __version__
-from kata_dind.vocabulary import DataRootKind, Filesystem
+from kata_dind.vocabulary import DataRootKind, Fallback, Filesystem
 
 _DIRECTORY = Path(__file__).parents[1] / "guest" / "entrypoint"
 
@@ -24,16 +24,17 @@ PARTS = {
     "head": "",
     "speak": "",
     "parse": "",
-    "left_out": "copy",
     "command": "",
-    "program": "",
+    "program": "whole",
+    "one_program": "copy",
     "other_programs": "other-programs",
     "which_containerd": "",
-    "toml": "",
+    "toml": "other-programs",
     "preflight": "",
     "detect": "",
     "choose": "auto",
     "prepare": "",
+    "below": "below",
     "memory": "memory",
     "elf": "",
     "call": "",
@@ -58,8 +59,8 @@ PARTS = {
 each with the feature that it is for, if it is not for all."""
 
 WHOLE = frozenset({
-    *DataRootKind, *Filesystem, "containerd", "disk", "dockerd", "fallback", "other-programs", "rootless", "size",
-    "whole",
+    *DataRootKind, *Filesystem, "below", "choice", "containerd", "disk", "dockerd", "fallback", "memory-or-share",
+    "other-kinds", "other-programs", "rootless", "size", "whole",
 })  # fmt: skip
 """The features of the whole script. A statement of a part may be for one alone, as `only_for` has it."""
 
@@ -69,24 +70,41 @@ of a lower; what is only added leaves it as it is."""
 
 _PLACEHOLDER = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 
+_LEAST_OF_XFS = f", for xfs at least {XFS_LEAST_MIB}M"
+
+PROGRAM_WORDS = {
+    "dockerd": "*/dockerd | */dockerd-*",
+    "containerd": "*/containerd",
+    "dagger": "*/dagger-en*",
+    "buildkitd": "*/buildkitd | */buildkitd-en* | */buildctl-d*",
+}
+"""By which word of a command, with a slash before it, a program is known to be started; patterns of the shell."""
+
 WORDS = {
-    "DEFAULT_FILESYSTEM": Filesystem.EXT4.value,
-    "DEFAULT_KIND": DataRootKind.AUTO.value,
+    **{f"{program.upper()}_WORDS": words for program, words in PROGRAM_WORDS.items()},
+    "CHECKS": "0 1",
+    "DISK_OPTION": "''",
+    "EXCLUSIVES": "1",
     "EXIT_BAD_INPUT": str(EXIT_BAD_INPUT),
     "EXIT_NO_DATA_ROOT": str(EXIT_NO_DATA_ROOT),
     "EXT4_EXTENDED": EXT4_EXTENDED,
     "EXT4_OPTIONS": shlex.join(EXT4_OPTIONS),
+    "FALLBACKS": " ".join(Fallback),
+    "FILESYSTEMS": " ".join(Filesystem),
+    "FILESYSTEM_OPTION": "--filesystem",
     "FILESYSTEM_DRIVERS": " | ".join(FILESYSTEM_DRIVERS),
+    "GROWER": "resize2fs or xfs_growfs (Alpine: xfsprogs-extra)",
     "INTERFACE": str(INTERFACE),
     "KINDS": " ".join(DataRootKind),
     "LABEL": LABEL,
     "LARGEST_JOURNAL_MIB": str(LARGEST_JOURNAL_MIB),
+    "LEAST_MIB": "64",
+    "LEAST_OF_XFS": _LEAST_OF_XFS,
     "LOOP_FILE": LOOP_FILE,
+    "MORE_OPTIONS": "${options:-}",
     "OTHER_FILESYSTEM": "",
-    "PROGRAM": "dockerd",
     "VERSION": __version__,
     "UNPROVEN_DRIVERS": " | ".join(UNPROVEN_DRIVERS),
-    "XFS_LEAST_MIB": str(XFS_LEAST_MIB),
     "XFS_OPTIONS": shlex.join(XFS_OPTIONS),
 }
 """The constants that the script shares with the host: `@NAME@` in a part stands for NAME; lists are shell patterns."""

@@ -75,7 +75,8 @@ def require_guest_os(source: PackageSource, *, report: Report) -> Path:
 def guest_code() -> dict[str, bytes]:
     """Return the files of our code that go into the guest OS, by their names below CODE_DIRECTORY."""
     agent = {f"agent/{path.name}": path.read_bytes() for path in sorted((GUEST_CODE / "agent").glob("*.py"))}
-    return {**agent, "entrypoint.sh": entrypoint_script().encode()}
+    published_port = (GUEST_CODE / "published_port.sh").read_bytes()
+    return {**agent, "entrypoint.sh": entrypoint_script().encode(), "published_port.sh": published_port}
 
 
 def _require_base(source: PackageSource, *, cache: Path, report: Report) -> Path:

@@ -35,6 +35,8 @@ class FollowedContainer:
         self._exit_code: int | None = None
         self._complaint: dict[str, str] | None = None
         """The error that the guest entrypoint, or the agent, has reported."""
+        self._failure: KataDindError | None = None
+        """Why this host could not start it."""
         self.ended = asyncio.Event()
 
     def follow(self, guest: Guest, *, check: bool) -> None:
@@ -59,6 +61,8 @@ class FollowedContainer:
 
     def failure(self, evidence: str) -> KataDindError:
         """Return the error of a container that ended before dockerd answered."""
+        if self._failure is not None:
+            return self._failure
         details, complaint = f"{self.tail()}\n{evidence}".strip(), self._complaint
         if complaint is not None and self._exit_code in (EXIT_BAD_INPUT, EXIT_NO_DATA_ROOT):
             said, hint = complaint["message"], complaint["hint"]
@@ -92,6 +96,10 @@ class FollowedContainer:
                         self._hear(line)
         except StreamLost:
             return  # the guest has ended, which is reported elsewhere, or could not be suspended and is followed anew
+        except KataDindError as error:
+            self._failure = error
+            self.ended.set()
+            return
         result = container.result
         self._exit_code = result.exit_code if result else None
         if result and result.error:

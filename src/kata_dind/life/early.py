@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -151,6 +153,18 @@ class _Adopted:
 
     def meet(self, on_event: OnEvent) -> AbstractAsyncContextManager[Guest]:
         return self._hand_over(on_event)
+
+
+def probable_backend(words: Sequence[str]) -> str:
+    """Return the backend that a command line will probably lead to; one that is wrong costs some time only."""
+    for word, following in itertools.pairwise([*words, ""]):
+        if word == "--backend" or word.startswith("--backend="):
+            return word.partition("=")[2] or following
+    if words[:1] == ["start"]:
+        for word in words[1:]:
+            if planned := read_json(state_directory() / "sandboxes" / word / "plan.json").get("backend"):
+                return str(planned)
+    return os.environ.get("KATA_DIND_BACKEND", "")
 
 
 def start_early(words: Sequence[str]) -> EarlyStart | None:

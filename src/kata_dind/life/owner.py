@@ -11,30 +11,36 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from kata_dind.backend import Backend, Begun, Guest, SnapshotGuest
-from kata_dind.backend.events import GuestEvent, Kernel, Phase, Problem, Usable
+from kata_dind.backend import Backend, Begun, Guest, SharingGuest, SnapshotGuest
+from kata_dind.backend.events import GivenUp, GuestEvent, Kernel, Phase, Problem, Usable
 from kata_dind.backend.plan import AnyPlan
+from kata_dind.backend.plan_file import write_plan
 from kata_dind.errors import AbnormalShutdown, KataDindError, NoSpace, SandboxError, SpecError
 from kata_dind.host.disks import is_full
 from kata_dind.life.container import FollowedContainer
 from kata_dind.life.guests import volume_of
+from kata_dind.life.host_services import serving_host_ports
+from kata_dind.life.ports import SandboxPorts
 from kata_dind.life.readiness import Readiness, asking_first, gone
 from kata_dind.life.sockets import Sockets
 from kata_dind.life.status import Status
+from kata_dind.life.watching import SharesWatch
 from kata_dind.progress import Report
 from kata_dind.proof.verdict import Verdict
-from kata_dind.store.sandboxes import Record
+from kata_dind.store.sandboxes import Record, keep_shares
 from kata_dind.wire.channel import first_of
 from kata_dind.wire.requests import StreamLost
 
 logger = logging.getLogger(__name__)
 
 _GONE_SECONDS = 5.0
+_PORTS_SECONDS = 10.0
+"""How long the sandbox waits at most for the ports of a guest that ran before."""
 
 Begin = Callable[[Path], AbstractContextManager[Begun]]
 """Begins to start the guest of a sandbox in a directory, for the length of a block."""
@@ -55,6 +61,8 @@ class Owner:
         self._status = Status(record, report=report)
         self._container = FollowedContainer(record.directory / backend.logs["dockerd"], self._status)
         self._readiness = Readiness(record, plan, self._proven, status=self._status, container=self._container)
+        self._ports = SandboxPorts(record, self._status)
+        self._watch = SharesWatch(record, self._status)
         self._sockets = Sockets(record, self)
         self._task: asyncio.Task[None] | None = None
         self._guest: Guest | None = None
@@ -62,8 +70,12 @@ class Owner:
         self._stop = asyncio.Event()
         self._going_down = False
         self._suspending: asyncio.Task[None] | None = None
+        self._sharing = asyncio.Lock()
+        """Locked while a share comes or goes."""
         self._kept = False
         """Whether the guest has ended with its state on file."""
+        self._publishes = False
+        """Whether a guest that ran before has published ports."""
         self._no_space: NoSpace | None = None
         """The error of a start that was broken off since the guest was paused."""
 
@@ -130,11 +142,51 @@ class Owner:
                 id="sandbox.not-suspendable",
                 hint=f"kata-dind stop {name}",
             )
+        if self._sharing.locked():
+            raise SandboxError(f"a share of '{name}' is being changed", id="sandbox.busy")
         suspendable = cast(SnapshotGuest, guest)
         suspendable.require_suspendable()
         self._suspending = asyncio.ensure_future(self._suspend(suspendable))
         self._suspending.add_done_callback(_note_failure)
         await asyncio.shield(self._suspending)  # the client may be gone before the end
+
+    async def share(self, share: Mapping[str, Any]) -> None:
+        """Give a running sandbox a share, by the fields of the spec's, and keep it in the record.
+
+        Raises what `SharingGuest.share` raises, and SandboxError for a sandbox that can't be given any now.
+        """
+        async with self._sharing:
+            plan = await self._require_sharing().share(
+                Path(share["host_path"]), str(share["guest_path"]), read_only=bool(share.get("read_only"))
+            )
+            self._keep_shares(plan, lambda shares: [*shares, dict(share)])
+
+    async def unshare(self, guest_path: str) -> None:
+        """Take the share at a path away from a running sandbox, and from its record. Raises as `share` does."""
+        async with self._sharing:
+            plan = await self._require_sharing().unshare(guest_path)
+            self._keep_shares(plan, lambda shares: [share for share in shares if share["guest_path"] != guest_path])
+
+    def _require_sharing(self) -> SharingGuest:
+        name = self._record.name
+        if self._suspending is not None:
+            raise SandboxError(f"the sandbox '{name}' is being saved", id="sandbox.not-running",
+                               hint=f"kata-dind start {name}, when it is saved")  # fmt: skip
+        if self._guest is None or self._going_down or self._stop.is_set():
+            raise SandboxError(f"the sandbox '{name}' is {self._status.state}", id="sandbox.not-running")
+        if not self._backend.shares_later:
+            raise SandboxError(
+                f"the backend {self._plan.backend} can't give a running sandbox a share",
+                id="share.not-supported",
+                hint=f"kata-dind stop {name}, the same command again, and kata-dind start {name}",
+            )
+        return cast(SharingGuest, self._guest)
+
+    def _keep_shares(self, plan: AnyPlan, change: Callable[[list[Any]], list[Any]]) -> None:
+        self._plan = plan
+        write_plan(self._record.directory, plan)
+        keep_shares(self._record, change)
+        self._watch.update()
 
     def _why_not_suspendable(self) -> str:
         if self._backend.snapshots is None:
@@ -148,6 +200,8 @@ class Owner:
         self._status.enter("stopping")
         try:
             await self._sockets.hang_up()
+            await self._ports.unfollow()
+            await self._watch.unfollow()
             facts = {name: self._status.get(name) for name in ("verdict", "data_root", "kernel")}
             await guest.suspend({**facts, "warnings": self._status.warnings})
         except AbnormalShutdown:
@@ -157,6 +211,8 @@ class Owner:
             if not guest.ended.is_set() and not self._stop.is_set():
                 # The guest runs on, and its streams are closed.
                 self._container.follow(guest, check=False)
+                self._ports.follow(guest)
+                self._watch.follow(guest)
                 self._status.enter("running")
             raise
         else:
@@ -171,13 +227,17 @@ class Owner:
         unclean = (self._volume or self._record).unclean
         check = unclean.exists()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._ports.close)
+            self._ports.take_address()
             # The guest ends before its clients' connections do, so that they receive all that it sends.
             stack.push_async_callback(self._sockets.end_connections)
+            stack.push_async_callback(self._ports.unfollow)
             stack.callback(self._container.let_go)
             if self._plan.outlives_owner:
                 self._record.lasting.touch()
             begun = stack.enter_context(self._begin(self._record.directory))
             guest = await stack.enter_async_context(begun.meet(self._heard))
+            await stack.enter_async_context(serving_host_ports(guest))
             unclean.touch()
             try:
                 await self._serve(stack, guest, check=check)
@@ -195,12 +255,19 @@ class Owner:
         answer = await stack.enter_async_context(asking_first(guest))
         self._container.follow(guest, check=check)
         stack.push_async_callback(self._container.unfollow)
+        if self._proven is None:  # before dockerd answers: it starts containers first that are to be restarted
+            self._ports.follow(guest)
+        stack.push_async_callback(self._watch.unfollow)
+        self._watch.follow(guest)
         await stack.enter_async_context(self._sockets.control(guest))
 
         async def let_in() -> None:
             await stack.enter_async_context(self._sockets.endpoint(guest))
 
         verdict = await self._readiness.wait(guest, answer, let_in)
+        if self._proven is not None:
+            await self._follow_ports(guest)
+        await self._watch.wait_until_watched()
         self._become_ready(guest, verdict)
         await first_of(self._stop.wait(), guest.ended.wait(), self._container.ended.wait())
         if self._suspending is not None:
@@ -208,6 +275,14 @@ class Owner:
         self._status.enter("stopping")
         if not self._stop.is_set() and not self._kept:
             raise gone(guest) if guest.ended.is_set() else self._container.sudden_end()
+
+    async def _follow_ports(self, guest: Guest) -> None:
+        """Answer what a guest that ran before asks about its ports; those that it has are reachable then."""
+        self._ports.follow(guest)
+        if self._publishes:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PORTS_SECONDS):
+                    await self._ports.told.wait()
 
     def _become_ready(self, guest: Guest, verdict: Verdict) -> None:
         self._guest = guest
@@ -237,11 +312,15 @@ class Owner:
                 self._status.phase(name, message, ended_seconds_ago=ago)
             case Kernel(version):
                 self._status.know(kernel=version)
-            case Problem(message, paused, solved):
-                self._status.problem(message, solved=solved)
+            case Problem(message, paused, solved, unsure):
+                self._status.problem(message, solved=solved, unsure=unsure)
                 if paused:
                     self._give_up_a_paused_start(message)
-            case Usable(changed, check_seconds) if self._guest is None:
+            case GivenUp(message):
+                logger.warning("%s", message)
+                self.request_stop()
+            case Usable(changed, check_seconds, publishes) if self._guest is None:
+                self._publishes = publishes
                 self._status.know(data_root=dict(changed), check_seconds=check_seconds)
                 self._readiness.usable.set()
 

@@ -3,39 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from kata_dind.guest.agent import protocol
 from kata_dind.wire.channel import READ_BYTES, ChannelClosed, ChannelStream
 from kata_dind.wire.requests import Output, Stream, StreamLost, Terminal, result_to_json
 
 
-async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream) -> None:
-    """Carry bytes between a client's connection to the endpoint and a stream."""
-    upload = asyncio.ensure_future(_upload(reader, stream))
+class Upload(Protocol):
+    """Carries what a client sends to a guest's stream, and sees what comes back."""
+
+    async def carry(self) -> None:
+        """Carry bytes until the client sends no more. Raises ConnectionError, StreamLost."""
+
+    def came_back(self, data: bytes) -> None:
+        """See bytes that the client was sent."""
+
+
+async def relay_connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream, upload: Upload | None = None
+) -> None:
+    """Carry bytes between a client's connection to the endpoint and a stream; without `upload` all of them."""
+    carrier = upload or _Everything(reader, stream)
+    sending = asyncio.ensure_future(_send(carrier, stream))
     try:
         while (part := await stream.receive()) is not None:
             if isinstance(part, Output):
                 writer.write(part.data)
+                carrier.came_back(part.data)
                 await writer.drain()
             elif writer.can_write_eof():
                 writer.write_eof()
     except (ConnectionError, StreamLost):
         pass  # the client or the guest has gone; both halves end here
     finally:
-        upload.cancel()
+        sending.cancel()
         stream.close()
         writer.close()
-        await asyncio.gather(upload, return_exceptions=True)
+        await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _upload(reader: asyncio.StreamReader, stream: Stream) -> None:
+async def _send(carrier: Upload, stream: Stream) -> None:
     try:
-        while data := await reader.read(READ_BYTES):
-            await stream.send(data)
+        await carrier.carry()
     except ConnectionError:
         stream.close()  # the client was killed, so no answer is needed
     else:
         stream.end()
+
+
+class _Everything:
+    """Carries all bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, stream: Stream) -> None:
+        self._reader = reader
+        self._stream = stream
+
+    async def carry(self) -> None:
+        while data := await self._reader.read(READ_BYTES):
+            await self._stream.send(data)
+
+    def came_back(self, data: bytes) -> None:
+        pass
 
 
 async def relay_command(client: ChannelStream, stream: Stream) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,12 @@ class Commanded(Protocol):
     async def suspend(self) -> None:
         """Suspend the sandbox. Raises KataDindError."""
 
+    async def share(self, share: Mapping[str, Any]) -> None:
+        """Give the sandbox a share. Raises KataDindError."""
+
+    async def unshare(self, guest_path: str) -> None:
+        """Take a share away. Raises KataDindError."""
+
 
 class Sockets:
     """The sockets, and the clients that are connected to them."""
@@ -52,7 +58,11 @@ class Sockets:
             self._keep(asyncio.current_task())
             try:
                 if not self.turns_away:
-                    await self._relay(relay_connection(reader, writer, guest.open(Docker())))
+                    from kata_dind.life.guarded import guarded_upload  # the first client comes when all is ready
+
+                    stream = guest.open(Docker())
+                    upload = guarded_upload(reader, writer, stream, record=self._record, guest=guest)
+                    await self._relay(relay_connection(reader, writer, stream, upload))
             except StreamLost:
                 pass  # the guest has ended a moment ago
             finally:
@@ -68,7 +78,11 @@ class Sockets:
 
         async def serve(stream: ChannelStream, request: dict[str, Any]) -> None:
             if request.get("kind") == "stop" and request.get("save"):
-                stream.close(await self._suspended())
+                stream.close(await _answered(self._commanded.suspend()))
+            elif request.get("kind") == "share":
+                stream.close(await _answered(self._commanded.share(request["share"])))
+            elif request.get("kind") == "unshare":
+                stream.close(await _answered(self._commanded.unshare(str(request["guest_path"]))))
             elif request.get("kind") == "stop":
                 stream.close({})
                 if request.get("discard"):
@@ -117,13 +131,6 @@ class Sockets:
         with contextlib.suppress(StreamLost):  # the guest has ended a moment ago
             await self._relay(relay_command(stream, guest.open(command)))
 
-    async def _suspended(self) -> dict[str, Any]:
-        try:
-            await self._commanded.suspend()
-        except KataDindError as error:
-            return error.as_fields()
-        return {}
-
     async def _relay(self, work: Coroutine[Any, Any, None]) -> None:
         """Carry a client's connection to the guest, until either of them ends it or we hang up."""
         task = asyncio.ensure_future(work)
@@ -141,6 +148,14 @@ class Sockets:
         assert connection is not None
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
+
+
+async def _answered(work: Coroutine[Any, Any, None]) -> dict[str, Any]:
+    try:
+        await work
+    except KataDindError as error:
+        return error.as_fields()
+    return {}
 
 
 async def _until_lost(channel: Channel) -> None:

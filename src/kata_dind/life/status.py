@@ -24,7 +24,10 @@ class Status:
         self._record = record
         self._report = report
         self._started = time.monotonic() if started is None else started
-        self.earlier_verdict: dict[str, Any] = record.read("status.json").get("verdict") or {}
+        earlier = record.read("status.json")
+        self.earlier_address = str(earlier.get("address") or "")
+        """The loopback address of an earlier start; empty where there was none."""
+        self.earlier_verdict: dict[str, Any] = earlier.get("verdict") or {}
         """The last verdict that passed in an earlier start; empty where none did."""
         self.warnings: list[str] = []
         self._phases: list[dict[str, Any]] = []
@@ -73,9 +76,12 @@ class Status:
             self.warnings.append(message)
         self._report(Event("warning", message))
 
-    def problem(self, message: str, *, solved: str) -> None:
-        """Report a problem that the sandbox runs on with, or, by an empty message, its end."""
-        self._facts["problem"] = message or None
+    def problem(self, message: str, *, solved: str, unsure: bool = False) -> None:
+        """Report a problem that the sandbox runs on with, or, by an empty message, its end.
+
+        `unsure` tells that nobody knows meanwhile whether its guest runs.
+        """
+        self._facts |= {"problem": message or None, "unsure": unsure}
         self._report(Event("warning", message) if message else Event("notice", solved))
         self.write()
 

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from kata_dind.backend import load_backend, load_early
 from kata_dind.backend.plan_file import require_plan
 from kata_dind.errors import KataDindError
+from kata_dind.host.descriptors import raise_descriptor_limit
 from kata_dind.host.process import use_small_pages
-from kata_dind.life.early import EarlyStart, remember, start_early
+from kata_dind.life.early import EarlyStart, probable_backend, remember, start_early
 from kata_dind.store.sandboxes import Record
 
 if TYPE_CHECKING:
@@ -198,13 +199,14 @@ def main() -> int:
     reporter = Reporter(int(sys.argv[1]))
     os.chdir("/")
     use_small_pages()
+    raise_descriptor_limit()  # each connection to a guest's port has two
     log = ToldLog()
     words = _hear_words(reporter.fd)
     early = start_early(words)
 
     import asyncio  # which takes as long as QEMU's start
 
-    load_early()
+    load_early(probable_backend(words))
     gc.freeze()
     gc.enable()
     return asyncio.run(_serve(reporter, words, early, log))

@@ -20,6 +20,9 @@ GUEST_ADDRESS = "198.18.1.15/24"
 GUEST_GATEWAY = "198.18.1.2"
 """QEMU's user network. 198.18.0.0/15 is for benchmarks (RFC 2544), so no real network is hidden by it."""
 
+NETWORK_ID = "network"
+"""What QEMU calls its user network."""
+
 _SERIAL_LIMIT = 20
 
 
@@ -71,7 +74,7 @@ def _memory(shape: MachineShape, wiring: Wiring) -> list[str]:
         kind, share = f"file,mem-path={_escaped(shape.memory_file.path)}", shape.memory_file.written
     elif wiring.memory_fd is not None:
         kind = f"file,mem-path=/proc/self/fd/{wiring.memory_fd}"  # memory-backend-memfd takes no descriptor
-    elif wiring.state_fd is not None:
+    elif wiring.state_fd is not None and not share:
         kind = "ram"  # QEMU looks at each page before it reads zeros into it, which in a memfd makes a page of it
     return [
         "-smp", f"{shape.cpus},maxcpus={shape.most_cpus}" if shape.most_cpus else str(shape.cpus),
@@ -158,8 +161,8 @@ def _disk(disk: Disk) -> list[str]:
 def _network() -> list[str]:
     # A restored guest need not announce itself by packets: it is alone on its network.
     return [
-        "-netdev", f"user,id=network,net={GUEST_NETWORK},host={GUEST_GATEWAY},ipv6=off",
-        "-device", "virtio-net-pci,netdev=network,romfile=,guest_announce=off",
+        "-netdev", f"user,id={NETWORK_ID},net={GUEST_NETWORK},host={GUEST_GATEWAY},ipv6=off",
+        "-device", f"virtio-net-pci,netdev={NETWORK_ID},romfile=,guest_announce=off",
     ]  # fmt: skip
 
 

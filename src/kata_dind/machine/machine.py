@@ -300,8 +300,7 @@ class Machine:
                 self.paused.clear()
                 await self._command("migrate_cancel")  # harmless when there is nothing to cancel
                 await self._command("cont")
-                self.channel.begin()
-                await first_of(self.channel.agreed.wait(), self.ended.wait(), self.paused.wait())
+                await self.begin_anew()
         except (TimeoutError, SandboxError) as error:
             self.cut_off = True
             if not self.ended.is_set():
@@ -316,6 +315,11 @@ class Machine:
                 id="vm.ended-while-suspending",
                 details=self.evidence(),
             ) from why
+
+    async def begin_anew(self) -> None:
+        """Begin the channel anew: all its streams are lost. Returns when the agent has answered, or can't."""
+        self.channel.begin()
+        await first_of(self.channel.agreed.wait(), self.ended.wait(), self.paused.wait())
 
     async def wait_until_loaded(self, *, timeout_seconds: float) -> None:
         """Wait until QEMU has read all of a state that has the memory in it. Raises BootFailed when it can't."""

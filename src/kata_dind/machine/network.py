@@ -23,8 +23,9 @@ OUTER_DNS = "198.18.0.3"
 LINK_LOCAL = "169.254.0.0/16"
 
 # The exits are closed before the program begins; its way out opens while it runs. The path leads through /proc since
-# the redirections of dash know one-digit descriptors only.
+# the redirections of dash know one-digit descriptors only. QEMU has a descriptor for each connection of the guest.
 _CLOSE_AND_EXEC = """
+ulimit -n "$(ulimit -H -n)"
 printf x >"/proc/self/fd/$0"
 [ -z "$1" ] || printf '%s\\n' "$1" | ip -batch - || exit 1
 shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from kata_dind.machine.argv import SHARE_TAG, node_name
 
 if TYPE_CHECKING:
     from kata_dind.machine.machine import Machine
+
+
+_UNPLUG_SECONDS, _UNPLUG_PAUSE_SECONDS = 30.0, 0.05
 
 
 async def plug_share(machine: Machine, virtiofsd_socket: Path) -> None:
@@ -26,6 +30,37 @@ async def plug_share(machine: Machine, virtiofsd_socket: Path) -> None:
         raise HostError(
             f"the machine takes no share: {error}", id="share.not-plugged", details=machine.evidence()
         ) from error
+
+
+async def unplug_share(machine: Machine) -> None:
+    """Take its shared directory away from a running machine, whose guest must have let go of it. Raises HostError."""
+    from qemu.qmp import ExecuteError
+
+    why = ""
+    try:
+        await machine.ask("device_del", {"id": "share"})
+        async with asyncio.timeout(_UNPLUG_SECONDS):
+            # The guest's kernel decides when the device goes; until then its connection is in use.
+            while why := await _why_not_removed(machine):  # noqa: ASYNC110 - it is only told by being asked
+                await asyncio.sleep(_UNPLUG_PAUSE_SECONDS)
+    except TimeoutError as error:
+        raise HostError(
+            f"the guest did not give its shares back within {_UNPLUG_SECONDS:g} s",
+            id="share.not-unplugged",
+            details=why,
+        ) from error
+    except ExecuteError as error:
+        raise HostError(f"the machine keeps its share: {error}", id="share.not-unplugged") from error
+
+
+async def _why_not_removed(machine: Machine) -> str:
+    from qemu.qmp import ExecuteError
+
+    try:
+        await machine.ask("chardev-remove", {"id": "share"})
+    except ExecuteError as error:
+        return str(error)
+    return ""
 
 
 async def plug_cpus(machine: Machine, count: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kata_dind.errors import CommandFailed, HostError, ToolMissing
-from kata_dind.host.namespaces import private_mounts_argv
+from kata_dind.host.namespaces import in_mounts_argv, private_mounts_argv
 from kata_dind.host.process import Daemon, daemon, find_tool, run
 
 _SYSTEM_PATHS = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/qemu/virtiofsd"), Path("/opt/kata/libexec/virtiofsd"))
@@ -41,6 +41,17 @@ done
 shift
 exec "$@"
 """
+
+
+# $1 and $2 are the place of the new share and its host path, $3 is ro or rw. The last line tells what was bound.
+_BIND_LATER = """
+set -e
+mount --bind -- "$2" "$1"
+[ "$3" != ro ] || mount -o remount,bind,ro -- "$1"
+stat -L -c %d:%i -- "$1"
+"""
+
+_BIND_SECONDS = 10.0
 
 
 class Bind(NamedTuple):
@@ -113,6 +124,50 @@ def binding_argv(argv: Sequence[str], directory: Path, binds: Sequence[Bind]) ->
     return ["sh", "-c", _BIND_AND_EXEC, str(directory), *words, "--", *argv]
 
 
+def bind_later(process: Daemon, directory: Path, bind: Bind, *, as_root: bool) -> None:
+    """Bind a further share below the directory of a virtiofsd that runs. Raises HostError."""
+    target = directory / bind.name
+    if bind.host_path.is_dir():
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    mode = "ro" if bind.read_only else "rw"
+    script = ["sh", "-c", _BIND_LATER, "sh", str(target), str(bind.host_path), mode]
+    status = bind.host_path.stat()
+    try:
+        bound = run(in_mounts_argv(script, pid=process.pid, as_root=as_root), timeout_seconds=_BIND_SECONDS).stdout
+    except CommandFailed as error:
+        raise HostError(
+            f"'{bind.host_path}' can't be shared with a sandbox that runs", id="share.not-bound", details=error.details
+        ) from error
+    if bound.split() != [f"{status.st_dev}:{status.st_ino}"]:
+        unbind(process, directory, bind.name, as_root=as_root)
+        raise HostError(
+            f"'{bind.host_path}' was mounted on this host after the sandbox's shares were, which don't see it",
+            id="share.not-bound",
+            hint="stop the sandbox, and start it again",
+        )
+
+
+def remove_place(place: Path) -> None:
+    """Remove the empty directory, or the empty file, on which a share was bound; what has anything in it stays."""
+    with contextlib.suppress(OSError):
+        if place.is_dir():
+            place.rmdir()
+        elif not place.stat().st_size:
+            place.unlink()
+
+
+def unbind(process: Daemon, directory: Path, name: str, *, as_root: bool) -> None:
+    """Take a share away from a virtiofsd that runs. Raises HostError."""
+    script = ["umount", "-l", "--", str(directory / name)]
+    try:
+        run(in_mounts_argv(script, pid=process.pid, as_root=as_root), timeout_seconds=_BIND_SECONDS)
+    except CommandFailed as error:
+        raise HostError("the share can't be taken away", id="share.not-bound", details=error.details) from error
+    remove_place(directory / name)
+
+
 @contextlib.contextmanager
 def start_virtiofsd(
     directory: Path,
@@ -131,6 +186,8 @@ def start_virtiofsd(
     """
     virtiofsd = require_virtiofsd()
     directory.mkdir(mode=0o755, exist_ok=True)
+    for place in directory.iterdir():  # those of an earlier start may be of another kind
+        remove_place(place)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         socket_path.unlink(missing_ok=True)

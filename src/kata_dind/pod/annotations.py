@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kata_dind.pod.model import Finding, PodDict, Severity
+from kata_dind.pod.names import is_label
 from kata_dind.pod.quantity import quantity_bytes
 from kata_dind.pod.reading import containers_of, mapping
 from kata_dind.pod.sizes import LEAST_BYTES
@@ -26,8 +26,6 @@ _NO = frozenset(("false", "off", "no", "disabled"))
 
 _MOST_ASKED_BYTES = 64 * 2**40
 """More is a mistake; what is more than a data root can have gets as much as it can."""
-
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ def _read_size(value: str) -> tuple[int | None, str]:
 
 
 def _read_container(value: str, pod: PodDict) -> tuple[str, str]:
-    if not _LABEL.fullmatch(value):
+    if not is_label(value):
         return "", f"is {_shown(value)}, which is no name of a container"
     names = [container.get("name") for _, _, container in containers_of(mapping(mapping(pod).get("spec")))]
     if value not in names:

@@ -12,11 +12,11 @@ from kata_dind.pod.reading import items, mapping
 _MADE_BY = "Buildkite's agent-stack-k8s makes a pod for each job"
 
 
-def is_plugin(node: Mapping[Any, Any]) -> bool:
-    """Tell whether a mapping is the settings of the kubernetes plugin: with sidecars that have images."""
+def is_plugin(node: Mapping[Any, Any], pointer: Pointer) -> bool:
+    """Tell whether a mapping is the settings of the kubernetes plugin: by key or pod spec, and with sidecars."""
     if not any(isinstance(mapping(entry).get("image"), str) for entry in items(node.get("sidecars"))):
         return False
-    return "steps" not in node
+    return "podSpec" in node or "podSpecPatch" in node or "kubernetes" in str(pointer[-1:])
 
 
 def buildkite_pods(node: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place]:

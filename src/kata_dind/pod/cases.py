@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kata_dind.pod.argv import FROM_IMAGE, basename, place_of
-from kata_dind.pod.container import Container
+from kata_dind.pod.container import USUAL_ROOTS, Container
 from kata_dind.pod.flags import flags_weight
 from kata_dind.pod.images import CERTAIN, LIKELY
 from kata_dind.pod.launches import FoundLaunch, Start
 from kata_dind.pod.model import Launch, Program
 from kata_dind.pod.reading import mapping
-from kata_dind.pod.volumes import clean_path
+from kata_dind.pod.volumes import IMAGE_VOLUMES, clean_path
+from kata_dind.pod.wrapper import NO_PROGRAM, wrapped_words
 
 STARTING_VARIABLES = {
     "DOCKER_IN_DOCKER": (("start",), ""),
@@ -43,7 +44,8 @@ def cases_of(container: Container, launch: FoundLaunch) -> list[Case]:
         case = _by_variable(container, launch) or _by_image(container, launch) or _by_volume(container, launch)
         cases = [case] if case else []
     if launch.is_wrapped and not any(case.weight >= CERTAIN for case in cases):
-        cases = [_wrapped(container)]
+        only_makes_disk = wrapped_words(container.command) == [*NO_PROGRAM]
+        cases = [] if only_makes_disk else [_wrapped(container)]
     return [_with_extras(container, case) for case in cases]
 
 
@@ -152,6 +154,8 @@ def _by_image(container: Container, launch: FoundLaunch) -> Case | None:
     known = container.known
     if known.program is None or not known.weight or known.variable is not None or _is_off(container):
         return None
+    if _runs_another_program(container, launch):
+        return None
     if container.command:
         if not _goes_on(container, launch):
             return None
@@ -164,6 +168,17 @@ def _by_image(container: Container, launch: FoundLaunch) -> Case | None:
     return Case(known.program, weight, (known.said,), launch=launch_of(container, None))
 
 
+def _runs_another_program(container: Container, launch: FoundLaunch) -> bool:
+    """Tell whether the configuration of the image shows that it starts something else, whatever its name says.
+
+    A script of somebody's may start a daemon, and a VOLUME at a data root means that something does.
+    """
+    known = container.known
+    if not known.is_read or container.command or launch.unknown:
+        return False
+    return not (known.volumes and known.volumes.intersection(USUAL_ROOTS | IMAGE_VOLUMES))
+
+
 def _is_told_otherwise(container: Container, launch: FoundLaunch) -> bool:
     """Tell whether the arguments are a command of its own for an image that would start a daemon."""
     known = container.known
@@ -171,13 +186,13 @@ def _is_told_otherwise(container: Container, launch: FoundLaunch) -> bool:
         return False  # its starter runs the daemon first, and then the arguments
     if container.args[0].startswith("-"):
         return False
-    return not launch.unknown or bool(known.entrypoint)
+    return not launch.unknown or (bool(known.entrypoint) and not known.is_read)
 
 
 def _by_volume(container: Container, launch: FoundLaunch) -> Case | None:
     """Return the case where nothing names a daemon, but flags of one are there, or a volume at a data root."""
     known = container.known
-    if known.is_client or (container.command and not launch.unknown):
+    if known.is_client or (container.command and not launch.unknown) or _runs_another_program(container, launch):
         return None
     if not container.command and container.args:
         weight = flags_weight(container.args)

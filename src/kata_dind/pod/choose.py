@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from kata_dind.pod.annotations import DATA_ROOT, SIZE
 from kata_dind.pod.handlers import Runtime
-from kata_dind.pod.model import Backing, Engine, Finding, Root, Severity, VolumeMount
+from kata_dind.pod.model import Backing, Engine, Finding, Program, Root, Severity, VolumeMount
 from kata_dind.pod.policy import EmptyDirMode
 from kata_dind.pod.quantity import quantity, quantity_bytes
 from kata_dind.pod.reading import mapping, post_start_words, text, words
@@ -19,6 +20,7 @@ from kata_dind.pod.volumes import (
     IMAGE_VOLUMES,
     clean_path,
     find_claim_template,
+    find_mount,
     find_volume,
     mount_above,
     mounts_below,
@@ -31,6 +33,8 @@ TABLES_BYTES = 4 * 1024**3
 
 Kata's ext4 is as large as the node's file system, and so are its tables: 2.5 GB on one of 2.9 TB.
 """
+
+_KINDS = {kind.value: kind for kind in DataRootKind}
 
 
 class Way(StrEnum):
@@ -48,7 +52,8 @@ class Way(StrEnum):
         return self in (Way.BLOCK, Way.LOOP)
 
 
-@dataclass(frozen=True, slots=True)
+# Frozen classes take three times as long to make; these two live for one repair.
+@dataclass(slots=True)
 class Site:
     """A data root that needs a repair, with all that the choice depends on."""
 
@@ -68,7 +73,8 @@ class Site:
     @property
     def cover(self) -> VolumeMount | None:
         """The mount that the root lies in: at it, or above it unless the image's VOLUME is in between."""
-        if self.root.mount is not None or clean_path(self.root.path) in IMAGE_VOLUMES:
+        volumes = IMAGE_VOLUMES if self.engine.image_volumes is None else self.engine.image_volumes
+        if self.root.mount is not None or clean_path(self.root.path) in volumes:
             return self.root.mount
         return mount_above(self.spec, self.container, self.root.path, self.claim_templates)
 
@@ -82,7 +88,7 @@ class Site:
         return self.engine.named
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """What is to be made."""
 
@@ -229,7 +235,7 @@ def _script_mounts(site: Site) -> bool:
 
 def _asked(site: Site) -> DataRootKind:
     word = site.environment.get("DATA_ROOT")
-    return DataRootKind(word) if word in [*DataRootKind] else site.wanted.kind
+    return _KINDS.get(word, site.wanted.kind)
 
 
 def _unwrappable(site: Site) -> Finding | None:
@@ -244,6 +250,13 @@ def _unwrappable(site: Site) -> Finding | None:
             "root.rootless",
             f"The container {site.named} does not run as root, so no disk can be mounted in it.",
             instead,
+        )
+    if engine.sudo_user:
+        return site.finding(
+            "root.rootless",
+            f"The container {site.named} runs as the user {engine.sudo_user} of its image, who starts "
+            f"{engine.program.product} by sudo, so no disk can be mounted before.",
+            f"Set securityContext.runAsUser: 0. Or {instead[0].lower()}{instead[1:]}",
         )
     if site.spec.get("hostUsers") is False:
         return site.finding(
@@ -265,14 +278,31 @@ def _unwrappable(site: Site) -> Finding | None:
             "entrypoint has mounted its disk.",
             "Start it by the container's command.",
         )
-    below = mounts_below(site.container, site.root.path)
+    below = next((path for path in mounts_below(site.container, site.root.path) if not _goes_along(site, path)), "")
     if below:
         return site.finding(
             "root.mounts-below",
-            f"The container {site.named} mounts `{below[0]}`, which a disk on `{site.root.path}` would hide.",
-            f"Mount a volume on `{site.root.path}` itself, or move that mount elsewhere.",
+            f"The container {site.named} mounts `{below}`, which a disk on `{site.root.path}` would hide.",
+            f"{instead} Or move that mount elsewhere.",
         )
     return None
+
+
+_WITHOUT_LAYERS = frozenset({"containers", "volumes"})
+"""Directories in dockerd's data root that may lie on any file system."""
+_DIRECTORIES = frozenset({"emptyDir", "ephemeral", "persistentVolumeClaim", "template"})
+
+
+def _goes_along(site: Site, path: str) -> bool:
+    """Tell whether the guest entrypoint may mount on the disk what is mounted below the data root."""
+    mount = find_mount(site.spec, site.container, path, site.claim_templates)
+    return (
+        site.engine.program is Program.DOCKERD
+        and posixpath.dirname(path) == clean_path(site.root.path)
+        and posixpath.basename(path) in _WITHOUT_LAYERS
+        and mount is not None
+        and source_of(site.spec, mount, site.claim_templates)[0] in _DIRECTORIES
+    )
 
 
 def _is_started_by_hook(site: Site) -> bool:
@@ -320,6 +350,8 @@ def _on_claim(site: Site, asked: DataRootKind, kind: str, source: Mapping[str, A
     because = "what the volume holds has to outlive the pod, so the disk is a file on it"
     if kind == "ephemeral":
         because = "the claim is there already"
+    if not size:
+        because += f"; how large the claim is does not stand here, so that the annotation {SIZE} may have to say it"
     return Choice(Way.LOOP, because, size or site.wanted.size_bytes, on_claim=True)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kata_dind.pod.annotations import Wishes
 from kata_dind.pod.argv import Word, expand
 from kata_dind.pod.files import Files, environment_of
 from kata_dind.pod.handlers import Runtime
-from kata_dind.pod.images import CERTAIN, Known, known_image
-from kata_dind.pod.model import ConfigMaps, ContainerList, Pointer
+from kata_dind.pod.images import CERTAIN, NOTHING, Known, known_image, with_config
+from kata_dind.pod.model import (
+    ConfigMaps,
+    ContainerList,
+    ImageConfig,
+    ImageConfigs,
+    Pointer,
+    Program,
+)
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.reading import containers_of, is_privileged, items, mapping, number, text, words
 from kata_dind.pod.sentences import quoted
@@ -38,6 +45,7 @@ class Scene:
     claim_templates: Sequence[Mapping[str, Any]]
     runtime: Runtime | None
     wishes: Wishes
+    images: ImageConfigs
 
 
 class Container:
@@ -51,11 +59,18 @@ class Container:
         self.name = text(fields.get("name"))
         self.image = text(fields.get("image"))
         self.files = Files(scene.spec, fields, scene.config_maps)
-        self.variables = environment_of(fields, scene.config_maps)
+        self.own_variables = environment_of(fields, scene.config_maps)
         self.rule_is_set, self.known = self._look_up()
+        config = scene.images.get(self.image) if scene.images else None
+        if config is not None:
+            self.known = self._with_config(config)
         count = len(items(fields.get("command")))
         self.command = self._words("command", 0)
         self.args = self._words("args", count)
+        self.variables = self.own_variables
+        if config is not None:
+            # Kubernetes expands words by the container's own variables, and the program sees the image's as well.
+            self.variables = {**config.environment, **self.own_variables}
         self.is_privileged = is_privileged(fields)
 
     @property
@@ -73,7 +88,7 @@ class Container:
         # The guest entrypoint is a long script, which nobody reads.
         unread = 2 if found[1:4:2] == ["-c", "kata-dind"] else -1
         return [
-            Word(word if place == unread else expand(word, self.variables), start + place)
+            Word(word if place == unread else expand(word, self.own_variables), start + place)
             for place, word in enumerate(found)
         ]
 
@@ -88,13 +103,17 @@ class Container:
         said = f"the policy says that the image {self.image} runs {rule.program}"
         return True, Known(rule.program, CERTAIN, said, version, rule.entrypoint, user=rule.user)
 
+    def _with_config(self, config: ImageConfig) -> Known:
+        known = with_config(self.known, config)
+        return replace(known, entrypoint=self.known.entrypoint) if self.rule_is_set and self.known.entrypoint else known
+
     def is_named(self) -> bool:
         """Tell whether an annotation or the policy names it as one that runs a daemon."""
         return bool(self.name) and (self.scene.wishes.container == self.name or self.scene.policy.names(self.name))
 
     def has_docker_variables(self) -> bool:
         """Tell whether it has variables that dockerd, or its image, reads."""
-        return any(name.startswith(_ENVIRONMENT_HINTS) for name in self.variables)
+        return any(name.startswith(_ENVIRONMENT_HINTS) for name in self.own_variables)
 
     def own_volume(self) -> str:
         """Return the data root at which the pod has a volume of its own; empty if there is none."""
@@ -135,9 +154,23 @@ class Container:
 
     def has_mount(self, path: str) -> bool:
         """Tell whether something is mounted at a path: by the pod, or since its image has a VOLUME there."""
-        if self.known.program is not None and path in IMAGE_VOLUMES:
+        if self.known.program is not None and path in self.image_volumes:
             return True
         return find_mount(self.scene.spec, self.fields, path, self.scene.claim_templates) is not None
+
+    @property
+    def image_volumes(self) -> frozenset[str]:
+        """The directories for which its image has a VOLUME, or those of all images with such programs."""
+        return IMAGE_VOLUMES if self.known.volumes is None else self.known.volumes
+
+    def known_of(self, program: Program) -> Known:
+        """Return what is known of the image, if it runs this program; of another one, what it says of any process."""
+        known = self.known
+        if known.program is program or not known.is_read:
+            return known if known.program is program else NOTHING
+        told = ("entrypoint", "cmd", "user", "rootless", "home", "is_read", "volumes")
+        version = known.version if program is Program.DOCKERD and known.program is None else ()
+        return replace(NOTHING, version=version, **{name: getattr(known, name) for name in told})
 
     def user(self, known: Known) -> int | None:
         """Return the user id that it runs as; None if neither the pod nor the image says so."""
@@ -149,7 +182,8 @@ class Container:
 
     def entrypoint(self, known: Known) -> tuple[str, ...]:
         """Return what its image runs if it gets no command."""
-        return known.entrypoint if self.args or not known.entrypoint else (*known.entrypoint, *known.cmd)
+        is_alone = not self.args and known.entrypoint_is_known
+        return (*known.entrypoint, *known.cmd) if is_alone else known.entrypoint
 
 
 def _socket_volumes(container: Mapping[str, Any]) -> set[str]:

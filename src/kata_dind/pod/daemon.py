@@ -9,7 +9,7 @@ from kata_dind.drivers import FILESYSTEM_DRIVERS, FIRST_WITHOUT, UNFIT_DRIVERS
 from kata_dind.pod.model import Engine, Finding, Launch, Pointer, Program, Severity, StorageSetting
 from kata_dind.pod.patch import escape_expansion
 from kata_dind.pod.policy import Policy
-from kata_dind.pod.reading import items, mapping, number, text
+from kata_dind.pod.reading import is_mapping, items, mapping, number, text
 from kata_dind.pod.storage import Bench
 from kata_dind.pod.volumes import clean_path
 from kata_dind.pod.wrapper import mentions_variable, wrapped_words
@@ -121,7 +121,7 @@ def give_time(bench: Bench, engine: Engine, *, with_disk: bool) -> None:
         )
     probe = (*engine.pointer, "startupProbe")
     found = bench.draft.get(probe)
-    if not with_disk or not isinstance(found, Mapping):
+    if not with_disk or not is_mapping(found):
         return
     period = number(found.get("periodSeconds", 10)) or 10
     failures = number(found.get("failureThreshold", 3)) or 3

@@ -19,7 +19,18 @@ from kata_dind.pod.flags import flags_weight
 from kata_dind.pod.handlers import runtime_of
 from kata_dind.pod.images import CERTAIN, LIKELY
 from kata_dind.pod.launches import FoundLaunch, read_launch
-from kata_dind.pod.model import NO_CONFIG_MAPS, ConfigMaps, Detection, Engine, Finding, PodDict, Program, Severity
+from kata_dind.pod.model import (
+    NO_CONFIG_MAPS,
+    NO_IMAGE_CONFIGS,
+    ConfigMaps,
+    Detection,
+    Engine,
+    Finding,
+    ImageConfigs,
+    PodDict,
+    Program,
+    Severity,
+)
 from kata_dind.pod.policy import Policy
 from kata_dind.pod.reading import containers_of, items, mapping, post_start_words, text, words
 from kata_dind.pod.volumes import clean_path
@@ -41,8 +52,12 @@ def detect(
     *,
     config_maps: ConfigMaps = NO_CONFIG_MAPS,
     claim_templates: Sequence[Mapping[str, Any]] = (),
+    images: ImageConfigs = NO_IMAGE_CONFIGS,
 ) -> Detection:
-    """Return what runs in a pod, where its data lands and what becomes of it, and what else is to be said."""
+    """Return what runs in a pod, where its data lands and what becomes of it, and what else is to be said.
+
+    `images` is what registries have told of the images whose names don't tell it (`lookups.unknown_images`).
+    """
     pod = mapping(pod)
     spec = mapping(pod.get("spec"))
     runtime_class = text(spec.get("runtimeClassName"))
@@ -51,12 +66,15 @@ def detect(
     entries = [
         entry
         for entry in containers_of(spec)
-        if everyone or _has_hint(entry[2]) or _is_named(text(entry[2].get("name")), entry[2], policy, wishes)
+        if everyone
+        or has_hint(entry[2])
+        or (images and text(entry[2].get("image")) in images)
+        or is_named(text(entry[2].get("name")), entry[2], policy, wishes)
     ]
     if not entries:
         return Detection((), findings, runtime_class, policy.class_of(runtime_class) is not None)
     runtime = runtime_of(runtime_class, mapping(mapping(pod.get("metadata")).get("annotations")), policy)
-    scene = Scene(pod, spec, policy, config_maps, claim_templates, runtime, wishes)
+    scene = Scene(pod, spec, policy, config_maps, claim_templates, runtime, wishes, images)
     engines: list[Engine] = []
     notes: list[Finding] = list(findings)
     for entry in entries:
@@ -66,7 +84,7 @@ def detect(
     return Detection(tuple(engines), tuple(notes), runtime_class, runtime is not None)
 
 
-def _has_hint(container: Mapping[str, Any]) -> bool:
+def has_hint(container: Mapping[str, Any]) -> bool:
     """Look for a word that speaks of Docker: the cheap check that most containers end with."""
     get = container.get
     command, args = items(get("command")), items(get("args"))
@@ -96,7 +114,7 @@ def _has_hint(container: Mapping[str, Any]) -> bool:
     return "lifecycle" in container and any(hint in word for word in post_start_words(container) for hint in _HINTS)
 
 
-def _is_named(name: str, container: Mapping[str, Any], policy: Policy, wishes: Wishes) -> bool:
+def is_named(name: str, container: Mapping[str, Any], policy: Policy, wishes: Wishes) -> bool:
     """Tell whether the policy or an annotation speaks of a container."""
     if name and (wishes.container == name or policy.names(name)):
         return True

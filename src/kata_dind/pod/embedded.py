@@ -10,7 +10,7 @@ from typing import Any
 
 from kata_dind.errors import SpecError
 
-_MAY_BE_POD = re.compile(r"(?:[cC]ontainers|containerMode|jenkins):")
+_MAY_BE_POD = re.compile(r"""(?:[cC]ontainers|containerMode|jenkins):|path["']?:.*/(?:c|initC)ontainers\b""")
 _LONGEST = 256 * 1024
 """Characters of such a text. What is longer is a program, not a manifest."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kata_dind.pod.argv import place_of
@@ -23,7 +23,7 @@ from kata_dind.pod.model import (
     Severity,
     StorageSetting,
 )
-from kata_dind.pod.outcomes import outcome_of
+from kata_dind.pod.outcomes import outcome_of, with_layers_on
 from kata_dind.pod.reading import items, mapping
 from kata_dind.pod.roots import DEFAULT_ROOTS, Driver, NamedRoot, Running, Storage, read_storage
 from kata_dind.pod.volumes import backing_at, backing_of, find_mount
@@ -44,7 +44,7 @@ class _Described:
 
 def engine_of(container: Container, case: Case, launch: FoundLaunch) -> tuple[Engine, list[Finding]]:
     """Return the engine that a case is for, and what is not known of its data root."""
-    known = container.known if container.known.program is case.program else NOTHING
+    known = container.known_of(case.program)
     if case.root:
         known = replace(known, root=case.root, program=case.program)
     user = container.user(known)
@@ -96,9 +96,13 @@ def engine_of(container: Container, case: Case, launch: FoundLaunch) -> tuple[En
         rootless=rootless,
         privileged=container.is_privileged,
         by_hand=by_hand,
-        storage_settings=tuple(_setting(container, driver) for driver in storage.drivers),
+        storage_settings=tuple(_setting(container, driver, written=files) for driver in storage.drivers),
         wrapped=launch.is_wrapped,
+        lacks_mkfs=known.lacks_mkfs,
+        sudo_user=known.sudo_user if user is None else "",
         covered=covered,
+        entrypoint_is_known=known.entrypoint_is_known,
+        image_volumes=container.known.volumes,
     )
     return engine, _said_of(container, storage)
 
@@ -139,7 +143,14 @@ def _root(
     if mount is not None:
         backing, because = backing_of(scene.spec, mount, scene.runtime, scene.claim_templates)
     else:
-        backing, because = backing_at(scene.spec, container.fields, named.path, scene.runtime, scene.claim_templates)
+        backing, because = backing_at(
+            scene.spec,
+            container.fields,
+            named.path,
+            scene.runtime,
+            scene.claim_templates,
+            image_volumes=container.image_volumes,
+        )
     if by_hand is not None:
         backing = Backing.MEMORY if by_hand.is_memory else Backing.DISK
         what = "a tmpfs" if by_hand.is_memory else "a disk"
@@ -153,20 +164,38 @@ def _root(
         rootless=described.rootless,
         driver=described.driver,
     )
+    if outcome in (Outcome.SLOW, Outcome.FAILS) and program is Program.DOCKERD and not described.rootless:
+        answer = _with_layers_elsewhere(container, named.path, described)
+        outcome, outcome_because = answer or (outcome, outcome_because)
     if described.is_wrapped:
         outcome = Outcome.WORKS
         outcome_because = "the guest entrypoint of kata-dind prepares and proves the data root first"
     return Root(named.path, named.said_by, mount, backing, because, outcome, outcome_because, is_containerds)
 
 
-def _setting(container: Container, driver: Driver) -> StorageSetting:
+def _with_layers_elsewhere(container: Container, root: str, described: _Described) -> tuple[Outcome, str] | None:
+    """Return what becomes of dockerd if the directory of overlay2 in its data root is a good volume."""
+    mounts = items(container.fields.get("volumeMounts"))
+    if not any("overlay2" in str(mapping(mount).get("mountPath")) for mount in mounts):
+        return None
+    scene = container.scene
+    below = find_mount(scene.spec, container.fields, f"{root}/overlay2", scene.claim_templates)
+    if below is None:
+        return None
+    layers = backing_of(scene.spec, below, scene.runtime, scene.claim_templates)[0]
+    return with_layers_on(layers, described.version, described.driver)
+
+
+def _setting(container: Container, driver: Driver, *, written: Mapping[str, str]) -> StorageSetting:
     if driver.variable:
         pointers = _variable_pointers(container, driver.variable)
         return StorageSetting(driver.name, pointers, True, in_script=not pointers)
     places = [place_of(word) for word in driver.words]
     if places and all(place >= 0 for place in places):
         return StorageSetting(driver.name, tuple(_word_pointer(container, place) for place in places), False)
-    return StorageSetting(driver.name, (), False, in_script=True, in_file=driver.in_file)
+    # A file that the script writes is written after the guest entrypoint has read it.
+    in_file = "" if driver.in_file in written else driver.in_file
+    return StorageSetting(driver.name, (), False, in_script=True, in_file=in_file)
 
 
 def _word_pointer(container: Container, place: int) -> Pointer:
@@ -188,6 +217,8 @@ def _variable_pointers(container: Container, name: str) -> tuple[Pointer, ...]:
 
 def _said_of(container: Container, storage: Storage) -> list[Finding]:
     findings = []
+    if storage.root.one_word:
+        findings.append(_one_word(container, storage.root.one_word))
     if not storage.root.path:
         findings.append(
             Finding(
@@ -212,3 +243,19 @@ def _said_of(container: Container, storage: Storage) -> list[Finding]:
             )
         )
     return findings
+
+
+def _one_word(container: Container, word: str) -> Finding:
+    """Return the finding about a flag with its value in one word, as pflag reads it: `-g /x`, `--data-root /x`."""
+    flag, _, value = word.partition(" ")
+    takes = f"for `{flag}` with the value `{word[2:]}`, whose space is a part of the path"
+    if flag.startswith("--"):
+        takes = "for a flag of that whole name, which it does not have, and exits"
+    return Finding(
+        "root.one-word",
+        Severity.WARNING,
+        f"The program in {container.named} takes the word `{word}` {takes}.",
+        container=container.name,
+        pointer=container.pointer,
+        hint=f"Write two words, `{flag}` and `{value.strip()}`.",
+    )

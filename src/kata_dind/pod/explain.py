@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kata_dind.pod.model import Backing, Detection, Engine, Finding, Outcome, Program, Repair, Root, Severity
+from kata_dind.pod.model import (
+    Backing,
+    Detection,
+    Engine,
+    Finding,
+    Outcome,
+    Program,
+    Repair,
+    Root,
+    Severity,
+    version_text,
+)
 from kata_dind.pod.sentences import lowered, sentence
 
 _PROGRAMS = {
@@ -54,7 +65,7 @@ def explain(
 
 
 def _about(engine: Engine, detection: Detection, *, class_elsewhere: bool) -> str:
-    version = f" {'.'.join(map(str, engine.version))}" if engine.version else ""
+    version = f" {version_text(engine.program, engine.version)}" if engine.version else ""
     where = f"The container `{engine.container}`" if engine.container else "A container without a name"
     kind = {"initContainers": " (an init container)", "ephemeralContainers": " (an ephemeral container)"}
     parts = [f"{where}{kind.get(engine.list, '')} runs {_PROGRAMS[engine.program].format(version)}"]

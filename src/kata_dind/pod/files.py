@@ -9,7 +9,7 @@ from typing import Any
 from kata_dind.pod.argv import expand
 from kata_dind.pod.launches import Script
 from kata_dind.pod.model import ConfigMaps
-from kata_dind.pod.reading import items, mapping, text, volumes_of
+from kata_dind.pod.reading import is_mapping, items, mapping, text, volumes_of
 from kata_dind.pod.volumes import clean_path
 
 
@@ -57,7 +57,7 @@ class Files:
         for _, entry in volumes_of(self._spec):
             if entry.get("name") != volume:
                 continue
-            if isinstance(entry.get("configMap"), Mapping):
+            if is_mapping(entry.get("configMap")):
                 yield from self._in_config_map(mapping(entry["configMap"]), file)
             for source in items(mapping(entry.get("projected")).get("sources")):
                 yield from self._in_config_map(mapping(mapping(source).get("configMap")), file)
@@ -91,7 +91,7 @@ def environment_of(container: Mapping[str, Any], config_maps: ConfigMaps) -> dic
         data = mapping(config_maps.get(text(mapping(source.get("configMapRef")).get("name"))))
         variables.update({prefix + str(key): value for key, value in data.items() if isinstance(value, str)})
     for entry in items(container.get("env")):
-        if not isinstance(entry, Mapping):
+        if not is_mapping(entry):
             continue
         name = entry.get("name")
         if not isinstance(name, str):

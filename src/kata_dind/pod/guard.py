@@ -193,14 +193,19 @@ def _obeys(runtime: Runtime, policy: Policy) -> tuple[_Obedience, str]:
     handler = quoted(runtime.handler)
     if rule is not None and any(matches(pattern, _EXTRA_ARGS) for pattern in rule.enable_annotations):
         return _Obedience.SURE, f"by the policy, {handler} does"
-    if not runtime.version:
+    if (by_default := obeys_extra_args_by_default(runtime)) is None:
         return _Obedience.UNSURE, (
             "before 3.31 it does by default (GHSA-rr59-xxvx-96qr), "
             f"and the policy does not give the version of {handler}"
         )
-    if _OBEYED_SINCE[runtime.shim] <= runtime.version < (3, 31, 0):
+    if by_default:
         return _Obedience.SURE, f"{runtime.version_text} does by default (GHSA-rr59-xxvx-96qr)"
     return _Obedience.NONE, f"{runtime.version_text} does not by default"
+
+
+def obeys_extra_args_by_default(runtime: Runtime) -> bool | None:
+    """Tell whether a runtime obeys virtio_fs_extra_args as it is installed; None where its version is not known."""
+    return _OBEYED_SINCE[runtime.shim] <= runtime.version < (3, 31, 0) if runtime.version else None
 
 
 def _host_docker(spec: Mapping[str, Any]) -> Iterator[tuple[bool, Finding]]:

@@ -271,6 +271,8 @@ def _assumed(row: Handler, rule: RuntimeClass, *, has_disks: bool) -> str:
 
 
 def _annotated(runtime: Runtime, annotations: Mapping[str, object], rule: RuntimeClass) -> Runtime:
+    if not annotations:
+        return runtime
     shared_fs = text(annotations.get(ANNOTATIONS + "shared_fs"))
     if shared_fs in set(Sharing) and _is_enabled("shared_fs", rule):
         sharing = Sharing(shared_fs)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from kata_dind.pod.argv import names
-from kata_dind.pod.model import Program
+from kata_dind.pod.model import ImageConfig, Program
 
 LONGEST_NAME = 255
 LONGEST_REFERENCE = 1024
@@ -31,6 +31,8 @@ _VERSION = re.compile(r"v?(\d{1,5})(?:\.(\d{1,5}))?(?:\.(\d{1,5}))?(?![\d.])", r
 
 # `docker` is a daemon since 23, where the client's image got a tag of its own.
 _FIRST_DAEMON = 23
+# Before, in 2017, it was 1.13.
+_FIRST_DOCKER = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,64 @@ class Known:
     """Podman, k3s or another container runtime that kata-dind does not repair."""
     has_systemd: bool = False
     """Its init starts dockerd, beside a containerd of its own."""
+    is_read: bool = False
+    """Entrypoint, command and user are those of its configuration, which its registry has told."""
+    volumes: frozenset[str] | None = None
+    """The directories for which it has a VOLUME, if that is known."""
+    lacks_mkfs: bool = False
+    """It has no mkfs.ext4, so that a disk must be made by another image."""
+    sudo_user: str = ""
+    """It does not run as root, but as this user, who starts the program as root by sudo."""
+
+    @property
+    def entrypoint_is_known(self) -> bool:
+        """Whether it is known what runs without a command; an image with a `cmd` may have no entrypoint."""
+        return bool(self.entrypoint or self.cmd) or self.is_read
 
 
 NOTHING = Known()
+
+
+_VOLUMES = {
+    "/var/lib/docker": Program.DOCKERD,
+    "/home/rootless/.local/share/docker": Program.DOCKERD,
+    "/var/lib/buildkit": Program.BUILDKITD,
+    "/home/user/.local/share/buildkit": Program.BUILDKITD,
+}
+"""What an image runs that has a VOLUME there."""
+_HOMES = {"rootless": "/home/rootless"}
+_USERS = {"": 0, "root": 0, "rootless": 1000}
+"""User ids that names stand for in every image that has them."""
+
+
+def with_config(known: Known, config: ImageConfig) -> Known:
+    """Return what an image's name and its configuration tell together; where they differ, the configuration is right.
+
+    A daemon that the name promises must be in the configuration as well; `cases` sees to that.
+    """
+    if known.is_client:
+        return known
+    user = config.user.partition(":")[0]
+    user_id = int(user) if user.isdecimal() and len(user) < 11 else _USERS.get(user)
+    at = next((path for path in _VOLUMES if path in config.volumes), "")
+    program = known.program or (_VOLUMES[at] if at else None)
+    # The image of Docker's client has the same variables as that of its daemon, and no volume.
+    weight = max(known.weight, LIKELY) if at and program is _VOLUMES[at] else known.weight
+    version = known.version or _version(config.environment.get("DOCKER_VERSION", ""))
+    return replace(
+        known,
+        program=program,
+        weight=weight,
+        said=known.said or (f"its image has a volume at {at}" if at else ""),
+        version=version if program in (Program.DOCKERD, None) else known.version,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        user=user_id,
+        rootless=known.rootless if user_id == 0 else user_id is not None or known.rootless,
+        home=known.home or config.environment.get("HOME", "") or _HOMES.get(user, ""),
+        is_read=True,
+        volumes=config.volumes,
+    )
 
 
 _TRUE = ("true", "1", "yes", "on", "t", "True", "TRUE")
@@ -256,29 +313,31 @@ def _builder(image: Image) -> Known | None:
     """buildkitd and the engines that are made of it."""
     version = _version(image.tag)
     if image.name == "buildkit" or (image.owner == "moby" and image.name.startswith("buildkit")):
+        # Alpine without e2fsprogs: https://github.com/moby/buildkit/blob/master/Dockerfile
         known = Known(
-            Program.BUILDKITD, CERTAIN, f"the image {image.name} is a buildkitd", version, ("buildkitd",), user=0
+            Program.BUILDKITD,
+            CERTAIN,
+            f"the image {image.name} is a buildkitd",
+            version,
+            ("buildkitd",),
+            user=0,
+            lacks_mkfs=True,
         )
         if "rootless" in image.tag.split("-") or image.name.endswith("rootless"):
             return replace(known, entrypoint=("rootlesskit", "buildkitd"), user=1000, rootless=True, home="/home/user")
         return known
     if image.owner.endswith("earthly") and image.name in ("buildkitd", "earthly", "satellite"):
+        # As BuildKit's: https://github.com/earthly/earthly/blob/main/buildkitd/Earthfile
         said = f"the image earthly/{image.name} runs Earthly's buildkitd"
+        known = Known(Program.EARTHLY, CERTAIN, said, version, user=0, root="/tmp/earthly", lacks_mkfs=True)
         if image.name == "buildkitd":
             cmd = ("buildkitd", "--config=/etc/buildkitd.toml")
-            return Known(
-                Program.EARTHLY, CERTAIN, said, version, ("/usr/bin/entrypoint.sh",), cmd, 0, root="/tmp/earthly"
-            )
+            return replace(known, entrypoint=("/usr/bin/entrypoint.sh",), cmd=cmd)
         if image.name == "satellite":
-            return Known(Program.EARTHLY, CERTAIN, said, version, user=0, root="/tmp/earthly")
-        return Known(
-            Program.EARTHLY,
-            CERTAIN,
-            said,
-            version,
-            ("/usr/bin/earthly-entrypoint.sh",),
-            user=0,
-            root="/tmp/earthly",
+            return known
+        return replace(
+            known,
+            entrypoint=("/usr/bin/earthly-entrypoint.sh",),
             unless=("NO_BUILDKIT", _TRUE),
             starters=("earthly-entrypoint.sh",),
         )
@@ -303,12 +362,41 @@ _BY_VARIABLE: dict[str, tuple[str, tuple[str, ...], str, tuple[str, ...]]] = {
     "github-actions-runner": ("START_DOCKER_SERVICE", _TRUE, "", ("entrypoint.sh",)),
 }
 
+# What those run of whose owners it is known; each starts Docker by `service docker start`. Sources:
+# https://github.com/JetBrains/teamcity-docker-images/blob/master/context/run-docker.sh and the Dockerfiles beside it,
+# https://github.com/myoung34/docker-github-actions-runner/blob/master/Dockerfile
+_STARTERS_OF_OWNERS = {
+    "jetbrains/teamcity-agent": Known(cmd=("/run-services.sh",), sudo_user="buildagent"),
+    "myoung34/github-runner": Known(
+        entrypoint=("/entrypoint.sh",), cmd=("./bin/Runner.Listener", "run", "--startuptype", "service"), user=0
+    ),
+}
+
 
 def _starter_of_a_product(image: Image) -> Known | None:
     if image.name in _BY_VARIABLE:
         name, values, root, starters = _BY_VARIABLE[image.name]
         said = f"the image {image.name} starts a Docker daemon, since {name} says so"
-        return Known(Program.DOCKERD, CERTAIN, said, root=root, variable=(name, values), starters=starters)
+        known = _STARTERS_OF_OWNERS.get("/".join(image.path.split("/")[-2:]), NOTHING)
+        return replace(
+            known,
+            program=Program.DOCKERD,
+            weight=CERTAIN,
+            said=said,
+            root=root,
+            variable=(name, values),
+            starters=starters,
+        )
+    if image.name == "gocd-agent-docker-dind":
+        # https://github.com/gocd/gocd-agent-docker-dind/blob/master/docker-entrypoint.sh
+        return Known(
+            Program.DOCKERD,
+            CERTAIN,
+            f"the image {image.name} starts a Docker daemon",
+            entrypoint=("/docker-entrypoint.sh",),
+            starters=("docker-entrypoint.sh",),
+            sudo_user="go",
+        )
     if image.name in ("actions-runner-dind", "actions-runner-dind-rootless"):
         rootless = image.name.endswith("rootless")
         script = "entrypoint-dind-rootless.sh" if rootless else "entrypoint-dind.sh"
@@ -343,6 +431,19 @@ def _starter_of_a_product(image: Image) -> Known | None:
             user=0,
             starters=("entrypoint.sh", "start-docker.sh"),
         )
+    if image.name in ("act_runner", "runner") and image.owner.endswith("gitea") and _DIND.search(image.tag):
+        # https://gitea.com/gitea/act_runner/src/branch/main/Dockerfile
+        rootless = image.tag.endswith("rootless")
+        return Known(
+            Program.DOCKERD,
+            CERTAIN,
+            f"the image {image.name}:{image.tag} starts a Docker daemon",
+            entrypoint=("s6-svscan", "/etc/s6"),
+            user=1000 if rootless else 0,
+            rootless=rootless,
+            home="/home/rootless" if rootless else "",
+            starters=("s6-svscan",),
+        )
     if image.owner.endswith("nestybox") and image.name.endswith("docker"):
         said = f"the image {image.name} has a systemd that starts a Docker daemon"
         return Known(Program.DOCKERD, CERTAIN, said, entrypoint=("/sbin/init",), user=0, has_systemd=True)
@@ -364,7 +465,7 @@ def _name_of_ones_own(image: Image) -> Known | None:
             Program.DOCKERD,
             CERTAIN,
             f"the name of the image {image.name} says Docker-in-Docker",
-            _version(image.tag) if is_dockers else (),
+            _dockers(_version(image.tag)) if is_dockers else (),
             rootless=rootless,
             user=1000 if rootless else None,
             home="/home/rootless" if rootless else "",
@@ -380,6 +481,11 @@ def _name_of_ones_own(image: Image) -> Known | None:
     if "docker" in parts and (systemd or "init" in parts):
         return Known(Program.DOCKERD, 0, f"the image {image.name} has Docker", has_systemd=True)
     return None
+
+
+def _dockers(version: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a version if it may be Docker's; an image of one's own counts its versions as it likes."""
+    return version if version and version[0] >= _FIRST_DOCKER else ()
 
 
 def _version(tag: str) -> tuple[int, ...]:

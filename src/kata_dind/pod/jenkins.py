@@ -1,7 +1,9 @@
 """Jenkins' kubernetes plugin: a template whose containers are in the plugin's own words, beside pod YAML in a string.
 
-The plugin merges both by the containers' names. A patch speaks of the pod's fields, so none finds its way back.
-Source: https://github.com/jenkinsci/kubernetes-plugin, PodTemplateBuilder.
+The plugin merges both by the containers' names, and Jenkins' chart has words of its own for the same. A patch speaks of
+the pod's fields, so none finds its way back.
+Sources: https://github.com/jenkinsci/kubernetes-plugin, PodTemplateBuilder; https://github.com/jenkinsci/helm-charts,
+`jenkins.casc.podTemplate`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kata_dind.pod.charts import image_of
 from kata_dind.pod.embedded import parsed_patch
 from kata_dind.pod.model import Place
 from kata_dind.pod.parts import Assembly
@@ -20,6 +23,28 @@ _MADE_BY = "Jenkins makes a pod of this template"
 def is_template(node: Mapping[Any, Any]) -> bool:
     """Tell whether a mapping is a template of a configuration as code: with containers, and a pod in a string."""
     return isinstance(node.get("yaml"), str) and bool(items(node.get("containers")))
+
+
+def is_chart_agent(node: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping is the agent in values of Jenkins' chart, with containers beside the agent's own."""
+    return any(mapping(entry).get("sideContainerName") for entry in items(node.get("additionalContainers")))
+
+
+def chart_agent_pods(node: Mapping[Any, Any], document: Mapping[Any, Any]) -> Iterator[Place]:
+    """Yield the pod of an agent in the chart's values, by way of the template that the chart makes of it."""
+    template = {
+        "containers": [_side_container(mapping(entry)) for entry in items(node["additionalContainers"])],
+        "volumes": [{_VOLUME_KINDS.get(text(mapping(v).get("type")), ""): v} for v in items(node.get("volumes"))],
+        "yaml": node.get("yamlTemplate"),
+    }
+    yield from jenkins_pods(template, document)
+
+
+_VOLUME_KINDS = {"EmptyDir": "emptyDirVolume", "HostPath": "hostPathVolume", "PVC": "persistentVolumeClaim"}
+
+
+def _side_container(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {**settings, "name": settings.get("sideContainerName"), "image": image_of(settings)}
 
 
 def jenkins_pods(node: Mapping[Any, Any], document: Mapping[Any, Any]) -> Iterator[Place]:

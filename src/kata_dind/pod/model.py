@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
@@ -21,6 +21,27 @@ ConfigMaps = Mapping[str, Mapping[str, str]]
 """The data of the ConfigMaps in reach, by name: those of the same file, or none."""
 
 NO_CONFIG_MAPS: ConfigMaps = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What the configuration of an image says of its process, as its registry has it."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    user: str = ""
+    """A name or an id, perhaps with a group after a colon; root if empty."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: frozenset[str] = frozenset()
+    """The directories with a VOLUME of their own."""
+    architecture: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+ImageConfigs = Mapping[str, ImageConfig]
+"""What is known of images beyond their names, by their references as pods have them."""
+
+NO_IMAGE_CONFIGS: ImageConfigs = MappingProxyType({})
 
 ContainerList = Literal["initContainers", "containers", "ephemeralContainers"]
 
@@ -48,6 +69,14 @@ class Program(StrEnum):
         return _PRODUCTS[self]
 
 
+def version_text(program: Program, version: tuple[int, ...]) -> str:
+    """Return a version as people write it: Docker's were years and months up to 20.10, as in 18.06.1."""
+    parts = [*map(str, version)]
+    if program is Program.DOCKERD and len(parts) > 1 and version[0] <= 20:
+        parts[1] = parts[1].zfill(2)
+    return ".".join(parts)
+
+
 _PRODUCTS = {
     Program.DOCKERD: "Docker",
     Program.BUILDKITD: "BuildKit",
@@ -68,6 +97,8 @@ class Copy:
     """Whether KATA_DIND_FALLBACK may name a storage driver."""
     containerd: bool = False
     """Whether the root of a system containerd is prepared as well."""
+    mounts_below: bool = False
+    """Whether what is mounted on directories of the data root is mounted there again, on the disk."""
 
 
 class Launch(StrEnum):
@@ -177,8 +208,16 @@ class Engine:
     """What names a storage driver, in arguments and environment; the first is the one that counts."""
     wrapped: bool = False
     """The guest entrypoint of kata-dind starts it already."""
+    lacks_mkfs: bool = False
+    """Its image has no mkfs.ext4."""
+    sudo_user: str = ""
+    """The image's user, who is not root and starts the program by sudo; empty if the pod names a user."""
     covered: bool = False
     """Its own script mounts something over the root on which it can't work, and over what a repair would put there."""
+    entrypoint_is_known: bool = False
+    """The image's entrypoint is `entrypoint`, also if that is empty: an image may run its command alone."""
+    image_volumes: frozenset[str] | None = None
+    """The directories for which the image has a VOLUME, if its registry has told."""
 
     @property
     def pointer(self) -> Pointer:
@@ -262,6 +301,8 @@ class Repair:
     """The data root's kind that was chosen, empty without a patch."""
     unrepaired: bool = False
     """Something is broken that the patch does not mend."""
+    gave_up: tuple[Finding, ...] = ()
+    """Those of the findings that tell why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kata_dind.drivers import FALLBACK_DRIVERS, FIRST_WITHOUT, STORAGE_DRIVERS, UNFIT_DRIVERS
 from kata_dind.pod.handlers import Runtime, Vmm
-from kata_dind.pod.model import Backing, Outcome, Program
+from kata_dind.pod.model import Backing, Outcome, Program, version_text
 from kata_dind.pod.sentences import plain
 from kata_dind.vocabulary import Fallback
 
@@ -55,14 +55,35 @@ def outcome_of(
             return outcome, because
 
 
+def with_layers_on(layers: Backing, version: tuple[int, ...], driver: str) -> Answer | None:
+    """Return what becomes of dockerd on a bad data root if the directory of overlay2 in it lies on `layers`.
+
+    None if that doesn't help: overlay2 needs no more than its own directory, but from 29 on it is used only where it is
+    named, and vfs has a directory of its own.
+    """
+    if layers not in (Backing.DISK, Backing.MEMORY) or driver not in ("", "overlay2"):
+        return None
+    name = _named(Program.DOCKERD, version)
+    if driver or (version and version[0] < 29):
+        return (
+            Outcome.WORKS,
+            f"overlay works in its directory `overlay2`, a volume of its own, and {name} needs no more",
+        )
+    if not version:
+        return Outcome.FAILS, (
+            "Docker 29 and later, whose images are not in the directory `overlay2`, start, look healthy, and fail at "
+            "the first pull or run; earlier ones work, since that directory is a volume on which overlay works"
+        )
+    return None
+
+
 def _named(program: Program, version: tuple[int, ...]) -> str:
     name = program.product
     if not version:
         return name
-    if program is not Program.DOCKERD:
-        return f"{name} {'.'.join(map(str, version[:2]))}"
-    # Known by year and month up to 20.10, as in 19.03, and by one number since.
-    return f"{name} {version[0]}" + (f".{version[1]:02}" if version[0] <= 20 and len(version) > 1 else "")
+    # Docker is known by one number since 23.
+    shown = version[:1] if program is Program.DOCKERD and version[0] > 20 else version[:2]
+    return f"{name} {version_text(program, shown)}"
 
 
 def _on_good(

@@ -58,6 +58,10 @@ class Assembly:
             self._parts[("spec", key, index, *inside)] = pointer
         return index
 
+    def lacks(self, lists: Iterable[Pointer]) -> None:
+        """Note lists that the document has not, though an entry of the pod has them, from elsewhere."""
+        self._missing.update(lists)
+
     def overlay(self, patch: object) -> None:
         """Merge a pod spec patch that stands in a string: its fields win, its containers are merged by name."""
         for key, value in mapping(patch).items():

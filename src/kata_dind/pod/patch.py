@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kata_dind.manifest.patch import join_pointer, same
 from kata_dind.pod.model import Operation, Pointer
+from kata_dind.pod.reading import is_mapping
 
 _EXPANDED = re.compile(r"\$(?=[$(]|[^\x00-\x7f])")
 
@@ -69,7 +70,7 @@ class Draft:
         while parent is None:
             pointer, value = pointer[:-1], {pointer[-1]: value}
             parent = self.get(pointer[:-1])
-        if not isinstance(parent, Mapping):
+        if not is_mapping(parent):
             raise Malformed(pointer[:-1])
         op: Literal["replace", "add"] = "replace" if pointer[-1] in parent else "add"
         self.operations.append({"op": op, "path": pointer_text(pointer), "value": value})

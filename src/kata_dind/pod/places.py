@@ -16,13 +16,21 @@ from typing import Any
 from kata_dind.manifest.patch import join_pointer, split_pointer
 from kata_dind.pod.argo import argo_pods
 from kata_dind.pod.buildkite import buildkite_pods, is_plugin
+from kata_dind.pod.charts import class_in, container_lists, described_pods, describes_daemon, values_pod
 from kata_dind.pod.embedded import parsed_text, with_fields
 from kata_dind.pod.gitlab import gitlab_pods, is_configuration
-from kata_dind.pod.jenkins import is_template, jenkins_pods
+from kata_dind.pod.jenkins import chart_agent_pods, is_chart_agent, is_template, jenkins_pods
+from kata_dind.pod.kustomize import is_operations, operation_pods
 from kata_dind.pod.model import Operation, Place, Pointer
 from kata_dind.pod.parts import identity, mappings
 from kata_dind.pod.reading import items, mapping, text
-from kata_dind.pod.runners import is_scale_set_values, legacy_pods, scale_set_pods
+from kata_dind.pod.runners import (
+    experimental_pods,
+    is_experimental_values,
+    is_scale_set_values,
+    legacy_pods,
+    scale_set_pods,
+)
 from kata_dind.pod.tekton import tekton_pods
 from kata_dind.pod.wrapper import with_dollars_doubled
 
@@ -59,7 +67,8 @@ _POD_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _OPAQUE = frozenset({"ConfigMap", "Secret", "CustomResourceDefinition"})
 """Kinds that hold text and schemas, not pods."""
 
-_HELM = "Helm renders the chart with these values, and the webhook repairs the pods that come of it"
+_HELM = "Helm makes the pod of these values"
+_KRO = "kro takes each `${…}` in this document, of which the guest entrypoint has many, for an expression of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +79,20 @@ class _Around:
     claim_templates: object = ()
     made_by: str = ""
     incomplete: str = ""
+    runtime_class: str = ""
+    """The nearest that stands outside of a pod spec."""
     texts: int = 0
     """In how many texts within texts this is."""
 
 
-def find_pods(document: Mapping[Any, Any]) -> Iterator[Place]:
-    """Yield each pod in a document, in the document's order: of any kind, of chart values, of a runner's configuration.
+def find_pods(document: Mapping[Any, Any] | Sequence[Any]) -> Iterator[Place]:
+    """Yield each pod in a document, in its order: of any kind, of chart values, a runner's configuration, a JSON patch.
 
     A pod whose container or class stands elsewhere says so in `incomplete`, and `made_by` names what makes it.
     """
-    if isinstance(document, Mapping):
-        walk = _Walk()
-        yield from itertools.islice(walk.through(document, (), _Around(document)), _MOST)
+    if isinstance(document, Mapping) or is_operations(document):
+        around = _Around(document if isinstance(document, Mapping) else {})
+        yield from itertools.islice(_Walk().through(document, (), around), _MOST)
 
 
 class _Walk:
@@ -122,19 +133,55 @@ class _Walk:
             group, finder = _KINDS.get(kind, ("", None))
             if finder is not None and text(node.get("apiVersion")).startswith(group):
                 return finder(node, pointer)
+            if kind == "ResourceGraphDefinition":
+                return (_unpatched(place, _KRO) for place in self._in_children(node, pointer, around))
         if is_template(node):
             return jenkins_pods(node, around.document)
+        if is_chart_agent(node):
+            return chart_agent_pods(node, around.document)
+        if is_plugin(node, pointer):
+            return buildkite_pods(node, pointer)
+        lists = container_lists(node)
+        if lists:
+            return self._with_lists(node, pointer, around, lists)
         if is_pod_spec(node):
             return (_in_one_piece(node, pointer, around),)
         if is_pod_spec(node.get("spec")):
             return self._with_siblings(node, pointer, around)
         if is_scale_set_values(node):
             return (scale_set_pods(node, pointer, _enter(node, around).document),)
+        if is_experimental_values(node):
+            return (experimental_pods(node, pointer, _enter(node, around).document),)
         if is_configuration(node):
             return gitlab_pods(node, pointer)
-        if is_plugin(node):
-            return buildkite_pods(node, pointer)
+        if around.runtime_class and describes_daemon(node):
+            return described_pods(
+                node,
+                pointer,
+                around.document,
+                runtime_class=around.runtime_class,
+                made_by=_maker(around),
+            )
         return None
+
+    def _with_lists(
+        self, node: Mapping[Any, Any], pointer: Pointer, around: _Around, lists: list[str]
+    ) -> Iterable[Place] | None:
+        """Return the pod of values with lists of containers, and what stands beside them; None without a class."""
+        inner = _enter(node, around)
+        if not inner.runtime_class:
+            return None
+        taken = {*lists, "containers", "initContainers"}
+        rest = {key: value for key, value in node.items() if key not in taken}
+        pod = values_pod(
+            node,
+            pointer,
+            inner.document,
+            lists=lists,
+            runtime_class=inner.runtime_class,
+            made_by=_maker(inner),
+        )
+        return itertools.chain((pod,), self._in_children(rest, pointer, inner))
 
     def _with_siblings(self, node: Mapping[Any, Any], pointer: Pointer, around: _Around) -> Iterator[Place]:
         inner = _enter(node, around)
@@ -145,6 +192,8 @@ class _Walk:
 
     def _in_children(self, node: Any, pointer: Pointer, around: _Around) -> Iterator[Place]:
         if not isinstance(node, Mapping):
+            if is_operations(node):
+                yield from operation_pods(node, pointer, around.document)
             for index, value in enumerate(node):
                 yield from self.through(value, (*pointer, index), around)
             return
@@ -164,7 +213,12 @@ class _Walk:
             document = data if isinstance(data, Mapping) and data.get("kind") else around.document
             inner = _Around(document, texts=around.texts + 1, made_by=around.made_by or said)
             for place in _Walk().through(data, (), inner):
-                yield replace(place, parts=(((), None),), missing=frozenset(), made_by=place.made_by or said)
+                yield _unpatched(place, place.made_by or said)
+
+
+def _unpatched(place: Place, made_by: str) -> Place:
+    """Return a place that no patch finds its way into."""
+    return replace(place, parts=(((), None),), missing=frozenset(), patch_text=None, made_by=made_by)
 
 
 def is_pod_spec(value: object) -> bool:
@@ -205,8 +259,17 @@ def _enter(node: Mapping[Any, Any], around: _Around) -> _Around:
     document = node if isinstance(node.get("kind"), str) and isinstance(node.get("apiVersion"), str) else None
     if document is not None and document is not around.document:
         around = replace(around, document=document, claim_templates=())
+    named = class_in(node)
+    if named and named != around.runtime_class:
+        around = replace(around, runtime_class=named)
     claims = node.get("volumeClaimTemplates")
     return around if claims is None else replace(around, claim_templates=claims)
+
+
+def _maker(around: _Around) -> str:
+    """Return what makes a pod of fields that are no pod spec's."""
+    kind = text(around.document.get("kind"))
+    return around.made_by or (f"The controller of the kind {kind} makes the pod" if kind else _HELM)
 
 
 def _dotted(pointer: Pointer) -> str:

@@ -15,25 +15,34 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from fnmatch import translate
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
 
+from kata_dind.complaint import Refused, shown, spec_error
 from kata_dind.errors import SpecError
 from kata_dind.pod.model import Program
+from kata_dind.pod.names import SUBDOMAIN_SIGNS, is_subdomain
 from kata_dind.pod.quantity import quantity, quantity_bytes
 from kata_dind.pod.sizes import LEAST_BYTES, MOST_BYTES
 from kata_dind.vocabulary import DataRootKind
 
 _KATA_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?", re.ASCII)
 _PROGRAM_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,2}", re.ASCII)
-_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _REGISTRY_HOST = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?(:[0-9]{1,5})?", re.ASCII)
+_ARCHITECTURE = re.compile(r"[a-z0-9]{2,16}", re.ASCII)
 _LONGEST_PATTERN = 512
-_LONGEST_SHOWN = 80
+
+WELL_KNOWN_REGISTRIES = (
+    *("docker.io", "ghcr.io", "quay.io", "gcr.io", "*.gcr.io", "*.pkg.dev", "public.ecr.aws"),
+    *("registry.gitlab.com", "mcr.microsoft.com", "registry.k8s.io"),
+)
+"""Public registries, which learn of a lookup no more than of a pull."""
+
+MOST_LOOKUP_SECONDS = 20
+"""An API server waits at most 30 s for a webhook, and then counts it as failed."""
 
 
 class EmptyDirMode(StrEnum):
@@ -82,48 +91,40 @@ class Answer(StrEnum):
     DENY = "deny"
 
 
-class _Refused(ValueError):
-    """A fault between fields of one model; `field` is the one to change."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
 def _checked_pattern(text: str) -> str:
     if not text or not text.isprintable() or any(character.isspace() for character in text):
-        raise ValueError(f"{_shown(text)} is not a name or pattern; use one like kata-*")
+        raise ValueError(f"{shown(text)} is not a name or pattern; use one like kata-*")
     if len(text) > _LONGEST_PATTERN:
-        raise ValueError(f"{_shown(text)} is too long; use at most {_LONGEST_PATTERN} characters")
+        raise ValueError(f"{shown(text)} is too long; use at most {_LONGEST_PATTERN} characters")
     return text
 
 
 def _checked_name(text: str) -> str:
-    if text and _OBJECT_NAME.fullmatch(text) is None:
-        raise ValueError(f"{_shown(text)} is not a name of Kubernetes; use a-z, 0-9, - and .")
+    if text and not is_subdomain(text):
+        raise ValueError(f"{shown(text)} is not {SUBDOMAIN_SIGNS}")
     return text
 
 
 def _checked_kata_version(text: str) -> str:
     if text and _KATA_VERSION.fullmatch(text) is None:
-        raise ValueError(f"{_shown(text)} is not a version of Kata; use two or three numbers, like 4.1.0")
+        raise ValueError(f"{shown(text)} is not a version of Kata; use two or three numbers, like 4.1.0")
     return text
 
 
 def _checked_program_version(text: str) -> str:
     if text and _PROGRAM_VERSION.fullmatch(text) is None:
-        raise ValueError(f"{_shown(text)} is not a version; use up to three numbers, like 27.5.1")
+        raise ValueError(f"{shown(text)} is not a version; use up to three numbers, like 27.5.1")
     return text
 
 
 def _checked_size(text: str) -> str:
     size_bytes = quantity_bytes(text)
     if size_bytes is None:
-        raise ValueError(f"{_shown(text)} is not a size; use a quantity of Kubernetes, like 20Gi")
+        raise ValueError(f"{shown(text)} is not a size; use a quantity of Kubernetes, like 20Gi")
     if size_bytes < LEAST_BYTES:
-        raise ValueError(f"{_shown(text)} is too small; use at least {quantity(LEAST_BYTES)}")
+        raise ValueError(f"{shown(text)} is too small; use at least {quantity(LEAST_BYTES)}")
     if size_bytes > MOST_BYTES:
-        raise ValueError(f"{_shown(text)} is too large; use at most {MOST_BYTES >> 40}Ti")
+        raise ValueError(f"{shown(text)} is too large; use at most {MOST_BYTES >> 40}Ti")
     return text
 
 
@@ -134,23 +135,29 @@ def _checked_mirror(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueError(f"{_shown(text)} is not a URL; {rule}") from None
+        raise ValueError(f"{shown(text)} is not a URL; {rule}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not _is_plain(text):
-        raise ValueError(f"{_shown(text)} is not a URL of a registry; {rule}")
+        raise ValueError(f"{shown(text)} is not a URL of a registry; {rule}")
     if parts.path not in ("", "/") or any(sign in text for sign in "?#@"):
-        raise ValueError(f"{_shown(text)} has more than a host and a port, which dockerd refuses; {rule}")
+        raise ValueError(f"{shown(text)} has more than a host and a port, which dockerd refuses; {rule}")
     return text
 
 
 def _checked_host(text: str) -> str:
     if _REGISTRY_HOST.fullmatch(text) is None:
-        raise ValueError(f"{_shown(text)} is not a host of a registry; use one like registry.example:5000")
+        raise ValueError(f"{shown(text)} is not a host of a registry; use one like registry.example:5000")
+    return text
+
+
+def _checked_architecture(text: str) -> str:
+    if text and _ARCHITECTURE.fullmatch(text) is None:
+        raise ValueError(f"{shown(text)} is not an architecture; use one like amd64 or arm64")
     return text
 
 
 def _checked_reference(text: str) -> str:
     if text and (text.startswith("-") or not _is_plain(text) or len(text) > _LONGEST_PATTERN):
-        raise ValueError(f"{_shown(text)} is not an image; use a reference, like registry.example/kata-dind:1.0")
+        raise ValueError(f"{shown(text)} is not an image; use a reference, like registry.example/kata-dind:1.0")
     return text
 
 
@@ -213,7 +220,7 @@ class RuntimeClass(_Model):
         least = since.get(self.empty_dir) if self.empty_dir is not None else None
         if least is not None and self.version and version_numbers(self.version) < least:
             came = ".".join(map(str, least))
-            raise _Refused("emptyDir", f"'{self.empty_dir}' is not in Kata {self.version}; it came with {came}")
+            raise Refused(f"'{self.empty_dir}' is not in Kata {self.version}; it came with {came}", field="emptyDir")
         return self
 
 
@@ -262,6 +269,25 @@ class Certificate(_Model):
         return self
 
 
+class Registry(_Model):
+    """Whether and how a registry is asked what an image runs, where neither its name nor the policy tells."""
+
+    lookup: bool = False
+    """Whether registries are asked at all."""
+    allowed: tuple[_Pattern, ...] = WELL_KNOWN_REGISTRIES
+    """The registries that may be asked: HOST, HOST:PORT or HOST/REPOSITORY, or patterns of those."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=MOST_LOOKUP_SECONDS)] = 3
+    """How long all lookups of one pod may take together."""
+    mirrors: tuple[Annotated[str, AfterValidator(_checked_mirror)], ...] = ()
+    """What is asked before Docker Hub."""
+    insecure: tuple[Annotated[str, AfterValidator(_checked_host)], ...] = ()
+    """Registries that are asked over http."""
+    architecture: Annotated[str, AfterValidator(_checked_architecture)] = ""
+    """Of the nodes, as in `arm64`; if it is empty, amd64 or what there is."""
+    pull_secrets: bool = False
+    """Whether the webhook reads the pull secrets of pods, for which it needs the right to read Secrets."""
+
+
 class Guards(_Model):
     """What a pod is warned of, or refused for; all off by default."""
 
@@ -294,27 +320,34 @@ class Policy(_Model):
     delivery: Delivery = Delivery.INLINE
     delivery_image: Annotated[str, AfterValidator(_checked_reference)] = ""
     """The image that has the guest entrypoint, for the deliveries that need one."""
+    disk_image: Annotated[str, AfterValidator(_checked_reference)] = "docker:29-dind"
+    """The image of the init container that makes a disk, where the daemon's own has no mkfs.ext4; empty for none."""
     unrepaired: _Answer = Answer.WARN
     """What is done about a pod that is broken and can't be repaired."""
+    registry: Registry = Registry()
+    """Whether and how registries are asked what images run."""
     guards: Guards = Guards()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Policy:
         if self.delivery is not Delivery.INLINE and not self.delivery_image:
-            raise _Refused("deliveryImage", f"the delivery {self.delivery} needs an image; name one, or use inline")
+            raise Refused(
+                f"the delivery {self.delivery} needs an image; name one, or use inline", field="deliveryImage"
+            )
         kata = [rule for rule in self.runtime_classes if rule.kata]
         if self.data_root.kind is DataRootKind.BLOCK and not any(rule.block_storage_class for rule in kata):
-            raise _Refused(
-                "dataRoot.kind", "the kind block needs a storage class; give a runtime class its blockStorageClass"
+            raise Refused(
+                "the kind block needs a storage class; give a runtime class its blockStorageClass",
+                field="dataRoot.kind",
             )
         if self.data_root.kind is DataRootKind.MEMORY and "size" not in self.data_root.model_fields_set:
-            raise _Refused(
-                "dataRoot.size", "the kind memory needs a size, which is taken from the memory; use one like 4Gi"
+            raise Refused(
+                "the kind memory needs a size, which is taken from the memory; use one like 4Gi", field="dataRoot.size"
             )
         hosts = [certificate.host for certificate in self.certificates]
         for index, host in enumerate(hosts):
             if host in hosts[:index]:
-                raise _Refused(f"certificates[{index}].host", f"{host!r} is there twice; leave one of them out")
+                raise Refused(f"{host!r} is there twice; leave one of them out", field=f"certificates[{index}].host")
         return self
 
     def class_of(self, name: str) -> RuntimeClass | None:
@@ -343,11 +376,14 @@ def parse_policy(data: object) -> Policy:
     if data is None:
         return Policy()
     if not isinstance(data, Mapping):
-        raise SpecError(f"policy: {_shown(data)} is not a mapping of fields", id="spec.wrong-value")
+        raise SpecError(f"policy: {shown(data)} is not a mapping of fields", id="spec.wrong-value")
     try:
         return Policy.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
-        _raise_spec_error(error)
+        raise spec_error(error, fields=_fields_beside, beginning="policy: ", advice=_AS_YAML) from error
+
+
+_AS_YAML = {"string_type": "put it into quotes", "tuple_type": "begin each of its lines with -"}
 
 
 def policy_schema() -> dict[str, Any]:
@@ -401,75 +437,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(pattern))
 
 
-def _raise_spec_error(error: ValidationError) -> NoReturn:
-    """Turn pydantic's first complaint into one line; `from error` keeps the others for the log."""
-    first = error.errors()[0]
-    field = _dotted(first["loc"])
-    if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_fields_beside(first["loc"]))
-        raise SpecError(
-            f"policy: {field}: there is no such field; the fields are {allowed}", id="spec.unknown-field"
-        ) from error
-    refusal = first.get("ctx", {}).get("error")
-    if isinstance(refusal, _Refused):
-        field = f"{field}.{refusal.field}" if field else refusal.field
-    raise SpecError(f"policy: {field}: {_complaint(first)}", id="spec.wrong-value") from error
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    """Return a place in the file as people write it, like `runtimeClasses[1].version`."""
-    written = ""
-    for part in location:
-        if isinstance(part, int):
-            written += f"[{part}]"
-        else:
-            name = part if part.isidentifier() else _shown(part)
-            written += f".{name}" if written else name
-    return written
-
-
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     models: dict[int | str, type[_Model]] = {
         "runtimeClasses": RuntimeClass,
         "dataRoot": DataRoot,
         "images": ImageRule,
         "certificates": Certificate,
+        "registry": Registry,
         "guards": Guards,
     }
     model = models.get(location[0], Policy) if len(location) > 1 else Policy
     return [to_camel(name) for name in model.model_fields]
-
-
-def _complaint(details: ErrorDetails) -> str:
-    """Put one of pydantic's complaints into our words: the value, and the values that are allowed."""
-    context, value = details.get("ctx", {}), details["input"]
-    match details["type"]:
-        case "value_error":
-            return str(context["error"])
-        case "missing":
-            return "it is required"
-        case "enum":
-            return f"{_shown(value)} is unknown; use {context['expected'].replace(chr(39), '')}"
-        case "string_type":
-            return f"{_shown(value)} is not a text" + ("" if _is_nested(value) else "; put it into quotes")
-        case "tuple_type":
-            return f"{_shown(value)} is not a list; begin each of its lines with -"
-        case "bool_type" | "bool_parsing":
-            return f"{_shown(value)} is unknown; use true or false"
-        case "model_type" | "model_attributes_type":
-            return f"{_shown(value)} is not a mapping of fields"
-        case _:
-            return f"{_shown(value)} is not allowed; {details['msg'][:1].lower()}{details['msg'][1:]}"
-
-
-def _is_nested(value: object) -> bool:
-    return value is None or isinstance(value, Mapping | list | tuple)
-
-
-def _shown(value: object) -> str:
-    """Return a value on one line, and not all of a long one."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; what nests as deeply
-        return "it"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

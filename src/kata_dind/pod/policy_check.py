@@ -55,12 +55,30 @@ def policy_warnings(policy: Policy) -> list[str]:
         if earlier := _covering([other.match for other in policy.images[:index]], rule.match):
             found.append(f"images[{index}]: {rule.match!r} is never reached, since {earlier!r} stands before it")
         if rule.program is None and (rule.entrypoint or rule.version):
-            found.append(f"images[{index}]: it names no program, so that its other fields do nothing")
+            found.append(f"images[{index}]: it names no program, so its other fields do nothing")
     if policy.delivery is Delivery.INLINE and policy.delivery_image:
         found.append("deliveryImage: it is not used, since the delivery is inline")
+    found += _registry_warnings(policy)
     if policy.data_root.kind is DataRootKind.VIRTIOFS and not any(rule.virtiofs_fit for rule in kata):
-        found.append("dataRoot.kind: no runtime class has virtiofsFit, so that no pod can get the kind virtiofs")
+        found.append("dataRoot.kind: no runtime class has virtiofsFit, so no pod can get the kind virtiofs")
     return found
+
+
+def _registry_warnings(policy: Policy) -> Iterator[str]:
+    registry = policy.registry
+    if registry.lookup and not registry.allowed:
+        yield "registry.allowed: it is empty, so no registry is asked"
+    for index, pattern in enumerate(registry.allowed):
+        if not pattern.strip("*?.:/"):
+            yield (
+                f"registry.allowed[{index}]: with {pattern!r}, whoever may create a pod chooses which host is asked; "
+                "then only private addresses are refused"
+            )
+        if "://" in pattern:
+            yield f"registry.allowed[{index}]: {pattern!r} is a URL, and matches no registry; leave out its scheme"
+    for index, host in enumerate(registry.insecure):
+        if not any(matches(pattern.partition("/")[0], host) for pattern in registry.allowed):
+            yield f"registry.insecure[{index}]: {host!r} is not one of registry.allowed, so it is not asked"
 
 
 def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
@@ -69,14 +87,14 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
     if runtime.left_alone:
         return "", runtime.left_alone
     if runtime.virtiofs_fit:
-        return "", "overlay works on the share, so that nothing needs a repair"
+        return "", "overlay works on the share, so nothing needs a repair"
     if asked is DataRootKind.MEMORY:
         return "memory", "the policy asks for it"
     if asked is DataRootKind.VIRTIOFS:
         return "", "the policy asks for the kind virtiofs, but overlay does not work on the share"
     if asked is not DataRootKind.LOOP:
         if runtime.empty_dir is EmptyDirMode.BLOCK_PLAIN:
-            return "block-plain", "Kata makes a disk of each plain emptyDir, so that one is enough"
+            return "block-plain", "Kata makes a disk of each plain emptyDir, so one is enough"
         if runtime.block_storage_class and runtime.block_hotplug:
             return "block", f"the storage class {quoted(runtime.block_storage_class)} gives block devices"
         if asked is DataRootKind.BLOCK:
@@ -84,7 +102,7 @@ def usual_kind(runtime: Runtime, policy: Policy) -> tuple[str, str]:
     if not runtime.loop_works:
         return "", "the guest kernel of Kata 3.13 can't mount a loop disk (kata#10808)"
     if not runtime.shares and runtime.empty_dir is EmptyDirMode.SHARED_FS:
-        return "", "the handler shares no directories with its guest, so that there is no place for a loop disk"
+        return "", "the handler shares no directories with its guest, so there is no place for a loop disk"
     if asked is DataRootKind.LOOP:
         return "loop", "the policy asks for it"
     return "loop", "nothing better is there: Kata makes no disks of emptyDirs, and no storage class gives block devices"
@@ -120,11 +138,11 @@ def _grouped(runtimes: list[Runtime], policy: Policy) -> tuple[ClassKind, ...]:
 
 def _rule_warnings(rule: RuntimeClass, handler: str) -> Iterator[str]:
     if _CLASS_NAME.fullmatch(rule.match) is None:
-        yield "match: the name of a RuntimeClass has a-z, 0-9, - and . alone, so that none matches"
+        yield "match: the name of a RuntimeClass has a-z, 0-9, - and . alone, so none matches"
     if handler and find_handler(handler) is None:
         yield f"handler: {quoted(handler)} is not one of Kata's own; name the one that it is based on, like kata-qemu"
     if not rule.version:
-        yield "version: it is not given, so that what depends on it is assumed; give it, like '4.1.0'"
+        yield "version: it is not given, so what depends on it is assumed; give it, like '4.1.0'"
     if rule.virtiofs_fit and rule.sharing not in (None, Sharing.VIRTIO_FS):
         yield f"virtiofsFit: it does nothing with the sharing {rule.sharing}"
     if any(matches(pattern, "virtio_fs_extra_args") for pattern in rule.enable_annotations):

@@ -5,7 +5,6 @@ A pod that is rendered is one that a repair leaves alone. Its daemon listens on 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 from kata_dind.errors import SpecError
 from kata_dind.manifest.patch import patched
 from kata_dind.pod.annotations import REPAIRED
+from kata_dind.pod.images import parse_image
 from kata_dind.pod.model import Program, Repair
+from kata_dind.pod.names import LABEL_SIGNS, SUBDOMAIN_SIGNS, is_label, is_label_key, is_label_value, is_subdomain
 from kata_dind.pod.policy import DataRoot, Policy, RuntimeClass
 from kata_dind.pod.quantity import entrypoint_size_bytes, quantity, quantity_bytes
 from kata_dind.pod.repair import Script, repair
@@ -64,12 +65,6 @@ _ROOTLESS_USER = 1000
 _DOCKER_GROUP = 2375
 """The group of the socket in the official images."""
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_CLASS = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_REFERENCE = re.compile(r"[A-Za-z0-9][!-~]{0,511}")
-
 
 def render(spec: RenderSpec, *, script: Script, policy: Policy | None = None) -> dict[str, Any]:
     """Return a manifest, its keys in the usual order, but each long command last.
@@ -91,18 +86,18 @@ def _checked(spec: RenderSpec) -> int:
     if size_bytes is None or not is_possible(size_bytes):
         least, most = quantity(LEAST_BYTES), f"{MOST_BYTES >> 40}Ti"
         raise _wrong("size", spec.size, f"a size from {least} to {most}, such as 50G")
-    for field, value, pattern, allowed in (
-        ("name", spec.name, _LABEL, "up to 63 of a-z, 0-9 and -"),
-        ("namespace", spec.namespace or "default", _LABEL, "up to 63 of a-z, 0-9 and -"),
-        ("runtime-class", spec.runtime_class, _CLASS, "a name of Kubernetes"),
-        ("storage-class", spec.storage_class or "default", _CLASS, "a name of Kubernetes"),
-        ("image", spec.image or _IMAGE, _REFERENCE, "an image reference"),
-        ("sidecar-for", spec.sidecar_for or _IMAGE, _REFERENCE, "an image reference"),
+    for field, value, is_right, allowed in (
+        ("name", spec.name, is_label(spec.name), LABEL_SIGNS),
+        ("namespace", spec.namespace, not spec.namespace or is_label(spec.namespace), LABEL_SIGNS),
+        ("runtime-class", spec.runtime_class, is_subdomain(spec.runtime_class), SUBDOMAIN_SIGNS),
+        ("storage-class", spec.storage_class, is_subdomain(spec.storage_class or "default"), SUBDOMAIN_SIGNS),
+        ("image", spec.image, parse_image(spec.image or _IMAGE), "an image reference"),
+        ("sidecar-for", spec.sidecar_for, parse_image(spec.sidecar_for or _IMAGE), "an image reference"),
     ):
-        if pattern.fullmatch(value) is None:
+        if not is_right:
             raise _wrong(field, value, allowed)
     for key, value in spec.labels:
-        if _LABEL_KEY.fullmatch(key) is None or _LABEL_VALUE.fullmatch(value) is None:
+        if not is_label_key(key) or not is_label_value(value):
             raise _wrong("label", f"{key}={value}", "a label of Kubernetes, as in team=ci")
     for field, value in (("cpu", spec.cpu), ("memory", spec.memory)):
         if value and not quantity_bytes(value):

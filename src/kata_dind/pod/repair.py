@@ -25,12 +25,14 @@ from kata_dind.pod.detect import detect
 from kata_dind.pod.handlers import Runtime, runtime_of
 from kata_dind.pod.model import (
     NO_CONFIG_MAPS,
+    NO_IMAGE_CONFIGS,
     Backing,
     ConfigMaps,
     Copy,
     Detection,
     Engine,
     Finding,
+    ImageConfigs,
     Outcome,
     PodDict,
     Pointer,
@@ -41,15 +43,17 @@ from kata_dind.pod.model import (
 )
 from kata_dind.pod.patch import Draft, Malformed, escape_expansion, pointer_text
 from kata_dind.pod.policy import Delivery, Policy
-from kata_dind.pod.reading import items, mapping
+from kata_dind.pod.reading import is_mapping, items, mapping
 from kata_dind.pod.sentences import sentence
-from kata_dind.pod.storage import Bench, give_to_user, prove_only, provide
+from kata_dind.pod.sockets import share_sockets
+from kata_dind.pod.storage import Bench, give_to_user, make_disk_first, prove_only, provide
 from kata_dind.pod.volumes import find_mount
 from kata_dind.pod.wishes import Wanted, read_environment, read_wanted
 from kata_dind.pod.wrapper import (
     DIRECTORY,
     FILE,
     NAME,
+    NO_PROGRAM,
     command_of,
     copy_for,
     inline_command,
@@ -64,6 +68,7 @@ Script = Callable[[Copy], str]
 """Gives a copy of the guest entrypoint; it is asked for the same ones often."""
 
 _LONGEST_NOTE = 250
+_KINDS = {kind.value: kind for kind in DataRootKind}
 _BROKEN = (Outcome.SLOW, Outcome.FAILS)
 
 _FINDINGS = {
@@ -84,6 +89,7 @@ def repair(
     script: Script,
     config_maps: ConfigMaps = NO_CONFIG_MAPS,
     claim_templates: Sequence[Mapping[str, Any]] = (),
+    images: ImageConfigs = NO_IMAGE_CONFIGS,
     detection: Detection | None = None,
     improve: bool = False,
 ) -> Repair:
@@ -92,7 +98,7 @@ def repair(
     With `improve`, a disk that the pod's own script makes is replaced, too. Without a detection, the pod is searched.
     """
     if detection is None:
-        detection = detect(pod, policy, config_maps=config_maps, claim_templates=claim_templates)
+        detection = detect(pod, policy, config_maps=config_maps, claim_templates=claim_templates, images=images)
     if not detection.engines:
         return Repair(findings=detection.findings)
     annotations = mapping(mapping(pod.get("metadata")).get("annotations"))
@@ -106,20 +112,24 @@ def repair(
     if not wanted.repair:
         is_broken = any(_broken_roots(bench.spec, engine, claim_templates) for engine in detection.engines)
         found = [*wanted.findings, *(_found(engine, root) for engine, root in _all_broken(detection, bench))]
-        return Repair(findings=_joined(detection.findings, found), unrepaired=wanted.is_unclear and is_broken)
+        unclear = tuple(each for each in wanted.findings if each.id == "annotation.repair") if is_broken else ()
+        return Repair(findings=_joined(detection.findings, found), unrepaired=bool(unclear), gave_up=unclear)
     job = _Job(bench, policy, runtime, wanted, script, improve, config_maps)
     try:
         for engine in detection.engines:
             job.mend(engine)
         job.finish()
     except Malformed as error:
-        return Repair(findings=_joined(detection.findings, [*job.findings, _malformed(error)]), unrepaired=True)
+        malformed = _malformed(error)
+        findings = _joined(detection.findings, [*job.findings, malformed])
+        return Repair(findings=findings, unrepaired=True, gave_up=(*job.gave_up, malformed))
     return Repair(
         patch=tuple(bench.draft.operations),
         reasons=tuple(bench.reasons),
         findings=_joined(detection.findings, job.findings),
-        kind=", ".join(dict.fromkeys(job.kinds)),
-        unrepaired=job.unrepaired,
+        kind=job.kind,
+        unrepaired=bool(job.gave_up),
+        gave_up=tuple(job.gave_up),
     )
 
 
@@ -187,7 +197,8 @@ class _Job:
     kinds: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
     """What is wrong, for the annotation: a phrase each."""
-    unrepaired: bool = False
+    gave_up: list[Finding] = field(default_factory=list)
+    """Those of the findings that tell why something stays broken."""
     script_volume: str = ""
     """The name of the volume that brings the guest entrypoint, once it is there."""
     wrapped: set[Pointer] = field(default_factory=set)
@@ -196,7 +207,7 @@ class _Job:
     def mend(self, engine: Engine) -> None:
         """Repair one program, or say why not."""
         container = self.bench.draft.get(engine.pointer)
-        if not isinstance(container, Mapping):
+        if not is_mapping(container):
             return
         broken = _broken_roots(self.bench.spec, engine, self.bench.claim_templates)
         beside = next((root for root in broken if root.is_standalone_containerds), None)
@@ -224,9 +235,20 @@ class _Job:
         if on_bad and not self._mend_roots(engine, container, on_bad, settings, dropped):
             return
         self._mend_driver(engine, only_driver, settings, dropped, is_on_bad=bool(on_bad))
+        sockets, left = share_sockets(self.bench, engine, self.runtime)
+        for finding in left:
+            self._give_up(finding)
+        if sockets:
+            self.findings += sockets
+            self.mended.append(f"the sockets of {engine.title}")
         if before != self._changes:
             add_mirrors(self.bench, engine, self.policy)
             add_certificates(self.bench, engine, self.policy)
+
+    @property
+    def kind(self) -> str:
+        """What the repair is, in a word for each way of it; empty if nothing was changed."""
+        return ", ".join(dict.fromkeys(self.kinds)) or ("socket" if self.mended else "")
 
     @property
     def _changes(self) -> tuple[int, int]:
@@ -283,6 +305,8 @@ class _Job:
         dockerds = next((root for root in broken if not root.is_standalone_containerds), None)
         site = self._site(engine, container, dockerds or broken[0])
         choice = choose(site)
+        if not isinstance(choice, Finding) and choice.way.needs_wrapper and self._lacks_mkfs(site):
+            choice = _no_mkfs(site)
         if isinstance(choice, Finding):
             self._give_up(choice)
             return False
@@ -302,11 +326,18 @@ class _Job:
                 prove_only(self.bench, site)
             else:
                 provide(self.bench, site, choice)
-            self._wrap(site, "auto" if dockerds is None else choice.way.value, settings, dropped)
+            kind = "auto" if dockerds is None else choice.way.value
+            self._wrap(site, kind, settings, dropped)
+            if engine.lacks_mkfs and not site.is_wrapped:
+                make_disk_first(self.bench, site, self.policy.disk_image, self._before(site, kind, NO_PROGRAM))
         self.kinds.append("auto" if dockerds is None and choice.way.needs_wrapper else choice.way.value)
         self.mended.append(f"{broken[0].path} of {engine.title}")
         give_time(self.bench, engine, with_disk=choice.way.needs_wrapper)
         return True
+
+    def _lacks_mkfs(self, site: Site) -> bool:
+        """Tell whether there is no image that could make a disk for the program."""
+        return site.engine.lacks_mkfs and not site.is_wrapped and not self.policy.disk_image
 
     def _without_wrapper(self, site: Site, choice: Choice) -> Finding | None:
         is_rootless = site.engine.rootless or (site.engine.user or 0) != 0
@@ -334,7 +365,7 @@ class _Job:
             wanted=self.wanted,
             environment=read_environment(container),
             claim_templates=self.bench.claim_templates,
-            can_wrap=bool(is_wrapped or own or engine.entrypoint),
+            can_wrap=bool(is_wrapped or own or engine.entrypoint_is_known),
             is_wrapped=is_wrapped,
         )
 
@@ -373,19 +404,23 @@ class _Job:
         if not kind:
             self.bench.draft.put(pointer, list(command))
             return
-        if self._delivery is Delivery.INLINE:
-            self.bench.draft.put(pointer, inline_command(self.script(self._copy(site, kind)), command))
-        else:
-            self.bench.draft.put(pointer, mounted_command(command))
+        self.bench.draft.put(pointer, self._before(site, kind, command))
+        if self._delivery is not Delivery.INLINE:
             self._mount_entrypoint(site)
         self.bench.say(
             f"The guest entrypoint runs before the command of {site.named}: it mounts the data root, proves that "
             "overlay works on it, and then runs the command with its own arguments."
         )
 
+    def _before(self, site: Site, kind: str, command: Sequence[Any]) -> list[Any]:
+        """Return a command with the guest entrypoint of a kind in front of it."""
+        if self._delivery is Delivery.INLINE:
+            return inline_command(self.script(self._copy(site, kind)), command)
+        return mounted_command(command)
+
     def _copy(self, site: Site, kind: str) -> Copy:
         container = self.bench.container(site)
-        return copy_for(site.engine, DataRootKind(kind), container, read_environment(container))
+        return copy_for(site.engine, _KINDS[kind], container, read_environment(container))
 
     @property
     def _delivery(self) -> Delivery:
@@ -420,7 +455,7 @@ class _Job:
 
     def _give_up(self, finding: Finding) -> None:
         self.findings.append(finding)
-        self.unrepaired = True
+        self.gave_up.append(finding)
 
     def finish(self) -> None:
         """Do what had to wait: take items out of lists, put containers in front, and note the repair in the pod."""
@@ -431,9 +466,9 @@ class _Job:
         for container in reversed(bench.first_containers):
             bench.draft.insert_first(("spec", "initContainers"), container)
         metadata = bench.draft.get(("metadata",))
-        if isinstance(metadata, Mapping | None) and isinstance(mapping(metadata).get("annotations"), Mapping | None):
-            kinds = ", ".join(dict.fromkeys(self.kinds))
-            note = f"{__version__} {kinds}: {'; '.join(self.mended)}"
+        annotations = mapping(metadata).get("annotations")
+        if all(value is None or is_mapping(value) for value in (metadata, annotations)):
+            note = f"{__version__} {self.kind}: {'; '.join(self.mended)}"
             bench.draft.put(("metadata", "annotations", REPAIRED), note[:_LONGEST_NOTE])
 
 
@@ -445,6 +480,14 @@ def _ephemeral(engine: Engine) -> Finding:
         engine.container,
         engine.pointer,
         "Run the daemon in a container of the pod.",
+    )
+
+
+def _no_mkfs(site: Site) -> Finding:
+    return site.finding(
+        "pod.no-mkfs",
+        f"The image of {site.named} has no mkfs.ext4, and the policy names no image that could make a disk for it.",
+        "Set diskImage in the policy to an image with e2fsprogs, such as docker:29-dind.",
     )
 
 

@@ -84,6 +84,8 @@ class NamedRoot:
     """Clean; empty if it can't be known."""
     said_by: str
     by_flag: bool = False
+    one_word: str = ""
+    """The word that has a flag and its value with a space between them, which is not what dockerd takes it for."""
 
 
 @dataclass(slots=True)
@@ -161,7 +163,12 @@ def _root_of_flags(running: Running, words: Sequence[str]) -> NamedRoot | None:
         return None
     value, said = found[-1]
     flag = said[0].split("=")[0].split(" ")[0]
-    return NamedRoot(_path(value), f"`{flag if flag.startswith('--') else flag[:2]}`", by_flag=True)
+    one_word = said[0] if len(said) == 1 and " " in said[0].partition("=")[0] else ""
+    is_long = flag.startswith("--")
+    # In `-g /x` as one word, the value of -g begins with the space, so it is no absolute path. There is no flag
+    # `--data-root /x` at all: dockerd refuses it, and its path is only for telling what was meant.
+    path = _path(value) if is_long or not one_word else ""
+    return NamedRoot(path, f"`{flag if is_long else flag[:2]}`", by_flag=True, one_word=str(one_word))
 
 
 def _path(value: str) -> str:

@@ -1,7 +1,8 @@
 """Actions Runner Controller: pods whose Docker daemon the chart or the controller adds, as it would add it.
 
 What they add stands nowhere in the document, so a patch that changes it can't be written there; the webhook sees the
-whole pod. Sources: the chart gha-runner-scale-set 0.14.2 (`containerMode.type: dind`), and the older controller's
+whole pod. Sources: the chart gha-runner-scale-set 0.14.2 (`containerMode.type: dind`), its experimental successor
+(`runner.mode: dind`, templates/_mode_dind.tpl), whose values have a place for the container, and the older controller's
 `newRunnerPod` (actions.summerwind.dev), which adds a container `docker` unless it is told not to.
 """
 
@@ -79,6 +80,66 @@ def scale_set_pods(values: Mapping[Any, Any], pointer: Pointer, document: Mappin
     incomplete = f"The container dind isn't in these values, since the chart adds it. {_WEBHOOK}"
     incomplete = incomplete if pod.has("runtimeClassName") else ""
     return pod.place(document, made_by=_CHART, incomplete=incomplete)
+
+
+def is_experimental_values(node: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping is values of the experimental chart that ask for its Docker in Docker."""
+    return mapping(node.get("runner")).get("mode") == "dind"
+
+
+def experimental_pods(values: Mapping[Any, Any], pointer: Pointer, document: Mapping[Any, Any]) -> Place:
+    """Return the pod that the experimental chart makes of its values.
+
+    What is in `runner.dind.container` goes into the container as it stands, and its lists behind the chart's own.
+    """
+    runner, at = mapping(values.get("runner")), (*pointer, "runner")
+    template, template_at = mapping(runner.get("pod")), (*at, "pod")
+    spec, spec_at = mapping(template.get("spec")), (*template_at, "spec")
+    pod = Assembly()
+    pod.fields(spec, spec_at)
+    for key in ("containers", "initContainers", "volumes"):
+        pod.gather(key, [(spec.get(key), (*spec_at, key))], into=(*spec_at, key) if key == "volumes" else None)
+    pod.entry("containers", {"name": "runner", **mapping(runner.get("container"))}, {(): (*at, "container")})
+    settings = mapping(runner.get("dind"))
+    own = settings.get("container")
+    has_place = isinstance(own, Mapping)
+    pod.entry("initContainers", *_own_dind(settings, mapping(own), (*at, "dind", "container") if has_place else None))
+    if has_place:
+        lists = ((key, mapping(own).get(key)) for key in ("env", "volumeMounts"))
+        pod.lacks((*at, "dind", "container", key) for key, value in lists if not isinstance(value, list))
+    if not isinstance(spec.get("volumes"), list):
+        pod.lacks([(*spec_at, "volumes")])
+    for volume in _SCALE_SET_VOLUMES:
+        pod.entry("volumes", volume, {(): None})
+    pod.metadata([(template.get("metadata"), (*template_at, "metadata"))], into=(*template_at, "metadata"))
+    incomplete = f"The container dind isn't in these values, since the chart adds it. {_WEBHOOK}"
+    is_open = pod.has("runtimeClassName") and not has_place
+    return pod.place(document, made_by=_CHART, incomplete=incomplete if is_open else "")
+
+
+def _own_dind(
+    settings: Mapping[Any, Any], own: Mapping[Any, Any], at: Pointer | None
+) -> tuple[dict[str, Any], dict[Pointer, Pointer | None]]:
+    socket = text(settings.get("dockerSock")) or "unix:///var/run/docker.sock"
+    mounts = [
+        {"name": "work", "mountPath": "/home/runner/_work"},
+        {"name": "dind-sock", "mountPath": socket.removeprefix("unix://").rpartition("/")[0]},
+    ]
+    container = {
+        **_SCALE_SET_DIND,
+        "args": ["dockerd", f"--host={socket}", "--group=$(DOCKER_GROUP_GID)"],
+        **own,
+        "env": [*_SCALE_SET_DIND["env"], *items(own.get("env"))],
+        "volumeMounts": [*mounts, *items(own.get("volumeMounts"))],
+    }
+    parts: dict[Pointer, Pointer | None] = {(): at}
+    if at is None:
+        return container, parts
+    parts |= {(key,): None for key in ("args", "image", "name", "restartPolicy", "securityContext") if key not in own}
+    for key, before in (("env", len(_SCALE_SET_DIND["env"])), ("volumeMounts", len(mounts))):
+        parts |= {(key, index): None for index in range(before)}
+        parts |= {(key, before + index): (*at, key, index) for index in range(len(items(own.get(key))))}
+    return container, parts
 
 
 def legacy_pods(document: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place]:

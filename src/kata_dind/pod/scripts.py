@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kata_dind.pod.arrays import MARK, all_elements, appended, array_of, elements_of, first_of, opens_array
+
 LONGEST_SCRIPT = 131_072
 """Characters; of a longer script nothing is read."""
 
@@ -64,8 +66,9 @@ def parse_script(text: str) -> Script:
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text[:LONGEST_SCRIPT].replace("\r\n", "\n")
-        if _LITERAL_DOLLAR in self._text or _SPLITS in self._text:
-            self._text = self._text.replace(_LITERAL_DOLLAR, "").replace(_SPLITS, "")
+        for sign in (_LITERAL_DOLLAR, _SPLITS, MARK):
+            if sign in self._text:
+                self._text = self._text.replace(sign, "")
         self._at = 0
         self._script = Script()
         self._command = Command()
@@ -146,6 +149,9 @@ class _Parser:
         words = self._command.words
         if self._wants_pattern:
             return
+        if words and self._bare[-1] and self._text[self._at - 2] == "=" and opens_array(words[-1]):
+            words[-1] += array_of(self._elements())
+            return
         name = words[0] if len(words) == 1 else words[1] if len(words) == 2 and words[0] == "function" else ""
         if name and self._text.startswith(")", self._at):
             self._at += 1
@@ -155,6 +161,26 @@ class _Parser:
         self._end_command()
         self._scopes.append(("(", self._defines))
         self._defines = ""
+
+    def _elements(self) -> list[str]:
+        """Read the words of an array, up to and with the parenthesis that closes it."""
+        elements = []
+        while self._at < len(self._text):
+            char = self._text[self._at]
+            if char == ")":
+                self._at += 1
+                break
+            if char == "#":
+                end = self._text.find("\n", self._at)
+                self._at = end if end >= 0 else len(self._text)
+            elif char.isspace() or char in _SINGLE:
+                self._at += 1
+            elif self._text.startswith("\\\n", self._at):
+                self._at += 2
+            else:
+                word, bare = self._word()
+                elements.append(_marked(word, bare=bare))
+        return elements
 
     def _close_parenthesis(self) -> None:
         if self._wants_pattern:
@@ -186,7 +212,7 @@ class _Parser:
             self._scopes.append(("{", words[1]))
             self._drop_command()
             return
-        words.append(_SPLITS + word if bare and "$" in word and not _ASSIGNMENT.match(word) else word)
+        words.append(_marked(word, bare=bare))
         self._bare.append(bare)
         if word == "in" and bare and len(words) == 3 and words[0] == "case":
             self._drop_command()
@@ -338,6 +364,10 @@ class _Parser:
         return text[start : self._at]
 
 
+def _marked(word: str, *, bare: bool) -> str:
+    return _SPLITS + word if bare and "$" in word and not _ASSIGNMENT.match(word) else word
+
+
 def expanded(words: Sequence[str], variables: Mapping[str, str], positional: Sequence[str]) -> list[str]:
     """Replace the variables in words as far as their values are known; others stay as they are.
 
@@ -346,18 +376,26 @@ def expanded(words: Sequence[str], variables: Mapping[str, str], positional: Seq
     """
     result: list[str] = []
     for marked in words[:_MOST_WORDS]:
+        if len(result) >= _MOST_WORDS:
+            break
         splits = marked.startswith(_SPLITS)
         word = marked[1:] if splits else marked
         if word in ("$@", "$*", "${@}", "${*}"):
             result.extend(positional[1:])
+        elif MARK in word:
+            name, *elements = word.split(MARK)
+            whole = name + array_of(expanded(elements, variables, positional))
+            result.append(appended(whole, result, variables))
+        elif (found := all_elements(word, variables)) is not None:
+            result.extend(found)
         elif splits:
             value = expanded_text(word, variables, positional)
             # A substitution is not run, and stays one word.
             result.extend([value] if "$(" in value else value.split()[:_MOST_WORDS])
         elif "$" in word or _LITERAL_DOLLAR in word:
-            result.append(expanded_text(word, variables, positional))
+            result.append(appended(expanded_text(word, variables, positional), result, variables))
         else:
-            result.append(word)
+            result.append(appended(word, result, variables) if "+=" in word else word)
     return result[:_MOST_WORDS]
 
 
@@ -384,7 +422,7 @@ def _value(text: str, dollar: int, variables: Mapping[str, str], positional: Seq
         name = _NAME.match(text, dollar + 1)
         if name is None:
             return "$", dollar + 1
-        return variables.get(name.group(), name.group().join(("$", ""))), name.end()
+        return first_of(variables.get(name.group(), name.group().join(("$", "")))), name.end()
     close = text.find("}", dollar)
     if close < 0:
         return text[dollar:], len(text)
@@ -398,6 +436,11 @@ def _value(text: str, dollar: int, variables: Mapping[str, str], positional: Seq
         return whole, close + 1
     rest = text[name.end() : close]
     known = variables.get(name.group())
+    if known is not None and rest in ("[@]", "[*]"):
+        return " ".join(elements_of(known)), close + 1
+    if known is not None and rest[:1] == "[" and rest[-1] == "]" and rest[1:-1].isdecimal() and len(rest) < 6:
+        return next(iter(elements_of(known)[int(rest[1:-1]) :]), ""), close + 1
+    known = first_of(known) if known is not None else None
     if not rest:
         return (known if known is not None else whole), close + 1
     for operator in (":-", ":=", "-", "="):

@@ -13,9 +13,16 @@ from kata_dind.pod.patch import Draft, escape_expansion
 from kata_dind.pod.quantity import entrypoint_size, quantity, quantity_bytes
 from kata_dind.pod.reading import containers_of, items, mapping, text, volumes_of
 from kata_dind.pod.roots import DEFAULT_ROOTS
-from kata_dind.pod.sizes import MIB
-from kata_dind.pod.volumes import clean_path, find_claim_template, find_mount, find_volume, mount_above
-from kata_dind.pod.wrapper import BESIDE, DEVICE, NAME, shows_data_root
+from kata_dind.pod.sizes import GIB, MIB
+from kata_dind.pod.volumes import (
+    clean_path,
+    find_claim_template,
+    find_mount,
+    find_volume,
+    mount_above,
+    mounts_below,
+)
+from kata_dind.pod.wrapper import BESIDE, DEVICE, DIRECTORY, NAME, shows_data_root
 
 
 @dataclass(slots=True)
@@ -77,6 +84,9 @@ def provide(bench: Bench, site: Site, choice: Choice) -> Finding | None:
             _provide_block(bench, site, choice)
         case Way.LOOP:
             _provide_loop(bench, site, choice)
+    if choice.way.needs_wrapper:
+        for path in mounts_below(site.container, site.root.path):
+            bench.say(f"What {site.named} mounts on `{path}` is mounted there again, on the disk.")
     return None
 
 
@@ -224,10 +234,10 @@ def _block_claim(site: Site, count: int) -> dict[str, Any]:
 def _provide_loop(bench: Bench, site: Site, choice: Choice) -> None:
     environment = {"DATA_ROOT": "loop", "SIZE": entrypoint_size(choice.size_bytes)}
     if site.engine.program is not Program.DOCKERD and _worked(site):
-        # BuildKit's own image has no mkfs.ext4.
         environment |= _fallback(site)
-        bench.say(f"If the image of {site.named} has no mkfs.ext4, it goes on as it did so far, with a warning.")
-    shown = f"a disk of {entrypoint_size(choice.size_bytes)} in a file"
+        if not site.engine.lacks_mkfs:
+            bench.say(f"If the image of {site.named} has no mkfs.ext4, it goes on as it did so far, with a warning.")
+    shown = f"a disk of {_rounded(choice.size_bytes)} in a file"
     mount = site.root.mount
     if choice.on_claim:
         environment |= _fallback(site)
@@ -249,6 +259,12 @@ def _provide_loop(bench: Bench, site: Site, choice: Choice) -> None:
             f"{site.named} keeps its data on {shown} {where}, mounted on `{site.root.path}`, since {choice.because}."
         )
     _add_environment(bench, site, environment)
+
+
+def _rounded(count: int) -> str:
+    """Return a size as people say it: with one digit behind the point, rounded down."""
+    tenths = count * 10 // GIB
+    return f"{tenths // 10}.{tenths % 10}G".replace(".0G", "G") if tenths >= 10 else entrypoint_size(count)
 
 
 def _fallback(site: Site) -> dict[str, str]:
@@ -336,6 +352,37 @@ def _add_environment(bench: Bench, site: Site, wanted: dict[str, str]) -> None:
 
 def _system_containerd(site: Site) -> Root | None:
     return next((root for root in site.engine.roots if root.is_standalone_containerds), None)
+
+
+def make_disk_first(bench: Bench, site: Site, image: str, command: Sequence[str]) -> None:
+    """Let an init container of an image that has mkfs.ext4 make the disk, since the program's own image has none."""
+    container = bench.container(site)
+    places = {site.environment.get("DIR") or BESIDE, DIRECTORY, site.root.path}
+    if site.cover is not None:
+        places.add(site.cover.mount_path)
+    environment = [e for e in items(container.get("env")) if text(mapping(e).get("name")).startswith("KATA_DIND_")]
+    if clean_path(site.root.path) != DEFAULT_ROOTS[site.engine.program]:
+        names = {text(mapping(entry).get("name")) for entry in environment}
+        if "KATA_DIND_PATH" not in names:  # the program's own command tells it, or its file
+            environment.append({"name": "KATA_DIND_PATH", "value": escape_expansion(site.root.path)})
+    first: dict[str, Any] = {
+        "name": bench.fresh_container_name(f"{NAME}-disk"),
+        "image": image,
+        "command": [*command],
+        "env": environment,
+        "securityContext": {"privileged": True, "runAsUser": 0, "runAsNonRoot": False},
+    }
+    for key, path_key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
+        entries = items(container.get(key))
+        if key == "volumeMounts":
+            entries = [entry for entry in entries if clean_path(text(mapping(entry).get(path_key))) in places]
+        if entries:
+            first[key] = [dict(mapping(entry)) for entry in entries]
+    bench.first_containers.append(first)
+    bench.say(
+        f"The init container `{first['name']}` of the image {image} makes the disk, since the image of {site.named} "
+        "has no mkfs.ext4."
+    )
 
 
 def prove_only(bench: Bench, site: Site) -> None:

@@ -1,11 +1,13 @@
 """Tekton: the class stands in a run's podTemplate, the steps and sidecars in the task that is embedded in it.
 
-A Task or a Pipeline alone has no class, a run that refers to a task has no containers: their pods are incomplete.
+A Task or a Pipeline alone has no class, a run that refers to a task has no containers: their pods are incomplete,
+unless the run lies beside the task that it refers to, which then gets the class of its run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kata_dind.pod.model import Place, Pointer
@@ -33,6 +35,70 @@ def tekton_pods(document: Mapping[Any, Any], pointer: Pointer) -> Iterator[Place
         yield _pod(document, pointer, ({"steps": [spec]}, at), None, step_action=True)
     elif spec:
         yield _pod(document, pointer, (spec, at), None)
+
+
+Templates = Mapping[tuple[str, str], Mapping[str, Any]]
+"""The podTemplate that a run gives to the pods of what it refers to, by that one's kind and name."""
+
+
+def templates_of_runs(objects: Iterable[Mapping[str, Any]]) -> Templates:
+    """Return what the runs among some objects say about the Tasks and Pipelines that they refer to.
+
+    A podTemplate with a class counts before one without, and an earlier one before a later one.
+    """
+    known = list(objects)
+    pipelines = {_name(each): mapping(each.get("spec")) for each in known if each.get("kind") == "Pipeline"}
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for each in known:
+        spec = mapping(each.get("spec"))
+        if each.get("kind") == "TaskRun":
+            _note(found, spec.get("taskRef"), "Task", [(spec.get("podTemplate"), ())])
+        elif each.get("kind") == "PipelineRun":
+            _note(found, spec.get("pipelineRef"), "Pipeline", _templates(spec, (), ""))
+            pipeline = mapping(spec.get("pipelineSpec")) or pipelines.get(_reference(spec.get("pipelineRef")), {})
+            for task in map(mapping, (*items(pipeline.get("tasks")), *items(pipeline.get("finally")))):
+                _note(found, task.get("taskRef"), "Task", _templates(spec, (), text(task.get("name"))))
+    return found
+
+
+def _note(
+    found: dict[tuple[str, str], Mapping[str, Any]], reference: object, kind: str, templates: Sequence[_Source]
+) -> None:
+    key = (text(mapping(reference).get("kind")) or kind, _reference(reference))
+    merged = {name: value for template, _ in reversed(templates) for name, value in mapping(template).items()}
+    if key[1] and merged and ("runtimeClassName" in merged or key not in found):
+        found.setdefault(key, merged)
+        if "runtimeClassName" not in found[key]:
+            found[key] = merged
+
+
+def _name(each: Mapping[str, Any]) -> str:
+    return text(mapping(each.get("metadata")).get("name"))
+
+
+def _reference(reference: object) -> str:
+    return text(mapping(reference).get("name"))
+
+
+def with_run(place: Place, templates: Templates) -> Place:
+    """Return the pod of a Task or Pipeline with what its run gives to it; as it is, if no run is known."""
+    template = templates.get((place.kind, place.name)) if place.class_elsewhere else None
+    spec = mapping(place.pod.get("spec"))
+    if not template or any(not isinstance(name, str) for name in template):
+        return place
+    own, added = items(spec.get("volumes")), items(template.get("volumes"))
+    merged = {**template, **spec}
+    if added:
+        merged["volumes"] = [*own, *added]
+    # They stand in another document, where a patch of this one can't reach them.
+    parts = tuple((("spec", "volumes", len(own) + index), None) for index in range(len(added)))
+    return replace(
+        place,
+        pod={**place.pod, "spec": merged},
+        parts=(*parts, *place.parts),
+        incomplete="",
+        class_elsewhere="runtimeClassName" not in merged,
+    )
 
 
 def _pipeline(

@@ -154,6 +154,8 @@ def backing_at(
     path: str,
     runtime: Runtime | None,
     claim_templates: Claims = (),
+    *,
+    image_volumes: frozenset[str] = IMAGE_VOLUMES,
 ) -> Answer:
     """Return what a data root lies on, also if no mount is exactly there, with near misses in the clause.
 
@@ -167,10 +169,10 @@ def backing_at(
         return backing_of(spec, _mount(spec, container, at, claim_templates) if at else None, runtime, claim_templates)
     nearest = _above(entries, path)
     above = _mount(spec, container, nearest, claim_templates) if nearest else None
-    if above is not None and path not in IMAGE_VOLUMES:
+    if above is not None and path not in image_volumes:
         backing, because = backing_of(spec, above, runtime, claim_templates)
         return backing, f"{quoted(clean_path(path))} lies in the mount at {quoted(above.mount_path)}, and {because}"
-    backing, because = _image_volume(runtime) if path in IMAGE_VOLUMES else _container_root(runtime)
+    backing, because = _image_volume(runtime) if path in image_volumes else _container_root(runtime)
     if above is not None:
         because += f"; the mount at {quoted(above.mount_path)} does not take the place of that VOLUME"
     if below := _below(entries, path):
@@ -185,7 +187,9 @@ def _entries(container: Mapping[str, Any]) -> list[_Entry]:
     """Return pointer (in the container), clean path and entry of all mounts, devices before mounts."""
     entries: list[_Entry] = []
     for key, path_key in (("volumeDevices", "devicePath"), ("volumeMounts", "mountPath")):
-        for index, entry in enumerate(items(container.get(key))):
+        if key not in container:
+            continue
+        for index, entry in enumerate(items(container[key])):
             fields = mapping(entry)
             path = fields.get(path_key)
             if isinstance(path, str) and path:
@@ -204,7 +208,8 @@ def _above(entries: list[_Entry], path: str) -> _Entry | None:
 
 
 def _below(entries: list[_Entry], path: str) -> list[str]:
-    return [at for _, at, _ in entries if _is_below(at, path)]
+    start = path.rstrip("/") + "/"
+    return [at for _, at, _ in entries if at.startswith(start) and at != path]
 
 
 def _is_below(path: str, directory: str) -> bool:

@@ -29,8 +29,6 @@ class Wanted:
     """Somebody has named the size; the policy's default is nobody's wish."""
     findings: tuple[Finding, ...] = ()
     """About annotations that are not understood."""
-    is_unclear: bool = False
-    """The annotation that allows or forbids the repair is not understood, so there is none."""
 
 
 def read_wanted(pod: PodDict, policy: Policy) -> Wanted:
@@ -43,7 +41,6 @@ def read_wanted(pod: PodDict, policy: Policy) -> Wanted:
         size_bytes=min(wishes.size_bytes or _bytes_of(policy.data_root.size) or 0, MOST_BYTES),
         size_is_asked=wishes.size_bytes is not None or is_in_policy,
         findings=findings,
-        is_unclear=any(finding.id == "annotation.repair" for finding in findings),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kata_dind.pod.model import Copy, Engine, Program, VolumeMount
 from kata_dind.pod.patch import escape_expansion
 from kata_dind.pod.reading import items, mapping, text, words
-from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume
+from kata_dind.pod.volumes import Claims, find_claim_template, find_mount, find_volume, mounts_below
 from kata_dind.pod.wishes import Environment, read_environment
 from kata_dind.vocabulary import DataRootKind, Filesystem
 
@@ -27,6 +27,9 @@ DEVICE = "/dev/kata-dind"
 
 NAME = "kata-dind"
 
+NO_PROGRAM = ("/bin/true",)
+"""The command behind the guest entrypoint where it only makes a disk, which another container then mounts."""
+
 _PROGRAMS = frozenset(Program)
 
 _HEAD = re.compile(r"#!/bin/sh\n# kata-dind [^\n]{1,60} guest entrypoint, interface [0-9]{1,4}, ")
@@ -42,6 +45,7 @@ _ONLY_FOR = {
 }
 """The variables that only copies for some kinds know; the others refuse them."""
 
+_INITS = ("init", "systemd", "containerd")
 _WITH_CONTAINERD = re.compile(r"(?:.*/)?(?:init|systemd|docker-init\.sh)|.*containerd\.sock", re.DOTALL)
 """A word that tells the guest entrypoint of a containerd beside dockerd."""
 
@@ -50,11 +54,11 @@ def copy_for(engine: Engine, kind: DataRootKind, container: Mapping[str, Any], e
     """Return the copy of the guest entrypoint that serves a container: the smallest that refuses nothing it has."""
     asked = environment.get("DATA_ROOT")
     if (asked and asked != kind) or any(
-        environment.get(name) and kind not in kinds for name, kinds in _ONLY_FOR.items()
+        kind not in kinds and environment.get(name) for name, kinds in _ONLY_FOR.items()
     ):
         kind = DataRootKind.AUTO
     if None in environment.values.values():  # a Secret's or ConfigMap's value, which may be anything
-        return Copy(DataRootKind.AUTO, engine.program, fallback=True, containerd=True)
+        return Copy(DataRootKind.AUTO, engine.program, fallback=True, containerd=True, mounts_below=True)
     program = environment.get("PROGRAM")
     return Copy(
         kind,
@@ -62,6 +66,7 @@ def copy_for(engine: Engine, kind: DataRootKind, container: Mapping[str, Any], e
         Filesystem.XFS if environment.get("FILESYSTEM") == Filesystem.XFS else Filesystem.EXT4,
         fallback=environment.get("FALLBACK") not in ("", "none"),
         containerd=engine.program is Program.DOCKERD and _may_have_containerd(engine, container, environment),
+        mounts_below=any(mounts_below(container, root.path) for root in engine.roots),
     )
 
 
@@ -72,7 +77,8 @@ def _may_have_containerd(engine: Engine, container: Mapping[str, Any], environme
         or any(
             _WITH_CONTAINERD.fullmatch(word)
             for part in (container.get("command"), container.get("args"), engine.entrypoint)
-            for word in words(part)
+            for word in items(part)
+            if isinstance(word, str) and any(name in word for name in _INITS)
         )
         or any("containerd" in text(mapping(mount).get("mountPath")) for mount in items(container.get("volumeMounts")))
     )

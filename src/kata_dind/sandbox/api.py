@@ -81,7 +81,12 @@ def start(name: str, *, report: Report = silent, source: Source = None) -> Sandb
     spec = _spec_of(record, before)
     with used_volume(spec) as volume:
         plan_again = functools.partial(_plan, spec, volume, before=before, report=report, source=source)
-        plan = plan_again()
+        try:
+            plan = plan_again()
+        except SpecError as error:
+            if error.id in ("share.missing", "share.unreadable"):  # it was there when it was given
+                error.hint = f"make it again, or see kata-dind share ls {name}, and kata-dind share rm {name} PATH"
+            raise
         with record.owned() as lock:
             write_plan(record.directory, plan)
             try:

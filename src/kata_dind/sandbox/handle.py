@@ -83,7 +83,15 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         """Return the environment variables that point Docker clients and testcontainers at this sandbox."""
         # Ryuk bind-mounts the socket as the daemon sees it, not as the client does.
-        return {"DOCKER_HOST": self.docker_host, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock"}
+        variables = {"DOCKER_HOST": self.docker_host, "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE": "/var/run/docker.sock"}
+        # On localhost another sandbox may have the number: clones of one seed draw the same ones.
+        address = self._record.read("status.json").get("address")
+        return {**variables, "TESTCONTAINERS_HOST_OVERRIDE": str(address)} if address else variables
+
+    @property
+    def ports(self) -> list[Mapping[str, Any]]:
+        """The published ports of a running sandbox: protocol, port, addresses of this host, warnings."""
+        return list(view.published(self._record.read("status.json"), is_owned=self._record.is_owned()))
 
     @property
     def logs(self) -> Mapping[str, Path]:

@@ -53,14 +53,21 @@ class SandboxSummary:
     uptime_seconds: float | None
     disk_bytes: int
     """How much space the sandbox's own disks take; those of a volume are counted by `volume ls`."""
+    ports: tuple[Mapping[str, Any], ...] = ()
+    """The published ports: protocol, port, and the addresses of the host where each can be reached."""
     problem: str | None = None
     """What is wrong with a running sandbox at the moment, such as a full disk of the host."""
 
 
 def state_of(status: Mapping[str, Any], *, is_owned: bool, guest_runs: bool | None) -> str:
-    """Return starting, running or stopping while there is an owner or a guest, else stopped, crashed or unknown."""
+    """Return starting, running or stopping while there is an owner or a guest, else stopped or crashed.
+
+    It is unknown while the backend does not answer and only that could tell.
+    """
     state = str(status.get("state", "starting"))
     if is_owned:
+        if state == "running" and status.get("unsure"):
+            return "unknown"
         return state if state in {"starting", "running", "stopping"} else "starting"
     if guest_runs is None:
         return "unknown"
@@ -78,6 +85,8 @@ def inspection(facts: Facts) -> dict[str, Any]:
         "state": _state(facts),
         "directory": facts.directory,
         "docker_host": facts.docker_host,
+        "address": status.get("address"),
+        "ports": list(published(status, is_owned=facts.is_owned)),
         "spec": dict(facts.spec),
         "backend": plan.backend if plan else None,
         "accelerator": plan.accelerator if plan else None,
@@ -129,6 +138,7 @@ def summary(facts: Facts) -> SandboxSummary:
         created=facts.created,
         uptime_seconds=_uptime(facts),
         disk_bytes=facts.disk_bytes,
+        ports=published(facts.status, is_owned=facts.is_owned),
         problem=_problem(facts),
     )
 
@@ -137,10 +147,15 @@ def _state(facts: Facts) -> str:
     return state_of(facts.status, is_owned=facts.is_owned, guest_runs=facts.guest_runs)
 
 
+def published(status: Mapping[str, Any], *, is_owned: bool) -> tuple[Mapping[str, Any], ...]:
+    """Return the ports that can be reached now: none of a sandbox whose owner is gone, whatever its status says."""
+    return tuple(status.get("ports", ())) if is_owned else ()
+
+
 def _problem(facts: Facts) -> str | None:
-    if _state(facts) == "unknown":
+    if _state(facts) == "unknown" and not facts.is_owned:
         return "its backend does not answer, so that nobody can tell whether its guest runs"
-    if _state(facts) != "running":
+    if _state(facts) not in ("running", "unknown"):
         return None
     if not facts.is_owned:
         return f"no process serves its endpoint; run kata-dind start {facts.name}"

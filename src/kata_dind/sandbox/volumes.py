@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 
 
 def list_volumes() -> list[KnownVolume]:
-    """Return this user's volumes, by backend and name."""
-    return [volume for volumes in _all_volumes() for volume in volumes.all()]
+    """Return this user's volumes, by backend and name; one that several backends can use is there once."""
+    found: dict[str, KnownVolume] = {}
+    for volumes in _all_volumes():
+        for volume in volumes.all():
+            found.setdefault(volume.name, volume)
+    return [*found.values()]
 
 
 def require_volume(name: str) -> KnownVolume:

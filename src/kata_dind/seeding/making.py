@@ -232,14 +232,16 @@ def build_seed(
     fill: Fill | None = None,
     report: Report,
 ) -> Seed:
-    """Boot, prove, fill and snapshot a machine; the name, the shares and the volume of the spec are left out.
+    """Boot, prove, fill and snapshot a machine.
+
+    The name, the shares, the host's ports and the volume of the spec are left out.
 
     Raises what `up` raises, and NoSpace.
     """
     from kata_dind.spec import spec_to_json
 
     started = time.monotonic()
-    spec = spec.without("shares", "volume", "seed", "cold").settled(name="seed")
+    spec = spec.without("shares", "watch", "host_ports", "volume", "seed", "cold").settled(name="seed")
     backend = load_backend(spec.backend.value)
     if backend.snapshots is None:
         raise SpecError(f"--backend: {spec.backend} has no seeds", id="backend.no-seeds")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,14 @@ class Record:
 def sandboxes_directory() -> Path:
     """Return where sandboxes live, made when absent."""
     return make_private(state_directory() / "sandboxes")
+
+
+def keep_shares(record: Record, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Change the shares that a sandbox's later starts have; the caller must own the sandbox."""
+    spec = record.read("spec.json")
+    shares = change(spec.get("shares") or [])
+    given = {*spec.get("given", ()), "shares"}
+    record.write("spec.json", {**spec, "shares": shares, "given": sorted(given if shares else given - {"shares"})})
 
 
 def _shelf() -> Shelf:

@@ -50,7 +50,11 @@ class Exec(NamedTuple):
     terminal: Terminal | None = None
 
 
-Request = Docker | Container | Exec
+class PublishedPorts(NamedTuple):
+    """The ports that the guest's containers publish, and want to publish; see `wire.ports` for what is said then."""
+
+
+Request = Docker | Container | Exec | PublishedPorts
 
 
 class Output(NamedTuple):

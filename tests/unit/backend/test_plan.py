@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kata_dind.backend.dockerd import ASKS_FOR_PORTS
 from kata_dind.backend.plan import Plan, PlannedImage, StartKind, plan_from_json, plan_to_json
 from kata_dind.backend.vm.plan import (
     Asked,
@@ -19,12 +20,14 @@ from kata_dind.backend.vm.plan import (
     RunsOn,
     SeedMachine,
     VmPlan,
+    can_plug_share,
     container_request,
-    dockerd_argv,
+    kept_shares,
     machine_shape,
     make_plan,
     plan_shares,
     vm_plan,
+    why_no_ports,
     with_machine,
 )
 from kata_dind.dataroot.kinds import KINDS
@@ -91,45 +94,33 @@ def changed(plan: VmPlan, **changes: Any) -> VmPlan:
 HOST = "--host=unix:///var/run/docker.sock"
 
 
-@pytest.mark.parametrize(
-    ("entrypoint", "command", "argv"),
-    [
-        ((), ("dockerd",), ("dockerd", HOST)),
-        (("dockerd-entrypoint.sh",), (), ("dockerd-entrypoint.sh", "dockerd", HOST)),
-        (("dockerd-entrypoint.sh",), ("dockerd",), ("dockerd-entrypoint.sh", "dockerd", HOST)),
-        (("docker-entrypoint.sh",), ("sh",), ("docker-entrypoint.sh", "dockerd", HOST)),
-        ((), ("/usr/local/bin/dockerd", "--debug"), ("/usr/local/bin/dockerd", "--debug", HOST)),
-        (("tini", "--"), ("dockerd",), ("tini", "--", "dockerd", HOST)),
-        ((), (), ("dockerd", HOST)),
-        (("dockerd",), (), ("dockerd", HOST)),
-        (("/usr/bin/dockerd",), ("--debug",), ("/usr/bin/dockerd", "--debug", HOST)),
-        (("tini", "--", "dockerd"), (), ("tini", "--", "dockerd", HOST)),
-        (("dockerd-entrypoint.sh",), ("--mtu=1400",), ("dockerd-entrypoint.sh", "dockerd", "--mtu=1400", HOST)),
-    ],
-    ids=[
-        "built",
-        "official",
-        "official, dockerd named",
-        "official client",
-        "path and flag",
-        "init",
-        "nothing",
-        "dockerd is the entrypoint",
-        "dockerd is the entrypoint, flags the command",
-        "init and dockerd are the entrypoint",
-        "flags are the command",
-    ],
-)
-def test_dockerd_is_started_as_the_image_would_on_the_unix_socket_alone(
-    entrypoint: tuple[str, ...], command: tuple[str, ...], argv: tuple[str, ...]
-) -> None:
-    assert dockerd_argv(replace(IMAGE, entrypoint=entrypoint, command=command)) == argv
-
-
 def test_flags_that_were_asked_for_follow_ours() -> None:
     """One that lacks its value must not take our word for it."""
     plan = plan_of(DataRootKind.BLOCK, dockerd_args=("--debug", "--dns=198.18.0.3"))
-    assert plan.own.argv == ("dockerd", HOST, "--debug", "--dns=198.18.0.3")
+    assert plan.own.argv == ("dockerd", HOST, ASKS_FOR_PORTS, "--debug", "--dns=198.18.0.3")
+
+
+@pytest.mark.parametrize(
+    ("flags", "other"),
+    [
+        ((), ""),
+        (("--userland-proxy", "--userland-proxy=true"), ""),
+        (("--userland-proxy=false",), "--userland-proxy=false"),
+        (("--userland-proxy=false", "--userland-proxy=true"), ""),
+        (("--userland-proxy-path=/bin/mine", "--debug"), "--userland-proxy-path=/bin/mine"),
+    ],
+)
+def test_flags_by_which_dockerd_tells_nobody_of_its_ports_are_told(flags: tuple[str, ...], other: str) -> None:
+    why = why_no_ports(plan_of(DataRootKind.BLOCK, dockerd_args=flags))
+    assert why == (f"--dockerd-arg: with '{other}' published ports can't be reached from this host" if other else "")
+
+
+def test_a_seed_of_an_earlier_version_has_a_dockerd_that_tells_nobody_of_its_ports() -> None:
+    earlier = replace(with_machine(plan_of(DataRootKind.BLOCK), argv=("dockerd", HOST)), seed="mine")
+    assert why_no_ports(earlier) == (
+        "published ports can't be reached from this host, since the seed 'mine' was made by an earlier version of "
+        "kata-dind"
+    )
 
 
 # --- the plan
@@ -160,7 +151,7 @@ def test_a_plan_says_everything_a_start_needs() -> None:
             ),
             kernel_origin="packages of bookworm",
             asked=Asked(filesystem=Filesystem.XFS, network=NetworkMode.NAT, allow_link_local=False),
-            argv=("dockerd", HOST),
+            argv=("dockerd", HOST, ASKS_FOR_PORTS),
             environment=(
                 "PATH=/usr/sbin:/usr/bin",
                 "KATA_DIND_DATA_ROOT=block",
@@ -220,16 +211,31 @@ def test_the_machine_of_a_block_data_root() -> None:
             Disk("data", STATE / "data.img"),
         ),
         network=True,
-        shared_directory=False,
+        shared_directory=True,
     )
 
 
-def test_only_the_block_kind_has_a_disk_and_only_shares_a_shared_directory() -> None:
+def test_only_the_block_kind_has_a_disk() -> None:
     memory = machine_shape(plan_of(DataRootKind.MEMORY), STATE)
     loop = machine_shape(plan_of(DataRootKind.LOOP, shares=plan_shares([], KINDS[DataRootKind.LOOP], STATE)), STATE)
     assert [disk.serial for disk in memory.disks] == [disk.serial for disk in loop.disks]
     assert "data" not in [disk.serial for disk in memory.disks]
-    assert (memory.shared_directory, loop.shared_directory) == (False, True)
+
+
+def test_the_memory_of_a_machine_that_boots_or_has_shares_can_be_seen_by_virtiofsd() -> None:
+    booted = plan_of(DataRootKind.BLOCK)
+    shares = plan_shares([(Path("/a"), "/a", False)], KINDS[DataRootKind.BLOCK], STATE)
+    clone = replace(with_machine(booted, seed=SeedMachine(STATE, 2, 2048, 0)), start=StartKind.RESTORE)
+    for plan, seen in ((booted, True), (clone, False), (with_machine(clone, shares=shares), True)):
+        assert (machine_shape(plan, STATE).shared_directory, can_plug_share(plan)) == (seen, seen)
+
+
+def test_shares_that_a_resumed_machine_had_keep_their_names() -> None:
+    before = (PlannedShare("share-0", Path("/a"), "/a", False), PlannedShare("share-3", Path("/b"), "/b", True))
+    kept = kept_shares(before, [(Path("/c"), "/c", False), (Path("/b"), "/b", True), (Path("/d"), "/d", False)])
+    assert [(share.name, share.guest_path) for share in kept] == [
+        ("share-4", "/c"), ("share-3", "/b"), ("share-5", "/d"),
+    ]  # fmt: skip
 
 
 def test_a_kernel_with_everything_built_in_needs_no_disk_of_modules() -> None:
@@ -249,7 +255,7 @@ def test_only_the_sandboxs_own_disks_are_writable() -> None:
 def test_the_request_for_a_container() -> None:
     assert container_request(plan_of(DataRootKind.BLOCK), check=False) == {
         "kind": "container",
-        "argv": ["dockerd", HOST],
+        "argv": ["dockerd", HOST, ASKS_FOR_PORTS],
         "environment": {
             "PATH": "/usr/sbin:/usr/bin",
             "KATA_DIND_DATA_ROOT": "block",
@@ -274,6 +280,11 @@ def test_the_request_of_a_loop_data_root_with_a_share_and_no_network() -> None:
     assert request["shares"] == ["share-0 /work/my src", "data-root /var/lib/kata-dind"]
     assert request["environment"]["KATA_DIND_DIR"] == "/var/lib/kata-dind"
     assert request["environment"]["KATA_DIND_CHECK"] == "1"
+
+
+def test_a_guest_that_may_reach_ports_of_the_host_asks_us_for_names() -> None:
+    asked = changed(plan_of(DataRootKind.BLOCK), host_ports=(5432,))
+    assert container_request(asked, check=False)["network"]["nameserver"] == "198.18.1.2"
 
 
 def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_win() -> None:

@@ -119,7 +119,7 @@ def test_the_sizes_that_one_seed_serves_have_one_key(tmp_path: Path) -> None:
     def key(size_mib: int, filesystem: Filesystem = Filesystem.EXT4) -> str:
         return internal_key(changed(block_plan(size_mib, filesystem), vmlinuz=kernel), cache=tmp_path)
 
-    larger = changed(block_plan(20480), vmlinuz=kernel, cpus=4, memory_mib=4096)
+    larger = changed(block_plan(20480), vmlinuz=kernel, cpus=4, memory_mib=4096, host_ports=(5432,))
     assert key(20480) == key(40960) == key(1 << 20) == internal_key(larger, cache=tmp_path)
     assert len({key(20480), key(10240), key(20480, Filesystem.XFS), key(40960, Filesystem.XFS)}) == 4
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class FakeSandbox(Sandbox):
         self._directory = directory
         self.fake_state = "running"
         self.problem: str | None = None
+        self.fake_ports: list[dict[str, Any]] = []
         self.exit_code = 0
         self.attached: list[Attached] = []
         self.ran: list[list[str]] = []
@@ -65,6 +66,10 @@ class FakeSandbox(Sandbox):
     @property
     def state(self) -> str:
         return self.fake_state
+
+    @property
+    def ports(self) -> list[Mapping[str, Any]]:
+        return list(self.fake_ports)
 
     def inspect(self) -> dict[str, Any]:
         return {**INSPECTED, "name": self._name}

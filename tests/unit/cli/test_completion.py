@@ -38,7 +38,7 @@ def sandbox_directories(home: Path) -> None:
     [
         (["ins"], ["inspect"]),
         (["up", "--data"], ["--data-root"]),
-        (["up", "--backend", ""], ["vm"]),
+        (["up", "--backend", ""], ["vm", "containerd"]),
         (["up", "--data-root", ""], ["auto", "memory", "loop", "block", "virtiofs"]),
         (["inspect", "de"], ["default", "demo"]),
         (["docker", "dem"], ["demo"]),
@@ -52,6 +52,8 @@ def sandbox_directories(home: Path) -> None:
         (["render", "--workload", "s"], ["statefulset"]),
         (["render", "--kind", "l"], ["loop"]),
         (["render", "-o", ""], ["yaml", "json"]),
+        (["cluster", "plan", "--handler", "qemu-r"], ["qemu-runtime-rs"]),
+        (["cluster", "plan", "--distribution", "k3"], ["k3s"]),
     ],
 )
 def test_completion(words: list[str], expected: list[str]) -> None:

@@ -123,9 +123,9 @@ def test_a_bad_file_is_refused_by_every_command(
 @pytest.mark.parametrize(
     ("content", "those"),
     [
-        ("nonsense = 1", "accel, accel_forget, allow_link_local, apt_option, "),
-        ("[zzz]\nsize = '1G'", "accel, docker, entrypoint, env, exec, "),
-        ("[up]\nname = 'x'", "accel, allow_link_local, apt_option, "),
+        ("nonsense = 1", "accel, accel_forget, allow_known_holes, allow_link_local, "),
+        ("[zzz]\nsize = '1G'", "accel, backends, cluster, docker, entrypoint, env, "),
+        ("[up]\nname = 'x'", "accel, allow_known_holes, allow_link_local, "),
         ("[volume.zzz]\nx = 1", "fsck, inspect, ls, resize, rm)\n"),
     ],
 )

@@ -16,9 +16,9 @@ _KUBECTL = """\
 #!{python}
 import json, os, pathlib, sys, urllib.parse
 here = pathlib.Path({directory!r})
-words = sys.argv[1:]
+words = [word for word in sys.argv[1:] if not word.startswith("--kubeconfig=")]
 with (here / "calls").open("a") as calls:
-    calls.write(json.dumps([words, os.environ.get("KUBECONFIG", "")]) + "\\n")
+    calls.write(json.dumps([sys.argv[1:], os.environ.get("KUBECONFIG", "")]) + "\\n")
 if words[:1] == ["--context"]:
     if words[1] != "prod":
         sys.exit('error: context "%s" does not exist' % words[1])
@@ -32,6 +32,8 @@ elif words[:2] == ["get", "--raw"]:
     query = dict(urllib.parse.parse_qsl(url.query))
     answers = json.loads((here / "answers.json").read_text())
     answer = answers.get(url.path)
+    if answer == "no-namespace":
+        sys.exit('Error from server (NotFound): namespaces "%s" not found' % url.path.rpartition("/")[2])
     if answer == "forbidden":
         sys.exit("Error from server (Forbidden): you may not list them")
     if answer is None:
@@ -122,6 +124,17 @@ def test_workloads_are_reported_and_not_the_pods_that_they_make(cli: CommandLine
     assert "warning: Deployment build/runner: `dind` keeps the data of Docker" in found.stdout
 
 
+def test_a_namespace_that_does_not_exist_is_no_namespace_in_which_all_is_well(
+    cli: CommandLine, kubectl: Kubectl
+) -> None:
+    kubectl.answers["/api/v1/namespaces/biuld"] = "no-namespace"
+    kubectl.save()
+    outcome = cli("fix", "--context", "prod", "-n", "biuld", "--all", "--check")
+    assert outcome.exit_code == 6
+    assert "the context 'prod' has no namespace 'biuld'" in outcome.stderr
+    assert "kubectl --context prod get namespaces" in outcome.stderr
+
+
 def test_the_cluster_is_only_read(cli: CommandLine, kubectl: Kubectl) -> None:
     kubectl.has(PODS, "Pod", named("alone", spec=spec()))
     for output in ("json", "explain", "findings", "github", "sarif", "patch"):
@@ -162,10 +175,48 @@ def test_what_may_not_be_listed_is_left_out_and_named(cli: CommandLine, kubectl:
 def test_custom_resources_are_read_where_the_cluster_has_them(cli: CommandLine, kubectl: Kubectl) -> None:
     group = {"name": "keda.sh", "preferredVersion": {"groupVersion": "keda.sh/v1alpha1"}}
     kubectl.answers["/apis"] = {"groups": [group, {"name": "example.org"}]}
-    kubectl.answers["/apis/keda.sh/v1alpha1"] = {"resources": [{"name": "scaledjobs"}]}
+    kubectl.answers["/apis/keda.sh/v1alpha1"] = {
+        "resources": [{"name": "scaledjobs", "kind": "ScaledJob", "namespaced": True}]
+    }
     job = named("builds", spec={"jobTargetRef": {"template": {"spec": spec()}}})
     kubectl.has("/apis/keda.sh/v1alpha1/namespaces/build/scaledjobs", "ScaledJob", job)
     assert titles(cli("fix", "-n", "build", "--json").stdout) == ["ScaledJob/builds"]
+
+
+def test_custom_resources_that_are_in_no_namespace_are_read_as_well(cli: CommandLine, kubectl: Kubectl) -> None:
+    group = {"name": "argoproj.io", "preferredVersion": {"groupVersion": "argoproj.io/v1alpha1"}}
+    served = {"name": "clusterworkflowtemplates", "kind": "ClusterWorkflowTemplate", "namespaced": False}
+    kubectl.answers["/apis"] = {"groups": [group]}
+    kubectl.answers["/apis/argoproj.io/v1alpha1"] = {"resources": [served]}
+    template = {"name": "build", "container": spec()["containers"][0]}
+    workflow = {"podSpecPatch": "runtimeClassName: kata", "templates": [template], "entrypoint": "build"}
+    path = "/apis/argoproj.io/v1alpha1/clusterworkflowtemplates"
+    kubectl.has(path, "ClusterWorkflowTemplate", named("ci", spec=workflow))
+    kubectl.answers[path]["apiVersion"] = "argoproj.io/v1alpha1"
+    kubectl.save()
+    assert titles(cli("fix", "-n", "build", "--json").stdout) == ["ClusterWorkflowTemplate/ci"]
+
+
+def test_a_kubeconfig_may_be_named(cli: CommandLine, kubectl: Kubectl) -> None:
+    config = kubectl.directory / "config"
+    config.write_text("{}")
+    kubectl.has(DEPLOYMENTS, "Deployment", named("runner", spec={"template": {"spec": spec()}}))
+    assert titles(cli("fix", "--kubeconfig", str(config), "--json").stdout) == ["Deployment/runner"]
+    assert {words[0] for words in kubectl.calls()} == {f"--kubeconfig={config}"}
+
+
+def test_a_kubeconfig_that_is_not_there_is_bad_input(cli: CommandLine, kubectl: Kubectl) -> None:
+    outcome = cli("fix", "--kubeconfig", "/missing", "--check")
+    assert (outcome.exit_code, outcome.stderr) == (2, "kata-dind: --kubeconfig: there is no file '/missing'\n")
+
+
+def test_without_a_current_context_there_is_no_cluster(cli: CommandLine, kubectl: Kubectl) -> None:
+    program = kubectl.directory / "kubectl"
+    program.write_text("#!/bin/sh\necho 'error: current-context must exist in order to minify' >&2\nexit 1\n")
+    outcome = cli("fix", "--all")
+    assert outcome.exit_code == 6
+    assert "kata-dind: kubectl has no current context, so there is no cluster to read\n" in outcome.stderr
+    assert "hint: give --context NAME or --kubeconfig FILE, or set KUBECONFIG" in outcome.stderr
 
 
 def test_config_maps_that_a_pod_mounts_are_read(cli: CommandLine, kubectl: Kubectl) -> None:
@@ -197,3 +248,25 @@ def test_without_kubectl_there_is_a_hint(cli: CommandLine, home: Path, monkeypat
 
 def test_contexts_are_completed(kubectl: Kubectl) -> None:
     assert completed("fix", "--context", "st") == ["staging"]
+
+
+def test_pull_secrets_are_read_for_lookups_alone(
+    cli: CommandLine, kubectl: Kubectl, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    pod = named("runner", spec=spec(image="registry.example/ci/builder:1"))
+    kubectl.has(PODS, "Pod", pod)
+    accounts, secrets = (f"/api/v1/namespaces/build/{kind}" for kind in ("serviceaccounts", "secrets"))
+    kubectl.answers[f"{accounts}/default"] = {"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "pull"}]}
+    kubectl.answers[f"{secrets}/pull"] = "forbidden"
+    kubectl.save()
+
+    def read() -> set[str]:
+        return {call[2] for call in kubectl.calls() if "/secrets/" in call[-1] or "/serviceaccounts/" in call[-1]}
+
+    assert titles(cli("fix", "--all", "-n", "build", "--json").stdout) == ["Pod/runner"]
+    assert read() == set()
+    # No registry is asked: it is not one of those that are well known.
+    found = json.loads(cli("fix", "--all", "-n", "build", "--json", "--lookup-images").stdout)
+    assert [finding["id"] for finding in found["pods"][0]["findings"]] == ["pod.image-unread"]
+    assert read() == {f"{accounts}/default", f"{secrets}/pull"}

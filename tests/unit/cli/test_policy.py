@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kata_dind.fixing.policies import load_policy
 from kata_dind.pod.policy import Policy
+from kata_dind.policies import load_policy
 from tests.unit.cli.conftest import CommandLine
 
 _PAGE = Path(__file__).parents[3] / "docs" / "policy.md"

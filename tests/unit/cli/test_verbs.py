@@ -77,6 +77,29 @@ def test_up_passes_every_option_on(cli: CommandLine, sandboxes: FakeSandboxes, h
     assert (source.suite, source.mirror, source.apt_options) == ("trixie", "http://mirror.example/debian", ("A::B=1;",))
 
 
+def test_up_shares_a_path_that_is_the_same_on_both_sides(
+    cli: CommandLine, sandboxes: FakeSandboxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "link")
+    # Shells and Docker's clients keep the name by which a directory was entered; a stale one counts for nothing.
+    monkeypatch.setenv("PWD", str(tmp_path / "link"))
+    assert cli("up", "a", "--share", ".", "--share", "../other:ro", "--share", "~/src").exit_code == 0
+    monkeypatch.setenv("PWD", "/home")
+    assert cli("up", "b", "--share", ".").exit_code == 0
+    assert [Path(share.guest_path) for share in sandboxes.specs[0].shares] == [
+        tmp_path / "link",
+        tmp_path / "other",
+        Path("/home/me/src"),
+    ]
+    assert [share.read_only for share in sandboxes.specs[0].shares] == [False, True, False]
+    assert [str(share.guest_path) for share in sandboxes.specs[1].shares] == [str(tmp_path / "real")]
+    for spec in sandboxes.specs:
+        assert all(str(share.host_path) == str(share.guest_path) for share in spec.shares)
+
+
 def test_up_as_json(cli: CommandLine) -> None:
     outcome = cli("up", "demo", "--json")
     assert json.loads(outcome.stdout) == INSPECTED
@@ -104,9 +127,9 @@ def test_start_stop_and_rm(cli: CommandLine, sandboxes: FakeSandboxes, demo: Fak
 def test_ls(cli: CommandLine, sandboxes: FakeSandboxes, demo: FakeSandbox) -> None:
     sandboxes.add("a-longer-name")
     assert cli("ls").stdout == (
-        "NAME           STATE    DOCKER    DATA ROOT  VOLUME  ACCELERATOR  IMAGE               UPTIME  DISK\n"
-        "demo           running  20.10.24  block      -       tcg          kata-dind/bookworm  2m      312M\n"
-        "a-longer-name  running  20.10.24  block      -       tcg          kata-dind/bookworm  2m      312M\n"
+        "NAME           STATE    DOCKER    DATA ROOT  VOLUME  ACCELERATOR  IMAGE               PORTS  UPTIME  DISK\n"
+        "demo           running  20.10.24  block      -       tcg          kata-dind/bookworm  -      2m      312M\n"
+        "a-longer-name  running  20.10.24  block      -       tcg          kata-dind/bookworm  -      2m      312M\n"
     )
     assert cli("ls", "-q").stdout == "demo\na-longer-name\n"
     assert [row["name"] for row in json.loads(cli("ls", "--json").stdout)] == ["demo", "a-longer-name"]
@@ -122,7 +145,7 @@ def test_ls_tells_of_problems_beside_its_table(cli: CommandLine, demo: FakeSandb
 
 
 def test_ls_of_none(cli: CommandLine) -> None:
-    assert cli("ls").stdout == "NAME  STATE  DOCKER  DATA ROOT  VOLUME  ACCELERATOR  IMAGE  UPTIME  DISK\n"
+    assert cli("ls").stdout == "NAME  STATE  DOCKER  DATA ROOT  VOLUME  ACCELERATOR  IMAGE  PORTS  UPTIME  DISK\n"
     assert cli("ls", "-q").stdout == ""
     assert json.loads(cli("ls", "--json").stdout) == []
 

@@ -65,7 +65,7 @@ def test_shares_are_attached_to_a_container_that_has_turned_away(
     (shared / "share-0" / "file").write_text("of the directory\n")
     (shared / "share-1").write_text("a note\n")
     root.mkdir()
-    monkeypatch.setattr(container, "_SHARED", str(shared))
+    monkeypatch.setattr(container, "SHARED", str(shared))
     script = 'mount -t tmpfs root "$0" && echo ready && read -r _ && cat "$0/new/place/file" "$0/a note"'
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(root)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
@@ -84,7 +84,7 @@ def test_shares_are_attached_to_a_container_that_has_turned_away(
 
 @pytest.mark.requires("root")
 def test_a_share_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "_SHARED", str(tmp_path))
+    monkeypatch.setattr(container, "SHARED", str(tmp_path))
     child = container.attach_shares(os.getpid(), ["share-0 /nowhere"])
     code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
     said = os.read(child.stderr, 4096).decode()

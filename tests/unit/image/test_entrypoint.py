@@ -71,7 +71,7 @@ def test_the_script_is_the_same_wherever_it_is_joined(environment: dict[str, str
 def test_the_guest_os_gets_the_script() -> None:
     code = guestos.guest_code()
     assert code["entrypoint.sh"] == entrypoint_script().encode()
-    assert {name.partition("/")[0] for name in code} == {"agent", "entrypoint.sh"}
+    assert {name.partition("/")[0] for name in code} == {"agent", "entrypoint.sh", "published_port.sh"}
 
 
 def test_a_finding_names_the_part_and_the_line_there(tmp_path: Path) -> None:

@@ -6,11 +6,17 @@ import dataclasses
 import hashlib
 import re
 import subprocess
+from typing import Any
 
 import pytest
 
 from kata_dind.image.entrypoint import INTERFACE, WHOLE, WORDS, assemble, read_parts
-from kata_dind.image.entrypoint_for_pods import MOST_BYTES, entrypoint_for_pods, words_of
+from kata_dind.image.entrypoint_for_pods import (
+    MOST_BYTES,
+    MOST_BYTES_WITH_AN_OPTION,
+    entrypoint_for_pods,
+    words_of,
+)
 from kata_dind.image.shelltext import without_comments
 from kata_dind.pod.model import Copy, Program
 from kata_dind.version import __version__
@@ -20,8 +26,16 @@ COPIES = [
     *(Copy(kind) for kind in DataRootKind),
     *(Copy(kind, filesystem=Filesystem.XFS) for kind in (DataRootKind.LOOP, DataRootKind.BLOCK)),
     *(Copy(DataRootKind.LOOP, program) for program in Program if program is not Program.DOCKERD),
-    *(Copy(kind, fallback=True, containerd=True) for kind in DataRootKind),
+    *(Copy(kind, fallback=True, containerd=True, mounts_below=True) for kind in DataRootKind),
 ]
+
+_FOR_COPIES = {
+    "copy",
+    *(
+        f"no-{name}"
+        for name in ("auto", "loop", "block", "size", "rootless", "containerd", "fallback", "choice", "other-programs")
+    ),
+}
 
 
 def named(copy: Copy) -> str:
@@ -34,7 +48,7 @@ def functions_of(script: str) -> set[str]:
 
 @pytest.mark.parametrize("copy", COPIES, ids=named)
 def test_its_lines_are_those_of_the_whole_in_their_order(copy: Copy) -> None:
-    everything = read_parts(WHOLE | {"copy", "no-containerd", "no-rootless"})
+    everything = read_parts(WHOLE | _FOR_COPIES)
     whole = iter(without_comments(assemble(everything, WORDS | words_of(copy))).splitlines())
     for line in entrypoint_for_pods(copy).splitlines()[2:]:
         assert line in whole, line
@@ -50,7 +64,7 @@ def test_it_is_a_whole_program(copy: Copy, shell: str) -> None:
 def test_it_calls_no_function_that_it_lacks(copy: Copy) -> None:
     """As the first word of a command; a name with a variable in it is left to the tests that run the copies."""
     script = entrypoint_for_pods(copy)
-    everything = functions_of("\n".join(read_parts(WHOLE | {"copy", "no-containerd", "no-rootless"}).values()))
+    everything = functions_of("\n".join(read_parts(WHOLE | _FOR_COPIES).values()))
     called = set(re.findall(r"(?:^|[;&|{(!]|\bthen|\belse|\bdo)\s*([a-z_0-9]+)(?=[ ;\n])", script, re.MULTILINE))
     assert called & everything <= functions_of(script)
 
@@ -85,17 +99,25 @@ def test_it_is_as_small_as_is_said(kind: DataRootKind) -> None:
     assert not [line for line in script.splitlines()[2:] if line.lstrip().startswith("#") or not line.strip()]
 
 
+@pytest.mark.parametrize("option", ["fallback", "containerd", "mounts_below"])
+@pytest.mark.parametrize("kind", [kind for kind in DataRootKind if kind is not DataRootKind.AUTO])
+def test_it_is_small_with_one_option_as_well(kind: DataRootKind, option: str) -> None:
+    options: dict[str, Any] = {option: True}
+    script = entrypoint_for_pods(Copy(kind, **options))
+    assert len(script.encode()) <= MOST_BYTES_WITH_AN_OPTION
+
+
 @pytest.mark.parametrize(
     ("copy", "lacks"),
     [
         (
             Copy(DataRootKind.LOOP),
-            {"prepare_block", "prepare_memory", "choose", "read_toml", "grow_xfs", "fall_back_to"},
+            {"prepare_block", "prepare_memory", "choose", "read_toml", "grow_xfs", "fall_back"},
         ),
         (Copy(DataRootKind.LOOP, filesystem=Filesystem.XFS), {"run_e2fsck", "protect_ext4", "read_guard"}),
-        (Copy(DataRootKind.LOOP, Program.BUILDKITD), {"read_config", "start_own_containerd", "find_dockerd"}),
+        (Copy(DataRootKind.LOOP, Program.BUILDKITD), {"read_config", "start_containerd", "read_command"}),
         (Copy(DataRootKind.BLOCK), {"prepare_loop", "take_turn", "keep_turn", "verify_without_root"}),
-        (Copy(DataRootKind.MEMORY), {"prepare_loop", "prepare_block", "make_file_system", "read_ext4_superblock"}),
+        (Copy(DataRootKind.MEMORY), {"prepare_loop", "prepare_block", "make_file_system", "measure_ext4"}),
     ],
     ids=lambda value: named(value) if isinstance(value, Copy) else "",
 )

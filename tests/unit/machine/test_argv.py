@@ -186,6 +186,8 @@ def test_a_machine_that_is_restored_waits_for_its_state_and_loads_no_kernel() ->
 def test_a_machine_whose_memory_is_in_its_state_has_none_that_zeros_would_fill() -> None:
     wiring = WIRING._replace(state_fd=9)
     assert values_of("-object", SHAPE, wiring)[0] == "memory-backend-ram,id=ram,size=2048M,share=off"
+    shared = values_of("-object", SHAPE._replace(shared_directory=True), wiring)[0]
+    assert shared == "memory-backend-memfd,id=ram,size=2048M,share=on"
     assert values_of("-incoming", SHAPE, wiring) == ["defer"]
 
 

@@ -2,14 +2,26 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from kata_dind.errors import HostError
 from kata_dind.host.locks import is_locked, locked
 from kata_dind.host.namespaces import find_unshare, private_mounts_argv
-from kata_dind.host.process import run
-from kata_dind.machine.virtiofsd import Bind, Virtiofsd, binding_argv, start_virtiofsd, virtiofsd_argv
+from kata_dind.host.process import daemon, run
+from kata_dind.machine.virtiofsd import (
+    Bind,
+    Virtiofsd,
+    bind_later,
+    binding_argv,
+    remove_place,
+    start_virtiofsd,
+    virtiofsd_argv,
+)
+from tests.users import OrdinaryUser
 
 SHARED = Path("/state/demo/shared")
 
@@ -112,3 +124,77 @@ def test_it_holds_the_locks_that_it_inherits(tmp_path: Path) -> None:
             )  # fmt: skip
         assert is_locked(lock)
     assert not is_locked(lock)
+
+
+BIND_LATER = """
+import sys, tempfile
+from pathlib import Path
+from kata_dind.errors import HostError
+from kata_dind.host.namespaces import find_unshare, in_mounts_argv, private_mounts_argv
+from kata_dind.host.process import daemon, run
+from kata_dind.machine.virtiofsd import Bind, bind_later, binding_argv, unbind
+
+as_root = sys.argv[1] == "root"
+with tempfile.TemporaryDirectory() as name:
+    home = Path(name)
+    root, first, later, note = (home / name for name in ("root", "first", "later", "note"))
+    for directory in (root, first, later):
+        directory.mkdir()
+    (later / "file").write_text("of the host")
+    note.write_text("a note")
+    argv = binding_argv(["sh", "-c", "echo ready; exec sleep 60"], root, [Bind("share-0", first, read_only=False)])
+    wrapped = private_mounts_argv(argv, unshare=find_unshare(), as_root=as_root)
+    with daemon(wrapped, name="sleep", log=home / "log") as process:
+        while not (home / "log").read_text():
+            assert not process.ended(), (home / "log").read_text()
+        bind_later(process, root, Bind("share-1", later, read_only=False), as_root=as_root)
+        bind_later(process, root, Bind("share-2", note, read_only=True), as_root=as_root)
+        script = 'cat "$0/share-1/file" "$0/share-2"; echo x >"$0/share-1/written"; echo x >"$0/share-2"; :'
+        inside = in_mounts_argv(["sh", "-c", script, str(root)], pid=process.pid, as_root=as_root)
+        seen = run(inside, timeout_seconds=10)
+        print(seen.stdout, "Read-only" in seen.stderr, (later / "written").read_text().strip(), note.read_text())
+        unbind(process, root, "share-1", as_root=as_root)
+        unbind(process, root, "share-2", as_root=as_root)
+        print(sorted(path.name for path in root.iterdir()), (later / "file").exists())
+"""
+
+BOUND = "of the hosta note True x a note\n['share-0'] True\n"
+
+
+@pytest.mark.requires("root")
+def test_a_share_is_bound_later_as_root(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BIND_LATER, "root"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (BOUND, "")
+
+
+@pytest.mark.requires("ordinary-user")
+def test_a_share_is_bound_later_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
+    assert ordinary_user.run(BIND_LATER, "user") == BOUND
+
+
+@pytest.mark.requires("root")
+def test_a_file_system_that_was_mounted_meanwhile_is_told(tmp_path: Path) -> None:
+    root, later = tmp_path / "root", tmp_path / "later"
+    root.mkdir()
+    later.mkdir()
+    argv = private_mounts_argv(["sh", "-c", "echo ready; exec sleep 60"], unshare=find_unshare(), as_root=True)
+    with daemon(argv, name="sleep", log=tmp_path / "log") as process:
+        while not (tmp_path / "log").read_text():
+            assert not process.ended()
+        run(["mount", "-t", "tmpfs", "later", str(later)], timeout_seconds=10)
+        try:
+            with pytest.raises(HostError, match="was mounted on this host after"):
+                bind_later(process, root, Bind("share-1", later, read_only=False), as_root=True)
+        finally:
+            run(["umount", str(later)], timeout_seconds=10)
+    assert [*root.iterdir()] == []
+
+
+def test_the_places_of_an_earlier_start_are_removed_if_they_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "nothing").touch()
+    (tmp_path / "something").write_text("x")
+    for place in [*tmp_path.iterdir()]:
+        remove_place(place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "something"]

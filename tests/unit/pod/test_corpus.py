@@ -32,16 +32,17 @@ _GROWING = frozenset({"failureThreshold", "terminationGracePeriodSeconds", "memo
 """What a repair may raise and never lower."""
 
 
-script = functools.cache(entrypoint_for_pods)
+script = entrypoint_for_pods
 """Gives the guest entrypoint, as `fix` does."""
 
 _COPIES = [
-    Copy(kind, program, filesystem, fallback=fallback, containerd=containerd)
+    Copy(kind, program, filesystem, fallback=fallback, containerd=containerd, mounts_below=mounts_below)
     for kind in DataRootKind
     for program in Program
     for filesystem in Filesystem
     for fallback in (False, True)
     for containerd in (False, True)
+    for mounts_below in (False, True)
 ]
 
 
@@ -448,7 +449,7 @@ def _check_the_script_reaches_the_shell(one: Mended) -> None:
     for engine in one.detection.engines:
         container = _container(one.after, engine)
         command = container.get("command") or []
-        if command[:2] == ["/bin/sh", "-c"] and len(command[2]) > 20_000:
+        if command[:2] == ["/bin/sh", "-c"] and len(command[2]) > 10_000:
             entries = [entry for entry in container.get("env") or () if isinstance(entry, Mapping)]
             names = {str(entry.get("name")): str(entry.get("value")) for entry in entries}
             text = _expanded(command[2], names)

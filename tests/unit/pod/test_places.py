@@ -353,7 +353,7 @@ def test_a_helm_releases_values_are_read_as_such() -> None:
     plain = the_place(
         f"{{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, spec: {{values: {{x: {TEMPLATE}}}}}}}"
     )
-    assert plain.made_by == "Helm renders the chart with these values, and the webhook repairs the pods that come of it"
+    assert plain.made_by == "Helm makes the pod of these values"
 
 
 @pytest.mark.parametrize("field", ["valuesObject", "values"])

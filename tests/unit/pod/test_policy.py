@@ -145,7 +145,7 @@ def test_the_word_off_may_be_a_boolean_of_yaml_1_1() -> None:
 
 FIELDS = (
     "runtimeClasses, repair, dataRoot, images, containers, registryMirrors, certificates, delivery, deliveryImage, "
-    "unrepaired, guards"
+    "diskImage, unrepaired, registry, guards"
 )
 
 
@@ -203,6 +203,24 @@ FIELDS = (
             "runtimeClasses[0].blockStorageClass: 'Fast' is not a name of Kubernetes; use a-z, 0-9, - and .",
         ),
         ({"repair": "maybe"}, "repair: 'maybe' is unknown; use true or false"),
+        ({"registry": {"lookup": "maybe"}}, "registry.lookup: 'maybe' is unknown; use true or false"),
+        (
+            {"registry": {"timeout": 1}},
+            "registry.timeout: there is no such field; the fields are lookup, allowed, timeoutSeconds, mirrors, "
+            "insecure, architecture, pullSecrets",
+        ),
+        (
+            {"registry": {"timeoutSeconds": 60}},
+            "registry.timeoutSeconds: 60 is not allowed; input should be less than or equal to 20",
+        ),
+        (
+            {"registry": {"architecture": "linux/arm64"}},
+            "registry.architecture: 'linux/arm64' is not an architecture; use one like amd64 or arm64",
+        ),
+        (
+            {"registry": {"insecure": ["http://r.example"]}},
+            "registry.insecure[0]: 'http://r.example' is not a host of a registry; use one like registry.example:5000",
+        ),
         ({"guards": {"noBoundary": True}}, "guards.noBoundary: True is unknown; use off, warn or deny"),
         (
             {"dataRoot": {"size": "1e9Gi"}},
@@ -514,12 +532,12 @@ def test_what_is_never_reached_is_said(earlier: str, later: str, is_covered: boo
         ({"runtimeClasses": []}, "runtimeClasses: none of them is Kata's, so nothing is ever repaired"),
         (
             {"images": [{"match": "x", "entrypoint": ["a"]}]},
-            "images[0]: it names no program, so that its other fields do nothing",
+            "images[0]: it names no program, so its other fields do nothing",
         ),
         ({"deliveryImage": "x"}, "deliveryImage: it is not used, since the delivery is inline"),
         (
             {"dataRoot": {"kind": "virtiofs"}},
-            "dataRoot.kind: no runtime class has virtiofsFit, so that no pod can get the kind virtiofs",
+            "dataRoot.kind: no runtime class has virtiofsFit, so no pod can get the kind virtiofs",
         ),
     ],
 )  # fmt: skip
@@ -534,3 +552,19 @@ def test_the_default_policy_has_no_warning() -> None:
 def test_this_room_alone_knows_pydantic_in_its_policy() -> None:
     room = Path(__file__).parents[3] / "src" / "kata_dind" / "pod"
     assert [path.name for path in sorted(room.glob("*.py")) if "pydantic" in path.read_text()] == ["policy.py"]
+
+
+def test_no_registry_is_asked_unless_the_policy_says_so() -> None:
+    assert not Policy().registry.lookup
+    assert parse_policy({"registry": {"lookup": True}}).registry.lookup
+
+
+def test_what_looks_like_a_mistake_about_registries_is_said() -> None:
+    registry = {"lookup": True, "allowed": ["*", "https://r.example"], "insecure": ["s.example"]}
+    said = policy_warnings(parse_policy({"registry": registry}))
+    assert [each.partition(":")[0] for each in said] == ["registry.allowed[0]", "registry.allowed[1]"]
+    registry = {"lookup": True, "allowed": ["r.example/team"], "insecure": ["r.example", "s.example"]}
+    [one] = policy_warnings(parse_policy({"registry": registry}))
+    assert one.startswith("registry.insecure[1]: 's.example' is not one of registry.allowed")
+    [one] = policy_warnings(parse_policy({"registry": {"lookup": True, "allowed": []}}))
+    assert "no registry is asked" in one

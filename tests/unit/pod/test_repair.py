@@ -29,6 +29,8 @@ from tests.unit.pod.checks import (
     variables_of,
 )
 
+SOCKETS = {"op": "replace", "path": "/spec/volumes/1/emptyDir", "value": {"medium": "Memory"}}
+ROOT_AND_SOCKETS = "/var/lib/docker of dind; the sockets of dind"
 LOOP_VOLUME = {"name": "kata-dind", "emptyDir": {"sizeLimit": "21Gi"}}
 WRAPPED = ["/bin/sh", "-c", ESCAPED, "kata-dind"]
 
@@ -111,9 +113,10 @@ def test_loop() -> None:
             "value": [*WRAPPED, "dockerd-entrypoint.sh"],
         },
         {"op": "replace", "path": "/spec/initContainers/1/startupProbe/failureThreshold", "value": 60},
-        {"op": "add", "path": "/metadata/annotations", "value": note("loop")},
+        SOCKETS,
+        {"op": "add", "path": "/metadata/annotations", "value": note("loop", ROOT_AND_SOCKETS)},
     )
-    assert len(result.reasons) == 3
+    assert len(result.reasons) == 4
 
 
 def test_block_plain() -> None:
@@ -159,7 +162,8 @@ def test_block() -> None:
             "value": [*WRAPPED, "dockerd-entrypoint.sh"],
         },
         {"op": "replace", "path": "/spec/initContainers/1/startupProbe/failureThreshold", "value": 60},
-        {"op": "add", "path": "/metadata/annotations", "value": note("block")},
+        SOCKETS,
+        {"op": "add", "path": "/metadata/annotations", "value": note("block", ROOT_AND_SOCKETS)},
     )
 
 
@@ -183,10 +187,11 @@ def test_memory() -> None:
         },
         {"op": "replace", "path": f"{resources}/limits/memory", "value": "6Gi"},
         {"op": "replace", "path": f"{resources}/requests/memory", "value": "6Gi"},
+        SOCKETS,
         {
             "op": "add",
             "path": "/metadata/annotations/kata-dind.io~1repaired",
-            "value": note("memory")["kata-dind.io/repaired"],
+            "value": note("memory", ROOT_AND_SOCKETS)["kata-dind.io/repaired"],
         },
     )
 
@@ -316,11 +321,34 @@ def test_names_and_paths_that_are_taken_are_left_to_the_user() -> None:
 @pytest.mark.parametrize("policy", [{}, BLOCK])
 def test_a_mount_below_the_root_would_be_hidden_by_a_disk(policy: Json) -> None:
     volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": "v"}}]
-    document = pod(dind(volumeMounts=[mount("v", "/var/lib/docker/volumes")]), volumes=volumes)
+    document = pod(dind(volumeMounts=[mount("v", "/var/lib/docker/overlay2")]), volumes=volumes)
     result, _ = repaired(document, policy)
     assert result.patch == ()
     assert "root.mounts-below" in finding_ids(result)
     assert repaired(document, BLOCK_PLAIN)[0].kind == "block-plain"
+
+
+@pytest.mark.parametrize("policy", [{}, BLOCK])
+@pytest.mark.parametrize("path", ["/var/lib/docker/containers", "/var/lib/docker/volumes/"])
+def test_a_mount_below_the_root_that_has_no_layers_goes_along(policy: Json, path: str) -> None:
+    volumes = [{"name": "v", "emptyDir": {}}]
+    result, after = repaired(pod(dind(volumeMounts=[mount("v", path)]), volumes=volumes), policy)
+    assert container_of(after)["volumeMounts"][0] == mount("v", path)
+    assert any("is mounted there again, on the disk" in reason for reason in result.reasons)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("/var/lib/docker/containers/logs", {"emptyDir": {}}),
+        ("/var/lib/docker/containers", {"configMap": {"name": "v"}}),
+        ("/var/lib/docker/containers", {"hostPath": {"path": "/var/lib/docker/containers"}}),
+        ("/var/lib/docker/image", {"emptyDir": {}}),
+    ],
+)
+def test_a_mount_below_the_root_of_another_kind_does_not_go_along(path: str, source: Json) -> None:
+    result, _ = repaired(pod(dind(volumeMounts=[mount("v", path)]), volumes=[{"name": "v", **source}]))
+    assert (result.patch, finding_ids(result)[-1]) == ((), "root.mounts-below")
 
 
 @pytest.mark.parametrize(("resources", "limit"), [(None, "6Gi"), ({"requests": {"memory": "3Gi"}}, "7Gi")])
@@ -999,3 +1027,58 @@ def test_a_long_annotation_is_cut() -> None:
     _, after = repaired(pod(*containers))
     assert len(after["metadata"]["annotations"]["kata-dind.io/repaired"]) <= 250
     assert faults_of(after) == []
+
+
+# ---- Images whose own entrypoint starts Docker under another name.
+
+
+def agent(image: str, variable: str = "", value: str = "", **security: Any) -> Json:
+    own = [{"name": variable, "value": value}] if variable else []
+    context = {"privileged": True, **security}
+    return pod({"name": "agent", "image": image, "env": own, "securityContext": context})
+
+
+TEAMCITY = ("jetbrains/teamcity-agent:2025.07-linux-sudo", "DOCKER_IN_DOCKER", "start")
+GITHUB = ("registry.example/hub/myoung34/github-runner:2.320.0", "START_DOCKER_SERVICE", "true")
+GOCD = ("gocd/gocd-agent-docker-dind:v24.1.0",)
+
+
+@pytest.mark.parametrize(
+    ("image", "security", "runs"),
+    [
+        (TEAMCITY, {"runAsUser": 0}, ["/run-services.sh"]),
+        (GITHUB, {}, ["/entrypoint.sh", "./bin/Runner.Listener", "run", "--startuptype", "service"]),
+        (GOCD, {"runAsUser": 0}, ["/docker-entrypoint.sh"]),
+    ],
+)
+def test_what_an_agents_image_runs_stands_behind_the_guest_entrypoint(
+    image: tuple[str, ...], security: Json, runs: list[str]
+) -> None:
+    result, after = repaired(agent(*image, **security))
+    assert (result.kind, result.unrepaired) == ("loop", False)
+    assert container_of(after, "agent")["command"] == [*WRAPPED, *runs]
+
+
+def test_arguments_of_an_image_without_an_entrypoint_are_its_command() -> None:
+    given = agent(*TEAMCITY, runAsUser=0)
+    given["spec"]["containers"][0]["args"] = ["/run-services.sh", "--now"]
+    _, after = repaired(given)
+    container = container_of(after, "agent")
+    assert (container["command"], container["args"]) == (WRAPPED, ["/run-services.sh", "--now"])
+
+
+@pytest.mark.parametrize("image", [TEAMCITY, GOCD])
+def test_an_agent_that_starts_docker_by_sudo_can_have_no_disk_mounted(image: tuple[str, ...]) -> None:
+    result, _ = repaired(agent(*image))
+    (finding,) = result.gave_up
+    assert finding.id == "root.rootless"
+    assert "of its image, who starts Docker by sudo" in finding.message
+    assert finding.hint.startswith("Set securityContext.runAsUser: 0. Or use a RuntimeClass")
+    plain, after = repaired(agent(*image), BLOCK_PLAIN)
+    assert (plain.kind, plain.unrepaired) == ("block-plain", False)
+    assert "initContainers" not in after["spec"], "the volume stays root's"
+
+
+def test_an_image_of_the_same_name_and_another_owner_may_run_anything() -> None:
+    result, _ = repaired(agent("registry.example/ci/github-runner:1", "START_DOCKER_SERVICE", "true"))
+    assert [finding.id for finding in result.gave_up] == ["pod.entrypoint-unknown"]

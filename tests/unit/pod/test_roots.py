@@ -27,7 +27,6 @@ def root_of(*args: str, **fields: Any) -> tuple[str, str]:
         (["-g", "/x"], "/x"),
         (["-g/x"], "/x"),
         (["-g=/x"], "/x"),
-        (["-g /x"], "/x"),
         (["--graph=/x"], "/x"),
         (["--graph", "//x//y/../z"], "/x/z"),
         (["--data-root=$(ROOT)/docker"], "/data/docker"),
@@ -39,6 +38,19 @@ def root_of(*args: str, **fields: Any) -> tuple[str, str]:
 )
 def test_a_root_by_flag(args: list[str], root: str) -> None:
     assert root_of(*args, env={"ROOT": "/data"})[0] == root
+
+
+@pytest.mark.parametrize(
+    ("word", "roots", "said"),
+    [
+        ("-g /x", 0, "for `-g` with the value ` /x`, whose space is a part of the path"),
+        ("--data-root /x", 1, "for a flag of that whole name, which it does not have, and exits"),
+    ],
+)
+def test_a_flag_with_its_value_in_one_word_is_told_as_pflag_reads_it(word: str, roots: int, said: str) -> None:
+    found = detected(privileged("docker:28-dind", args=[word]))
+    assert len(found.engines[0].roots) == roots
+    assert [said in each.message for each in found.findings if each.id == "root.one-word"] == [True]
 
 
 def test_what_said_it_is_told() -> None:

@@ -60,6 +60,46 @@ def test_a_script_is_taken_apart(text: str, words: list[list[str]]) -> None:
     assert words_of(text) == words
 
 
+ARRAYS = [
+    ('args=(dockerd --data-root /x); exec "${args[@]}"', ("dockerd", "--data-root", "/x")),
+    ("args=(dockerd --data-root /x)\n${args[*]}", ("dockerd", "--data-root", "/x")),
+    ('args=(--debug)\nargs+=(--data-root "/x y")\ndockerd "${args[@]}"', ("dockerd", "--debug", "--data-root", "/x y")),
+    (
+        'declare -a args=(\n  dockerd  # the daemon\n  --data-root=/x\n)\n"${args[@]}"',
+        ("dockerd", "--data-root=/x"),
+    ),
+    ('f() { local -a a=("$@"); a+=(--debug); exec "${a[@]}"; }\nf dockerd -g /x', ("dockerd", "-g", "/x", "--debug")),
+    ('ROOT=/x; a=(-g "$ROOT"); dockerd "${a[@]}" &', ("dockerd", "-g", "/x")),
+    ('WORDS="--debug -g /x"; a=(dockerd $WORDS); "${a[@]}"', ("dockerd", "--debug", "-g", "/x")),
+    ('a=(dockerd); a+=(--debug); set -- "${a[@]}" -g /x; exec "$@"', ("dockerd", "--debug", "-g", "/x")),
+    ('a=([0]=dockerd [1]=--debug); "${a[0]}" "${a[1]}" -g "/x"', ("dockerd", "--debug", "-g", "/x")),
+    ('a=(x dockerd --debug); "${a[@]:1}"', ("dockerd", "--debug")),
+    ('a=(); dockerd ${a[@]+"${a[@]}"} "${a[@]}" -g /x', ("dockerd", "-g", "/x")),
+    ("a=(dockerd --debug); $a -g /x", ("dockerd", "-g", "/x")),
+    ('A="--debug"; A+=" -g /x"; dockerd $A', ("dockerd", "--debug", "-g", "/x")),
+    ('a=(dockerd --debug); sh -c "exec ${a[*]}"', ("dockerd", "--debug")),
+    ("a=(dockerd --debug", ()),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), ARRAYS)
+def test_arrays_of_bash_are_followed(text: str, words: tuple[str, ...]) -> None:
+    assert started(text) == ([words] if words else [])
+
+
+def test_an_array_that_only_stands_there_starts_nothing() -> None:
+    assert started('dockers=(dockerd); echo "${dockers[@]}"') == []
+    assert started("f=(dockerd); f() { true; }; true") == []
+    assert started("x+=dockerd; true y+=dockerd") == []
+
+
+def test_arrays_that_double_again_and_again_cost_little() -> None:
+    text = "a=(x y)\n" + 'a=("${a[@]}" "${a[@]}")\n' * 2000 + 'true "${a[@]}" "${a[@]}"\n' * 200 + "dockerd --debug"
+    begun = time.process_time()
+    assert started(text) == [("dockerd", "--debug")]
+    assert time.process_time() - begun < 2
+
+
 def test_functions_stand_apart() -> None:
     script = parse_script("f() { a; { b; }; }\nfunction g { c; }\nh() (d)\ne")
     assert {name: [command.words for command in body] for name, body in script.functions.items()} == {

@@ -46,6 +46,13 @@ def test_owner_and_guest_are_believed_before_the_status(
     assert state_of(status, is_owned=is_owned, guest_runs=guest_runs) == state
 
 
+def test_an_owner_that_can_not_tell_says_so_with_its_problem() -> None:
+    facts = replace(FACTS, status={**FACTS.status, "unsure": True})
+    row = summary(facts)
+    assert (row.state, row.problem, row.uptime_seconds) == ("unknown", "/host is short", None)
+    assert summary(replace(facts, status={**facts.status, "state": "stopping"})).state == "stopping"
+
+
 def test_the_warnings_of_the_plan_stand_before_those_of_the_start() -> None:
     assert inspection(FACTS)["warnings"] == ["the saved state is lost", "writes are slow"]
 

@@ -20,9 +20,9 @@ from kata_dind.store.seeds import Seed, load_seed
 from kata_dind.vocabulary import DataRootKind
 
 if TYPE_CHECKING:
+    from kata_dind.backend.host_volumes import HostVolumes
     from kata_dind.backend.vm.begin import BegunGuest
     from kata_dind.backend.vm.start import VmGuest
-    from kata_dind.backend.vm.volumes import HostVolumes
     from kata_dind.progress import Report
 
 
@@ -31,6 +31,7 @@ class VmBackend:
 
     logs: Mapping[str, str] = {"dockerd": "dockerd.log", "guest": "guest.log", "vmm": "vmm.log"}
     lasting = None
+    shares_later = True
 
     def __init__(self) -> None:
         self.snapshots = VmSnapshots()
@@ -38,7 +39,7 @@ class VmBackend:
     @property
     def volumes(self) -> HostVolumes:
         """Directories of this host."""
-        from kata_dind.backend.vm.volumes import HostVolumes  # most starts have none
+        from kata_dind.backend.host_volumes import HostVolumes  # most starts have none
 
         return HostVolumes()
 

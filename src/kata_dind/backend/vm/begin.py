@@ -21,11 +21,11 @@ from kata_dind.backend.vm.plan import (
     require_seed_machine,
 )
 from kata_dind.backend.vm.saved import STATE_FILE, drop_saved
+from kata_dind.backend.vm.shares import ServedShares
 from kata_dind.backend.vm.space import require_space
 from kata_dind.dataroot.kinds import DATA_ROOT_SHARE
 from kata_dind.host.disks import copied_to_memory, create_disk
 from kata_dind.host.namespaces import find_unshare
-from kata_dind.host.process import Daemon
 from kata_dind.machine.network import Isolation
 from kata_dind.machine.qemu import Qemu, start_qemu
 from kata_dind.machine.shape import MachineShape
@@ -47,9 +47,9 @@ class BegunGuest(NamedTuple):
     plan: VmPlan
     directory: Path
     qemu: Qemu
-    virtiofsd: Daemon | None
-    late_share: Path | None
-    """The socket of virtiofsd, for a machine that gets its share while it runs; else None."""
+    shares: ServedShares
+    late_share: bool
+    """Whether the machine gets its share while it runs."""
     watched: set[Path]
     """Directories with disks that grow as the guest writes."""
 
@@ -80,16 +80,11 @@ def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator
         if plan.start is not StartKind.RESUME:
             drop_saved(directory)  # the guest is about to change the disks, which then don't match it
         _make_memory(shape)
-        socket_path = virtiofsd = memory_fd = None
+        memory_fd = None
+        shares = ServedShares(directory, unshare=unshare, as_root=as_root, xattr=plan.own.xattr, pass_fds=locks)
+        stack.enter_context(shares)
         if plan.own.shares:
-            from kata_dind.machine.virtiofsd import Bind, start_virtiofsd  # which most starts need not load
-
-            socket_path = directory / "virtiofsd.sock"
-            binds = [Bind(share.name, share.host_path, share.read_only) for share in plan.own.shares]
-            virtiofsd = stack.enter_context(
-                start_virtiofsd(directory / "shared", binds, socket_path=socket_path, log=directory / "virtiofsd.log",
-                                unshare=unshare, as_root=as_root, xattr=plan.own.xattr, pass_fds=locks)
-            )  # fmt: skip
+            shares.start(plan.own.shares)
         seed = plan.own.seed if plan.start is StartKind.RESTORE else None
         if seed and plan.own.shares:
             # In the seed's own file virtiofsd would not see pages that the guest has changed, of which QEMU has copies.
@@ -101,13 +96,14 @@ def begin_guest(plan: VmPlan, locks: Sequence[int], directory: Path) -> Iterator
                 isolation=Isolation(
                     unshare, as_root, asked.network is NetworkMode.NAT, allow_link_local=asked.allow_link_local
                 ),
-                virtiofsd_socket=None if seed else socket_path,
+                virtiofsd_socket=shares.socket if plan.own.shares and not plan.start.continues else None,
                 state=_state_of(plan, directory),
                 memory_fd=memory_fd,
                 pass_fds=locks,
             )
         )
-        yield BegunGuest(plan, directory, qemu, virtiofsd, socket_path if seed else None, sparse)
+        late_share = bool(plan.own.shares) and plan.start.continues
+        yield BegunGuest(plan, directory, qemu, shares, late_share, sparse)
 
 
 def copy_children(plan: VmPlan, directory: Path) -> None:

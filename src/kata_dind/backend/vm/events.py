@@ -43,7 +43,8 @@ def guest_events(message: Mapping[str, Any], start: StartKind) -> list[GuestEven
         case "renewed":
             size_bytes = message.get("size_bytes")  # absent where the data root is as large as before
             changed = {"size_bytes": size_bytes} if type(size_bytes) is int else {}
-            return [Usable(changed, _seconds_of(message, "check_seconds")), _RENEWED]
+            publishes = bool(message.get("ports"))
+            return [Usable(changed, _seconds_of(message, "check_seconds"), publishes), _RENEWED]
         case event:
             return [_PHASES[event]] if event in _PHASES else []
 

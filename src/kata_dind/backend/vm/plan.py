@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kata_dind.backend.dockerd import ASKS_FOR_PORTS, dockerd_argv, why_not_told
 from kata_dind.backend.plan import AnyPlan, Plan, PlannedImage, StartKind, plan_to_json, with_own
 from kata_dind.dataroot.kinds import DATA_DISK, DATA_ROOT_SHARE, GUEST_PATH, DataRootNeeds
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY
@@ -33,7 +34,6 @@ _MEMORY_BLOCK_MIB = 128
 """Linux takes further memory in blocks of this size."""
 
 SIZE_VARIABLE = "KATA_DIND_SIZE"
-DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Asked:
     filesystem: Filesystem
     network: NetworkMode
     allow_link_local: bool
+    host_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,20 +130,6 @@ class DataRootChoice(NamedTuple):
     directory: Path
 
 
-def dockerd_argv(image: DindImage) -> tuple[str, ...]:
-    """Compute the container's command: the image's own way to dockerd, on the Unix socket alone.
-
-    With dockerd and its socket named, the official image's entrypoint opens no TCP port, and dockerd does not wait the
-    seconds that it waits when it is to open one without authentication.
-    """
-    words = (*image.entrypoint, *image.command)
-    if not any(word.rpartition("/")[2] == "dockerd" for word in words):
-        # The official entrypoint passes flags on to dockerd; an image runs any other command instead of dockerd.
-        flags = image.command if image.command and image.command[0].startswith("-") else ()
-        words = (*image.entrypoint, "dockerd", *flags)
-    return (*words, f"--host={DOCKER_SOCKET}")
-
-
 def make_plan(
     spec: SandboxSpec, data_root: DataRootChoice, shares: tuple[PlannedShare, ...], capabilities: Capabilities
 ) -> VmPlan:
@@ -162,7 +149,7 @@ def make_plan(
         runs_on=RunsOn(capabilities.guest_os, kernel.vmlinuz, kernel.initramfs, kernel.modules, image.disk),
         kernel_origin=kernel.origin,
         asked=asked_of(spec),
-        argv=(*dockerd_argv(image), *spec.dockerd_args),
+        argv=(*dockerd_argv(image), ASKS_FOR_PORTS, *spec.dockerd_args),
         environment=(*_own_environment(image), *(f"{key}={value}" for key, value in told.items())),
         data_disk=needs.disk,
         data_directory=data_root.directory,
@@ -192,9 +179,39 @@ def asked_of(spec: SandboxSpec) -> Asked:
     return Asked(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Asked)})
 
 
+def why_no_ports(plan: VmPlan) -> str:
+    """Return why this host never hears of the ports that a plan's dockerd publishes; empty where it does."""
+    if ASKS_FOR_PORTS not in plan.own.argv:
+        made_by = f"the seed '{plan.seed}' was" if plan.seed else "it was"
+        return (
+            f"published ports can't be reached from this host, since {made_by} made by an earlier version of kata-dind"
+        )
+    return why_not_told(plan.own.argv)
+
+
 def _own_environment(image: DindImage) -> tuple[str, ...]:
     """Return an image's variables, without those that our entrypoint would take for the user's options."""
     return tuple(pair for pair in image.environment if not pair.startswith("KATA_DIND_"))
+
+
+def next_share(shares: tuple[PlannedShare, ...], host_path: Path, guest_path: str, *, read_only: bool) -> PlannedShare:
+    """Name a further share."""
+    numbers = [int(share.name.rpartition("-")[2]) for share in shares if share.name != DATA_ROOT_SHARE]
+    return PlannedShare(f"share-{max(numbers, default=-1) + 1}", host_path, guest_path, read_only)
+
+
+def kept_shares(before: tuple[PlannedShare, ...], shares: list[tuple[Path, str, bool]]) -> tuple[PlannedShare, ...]:
+    """Name the shares of a machine that resumes: those that it had keep their names, by which its guest knows them."""
+    named = {(share.host_path, share.guest_path, share.read_only): share for share in before}
+    used = before
+    kept = []
+    for host_path, guest_path, read_only in shares:
+        share = named.get((host_path, guest_path, read_only))
+        if share is None:
+            share = next_share(used, host_path, guest_path, read_only=read_only)
+            used = (*used, share)
+        kept.append(share)
+    return tuple(kept)
 
 
 def plan_shares(
@@ -239,7 +256,8 @@ def machine_shape(plan: VmPlan, directory: Path) -> MachineShape:
         initramfs=plan.own.runs_on.initramfs,
         disks=tuple(disks),
         network=plan.own.asked.network is NetworkMode.NAT,
-        shared_directory=bool(plan.own.shares),
+        # A machine that boots may get shares later.
+        shared_directory=bool(plan.own.shares) or plan.start is StartKind.BOOT,
         memory_file=memory_file,
     )
 
@@ -257,7 +275,8 @@ def container_request(plan: VmPlan, *, check: bool, entropy: bytes = b"") -> dic
     `check` demands a full check of the data root's file system. `entropy` is for a guest that is renewed, since without
     it every clone of a seed would draw the same random numbers.
     """
-    network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": OUTER_DNS}
+    nameserver = GUEST_GATEWAY if plan.own.asked.host_ports else OUTER_DNS  # see machine/names.py
+    network = {"address": GUEST_ADDRESS, "gateway": GUEST_GATEWAY, "nameserver": nameserver}
     shared = {
         "hostname": plan.name,
         "network": network if plan.own.asked.network is NetworkMode.NAT else None,
@@ -305,12 +324,15 @@ def why_not_suspendable(plan: VmPlan) -> str:
     """Return why the guest of a plan can't be suspended, as a part of a sentence; empty when it can."""
     if not plan.start.continues:
         return f"it has booted ({plan.start_reason}), and only a sandbox that was restored from a seed can be suspended"
-    if plan.own.shares:
-        return "it has shares, and a suspended machine can't have any"
     seed = require_seed_machine(plan)
     if plan.cpus > seed.cpus or plan.memory_mib > seed.memory_mib:
         return "processors or memory were plugged into it, and a suspended machine can't have any"
     return ""
+
+
+def can_plug_share(plan: VmPlan) -> bool:
+    """Tell whether a running machine can be given its first share: virtiofsd must see its memory."""
+    return plan.start is StartKind.BOOT or bool(plan.own.shares)
 
 
 def require_seed_machine(plan: VmPlan) -> SeedMachine:

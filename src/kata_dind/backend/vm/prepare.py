@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kata_dind.backend import StoredRoot, Wish
+from kata_dind.backend import Wish
+from kata_dind.backend.host_checks import check_against_host, require_compatible
 from kata_dind.backend.vm.plan import (
     Capabilities,
     DataRootChoice,
@@ -18,6 +18,7 @@ from kata_dind.backend.vm.plan import (
     data_disk,
     make_plan,
     plan_shares,
+    why_no_ports,
 )
 from kata_dind.backend.vm.saved import find_saved
 from kata_dind.backend.vm.seeds import (
@@ -31,16 +32,14 @@ from kata_dind.backend.vm.seeds import (
     why_not_resumed,
 )
 from kata_dind.dataroot.choose import choose_data_root
-from kata_dind.dataroot.compatibility import asked_driver, asked_store, why_incompatible
 from kata_dind.dataroot.kinds import KINDS, DataRootNeeds
 from kata_dind.errors import ImageError, PermissionMissing, SpecError
 from kata_dind.host.directories import cache_directory
-from kata_dind.host.disks import XFS_LEAST_MIB
 from kata_dind.host.namespaces import find_unshare, require_network_namespaces
 from kata_dind.host.process import require_tool
 from kata_dind.image.dind import require_dind_image
 from kata_dind.image.guestos import require_guest_os
-from kata_dind.image.kernel import read_kernel_version, require_guest_kernel
+from kata_dind.image.kernel import require_guest_kernel
 from kata_dind.image.source import default_source
 from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import ProbeSettings, choose_accelerator
@@ -48,7 +47,6 @@ from kata_dind.machine.argv import qemu_binary
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.progress import Report
 from kata_dind.spec import (
-    DEFAULT_SIZE,
     DataRootKind,
     Filesystem,
     SandboxSpec,
@@ -56,7 +54,7 @@ from kata_dind.spec import (
     spec_from_json,
 )
 from kata_dind.store.seeds import Seed, require_seed
-from kata_dind.vocabulary import Fallback
+from kata_dind.vocabulary import NetworkMode
 
 SEED_FIELDS = ("data_root", "filesystem", "fallback", "virtiofs_xattr", "image", "kernel", "accelerator",
                "network", "dockerd_args")  # fmt: skip
@@ -68,6 +66,12 @@ def prepare(wish: Wish, *, report: Report) -> VmPlan:
 
     Nothing is created for the sandbox itself. Raises SpecError, HostError, KvmUnavailable or ImageError.
     """
+    plan = _prepared(wish, report=report)
+    why = why_no_ports(plan)
+    return replace(plan, warnings=(*plan.warnings, why)) if why else plan
+
+
+def _prepared(wish: Wish, *, report: Report) -> VmPlan:
     spec, stored, before = wish.spec, wish.stored, clone_plan_of(wish.before)
     if spec.seed:
         spec = with_seeds_machine(spec, require_seed(spec.seed), before)
@@ -76,8 +80,8 @@ def prepare(wish: Wish, *, report: Report) -> VmPlan:
     if before is not None and (state := find_saved(wish.directory)):
         lost = why_not_resumed(before, state, cache=cache_directory())
         if not lost:
-            require_host_tools(shares=False)
-            return resumed_plan(before)
+            require_host_tools(shares=bool(spec.shares))
+            return resumed_plan(before, _asked_shares(spec))
     if spec.seed and before is None:
         return _plan_from_named(spec, wish)
     plan = _plan_of_machine(spec, wish, report=report)
@@ -99,7 +103,7 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
     require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
     image = _asked_image(spec.image) if spec.image else require_dind_image("", packages, report=report)
     if stored:
-        require_compatible(stored, image, spec.dockerd_args, fallback=spec.fallback)
+        require_compatible(stored, image.docker_version, spec.dockerd_args, fallback=spec.fallback)
     guest_os = require_guest_os(packages, report=report)
     kernel = require_guest_kernel(spec.kernel, packages, report=report)
     accelerator, accelerator_reason = choose_accelerator(
@@ -120,8 +124,11 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
 
 
 def _shares(spec: SandboxSpec, needs: DataRootNeeds, directory: Path) -> tuple[PlannedShare, ...]:
-    shares = [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
-    return plan_shares(shares, needs, directory)
+    return plan_shares(_asked_shares(spec), needs, directory)
+
+
+def _asked_shares(spec: SandboxSpec) -> list[tuple[Path, str, bool]]:
+    return [(share.host_path.absolute(), str(share.guest_path), share.read_only) for share in spec.shares]
 
 
 def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
@@ -165,6 +172,12 @@ def _require_seeds(spec: SandboxSpec, seed: Seed, made_of: SandboxSpec) -> None:
     had["accelerator"] = (made.accelerator,)
     had["image"] = (made.image.reference, made_of.image, made.image.image_id)
     require_same(spec, had, of=f"the seed '{spec.seed}'")
+    if spec.host_ports and made_of.network is NetworkMode.NONE:
+        raise SpecError(
+            f"--host-port: {spec.host_ports[0]} can't be reached without a network, "
+            f"and the seed '{spec.seed}' has none; leave it out",
+            id="spec.host-port-without-network",
+        )
 
 
 def _cpus_on_named(spec: SandboxSpec, seed: Seed) -> int:
@@ -204,75 +217,12 @@ def _size_on_named(spec: SandboxSpec, seed: Seed) -> int:
     return asked_mib
 
 
-def check_against_host(spec: SandboxSpec) -> None:
-    """Raise SpecError for what this host can't do: more memory than it has, shares that don't exist, a bad kernel."""
-    if spec.memory_bytes > (total := _memory_bytes()):
-        raise SpecError(
-            f"--memory: '{spec.memory}' is more than this host has ({total >> 20}M)", id="spec.memory-beyond-host"
-        )
-    if spec.data_root is DataRootKind.MEMORY and spec.size_bytes > spec.memory_bytes:
-        raise SpecError(
-            f"--size: a memory data root of '{spec.size or DEFAULT_SIZE}' is larger than the guest's memory "
-            f"({spec.memory}); use a smaller --size or a larger --memory",
-            id="spec.size-beyond-memory",
-        )
-    _check_filesystem(spec)
-    for share in spec.shares:
-        named = f"--share: '{share.host_path}'"
-        try:
-            share.host_path.stat()
-        except FileNotFoundError as error:
-            raise SpecError(f"{named} does not exist on this host", id="share.missing") from error
-        except OSError as error:
-            raise SpecError(f"{named} cannot be read: {error.strerror}", id="share.unreadable") from error
-        if not os.access(share.host_path, os.R_OK):
-            raise SpecError(f"{named} may not be read by this user", id="share.unreadable")
-    if spec.kernel is not None:
-        read_kernel_version(spec.kernel)
-
-
-def _check_filesystem(spec: SandboxSpec) -> None:
-    if spec.filesystem is not Filesystem.XFS:
-        return
-    if spec.data_root in (DataRootKind.MEMORY, DataRootKind.VIRTIOFS):
-        raise SpecError(
-            f"--filesystem: 'xfs' needs a data root of the kind loop or block; a {spec.data_root} one "
-            "has its own file system",
-            id="spec.xfs-on-other-kind",
-        )
-    if spec.size_bytes < XFS_LEAST_MIB << 20:
-        raise SpecError(
-            f"--size: '{spec.size}' is too small for xfs; it must be at least {XFS_LEAST_MIB}M",
-            id="spec.size-too-small-for-xfs",
-        )
-
-
 def _require_trusted_attributes() -> None:
     if os.geteuid() != 0:
         raise PermissionMissing(
             "--data-root: 'virtiofs' needs root: overlay's marks are trusted.* attributes, which only root may write",
             id="dataroot.virtiofs-needs-root",
             hint="use --data-root block or loop, or run kata-dind as root",
-        )
-
-
-def require_compatible(
-    stored: StoredRoot, image: DindImage, dockerd_args: Sequence[str], *, fallback: Fallback = Fallback.NONE
-) -> None:
-    """Raise SpecError for a volume that the image's Docker can't open, before dockerd touches it."""
-    why = why_incompatible(
-        written_by=stored.docker_version,
-        storage=stored.storage,
-        docker_version=image.docker_version,
-        containerd_store=asked_store(dockerd_args),
-        storage_driver=asked_driver(dockerd_args),
-        fallback=fallback,
-    )
-    if why:
-        raise SpecError(
-            f"--volume: '{stored.volume}' was last written by Docker {stored.docker_version}: {why}",
-            id="volume.docker-incompatible",
-            hint="choose an --image with a Docker that opens it, or another --volume",
         )
 
 
@@ -293,7 +243,3 @@ def _asked_image(reference: str) -> DindImage:
         return require_image(reference)
     except ImageError as error:
         raise SpecError(f"--image: {error.summary}", id=error.id, hint=error.hint) from error
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -29,6 +29,7 @@ from kata_dind.backend.vm.plan import (
     can_plug_memory,
     container_request,
     data_disk,
+    kept_shares,
     layer_disk,
     machine_shape,
     vm_plan,
@@ -101,7 +102,8 @@ def internal_key(plan: VmPlan, *, cache: Path) -> str:
     runs_on = [machine.runs_on.guest_os.stem, machine.runs_on.initramfs.stem, file_mark(machine.runs_on.vmlinuz),
                plan.image.image_id]  # fmt: skip
     told = tuple(word for word in machine.environment if not word.startswith(f"{SIZE_VARIABLE}="))
-    bare = replace(with_machine(plan, shares=(), environment=told), name="seed", cpus=wanted.cpus,
+    asked = replace(machine.asked, host_ports=())  # which a clone is told when it is renewed
+    bare = replace(with_machine(plan, shares=(), environment=told, asked=asked), name="seed", cpus=wanted.cpus,
                    memory_mib=wanted.memory_mib)  # fmt: skip
     request = container_request(bare, check=False)
     return content_key(host_parts(bare, cache=cache), runs_on, request, machine.asked.filesystem, wanted.data_root_mib)
@@ -180,9 +182,10 @@ def why_not_resumed(plan: VmPlan, state: SavedState, *, cache: Path) -> str:
     return f"it was made with another {', '.join(other)}" if other else ""
 
 
-def resumed_plan(before: VmPlan) -> VmPlan:
-    """Return the plan of a sandbox that resumes from its saved state: its machine is the same as before."""
-    return replace(before, start=StartKind.RESUME, start_reason="its state was saved when it was stopped", warnings=())
+def resumed_plan(before: VmPlan, shares: list[tuple[Path, str, bool]]) -> VmPlan:
+    """Return the plan of a sandbox that resumes from its saved state: its machine is the same, but for its shares."""
+    machine = with_machine(before, shares=kept_shares(before.own.shares, shares))
+    return replace(machine, start=StartKind.RESUME, start_reason="its state was saved when it was stopped", warnings=())
 
 
 def restored_plan(plan: VmPlan, seed: Seed, reason: str) -> VmPlan:

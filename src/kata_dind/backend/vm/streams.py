@@ -14,6 +14,7 @@ from kata_dind.wire.requests import (
     End,
     Exec,
     Output,
+    PublishedPorts,
     Request,
     Result,
     StreamLost,
@@ -29,6 +30,8 @@ def agent_request(request: Request, plan: VmPlan) -> dict[str, Any]:
         return {"kind": "docker"}
     if isinstance(request, Exec):
         return exec_to_json(request)
+    if isinstance(request, PublishedPorts):
+        return {"kind": "ports"}
     # With the time, since the HELLO of a cold start was sent before the whole boot.
     container = container_request(plan, check=request.check, entropy=os.urandom(64))
     return {**container, "time": time.time()}

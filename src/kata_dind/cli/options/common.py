@@ -54,10 +54,18 @@ OPTIONS = {
         "The network that the guest can reach: none, or the host's through NAT.",
         default="nat",
     ),
+    "publish_addresses": several(
+        "--publish-address",
+        "ADDRESS",
+        "Let published ports be reached on this address of the host as well, beside its loopback addresses; 0.0.0.0 "
+        "stands for all. May be repeated.",
+        of_one_start=True,
+    ),
     "shares": several(
         "--share",
-        "HOST:GUEST[:ro]",
-        "Make a directory or a file of the host visible in the guest. May be repeated.",
+        "PATH|HOST:GUEST[:ro]",
+        "Make a directory or a file of the host visible in the guest: under the same path, so that `docker run -v` and "
+        "compose files find it, or under another. May be repeated.",
         of_one_start=True,
     ),
     "dockerd_args": several(

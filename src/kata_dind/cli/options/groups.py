@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kata_dind.cli.options import common, packages, vm
+from kata_dind.cli.options import common, containerd, packages, vm
 from kata_dind.cli.options.declare import Declared
 from kata_dind.vocabulary import BACKEND_MODULES, BackendName
 
 Group = Mapping[str, Declared]
 
-OWN_OPTIONS: dict[str, Group] = {BackendName.VM: vm.OPTIONS}
+OWN_OPTIONS: dict[str, Group] = {BackendName.VM: vm.OPTIONS, BackendName.CONTAINERD: containerd.OPTIONS}
 """The options that only one backend has, by the name of that backend."""
 
 

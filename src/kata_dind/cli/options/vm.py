@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kata_dind.cli import completion
-from kata_dind.cli.options.declare import choice, switch, word
+from kata_dind.cli.options.declare import choice, several, switch, word
 from kata_dind.vocabulary import Accelerator
 
 OPTIONS = {
@@ -29,6 +29,18 @@ OPTIONS = {
         "--allow-link-local",
         "Let the guest reach link-local addresses, such as a cloud's metadata service.",
         default=False,
+    ),
+    "host_ports": several(
+        "--host-port",
+        "PORT",
+        "Let containers reach this port of the host's 127.0.0.1, as host.docker.internal:PORT. May be repeated.",
+        of_one_start=True,
+    ),
+    "watch": switch(
+        "--watch",
+        "Let programs in containers that watch shared files see what this host changes in them, as dev servers do.",
+        default=False,
+        of_one_start=True,
     ),
     "virtiofs_xattr": switch(
         "--virtiofs-xattr",

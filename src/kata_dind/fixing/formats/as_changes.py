@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kata_dind.fixing.formats.as_findings import lines_of, place
+from kata_dind.fixing.formats.as_findings import lines_of, place, unanswered_lines
 from kata_dind.fixing.reports import DocumentReport, Totals
 
 
@@ -31,3 +31,5 @@ def changes(report: DocumentReport) -> Iterator[str]:
             yield from (f"{place(report, report.line)}{pod.title}: {reason}\n" for reason in pod.repair.reasons)
         if pod.needs_repair and (not pod.patch or pod.repair.unrepaired):
             yield from lines_of(report, pod)
+        else:
+            yield from unanswered_lines(report, pod)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kata_dind.fixing.reports import DocumentReport, PodReport, Totals
 from kata_dind.manifest.patch import join_pointer
-from kata_dind.pod.model import Engine, Finding, Root
+from kata_dind.pod.model import Engine, Finding, Root, version_text
 from kata_dind.pod.places import in_document
 
 FORMAT = 1
@@ -72,7 +72,7 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "container": engine.container,
         "list": engine.list,
         "program": engine.program.value,
-        "version": ".".join(map(str, engine.version)),
+        "version": version_text(engine.program, engine.version),
         "started_by": engine.launch.value,
         "rootless": engine.rootless,
         "privileged": engine.privileged,

@@ -8,6 +8,7 @@ import sys
 
 from . import container, plugged, spawn, system
 from .loop import READ, WRITE, Loop
+from .ports import Ports
 from .protocol import (
     CLOSE,
     CONTROL,
@@ -22,6 +23,7 @@ from .protocol import (
     Mux,
     load_message,
 )
+from .shares import Shares, users_of
 from .space import Space
 from .streams import ProcessStream, SocketStream
 
@@ -52,10 +54,12 @@ class Agent:
         self._check: container.Check | None = None
         """Checks the data root of a container that is renewed; it was prepared when the guest flushed."""
         self._throttled = False
+        self._ports: Ports | None = None
         self._last_bytes: int | None = None
         """How much a guest that flushes may still send, up to its answer; nothing follows until the next epoch."""
         self._host_gone = False
         self._space = Space()
+        self._shares = Shares(loop)
         loop.watch(port, READ, self._port_ready)
 
     # --- the channel
@@ -163,8 +167,20 @@ class Agent:
             return self._start_container(stream, request)
         if kind == "renew":
             return self._renew(stream, request)
+        if kind == "ports":
+            if self._ports is None:
+                raise ProcessLookupError("no container runs")
+            return self._ports.connect(stream)
+        if kind == "touch":
+            return ProcessStream(self._loop, self._mux, stream, self._start_toucher(), on_end=self._forget)
         if kind == "flush":
             self._flush(stream, request)
+            return None
+        if kind in ("attach", "detach"):
+            self._change_shares(stream, request)
+            return None
+        if kind == "freeze":
+            self._shares.freeze(lambda why: self._mux.close(stream, {"error": why} if why else {}))
             return None
         if kind == "space":
             self._mux.close(stream, {"refusing": self._mind_space(request)})
@@ -194,6 +210,8 @@ class Agent:
             device=device,
             shares=list(request["shares"]),
         )
+        address = request["network"]["address"].partition("/")[0] if request["network"] else ""
+        self._ports = self._ports or Ports(self._loop, self._mux, container.PORTS, address)
         child = container.start(layout, request["argv"], self._container_environment)
         self._event("container")
         return self._follow_container(stream, child)
@@ -217,6 +235,18 @@ class Agent:
             raise ProcessLookupError("no container runs")
         container_environment = {**self._container_environment, "HOME": "/root", **environment}
         return container.enter(self._container_pid, request["argv"], container_environment, cwd=cwd, size=size)
+
+    def _start_toucher(self) -> spawn.Child:
+        if not self._container_pid:
+            raise ProcessLookupError("no container runs")
+        root = f"/proc/{self._container_pid}/root"  # which has the shares that containers have
+
+        def become() -> None:
+            from . import touching  # which most guests never need
+
+            touching.serve(root)
+
+        return spawn.spawn(become, size=None)
 
     # --- seeds
 
@@ -243,15 +273,46 @@ class Agent:
         check = self._check or container.Check(self._container_pid, str(request["data_root"]))
         checked_seconds = check.look()
         handler = self._follow_container(stream, self._container)
-        steps = self._plugged(request)
+        self._take_steps(stream, handler, self._plugged(request), request, checked_seconds)
+        return handler
 
+    def _change_shares(self, stream: int, request: dict[str, Any]) -> None:
+        """Attach shares to the container, or detach one; containers that stand still run on."""
+        pid, shares = self._container_pid, list(request["shares"])
+
+        def ended(failure: str) -> None:
+            self._shares.run_on()
+            self._mux.close(stream, {"error": failure} if failure else {})
+
+        if request["kind"] == "attach":
+            step = self._attaching(shares)
+        elif users := users_of(shares[0].partition(" ")[0], pid):
+            return ended(f"it is in use by {', '.join(users)}")
+        else:
+            step = plugged.Step("detached", lambda: None, lambda: container.detach_share(pid, shares[0]))
+        return plugged.run_step(self._loop, step, on_end=ended)
+
+    def _attaching(self, shares: list[str]) -> plugged.Step:
+        pid, places = self._container_pid, self._shares.places
+        return plugged.Step("shared", container.mount_shared, lambda: container.attach_shares(pid, shares, places))
+
+    def _take_steps(
+        self,
+        stream: int,
+        handler: Handler,
+        steps: list[plugged.Step],
+        request: dict[str, Any],
+        checked_seconds: float,
+    ) -> None:
         def take_next_step() -> None:
             if self._handlers.get(stream) is not handler:
                 return  # the host is gone, or has begun a new epoch
             if steps:
                 plugged.run_step(self._loop, steps[0], on_end=step_ended)
             else:
-                self._event("renewed", check_seconds=round(checked_seconds, 4), **self._size(request))
+                self._shares.run_on()
+                ports = {"ports": self._ports.published} if self._ports and self._ports.published else {}
+                self._event("renewed", check_seconds=round(checked_seconds, 4), **self._size(request), **ports)
 
         def step_ended(failure: str) -> None:
             if not failure:
@@ -262,7 +323,6 @@ class Agent:
             return self._mux.close(stream, {"error": failure})
 
         self._loop.after(0, take_next_step)  # once the stream has its handler
-        return handler
 
     def _size(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the new size of a data root that has grown; nothing for one that has not."""
@@ -279,7 +339,7 @@ class Agent:
         if cpus:
             steps.append(plugged.Step("processors", lambda: system.require_cpus(cpus), lambda: system.start_cpus(cpus)))
         if shares:
-            steps.append(plugged.Step("shared", container.mount_shared, lambda: container.attach_shares(pid, shares)))
+            steps.append(self._attaching(shares))
         if disk_bytes:
             path = str(request["data_root"])
             steps.append(

@@ -12,21 +12,25 @@ import struct
 import time
 
 from . import libc, spawn
+from .shares import SHARED, cover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .shares import Place
+
 RUN = "/run/kata-dind/run"
 """The container's /run: a directory of ours, so that we reach its Docker socket without entering it."""
+
+PORTS = f"{RUN}/kata-dind/ports"
+"""Where dockerd's questions about published ports arrive."""
 
 _BASE = "/run/kata-dind"
 _ROOT = f"{_BASE}/root"
 _ENTRYPOINT = "/run/kata-dind/entrypoint.sh"
+_SCRIPTS = ("entrypoint.sh", "published_port.sh")
 _CODE = "/usr/lib/kata-dind"
-_SHARED = "/run/kata-containers/shared/containers"
-"""Where Kata's guests mount the shared directory, whose tag is kataShared."""
-
 NO_CONTAINER = 78
 """The guest entrypoint's exit code for a start without a data root; the host knows it as EXIT_NO_DATA_ROOT."""
 
@@ -154,20 +158,41 @@ def _open_direct(file: str) -> int:
 
 def mount_shared() -> None:
     """Mount the shared directory. Raises OSError, also when the guest's kernel does not know its device yet."""
-    _make_directory(_SHARED)
-    libc.mount("kataShared", _SHARED, "virtiofs")
+    _make_directory(SHARED)
+    if not os.path.ismount(SHARED):
+        libc.mount("kataShared", SHARED, "virtiofs")
 
 
-def attach_shares(pid: int, shares: Sequence[str]) -> spawn.Child:
+def attach_shares(pid: int, shares: Sequence[str], places: Sequence[Place] = ()) -> spawn.Child:
     """Start a process that attaches shares to a running container, which has turned away from our mounts.
 
-    It says on its standard error what failed, if anything did.
+    Then it covers places where shares were mounted before the machine was suspended. It says on its standard error
+    what failed, if anything did.
     """
 
     def become() -> None:
-        trees = _clone_shares(shares)
-        libc.setns(os.pidfd_open(pid), libc.CLONE_NEWNS)
+        container = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+        ours = [place for place in places if os.path.sameopenfile(place.namespace, container)]
+        known = {f"{place.share} {place.path}" for place in ours if not place.below}
+        trees = _clone_shares([share for share in shares if share not in known])
+        cover(places, [share.partition(" ")[0] for share in shares])
+        libc.setns(container, libc.CLONE_NEWNS)
         _attach(trees, "")
+        os._exit(0)
+
+    return spawn.spawn(become, size=None, keep=[fd for place in places for fd in place.descriptors])
+
+
+def detach_share(pid: int, share: str) -> spawn.Child:
+    """Start a process that takes a share away from a running container. It says what failed, as above."""
+
+    def become() -> None:
+        name, _, path = share.partition(" ")
+        if os.path.ismount(f"{SHARED}/{name}/."):
+            libc.detach(f"{SHARED}/{name}")
+        libc.setns(os.pidfd_open(pid), libc.CLONE_NEWNS)
+        while os.path.ismount(path):  # once more for each time that the machine was suspended
+            libc.detach(path)
         os._exit(0)
 
     return spawn.spawn(become, size=None)
@@ -210,7 +235,8 @@ def _build(layout: Layout) -> None:
         mount_shared()
         _attach(_clone_shares(layout.shares), _ROOT)
     _make_directory(f"{RUN}/kata-dind")
-    _copy(f"{_CODE}/entrypoint.sh", f"{RUN}/kata-dind/entrypoint.sh")
+    for script in _SCRIPTS:
+        _copy(f"{_CODE}/{script}", f"{RUN}/kata-dind/{script}")
     os.chdir(_ROOT)
     libc.pivot_root(".", ".")  # stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES
     libc.detach(".")
@@ -281,12 +307,15 @@ def _clone_shares(shares: Sequence[str]) -> list[tuple[int, str]]:
     Read-only shares are mounted read-only on the host already.
     """
     pairs = [share.partition(" ")[::2] for share in shares]
-    return [(libc.clone_mount(f"{_SHARED}/{name}"), path) for name, path in pairs]
+    return [(libc.clone_mount(f"{SHARED}/{name}"), path) for name, path in pairs]
 
 
 def _attach(trees: Sequence[tuple[int, str]], root: str) -> None:
     for tree, path in trees:
         target = f"{root}{path}"
+        if _is_there(tree, target):  # of a guest that could not be suspended
+            os.close(tree)
+            continue
         if stat.S_ISDIR(os.fstat(tree).st_mode):
             _make_directory(target)
         else:
@@ -296,6 +325,13 @@ def _attach(trees: Sequence[tuple[int, str]], root: str) -> None:
         os.close(tree)
 
 
+def _is_there(tree: int, target: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(tree), os.stat(target))
+    except OSError:
+        return False
+
+
 def _bind(source: str, target: str) -> None:
     libc.mount(source, target, flags=libc.MS_BIND)
 
@@ -303,6 +339,7 @@ def _bind(source: str, target: str) -> None:
 def _copy(source: str, target: str) -> None:
     with open(source, "rb") as read, open(target, "wb") as write:  # shutil would bring three compressors along
         write.write(read.read())
+        os.fchmod(write.fileno(), 0o755)
 
 
 def _make_directory(path: str) -> None:

@@ -42,7 +42,11 @@ def run(argv: Sequence[str], *, stdin: bytes = b"") -> int:
 
 
 def spawn(
-    become: Callable[[], None], *, size: tuple[int, int] | None, change: Callable[[], None] | None = None
+    become: Callable[[], None],
+    *,
+    size: tuple[int, int] | None,
+    change: Callable[[], None] | None = None,
+    keep: Sequence[int] = (),
 ) -> Child:
     """Fork a child whose standard descriptors are pipes or, given a `size` in rows and columns, a terminal of its own.
 
@@ -51,6 +55,8 @@ def spawn(
 
     `change` makes or joins namespaces first. A pid namespace begins with the children of the process that made it:
     so the child forks once more, and the grandchild is returned, which process 1 inherits as it does all orphans.
+
+    All descriptors are closed in the child but those to `keep`.
     """
     if size is not None:
         master, slave = os.openpty()
@@ -63,7 +69,7 @@ def spawn(
     pid_read, pid_write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _be_child(become, theirs, terminal=size is not None, change=change, pid_write=pid_write)
+        _be_child(become, theirs, terminal=size is not None, change=change, pid_write=pid_write, keep=keep)
     for fd in {*theirs, pid_write}:
         os.close(fd)
     if change:
@@ -110,6 +116,7 @@ def _be_child(
     terminal: bool,
     change: Callable[[], None] | None,
     pid_write: int,
+    keep: Sequence[int],
 ) -> None:
     """Finish the forked child; never returns."""
     try:
@@ -118,8 +125,10 @@ def _be_child(
             signal.signal(number, signal.SIG_DFL)
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
-        os.closerange(3, pid_write)
-        os.closerange(pid_write + 1, 4096)
+        first = 3
+        for fd in sorted((pid_write, *keep, 4096)):
+            os.closerange(first, fd)
+            first = fd + 1
         if change:
             change()
             pid = os.fork()

@@ -1,35 +1,39 @@
 # --- prepare: a device
 
 prepare_block() {
-	local text claim our_claim claim_sector
 	find_device
 	disk=$device
-	[ -b "$device" ] || stop prepare "$device is not a block device" 'set KATA_DIND_DEVICE to one'
-	bytes=$(blockdev --getsize64 "$device") || stop prepare "cannot tell how large $device is" 'attach it again'
-	[ "$bytes" -ge $((least_mib * 1048576)) ] ||
-		stop prepare "$device has only $bytes bytes" "use a device of at least ${least_mib}M"
-	find_content "$device"
-	require_unmounted
+	case $run_type in virtiofs | fuse*) on_share=1 ;; *) on_share='' ;; esac # as in a Kata guest
+	[ -b "$device" ] || stop "$device is not a block device" 'set KATA_DIND_DEVICE to one'
+	look_at_device
+	size_mib=$((bytes / 1048576))
+	[ $size_mib -ge @LEAST_MIB@ ] || stop "$device has only $bytes bytes" 'use a device of at least @LEAST_MIB@M'
+	find_content
 	read_claim
-	[ -z "$on_disk" ] || measure_file_system "$device"
+	[ -z "$on_disk" ] || "measure_$on_disk"
 	if [ -z "$on_disk" ]; then
 		format_device
-		[ -z "$reason" ] || return 0
-		measure_file_system "$device"
+		[ -z "$reason" ] || return 0 # only: choice
+		"measure_$on_disk"
 	elif [ -n "$claim" ]; then
 		erase_claim
 	fi
-	[ "$label" = @LABEL@ ] || require_data_root "$device"
-	check_file_system "$device" # only: ext4
-	[ -n "$exclusive" ] || "protect_$on_disk" "$device"
-	mount_disk "$device"
-	[ -n "$mounted" ] || stop prepare "cannot mount $device on $path: $text" 'dmesg may say why'
-	lock_data_root
-	grow_file_system
+	[ "$label" = @LABEL@ ] || require_data_root
+	check_disk # only: ext4
+	[ -n "$exclusive" ] || "protect_$on_disk"
+	mount_disk
+	[ -n "$mounted" ] || stop "cannot mount $device on $path: $text" 'dmesg may say why'
+	# Of two containers that mount it at the same moment, one gets the lock on the root of what they then share.
+	exec 9<"$path"
+	flock -n 9 2>/dev/null || [ $? != 1 ] || {
+		exec 9<&-
+		umount "$path"
+		in_use
+	}
+	grow_disk
 }
 
 find_device() { # a serial number in `device` becomes the path of the disk that has it
-	local file serial name numbers
 	case $device in /*) return 0 ;; esac
 	for file in /sys/block/*/serial /sys/block/*/device/vpd_pg80; do
 		[ -r "$file" ] || continue
@@ -46,46 +50,29 @@ find_device() { # a serial number in `device` becomes the path of the disk that 
 			;;
 		esac
 	done
-	stop prepare "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
+	stop "no disk has the serial number '$device'" 'set KATA_DIND_DEVICE to a path, or see /sys/block'
 }
 
-# The kernel would let two containers mount the device, and two dockerds would then write to one data root.
-require_unmounted() {
-	local numbers here name
-	numbers=$(stat -L -c '%t %T' "$device") || return 0
-	here=$PWD
-	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))" 2>/dev/null || return 0
-	name=${PWD##*/}
-	cd -- "$here" || cd /
-	[ ! -e "/sys/fs/ext4/$name" ] && [ ! -e "/sys/fs/xfs/$name" ] || in_use "$device"
-}
-
-# Of two containers that mount it at the same moment, one gets the lock on the root of what they then share.
-lock_data_root() {
-	command -v flock >/dev/null || return 0
-	exec 9<"$path"
-	flock -n 9 || {
-		exec 9<&-
-		umount "$path"
-		in_use "$device"
-	}
+# Sets `bytes` to the size. The kernel would let two containers mount the device, and two dockerds would then write to
+# one data root.
+look_at_device() {
+	numbers=$(stat -L -c '%t %T' "$device")
+	cd -P "/sys/dev/block/$((0x${numbers% *})):$((0x${numbers#* }))"
+	read -r bytes <size
+	bytes=$((bytes * 512))
+	[ ! -e "/sys/fs/ext4/${PWD##*/}" ] && [ ! -e "/sys/fs/xfs/${PWD##*/}" ] || in_use
+	go_back
 }
 
 # Every file system, partition table and volume manager has its mark in the first or the last megabyte.
-require_blank() { # DEVICE of $bytes
-	local megabyte content
-	for megabyte in 0 $((bytes / 1048576 - 1)); do
-		content_of "$1" $megabyte
-		[ "$content" = 0 ] || stop prepare "$1 is not blank, but holds no known file system; it was not touched" \
-			"if nothing on it is needed, make it blank: dd if=/dev/zero of=$1 bs=1M"
+require_blank() { # $device of $size_mib
+	for megabyte in 0 $((size_mib - 1)); do
+		# 0 when this megabyte and the next hold nothing but zeros, with an x for anything else, empty on an error.
+		content=$(dd "if=$device" bs=1048576 skip=$megabyte count=2 2>/dev/null |
+			tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2) || content=''
+		[ "$content" = 0 ] || stop "$device is not blank, but holds no known file system; it was not touched" \
+			"if nothing on it is needed, make it blank: dd if=/dev/zero of=$device bs=1M"
 	done
-}
-
-# FILE MEGABYTE: sets `content` to 0 when this megabyte and the next hold nothing but zeros, to something with an x for
-# anything else, and empties it when they can't be read.
-content_of() {
-	content=$(dd "if=$1" bs=1048576 "skip=$2" count=2 2>/dev/null |
-		tr -c '\0' x | tr '\0' 0 | tr -s 0x | head -c 2) || content=
 }
 
 # A half-made file system looks like a user's data. By a claim, the start after a kill recognizes it as ours. The claim
@@ -93,23 +80,24 @@ content_of() {
 # A file system that is whole is kept in spite of it: somebody may have made that after the kill. mkfs keeps all others
 # of this kernel from the device, but the claim of another boot may be that of a kernel at work.
 format_device() { # $device of $bytes
-	local theirs
 	case $claim in
 	"$our_claim") ;;
-	'') require_blank "$device" ;;
+	'') require_blank ;;
 	*)
 		theirs=$claim
 		[ -n "$exclusive" ] || {
-			info prepare "waiting for 30 s: another container may use $device"
+			info "waiting for 30 s: another container may use $device"
 			sleep 30
 		}
 		read_claim
-		[ "$claim" = "$theirs" ] || in_use "$device"
+		[ "$claim" = "$theirs" ] || in_use
 		;;
 	esac
 	printf '%s' "$our_claim" | write_sector
-	info prepare "formatting $device with $format"
+	# shellcheck disable=SC2154 # take sets it
+	info "formatting $device with $format"
 	make_file_system "$device"
+	# only: choice
 	[ -z "$reason" ] || return 0 # by the claim, the next start formats it again
 	erase_claim
 	on_disk=$format label=@LABEL@ check=
@@ -129,24 +117,24 @@ erase_claim() {
 
 write_sector() { # standard input, padded with zeros, becomes the claim's sector
 	dd "of=$device" bs=512 "seek=$claim_sector" count=1 conv=sync,notrunc,fsync 2>/dev/null ||
-		stop prepare "cannot write to $device" 'make it writable'
+		stop "cannot write to $device" 'make it writable'
 }
 
 # A file system that we did not make may be used when it is empty, or when Docker has used it before.
-require_data_root() { # DEVICE
-	local text theirs entry mark
-	text=$(mount -o ro,norecovery "$1" "$path" 2>&1) ||
-		stop prepare "cannot mount $1 on $path: $text" 'dmesg may say why'
-	theirs=
+require_data_root() {
+	text=$(mount -o ro,norecovery "$device" "$path" 2>&1) ||
+		stop "cannot mount $device on $path: $text" 'dmesg may say why'
+	theirs=''
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
 		[ ! -e "$entry" ] || [ "$entry" = "$path/lost+found" ] || theirs=${entry##*/}
 	done
-	for mark in "$path/engine-id" "$path/overlay2/l" "$path/containerd/daemon" "$path"/image/*/repositories.json \
-		"$path/buildkitd.lock" "$path/io.containerd.metadata.v1.bolt" "$path/dagger-engine.lock" \
-		"$path/internal.earthly.version"; do
-		[ ! -e "$mark" ] || theirs=
+	for entry in engine-id overlay2/l containerd/daemon 'image/*/repositories.json' buildkitd.lock \
+		io.containerd.metadata.v1.bolt dagger-engine.lock internal.earthly.version; do
+		# shellcheck disable=SC2086 # a pattern
+		set -- "$path"/$entry
+		[ ! -e "$1" ] || theirs=''
 	done
 	umount "$path"
 	[ -z "$theirs" ] ||
-		stop prepare "$1 holds $theirs but no Docker data root; it was not touched" 'use a blank device'
+		stop "$device holds $theirs but no Docker data root; it was not touched" 'use a blank device'
 }

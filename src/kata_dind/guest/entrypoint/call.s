@@ -18,39 +18,35 @@
 	.set IOCTL, 16
 .endif
 
-call:	/* its number, and its second to fourth argument; the first and the fifth are 0 */
-	.4byte IOCTL, 0x4c08, 1, 20			/* LOOP_SET_DIRECT_IO, which takes no fourth */
-name:
-	.asciz "security.capability"
-value:	/* cap_net_raw=ep in its second version, 20 bytes */
-	.4byte 0x02000001, 0x2000, 0, 0, 0
-
 	.org	CODE
-.ifdef AARCH64
+.ifdef AARCH64	/* registers that are not set are 0 */
 	adr	x9, call
-	mov	x0, 0
 	ldp	w8, w1, [x9]
 	ldp	w2, w3, [x9, 8]
-	mov	x4, 0
 	svc	0
 	neg	w0, w0
 	mov	w8, 93					/* exit */
 	svc	0
 .else
 	mov	$(ORIGIN + call - start), %ebx
-	xor	%edi, %edi
 	mov	(%rbx), %eax
 	mov	4(%rbx), %esi
 	mov	8(%rbx), %edx
 	mov	12(%rbx), %r10d
-	xor	%r8d, %r8d
 	syscall
 	neg	%eax
-	mov	%eax, %edi
+	xchg	%eax, %edi
 	push	$60					/* exit */
 	pop	%rax
 	syscall
 .endif
 
-	.org	CODE + 36
+	.org	CODE + 30
+call:	/* its number, and its second to fourth argument; the first and the fifth are 0 */
+	.4byte IOCTL, 0x4c08, 1, 20			/* LOOP_SET_DIRECT_IO, which takes no fourth */
+name:
+	.asciz "security.capability"
+value:	/* cap_net_raw=ep in its second version, of 20 bytes; beyond the end of the file they are 0 */
+	.4byte 0x02000001, 0x2000
+	.byte 0						/* base64 takes three at a time */
 growth:	/* struct xfs_growfs_data: blocks, the percentage of inodes; call.sh appends it where it is needed */

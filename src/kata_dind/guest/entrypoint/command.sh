@@ -1,99 +1,76 @@
 # --- parse: what the user, the command and daemon.json say
 
-# Sets `user` to the user's number, `capabilities` to the effective ones, `default_data_root` and `config_file` to
-# dockerd's defaults for that user, and `status_dir`.
+# Sets `user` to the user's number, and `default_data_root`, `config_file` and `status_dir` to what a user has who is not
+# root.
 find_user() {
-	local key real effective run
-	user=0 capabilities=0 default_data_root=/var/lib/docker config_file=/etc/docker/daemon.json run=/run
-	while read -r key real effective _; do
-		case $key in
-		Uid:) user=$effective ;;
-		CapEff:) capabilities=$((0x$real)) ;;
-		esac
+	while read -r key _ user _; do
+		[ "$key" != Uid: ] || break
 	done </proc/self/status
-	if [ "$user" != 0 ]; then
-		default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker # only: rootless
-		config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json # only: rootless
-		run=${XDG_RUNTIME_DIR:-/tmp}
-	fi
-	status_dir=${KATA_DIND_STATUS_DIR:-$run/kata-dind}
+	[ "$user" != 0 ] || return 0
+	default_data_root=${XDG_DATA_HOME:-${HOME:-}/.local/share}/docker
+	config_file=${XDG_CONFIG_HOME:-${HOME:-}/.config}/docker/daemon.json
+	status_dir=${KATA_DIND_STATUS_DIR:-${XDG_RUNTIME_DIR:-/tmp}/kata-dind}
 }
 
-# Sets `command_data_root` from --data-root or -g, `config_file` from --config-file, and `containerd_store` when images
-# are to be stored by containerd, which has other names for storage drivers.
+# Sets `dockerd` when the command is dockerd's, `starts_system` when it starts an init system, and `data_root`,
+# `config_file` and `named_driver` from its flags.
 read_command() { # COMMAND...
-	local behind value
-	flag --config-file "$@"
-	[ -z "$value" ] || config_file=$value
-	flag --data-root "$@"
-	command_data_root=$value containerd_store='' behind=''
-	while [ $# -gt 0 ]; do
-		case $behind$1 in
-		dockerd | */dockerd | dockerd-entrypoint.sh | */dockerd-entrypoint.sh) behind=. ;;
-		.-g) command_data_root=${2:-} ;;
-		.-g=*) command_data_root=${1#*=} ;;
-		.-g*) command_data_root=${1#-g} ;;
+	dockerd='' starts_system='' data_root='' named_driver='' before=--
+	for word in "$@"; do
+		case $word in
+		--*=*) flag=${word%%=*} value=${word#*=} ;;
+		-[gs]?*) flag=${word%"${word#??}"} value=${word#??} value=${value#=} ;;
+		*) flag=$before value=$word ;;
 		esac
-		case ${1#--feature=} in containerd-snapshotter | containerd-snapshotter=true) containerd_store=1 ;; esac
-		shift
+		case ${dockerd:+.}$flag in
+		*--data-root | .-g) data_root=$value ;;
+		*--config-file) config_file=$value ;;
+		.--storage-driver | .-s) named_driver=$value ;;
+		esac
+		case $before,/$word in # docker-init.sh is of dev containers' feature docker-in-docker
+		--,*/init | --,*/systemd | --,*/docker-init.sh) starts_system=$(command -v containerd) || : ;;
+		*,*/dockerd) dockerd=dockerd ;;
+		*,*/dockerd-entrypoint.sh) dockerd=entrypoint ;;
+		*dockerd-entrypoint.sh,/[!-]*) dockerd='' ;; # which then runs another program
+		@OTHER_PATTERNS@) # only: no-other-programs
+			[ -n "$dockerd${KATA_DIND_PROGRAM:-}" ] || bad_input "the command starts $word, but this file serves dockerd" \
+				'use: kata-dind entrypoint --program NAME, or set KATA_DIND_PROGRAM=dockerd'
+			;;
+		esac
+		before=$word
 	done
 }
 
-flag() { # FLAG COMMAND...: sets `value` to that of the last one in the command, and empties it when there is none
-	local name
-	name=$1 value=
-	while shift && [ $# -gt 0 ]; do
-		case $1 in
-		"$name="*) value=${1#*=} ;;
-		"$name") value=${2:-} ;;
-		esac
-	done
-}
-
-# Sets `config` to the text of daemon.json, and from it `config_data_root`, `config_driver` and `containerd_store`. From
-# it or the command it sets `exec_root`, `log_level` and `containerd_address`, which is `dockerd` when dockerd starts
-# one in a way of its own.
+# Adds what daemon.json says. Sets `said` to all that both say, and from that `slow_listener` when dockerd would wait
+# before it listens, `overlay` to the name that the proven storage driver has, `named_driver`, and `uses_containerd` when
+# dockerd is told of a containerd, or is to start one in a way of its own.
 read_config() { # COMMAND...
-	local line value
-	config=
-	if [ -f "$config_file" ] && [ -r "$config_file" ]; then
-		while read -r line || [ -n "$line" ]; do
-			config="$config$line "
-		done <"$config_file"
-	fi
-	case $config in *'"containerd-snapshotter":true'* | *'"containerd-snapshotter": true'*) containerd_store=1 ;; esac
-	string_in_config data-root
-	config_data_root=$value
-	string_in_config storage-driver
-	config_driver=$value
-	setting exec-root "$@"
-	exec_root=${value:-/var/run/docker}
-	setting log-level "$@"
-	log_level=${value:-info}
-	setting containerd "$@"
-	case "$* $config" in *embedded-containerd* | *cri-containerd*) value=${value:-dockerd} ;; esac
-	containerd_address=$value
+	config='' slow_listener='' overlay=overlay2 uses_containerd=''
+	[ ! -f "$config_file" ] || [ ! -r "$config_file" ] || config=$(cat -- "$config_file")
+	in_config data-root
+	data_root=${data_root:-$value}
+	in_config storage-driver
+	named_driver=${DOCKER_DRIVER:-${named_driver:-$value}} # in dockerd's order
+	said="$* $config "
+	# As containerd calls it, which then stores the images.
+	case $said in # only: fallback
+	*'-snapshotter '* | *-snapshotter=true* | *'-snapshotter":true'* | *'-snapshotter": true'*) overlay=overlayfs ;;
+	esac
+	case $said in
+	*--containerd[\ =]* | *'"containerd"'* | *embedded-containerd* | *cri-containerd*) uses_containerd=1 ;;
+	esac
+	# Without TLS dockerd waits 16 s, so that its warning may be read; and 1 s when it is told that TLS is not wanted.
+	# The official entrypoint adds a listener unless its command names dockerd; with TLS if it has a directory for that.
+	case $dockerd${DOCKER_TLS_CERTDIR:-},$said in
+	*--tls* | *'"tls'*) ;;
+	entrypoint,* | *tcp://*) slow_listener=--tls=false ;;
+	esac
 }
 
-setting() { # NAME COMMAND...: sets `value` to what the command or daemon.json says
-	local key
-	key=$1
-	shift
-	flag "--$key" "$@"
-	[ -n "$value" ] || string_in_config "$key"
-}
-
-string_in_config() { # KEY: sets `value` to its string, and empties it when there is none
-	local rest mark
-	value=
-	case $config in *"\"$1\""*) ;; *) return 0 ;; esac
-	rest=${config#*"\"$1\""}
-	for mark in : '"'; do
-		rest=${rest#"${rest%%[! 	]*}"}
-		case $rest in "$mark"*) rest=${rest#?} ;; *) return 0 ;; esac
-	done
-	value=${rest%%\"*}
-	case $value in
-	*\\*) bad_input "cannot read $1 in $config_file, because its value has a backslash in it" 'write it without one' ;;
+in_config() { # KEY: sets `value` to its string, and empties it when there is none
+	value=${config#*"\"$1\""}
+	case ${value%%\"*} in # between the key and the next string; without the key, what the text begins with
+	*[!:[:space:]]*) value='' ;;
+	*) value=${value#*\"} value=${value%%\"*} ;;
 	esac
 }

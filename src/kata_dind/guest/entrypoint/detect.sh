@@ -1,58 +1,41 @@
 # --- detect: what lies under the data root
 
 detect() {
-	local text resolved share
+	step=detect
 	[ -d "$path" ] || text=$(mkdir -p -- "$path" 2>&1) ||
-		stop detect "cannot make $path: $text" 'give the container a writable root or a volume there'
-	resolve "$path"
-	path=$resolved
-	if [ -n "$directory" ]; then # only: loop
-		resolve "$directory"
-		directory=$resolved
+		stop "cannot make $path: $text" 'mount a volume there'
+	# The loop kind looks at the directory of its disk instead; each look costs thousands of system calls in dash.
+	if [ "$kind" != loop ]; then # only: other-kinds
+		filesystem_of "$path"
+		path=$resolved
 	fi
-	filesystem_of "$path"
-	info detect "$path lies on $filesystem"
-	is_share "${run_filesystem%% *}"
-	[ -z "$share" ] || info detect "/run lies on $share, where containers start slowly" \
-		'mount a tmpfs there, in a pod an emptyDir with medium: Memory'
 }
 
-# PATH: sets `resolved` to it without symbolic links, as mountinfo has it. In passing, what virtiofsd has announced is
-# mounted, which is done at the first access.
-resolve() {
-	local here
-	here=$PWD resolved=$1
-	! cd -P -- "$1" 2>/dev/null || resolved=$PWD
-	cd -- "$here" 2>/dev/null || cd /
+go_back() { # to where the command is to run
+	cd -- "$home" 2>/dev/null || cd /
 }
 
-is_share() { # FILESYSTEM: sets `share` to it if others may see its files as well, and empties it if not
-	share=$1
-	case $1 in virtiofs | fuse* | 9p | nfs*) ;; *) share= ;; esac
-}
-
-# PATH: sets `filesystem` to its type, `mount_point`, `mount_numbers` to its device's, `mount_flags`, and
-# `is_mount_point`. Of the mounts that the path lies below, the one with the longest mount point counts, and the last of
-# several there. Only the type after the dash tells the truth: under Kata the source is `none` or `kataShared`. In
-# passing, this sets `run_filesystem`, for each pass costs thousands of system calls in dash.
+# PATH: sets `resolved` to it without symbolic links, as mountinfo has it; `filesystem` to its type, `share` to that as
+# well if others may see its files, and empties it if not; `longest` to the mount point, `mount_numbers` to its device's,
+# and `is_mount_point`. Of the mounts that the path lies below, the one with the longest mount point counts, and the last
+# of several there. Only the type after the dash tells the truth: under Kata the source is `none` or `kataShared`. What
+# virtiofsd has announced is mounted at the first access. In passing, this sets `run_type`.
 filesystem_of() {
-	local wanted numbers point rest
-	wanted=$1 filesystem=unknown mount_point='' mount_numbers='' mount_flags='' run_filesystem='' is_mount_point=''
-	case $wanted in # as mountinfo writes them, proc_pid_mountinfo(5)
-	*[\\\ ]*) wanted=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g') ;;
-	esac
+	resolved=$1 filesystem=unknown longest='' share='' run_type=''
+	! cd -P -- "$1" 2>/dev/null || resolved=$PWD
+	go_back
+	wanted=$resolved/ # as mountinfo writes it, proc_pid_mountinfo(5)
+	until [ "$wanted" = "${wanted%% *}" ]; do
+		wanted=${wanted%% *}\\040${wanted#* }
+	done
 	while read -r _ _ numbers _ point rest; do
-		case $point in / | /run) run_filesystem=${rest#*" - "} ;; esac
-		case $wanted/ in
-		"${point%/}"/*)
-			if [ ${#point} -ge ${#mount_point} ]; then
-				mount_point=$point mount_numbers=$numbers
-				mount_flags=${rest%% *}
-				rest=${rest#*" - "}
-				filesystem=${rest%% *}
-			fi
-			;;
-		esac
+		rest=${rest#*" - "}
+		case $point in / | /run) run_type=${rest%% *} ;; esac
+		case $wanted in "${point%/}"/*) ;; *) continue ;; esac
+		[ ${#point} -ge ${#longest} ] || continue
+		longest=$point mount_numbers=$numbers filesystem=${rest%% *}
 	done </proc/self/mountinfo
-	[ "$mount_point" != "$wanted" ] || is_mount_point=1
+	is_mount_point='' # only: rootless
+	[ "$longest/" != "$wanted" ] || is_mount_point=1 # only: rootless
+	case $filesystem in virtiofs | fuse* | 9p | nfs*) share=$filesystem ;; esac
 }

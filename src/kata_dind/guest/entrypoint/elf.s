@@ -1,6 +1,6 @@
 /*
  * What the programs of this directory begin with: their ELF headers, so that they are whole files and take no linker;
- * then 60 bytes of data, and then their code. programs.sh writes the headers for both.
+ * then their code. elf.sh writes the headers for both.
  *
  * Source: elf(5).
  */
@@ -12,7 +12,7 @@
 .endif
 	.set ORIGIN, 0x400000
 	.set SIZE, 1024					/* at least as much as there is, for either program and machine */
-	.set CODE, 180
+	.set CODE, 120
 
 start:
 	.byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0	/* ELF, 64 bits, little-endian */

@@ -1,26 +1,28 @@
 # --- two programs for which no image has others
 
-machine='' # what the kernel says, once it was asked
-
-# FILE X86_64 AARCH64 [MORE]: writes a program for this machine: the head of elf.s, then what the source has behind it,
-# both in base64, then MORE, as `printf %b` takes it. Sets `written` when it may be run.
-write_program() {
-	local elf code
-	written=''
-	[ -n "$machine" ] || { read -r machine </proc/sys/kernel/arch; } 2>/dev/null || machine=$(uname -m) # Linux 6.1
-	case $machine in
-	x86_64) elf=PgAB code=$2 ;;
-	aarch64) elf=twAB code=$3 ;;
+# NAME INPUT X86_64 AARCH64 [ARGUMENTS...]: writes a program, runs it, and removes it. It is the head of elf.s, and what
+# the source has behind it, both in base64. Sets `called` to the exit status, and empties it when no program could be
+# run.
+run_program() {
+	name=kata-dind-$1 input=$2 called=''
+	case ${machine:=$(uname -m)} in
+	x86_64) elf=PgAB code=$3 ;;
+	aarch64) elf=twAB code=$4 ;;
 	*) return 0 ;;
 	esac
-	elf=f0VMRgIBAQAAAAAAAAAAAAIA$elf
-	elf=$elf'AAAAtABAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAABAAAAAAAAAAEAAAAFAA'
-	elf=$elf'AAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAQAAAAAAAAABAAAAAAAAAAAAQAAAAAA'
-	if {
-		base64 -d <<-END && printf %b "${4:-}"
-			$elf$code
-		END
-	} 2>/dev/null >"$1" && chmod 0700 "$1" 2>/dev/null; then
-		written=1
-	fi
+	shift 4
+	for place in "$status_dir" /dev; do
+		place=$place/$name called=126 # which also says that the place is mounted noexec
+		if base64 -d <<-END 2>/dev/null >"$place" && chmod 0700 "$place"; then
+			f0VMRgIBAQAAAAAAAAAAAAIA$elf
+			AAAAeABAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAABAAAAAAAAAAEAAAAFAAAAAAAAAAAAAAAAAEAAAAAA
+			AAAAQAAAAAAAAAQAAAAAAAAABAAAAAAAAAAAAQAAAAAA$code
+			END
+			called=0
+			"$place" "$@" <"$input" 2>/dev/null || called=$?
+		fi
+		rm -f -- "$place" || :
+		[ $called -ge 126 ] || return 0
+	done
+	called=''
 }

@@ -24,5 +24,3 @@
 # guest 20 ms, so functions return their answers in variables, which the comment at each function names in backquotes.
 # A good data root is proven with ten processes.
 set -eu
-
-least_mib=64 # a smaller file system has no room for a journal

@@ -1,5 +1,8 @@
 # --- main: the steps
 
+step=parse home=$PWD direct_io=null proof='' reasons=''
+user_namespace='' reasons_text='' # only: auto
+filesystem='' is_mount_point='' # only: rootless
 # Process 1 gets no TERM unless it has a handler; dockerd sets its own.
 trap 'exit 143' TERM INT
 trap 'unexpected $?' EXIT
@@ -8,11 +11,14 @@ trap 'unexpected $?' EXIT
 parse "$@"
 preflight
 detect
-kinds=$kind reasons='' reasons_text=''
+kinds=$kind # only: choice
 if [ "$kind" = auto ]; then choose; fi # only: auto
-settle
-settle_system_containerd # only: containerd
+settle # only: choice
+prepare # only: no-choice
+verify # only: no-choice
+each_below restore_mount # only: below
+settle_containerd # only: containerd
 tune
 report
-say_ready
+[ "$log" = error ] || printf '{"kata_dind":"info","step":"ready",%s}\n' "$facts" >&2
 hand_over "$@"

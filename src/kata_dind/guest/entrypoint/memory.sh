@@ -10,27 +10,26 @@ prepare_kept() { # only: auto
 }
 
 prepare_memory() {
-	local text memory_mib memory_of
 	if [ "$filesystem$is_mount_point" = tmpfs1 ]; then
 		mount -o "remount,size=${size_mib}m" "$path" ||
-			warn prepare "the tmpfs on $path cannot be resized to $size" \
+			warn "the tmpfs on $path cannot be resized to $size" \
 				'make KATA_DIND_SIZE larger than what it holds, or leave it out'
 	else
 		text=$(mount -t tmpfs -o "size=${size_mib}m,mode=0710" kata-dind "$path" 2>&1) || {
-			unfit prepare "cannot mount a tmpfs of $size on $path: $text" 'make the container privileged'
+			unfit "cannot mount a tmpfs of $size on $path: $text" "$privileged"
 			return 0
 		}
-		mounted=1
+		mounted=1 filesystem=tmpfs
 	fi
 	memory_mib_of_guest
 	[ "$size_mib" -le $((memory_mib / 2)) ] ||
-		warn prepare "a memory data root of $size may take more than half of $memory_of" \
+		warn "a memory data root of $size may take more than half of $memory_of" \
 			'give the sandbox more memory, or the data root another kind'
 }
 
 # Sets `memory_mib` to what can be used, and `memory_of` to whose it is: the guest's, or what a cgroup allows, if less.
 memory_mib_of_guest() {
-	local key value below directory file
+	local directory
 	memory_mib=0 memory_of="the guest's memory"
 	while read -r key value _; do
 		[ "$key" != MemTotal: ] || memory_mib=$((value / 1024))

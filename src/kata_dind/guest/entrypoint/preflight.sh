@@ -1,95 +1,51 @@
 # --- preflight: what dockerd or a container would stumble on later, mended or said
 
 preflight() {
+	step=preflight
 	raise_open_files
 	[ "$user" = 0 ] || return 0 # only: rootless
-	require_privileges
-	make_device_nodes
-	name_cgroup_hierarchy
+	see_privileges
+	make_nodes
 }
 
 # Sets `user_namespace` if root is not the guest's root. The numbers of capabilities are those of capability.h: 21 is
 # CAP_SYS_ADMIN, 24 CAP_SYS_RESOURCE.
-require_privileges() {
-	local value level
-	user_namespace=
-	read -r _ _ value </proc/self/uid_map || value=4294967295
-	[ "$value" = 4294967295 ] || user_namespace=1
-	if [ $((capabilities >> 21 & 1)) = 0 ] && [ "$fallback" = none ]; then
-		stop preflight 'the container is not privileged, and without CAP_SYS_ADMIN neither it nor dockerd can mount' \
-			'make it privileged: docker run --privileged, or securityContext.privileged: true in a pod'
-	fi
-	if [ $((capabilities >> 24 & 1)) = 0 ]; then
-		# runc gives containers 0, as Docker tells it, and to lower the value takes the capability.
-		level=info
-		read -r value </proc/self/oom_score_adj || value=0
-		[ "$value" -le 0 ] || level=warning
-		speak $level preflight "CAP_SYS_RESOURCE is missing; where oom_score_adj is above 0 (here it is $value)\
- docker run fails with: can't get final child's PID from pipe" 'make the container privileged, or add SYS_RESOURCE'
-	fi
-	case $user_namespace,$kind,$device in # only: disk
-	1,loop,* | 1,block,* | 1,auto,?*)
-		stop preflight 'root of a user namespace cannot mount a disk' \
-			'set hostUsers: true in the pod, or use a volume with a file system or KATA_DIND_DATA_ROOT=memory'
-		;;
-	esac
+see_privileges() {
+	while read -r key value _; do
+		[ "$key" != CapEff: ] || break
+	done </proc/self/status
+	# shellcheck disable=SC2154 # take sets it
+	[ $((0x$value >> 21 & 1)) = 1 ] || [ "$fallback" != none ] || stop \
+		'the container is not privileged, or not root' 'docker run --privileged; in a pod securityContext.privileged: true'
+	# runc gives containers 0, as Docker tells it, and to lower the value takes the capability.
+	[ $((0x$value >> 24 & 1)) = 1 ] || ! read -r value </proc/self/oom_score_adj || [ "$value" -le 0 ] ||
+		warn "without CAP_SYS_RESOURCE and with oom_score_adj $value docker run says: can't get final child's PID from pipe" \
+			"$privileged; if it is, give containerd the capability"
+	read -r _ _ value </proc/self/uid_map && [ "$value" != 4294967295 ] || return 0
+	user_namespace=1 # only: memory-or-share
+	case $kind$device in memory* | virtiofs* | auto) return 0 ;; esac # only: memory-or-share
+	stop 'root of a user namespace cannot mount a disk' 'set hostUsers: true, or use memory' # only: disk
 }
 
 # A privileged Kata container has none of these: https://github.com/kata-containers/kata-containers/issues/8118
-make_device_nodes() {
-	local made missing number
-	made='' missing='' number=0
-	set -- fuse 0666 c 10 229 kmsg 0644 c 1 11 loop-control 0600 c 10 237
-	while [ $number -lt 8 ]; do
-		set -- "$@" loop$number 0600 b 7 $number
-		number=$((number + 1))
+make_nodes() {
+	missing=''
+	for node in '0666 /dev/fuse c 10 229' '0644 /dev/kmsg c 1 11' '0600 /dev/loop-control c 10 237' 0 1 2 3 4 5 6 7; do
+		case $node in ?) node="0600 /dev/loop$node b 7 $node" ;; esac
+		# shellcheck disable=SC2086 # the words of a node
+		set -- $node
+		[ -e "$2" ] || mknod -m "$@" 2>/dev/null || missing="$missing $2"
 	done
-	while [ $# -gt 0 ]; do
-		if [ -e "/dev/$1" ]; then
-			:
-		elif [ -z "$missing" ] && mknod -m "$2" "/dev/$1" "$3" "$4" "$5" 2>/dev/null; then
-			made="$made /dev/$1"
-		else
-			missing="$missing /dev/$1"
-		fi
-		shift 5
-	done
-	[ -z "$made" ] || info preflight "made$made"
-	[ -z "$missing" ] || info preflight "cannot make$missing" 'if they are needed, make the container privileged'
+	[ -z "$missing" ] || info "cannot make$missing" "$privileged"
 }
 
 # Containers inherit the limit, until Docker 28 as the hard one as well, so it is not raised beyond all measure:
 # programs that close every possible descriptor would take minutes.
 raise_open_files() {
-	local word next last soft hard most
-	most=1048576 soft=$most
-	while read -r word next last soft hard _; do
-		[ "$word $next $last" != 'Max open files' ] || break
-	done </proc/self/limits
-	case $hard in *[!0-9]*) hard=$most ;; esac
-	case $soft in *[!0-9]*) soft=$most ;; esac
-	[ "$hard" -le $most ] || hard=$most
-	# A kernel's own limit, which root with CAP_SYS_RESOURCE may raise; a runtime's is higher, and is kept.
-	if [ "$hard" -le 4096 ] && ulimit -n $most 2>/dev/null; then
-		hard=$most
-	elif [ "$soft" -lt "$hard" ]; then
-		ulimit -S -n "$hard"
-	fi
-	[ "$soft" -ge "$hard" ] || info preflight "raised the limit of open files from $soft to $hard"
-	[ "$hard" -gt 4096 ] ||
-		warn preflight "only $hard files may be open at a time" \
-			"raise the container's hard limit, for all of containerd with LimitNOFILE= in its unit"
-}
-
-# Docker needs it, and old guests lack it: https://github.com/kata-containers/kata-containers/issues/2014
-name_cgroup_hierarchy() {
-	[ -e /sys/fs/cgroup/devices/cgroup.procs ] || return 0
-	info preflight 'the guest has cgroups of the first version, which Docker will drop' \
-		'boot it with systemd.unified_cgroup_hierarchy=1'
-	[ ! -e /sys/fs/cgroup/systemd/cgroup.procs ] || return 0
-	{
-		mkdir -p /sys/fs/cgroup/systemd
-		mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
-	} 2>/dev/null || warn preflight "the cgroup hierarchy named systemd can't be mounted" \
-		'make the container privileged'
+	ulimit -S -n 1048576 2>/dev/null && return 0
+	hard=$(ulimit -H -n)
+	ulimit -S -n "$hard"
+	# A low one is a kernel's own, which takes a capability to raise; a runtime's is higher, and is kept.
+	[ "$hard" -gt 4096 ] || ulimit -n 1048576 2>/dev/null ||
+		warn "only $hard files may be open at a time" 'raise the hard limit: LimitNOFILE= of containerd'
 }

@@ -3,10 +3,8 @@
 # Sets `reason` when the kind is not possible, and `precious` when no other may take its place, because a device was
 # given or the disk may hold data.
 prepare() {
-	local share
-	mounted='' made='' precious='' turn_file='' guard=''
-	is_share "${run_filesystem%% *}" # as in a Kata guest
-	on_share=$share
+	step=prepare mounted='' made='' precious='' turn_file='' guard=''
+	below='' # only: below
 	if [ "$user" != 0 ]; then # only: rootless
 		prepare_without_root
 		return 0
@@ -23,24 +21,20 @@ prepare() {
 		;;
 	esac
 	[ "$kind" != block ] || precious=1 # only: block
-	require_room_for_a_mount
-	[ -z "$reason" ] || return 0
+	find_mounts_below # only: below
+	require_room
+	each_below hold_mount # only: below
+	[ -z "$reason" ] || return 0 # only: choice
 	"prepare_$kind"
-	[ -z "$mounted" ] || filesystem_of "$path"
 }
 
 # A mount would hide whatever is in the directory.
-require_room_for_a_mount() {
-	local theirs entry
-	theirs=
+require_room() {
 	for entry in "$path"/* "$path"/.[!.]* "$path"/..?*; do
-		[ "$entry" != "$directory" ] || continue
-		case ${entry#"$path"/} in
-		@LOOP_FILE@ | @LOOP_FILE@.new* | @LOOP_FILE@.mounting | .kata-dind-probe | lost+found) ;;
-		*) [ ! -e "$entry" ] || theirs=${entry#"$path"/} ;; # a pattern without a match stands for itself
-		esac
+		case "$below" in *" $entry "*) continue ;; esac # only: below
+		case ${entry##*/} in @LOOP_FILE@* | .kata-dind-probe | lost+found) continue ;; esac
+		# A pattern without a match stands for itself.
+		[ ! -e "$entry" ] || [ "$entry" -ef "$directory" ] ||
+			unfit "$path is not empty, and a mount would hide ${entry##*/}" 'move that away'
 	done
-	[ -z "$theirs" ] ||
-		unfit prepare "$path is not empty, and a mount would hide $theirs" \
-			'move away what is in it, or use another data root'
 }

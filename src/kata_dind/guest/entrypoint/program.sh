@@ -1,18 +1,16 @@
 # --- parse: which program is started
 
 find_program() { # COMMAND...: sets `program` to KATA_DIND_PROGRAM, or else to what the command starts
-	local word
-	program=${KATA_DIND_PROGRAM:-}
-	one_of PROGRAM "${program:-@PROGRAM@}" dockerd buildkitd containerd dagger earthly
+	take PROGRAM program '' '' dockerd buildkitd containerd dagger earthly
 	[ -z "$program" ] || return 0
-	program=@PROGRAM@
+	program=dockerd
 	for word in "$@"; do
-		case $word in -*) continue ;; esac # whose value may look like a program
-		case ${word##*/} in
-		dockerd | dockerd-*) program=dockerd ;;
-		containerd) program=containerd ;;
-		dagger-engine | dagger-entrypoint.sh) program=dagger ;;
-		buildkitd | buildkitd-entrypoint | buildctl-daemonless.sh)
+		case /$word in
+		/-*) continue ;; # whose value may look like a program
+		@DOCKERD_WORDS@) program=dockerd ;;
+		@CONTAINERD_WORDS@) program=containerd ;;
+		@DAGGER_WORDS@) program=dagger ;;
+		@BUILDKITD_WORDS@)
 			program=buildkitd
 			# Earthly's image starts a buildkitd of its own, and sets this: buildkitd/Earthfile in earthly/earthly
 			[ -z "${EARTHLY_TMP_DIR:-}" ] || program=earthly

@@ -2,25 +2,24 @@
 
 # In a user namespace, where rootless dockerd will mount its overlays, this user can mount one, too.
 verify_without_root() {
-	local proven evidence hint
-	proven='' evidence=''
+	evidence=''
 	prove_without_root
 	remove_probe
-	if [ -z "$step" ]; then
-		info verify "overlay works on $filesystem in a user namespace: ${proven#, }"
+	if [ -z "$part" ]; then
+		info "overlay works on $filesystem in a user namespace"
 		warn_without_tun
 		return 0
 	fi
 	hint="mount a disk with ext4 or xfs on $path"
-	case $step,$filesystem in
+	case $part,$filesystem in
 	namespace,ext4 | namespace,xfs | namespace,btrfs | namespace,tmpfs)
-		step=mount
+		part=mount
 		begin '' untested
-		warn verify "$path is not proven, because user $user cannot make a user namespace: $evidence" \
+		warn "$path is not proven, because user $user cannot make a user namespace: $evidence" \
 			'allow user namespaces, which rootless Docker needs: privileged, and sysctl user.max_user_namespaces'
 		return 0
 		;;
-	namespace,*) step=mount ;;
+	namespace,*) part=mount ;;
 	*,tmpfs) hint="use a kernel of 6.6 or later, or $hint" ;;
 	*,ext4 | *,xfs | *,btrfs)
 		hint='use a kernel of 5.11 or later that lets user namespaces mount, or KATA_DIND_FALLBACK=fuse-overlayfs'
@@ -28,20 +27,19 @@ verify_without_root() {
 	esac
 	# With `fsGroup` a volume belongs to root and a group that the user namespace does not have; rootless Docker fails,
 	# too.
-	if [ "$step" = write ] || [ ! -O "$path" ]; then
+	if [ "$part" = write ] || [ ! -O "$path" ]; then
 		hint="give it to the user in an init container, with space and inodes left:\
  chown $user:$user $path; chmod g-s $path"
 	fi
-	unfit verify "overlay does not work on $filesystem at $path for user $user: $step failed${evidence:+; $evidence}" \
+	begin "$part" failed
+	unfit "overlay does not work on $filesystem at $path for user $user: $part failed${evidence:+; $evidence}" \
 		"$hint"
-	begin '' failed
 }
 
-# Sets `step` to the step that failed, `proven` to the others, and `evidence`. The proof is that of `prove`, except for
-# the file capability, in a shell in the namespace: it says each step as it begins it, and its mount ends with it. Its
+# Sets `part` to the one that failed, and `evidence`. The proof is that of `prove`, except for
+# the file capability, in a shell in the namespace: it says each part as it begins it, and its mount ends with it. Its
 # script has no blank line and no comment, which a pod's copy would lack.
 prove_without_root() {
-	local file
 	begin write
 	if [ -e "$probe" ]; then
 		remove_probe
@@ -53,7 +51,7 @@ prove_without_root() {
 		printf 'old\n' >"$probe/lower/$file" || return 0
 	done
 	begin ''
-	step=namespace
+	part=namespace
 	# shellcheck disable=SC2016 # the inner shell's variables
 	evidence=$(unshare -U -r -m sh -c '
 		set -e
@@ -82,7 +80,7 @@ prove_without_root() {
 		umount merged
 		echo =
 		' sh "$probe" 2>&1) || :
-	read_steps "$evidence"
+	read_parts "$evidence"
 }
 
 remove_probe() { # an overlay leaves a directory that not even its owner may look into
@@ -90,13 +88,12 @@ remove_probe() { # an overlay leaves a directory that not even its owner may loo
 	rm -rf -- "$probe" || :
 }
 
-read_steps() { # OUTPUT: notes the steps in it, and sets `evidence` to the first of its other lines
-	local key word
+read_parts() { # OUTPUT: notes the parts in it, and sets `evidence` to the first of its other lines
 	evidence=
 	while read -r key word; do
 		case $key in
 		=)
-			if [ "$step" = namespace ]; then step=; else proven="$proven, $step"; fi
+			[ "$part" != namespace ] || part=''
 			begin "$word"
 			;;
 		?*) evidence=${evidence:-$key $word} ;;
@@ -109,7 +106,7 @@ read_steps() { # OUTPUT: notes the steps in it, and sets `evidence` to the first
 # Rootless Docker's network is a program's behind a tun device, and a Kata guest gives a container none.
 warn_without_tun() {
 	[ -c /dev/net/tun ] ||
-		warn verify 'there is no /dev/net/tun, which the network of rootless Docker needs' \
+		warn 'there is no /dev/net/tun, which the network of rootless Docker needs' \
 			'add it to the container as a hostPath volume of the type CharDevice, or make it in an init container'
 }
 
@@ -119,12 +116,12 @@ prepare_without_root() {
 	kept,* | virtiofs,*) ;;
 	memory,tmpfs1) # only: memory
 		[ -z "${KATA_DIND_SIZE:-}" ] ||
-			warn prepare "only root can resize the tmpfs on $path to $size, and the container's user is $user" \
+			warn "only root can resize the tmpfs on $path to $size, and the container's user is $user" \
 				"give the volume that size (sizeLimit), or run the container as root (runAsUser: 0)"
 		;;
 	*)
 		[ "$kind" != block ] || precious=1
-		unfit prepare "only root can prepare the $kind kind, and the container's user is $user" \
+		unfit "only root can prepare the $kind kind, and the container's user is $user" \
 			"mount a disk on $path that user $user may write to, and leave KATA_DIND_DATA_ROOT out"
 		;;
 	esac

@@ -1,58 +1,35 @@
 # --- settle: the first kind that can be prepared and proven
 
 settle() {
-	asked=$kind driver='' direct_io=null proof='' reason='' failed_step=choose
-	reason_hint='give the container a volume there'
+	asked=$kind failed_step=choose reason_hint='give the container a volume there' # only: auto
 	for kind in $kinds; do
-		reason=
+		reason=''
 		prepare
 		[ -n "$reason" ] || verify
-		if [ -z "$reason" ]; then
-			info choose "the data root's kind is $kind"
-			return 0
-		fi
-		because "$kind" "$reason"
-		if [ -n "$precious" ]; then # only: disk
-			settle_for_less
-			return 0
-		fi
+		[ -z "$reason" ] || because "$kind" "$reason" # only: auto
+		[ -n "$reason" ] || return 0
+		# No other kind may take the place of a precious one: it is used without its proof, or not at all.
+		[ "$precious,$mounted" != 1, ] || refuse # only: disk
+		[ -z "$precious" ] || break # only: disk
 		undo
 	done
-	fall_back
+	# only: auto
+	[ "$asked$precious" != auto ] || failed_step=choose reason=$reasons_text
+	fall_back # only: fallback
+	refuse # only: no-fallback
 }
 
-# No other kind may take the place of a precious one: it is used without its proof, or not at all.
-settle_for_less() {
-	local free full
-	[ -n "$mounted" ] || refuse "$reason" "$reason_hint"
-	free=$(stat -f -c '%a %d' "$path") || free='1000 1000'
-	full=
-	[ "${free% *}" -gt 64 ] && [ "${free#* }" -gt 64 ] || full=1 # blocks and files, of which the proof needs a few
-	if [ "$proof$full" = '"write":"failed"1' ]; then
-		warn verify "$path is full, so it was not proven again" 'free space in it: docker system prune'
-	else
-		[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
-		fall_back_to "$reason" # only: fallback
-	fi
-}
-
-undo() { # a lock on the mount first
-	[ "$kind" != block ] || exec 9<&- # only: block
+undo() {
 	[ -z "$mounted" ] || umount "$path"
-	[ -z "$made" ] || rm -f -- "$image" # only: loop
-	[ "$kind" != loop ] || exec 8<&- 9<&- # only: loop
-	direct_io=null device=${KATA_DIND_DEVICE:-}
-	filesystem_of "$path"
+	each_below drop_mount # only: below
+	below='' # only: below
+	[ -z "$made" ] || rm -f -- "$made" # only: loop
+	[ "$kind" != loop ] || exec 8<&- 9<&- # only: auto
+	direct_io=null device=${KATA_DIND_DEVICE:-} # only: auto
+	filesystem_of "$path" # only: auto
 }
 
-fall_back() { # if that was asked for
-	[ "$asked" != auto ] || { reason=$reasons_text && failed_step=choose; } # only: auto
-	[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
-	kind=kept # only: fallback
-	fall_back_to "$reason" # only: fallback
-}
-
-refuse() { # MESSAGE HINT
-	report "$1"
-	stop "$failed_step" "$1" "$2"
+refuse() { # [FURTHER-REASON]
+	step=$failed_step # only: auto
+	stop "$reason${1:-}" "$reason_hint"
 }

@@ -1,4 +1,6 @@
-# --- speak: JSON lines on standard error
+# --- speak: JSON lines on standard error; each step sets `step`, which they tell
+
+privileged='make the container privileged' # a hint
 
 escape() { # TEXT: sets `escaped` to the inside of a JSON string
 	escaped=$1
@@ -7,50 +9,46 @@ escape() { # TEXT: sets `escaped` to the inside of a JSON string
 	esac
 }
 
-speak() { # LEVEL STEP MESSAGE [HINT]
-	local escaped hint_text
-	if [ "$1" = info ] && [ "${KATA_DIND_LOG:-info}" = error ]; then
-		return 0
-	fi
-	escape "${4:-}"
-	hint_text=$escaped
-	escape "$3"
-	printf '{"kata_dind":"%s","step":"%s","message":"%s","hint":"%s"}\n' "$1" "$2" "$escaped" "$hint_text" >&2
+speak() { # LEVEL MESSAGE [HINT]
+	[ "$1${log:-}" != infoerror ] || return 0
+	escape "${3:-}"
+	hint=$escaped
+	escape "$2"
+	printf '{"kata_dind":"%s","step":"%s","message":"%s","hint":"%s"}\n' "$1" "$step" "$escaped" "$hint" >&2
 }
 
-info() { # STEP MESSAGE [HINT]
+info() { # MESSAGE [HINT]
 	speak info "$@"
 }
 
-warn() { # STEP MESSAGE HINT
-	speak warning "$@"
+warn() { # MESSAGE [HINT]
+	speak warning "$1" "${2:-$privileged}"
 }
 
-stop() { # STEP MESSAGE HINT: no working data root can be had
+stop() { # MESSAGE HINT: no working data root can be had
 	speak error "$@"
-	[ -n "${facts:-}" ] || report_failure "$2"
+	[ -n "${facts:-}" ] || report "$1"
 	exit @EXIT_NO_DATA_ROOT@
 }
 
 bad_input() { # MESSAGE HINT
-	speak error parse "$@"
+	speak error "$@"
 	exit @EXIT_BAD_INPUT@
 }
 
-unfit() { # STEP MESSAGE HINT: this kind is not possible, though another may be; a caller that finds a `reason` returns
-	failed_step=$1 reason=$2 reason_hint=$3
-}
-
-because() { # KIND REASON: adds them to `reasons`, which is JSON, and to `reasons_text`, a sentence
-	local escaped
-	escape "$2"
-	reasons="${reasons:+$reasons,}\"$1\":\"$escaped\""
-	reasons_text="${reasons_text:-no kind of data root works here:}${reasons_text:+;} $1: $2" # only: auto
+# This kind is not possible, though another may be: a caller that finds a `reason` returns. In a copy in which nothing
+# else may take its place, it ends the start.
+unfit() { # MESSAGE HINT
+	set -- "${whose:-}$1" "$2${otherwise:-}" # only: containerd
+	failed_step=$step # only: auto
+	reason=$1 reason_hint=$2 # only: choice
+	[ -n "$precious" ] || undo # only: no-choice
+	stop "$@" # only: no-choice
 }
 
 # A failure that was not foreseen must not look like the command's own end.
 unexpected() { # STATUS
 	[ -z "${keeper:-}" ] || kill "$keeper" 2>/dev/null || : # only: loop
 	case $1 in @EXIT_BAD_INPUT@ | @EXIT_NO_DATA_ROOT@ | 143) return 0 ;; esac
-	stop unexpected "the entrypoint failed with status $1" 'see the lines above'
+	stop "the entrypoint failed with status $1" 'see the lines above'
 }

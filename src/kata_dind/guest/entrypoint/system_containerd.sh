@@ -2,36 +2,36 @@
 
 # Its root gets the place on the data root in which dockerd's own containerd keeps the same: so there is one disk with
 # one size, and what one of them has stored is there for the other.
-settle_system_containerd() {
+settle_containerd() {
 	[ -n "$containerd_root" ] || return 0
-	reason=
+	whose="containerd keeps its data in $containerd_root: "
+	otherwise='; or, if nothing uses it: KATA_DIND_CONTAINERD=none'
+	reason='' # only: choice
+	mounted='' made='' # only: no-choice
 	prepare_containerd_root
-	[ -n "$reason" ] || return 0
-	reason="containerd keeps its data in $containerd_root: $reason"
-	reason_hint="$reason_hint; or, if nothing uses it: KATA_DIND_CONTAINERD=none"
-	[ "$fallback" != none ] || refuse "$reason" "$reason_hint"
-	warn verify "$reason" "$reason_hint"
+	[ -z "$reason" ] || [ "$fallback" != none ] || refuse # only: choice
+	[ -z "$reason" ] || warn "$reason" "$reason_hint" # only: choice
 }
 
 prepare_containerd_root() { # sets `reason` if it can't be used
-	local data_root unproven share
 	data_root=$path unproven=$proof
-	local path filesystem proof
-	path=$containerd_root proof=''
+	local path filesystem proof precious
+	path=$containerd_root proof='' precious=''
 	detect
-	is_share "$filesystem"
+	filesystem_of "$path"
+	path=$resolved step=prepare
 	if [ -n "$share" ] || [ "$filesystem" = overlay ]; then
-		require_room_for_a_mount
-		[ -n "$reason" ] || mount_containerd_root
+		require_room
+		[ -z "$reason" ] || return 0 # only: choice
+		place=$data_root/containerd/daemon
+		text=$({ mkdir -p -- "$place" && mount --bind "$place" "$path"; } 2>&1) ||
+			unfit "cannot mount $place on $path: $text" "$privileged"
+		[ -z "$reason" ] || return 0 # only: choice
+		filesystem_of "$path"
 	fi
 	# On a full data root this is no more proven than that one.
 	case $unproven in *'"failed"'*) return 0 ;; esac
-	[ -n "$reason" ] || verify
-}
-
-mount_containerd_root() {
-	local text
-	text=$({ mkdir -p -- "$data_root/containerd/daemon" && mount -o bind "$data_root/containerd/daemon" "$path"; } 2>&1) ||
-		unfit prepare "cannot mount a directory of $data_root on $path: $text" 'make the container privileged'
-	filesystem_of "$path"
+	verify
+	[ -z "$reason" ] || return 0 # only: choice
+	info "overlay works on $filesystem, on which $path lies as well"
 }

@@ -3,7 +3,6 @@
 # FILE: sets `toml_root` to the last `root` in it and in what it imports, in containerd's order, and empties it when
 # there is none: LoadConfig in cmd/containerd/server/config/config.go. Both keys stand before the first table.
 read_toml() {
-	local file key line word seen
 	toml_root='' seen=:
 	while [ $# -gt 0 ]; do
 		file=$1 key=''

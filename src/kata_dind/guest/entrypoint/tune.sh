@@ -1,52 +1,55 @@
 # --- tune: what dockerd would otherwise stumble on
 
 tune() {
-	local parameter file
+	step=tune
+	[ "$user" = 0 ] || return 0 # only: rootless
 	# With these on, Docker reports `Native Overlay Diff: false` and compares layers file by file.
 	for parameter in redirect_dir metacopy; do
-		file=/sys/module/overlay/parameters/$parameter
-		[ ! -w "$file" ] || { printf N >"$file"; } 2>/dev/null || :
+		{ printf N >/sys/module/overlay/parameters/$parameter; } 2>/dev/null || :
 	done
-	nest_cgroups
+	if cd /sys/fs/cgroup 2>/dev/null; then
+		nest_cgroups
+		# Docker needs it, and old guests lack it: https://github.com/kata-containers/kata-containers/issues/2014
+		[ ! -e devices/cgroup.procs ] || [ -e systemd/cgroup.procs ] || { # of the first version
+			mkdir -p systemd && mount -t cgroup -o none,name=systemd cgroup systemd
+		} 2>/dev/null || warn 'cannot mount the cgroup hierarchy named systemd'
+	fi
+	# On a share `docker run` makes 600 requests to the host there, and 30 with this. What the directory holds is kept:
+	# rmdir fails, and at a mount point, too.
+	case ${run_type:-} in virtiofs | fuse*)
+		{ rmdir /run/docker; mkdir /run/docker && mount -t tmpfs -o mode=0711 run /run/docker; } 2>/dev/null ||
+			info "/run lies on $run_type, where containers start slowly" 'mount a tmpfs (medium: Memory)'
+		;;
+	esac
 	# The runtime of each container, and most programs in containers, watch files; each container has a keyring.
-	raise /proc/sys/fs/inotify/max_user_instances 1024
-	raise /proc/sys/fs/inotify/max_user_watches 524288
-	raise /proc/sys/kernel/keys/root_maxkeys 1000000
-	raise /proc/sys/kernel/keys/root_maxbytes 25000000
+	set -- fs/inotify/max_user_instances 1024 fs/inotify/max_user_watches 524288 \
+		kernel/keys/root_maxkeys 1000000 kernel/keys/root_maxbytes 25000000
+	while [ $# -gt 0 ]; do
+		{ read -r now <"/proc/sys/$1" && [ "$now" -lt "$2" ] && echo "$2" >"/proc/sys/$1"; } 2>/dev/null || :
+		shift 2
+	done
 }
 
 # A cgroup with processes in it can't have children with controllers, so all processes move one level down.
-nest_cgroups() {
-	local cgroup pid controllers controller tries
-	cgroup=/sys/fs/cgroup tries=0
-	[ "$user" = 0 ] && [ -e $cgroup/cgroup.subtree_control ] || return 0
+nest_cgroups() { # in /sys/fs/cgroup
+	[ -e cgroup.subtree_control ] || return 0
 	# Some guests mount it read-only, for privileged containers as well.
-	[ -d $cgroup/init ] || mkdir $cgroup/init 2>/dev/null ||
-		{ mount -o remount,bind,rw $cgroup && mkdir $cgroup/init; } 2>/dev/null || {
-		warn tune "$cgroup is read-only, so containers can't be started or get no limits" \
-			'make the container privileged'
+	{ [ -d init ] || mkdir init || { mount -o remount,bind,rw /sys/fs/cgroup && mkdir init; }; } 2>/dev/null || {
+		warn "/sys/fs/cgroup is read-only, so that containers can't start"
 		return 0
 	}
-	read -r controllers <$cgroup/cgroup.controllers || controllers= # without any there is no line
+	read -r controllers <cgroup.controllers || : # without any there is no line
 	# A process that is started in between, by an exec from outside, makes it busy:
 	# https://github.com/moby/moby/commit/c43aa0b6
-	while [ $tries -lt 5 ]; do
-		tries=$((tries + 1)) pid=
+	for _ in 1 2 3 4 5; do
 		while read -r pid; do
-			printf '%s\n' "$pid" >$cgroup/init/cgroup.procs || :
-		done <$cgroup/cgroup.procs
+			echo "$pid" >init/cgroup.procs || :
+		done <cgroup.procs
+		pid=''
 		for controller in $controllers; do
-			{ printf '+%s\n' "$controller" >$cgroup/cgroup.subtree_control; } 2>/dev/null || pid=busy
+			{ echo "+$controller" >cgroup.subtree_control; } 2>/dev/null || pid=busy
 		done
 		[ -n "$pid" ] || break
 	done
-	watch_for_forced_stop
-}
-
-raise() { # FILE LEAST
-	local now
-	[ -w "$1" ] || return 0
-	now=$2
-	read -r now <"$1" || :
-	[ "$now" -ge "$2" ] || { printf '%s\n' "$2" >"$1"; } 2>/dev/null || :
+	watch_for_stop
 }

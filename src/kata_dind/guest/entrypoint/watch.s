@@ -1,7 +1,8 @@
 /*
  * A program that ends a container whose forced stop reaches nobody. It is run in the directory of the container's own
- * cgroup, as a child of what becomes the command; an argument says that process 1 is the container's, too. watch.sh
- * writes its bytes; tests/guest/test_forced_stop.py compares them with this source.
+ * cgroup, whose files are its arguments: cgroup.freeze, cgroup.procs, cgroup.threads and cgroup.kill; a fifth says that
+ * process 1 is the container's, too. It ends at once, and leaves a child of what becomes the command. watch.sh writes
+ * its bytes; tests/guest/test_forced_stop.py compares them with this source.
  *
  * To kill a container, Kata's agent writes 1 to cgroup.freeze, reads cgroup.threads (in old versions cgroup.procs),
  * sends SIGKILL to what stands there, and writes 0 to cgroup.freeze: do_signal_process in
@@ -24,22 +25,7 @@
 
 	.include "elf.s"
 
-	.set QUIET_MS, 2000
-	.set THAWED_MS, 200
-
-freeze:
-	.asciz "cgroup.freeze"
-procs:
-	.asciz "cgroup.procs"
-threads:
-	.asciz "cgroup.threads"
-all:
-	.asciz "cgroup.kill"
-one:
-	.ascii "1"
-	.org	CODE - 4
-thawed:
-	.4byte THAWED_MS * 1000000
+	.set QUIET_MS, 500
 
 .ifdef AARCH64
 	.macro ask number
@@ -56,100 +42,82 @@ thawed:
 
 	.org	CODE
 .ifdef AARCH64
-	ldr	x19, [sp]				/* the number of arguments */
-	mov	x0, -100				/* AT_FDCWD */
-	ldr	x1, [sp, 8]				/* its own file */
-	mov	x2, 0
-	ask	35					/* unlinkat */
-	sub	sp, sp, 1024
+	ldr	x19, [sp], 16				/* the number of arguments; all other registers are 0 */
+.ifndef FOREGROUND	/* for a test: qemu-user refuses CLONE_PARENT */
+	mov	x0, 0x8011				/* CLONE_PARENT, SIGCHLD */
+	ask	220					/* clone */
+	cbnz	x0, done
+.endif
+	mov	x1, -1					/* no terminal, pipe or lock stays open because of it */
+	ask	436					/* close_range */
 	mov	x0, 1					/* PR_SET_PDEATHSIG, so that it ends with the command */
 	mov	x1, 9
 	ask	167					/* prctl */
 	ask	157					/* setsid: what is sent to the command's group is not for it */
-	mov	x0, 0					/* no terminal, pipe or lock stays open because of it */
-	mov	x1, -1
-	mov	x2, 0
-	ask	436					/* close_range */
 	mov	x0, 0
-	ask	26					/* inotify_init1 */
-	mov	w20, w0
-	adr	x1, freeze				/* the first watch */
+	ask	26					/* inotify_init1, which gives it descriptor 0 */
+	ldp	x1, x20, [sp]				/* the first watch is cgroup.freeze */
 	mov	x2, 0x29				/* IN_ACCESS, IN_CLOSE_WRITE, IN_OPEN */
 	bl	watch
-	adr	x1, procs				/* the second */
+	mov	x1, x20					/* cgroup.procs */
 	mov	x2, 0x10				/* IN_CLOSE_NOWRITE */
 	bl	watch
-	adr	x1, threads				/* the third */
+	ldp	x1, x20, [sp, 16]			/* cgroup.threads */
 	bl	watch
-	mov	w21, 0
+	mov	x0, 0x100000000				/* a struct pollfd: descriptor 0, POLLIN */
+	str	x0, [sp]
 
 forget:	/* nothing has happened for a while */
 	cmp	w21, 3
 	beq	kill
 	mov	w21, 0					/* the state */
 next:
-	mov	w0, w20
-	mov	w1, 1					/* POLLIN */
-	stp	w0, w1, [sp]
 	mov	x2, 0					/* for ever, if nothing is under way */
 	cbz	w21, poll
-	add	x2, sp, 16				/* a struct timespec, which it may change */
-	mov	x3, QUIET_MS / 1000
-	stp	x3, xzr, [x2]
-	cmp	w21, 3
-	bne	poll
-	ldr	w3, thawed
-	stp	xzr, x3, [x2]
+	mov	w3, 0x1dcd0000				/* nearly QUIET_MS in nanoseconds, in one instruction */
+	stp	xzr, x3, [sp, 16]			/* a struct timespec, which it may change */
+	add	x2, sp, 16
 poll:
 	mov	x0, sp
 	mov	x1, 1
 	mov	x3, 0
 	ask	73					/* ppoll */
 	cbz	w0, forget
-	cmn	w0, 4					/* EINTR */
-	beq	next
-	tbnz	w0, 31, done
-	mov	w0, w20
-	mov	x1, sp
-	mov	x2, 1024
+	mov	x0, 0
+	sub	x1, sp, 112
+	mov	x2, 112
 	ask	63					/* read */
-	cmp	w0, 0
-	ble	done
-	mov	x23, sp
-	add	x24, x23, w0, uxtw
+	add	x0, x1, x0
 event:	/* a struct inotify_event without a name */
-	ldp	w0, w1, [x23], 16			/* which watch, and what has happened */
-	cmp	w0, 1
+	ldp	w2, w3, [x1], 16			/* which watch, and what has happened */
+	cmp	w2, 1
 	beq	freezer
-	cmp	w21, 3
-	beq	kill
-	cbz	w21, more
-	mov	w21, 2
+	cmp	w21, 1
+	cinc	w21, w21, eq
 	b	more
 freezer:
-	tbnz	w1, 3, written
-	tbz	w1, 0, more
+	tbnz	w3, 3, written
+	tbz	w3, 0, more
 	mov	w21, 0
 	b	more
 written:
+	mov	w2, 3
 	cmp	w21, 2
-	mov	w21, 1
-	bne	more
-	mov	w21, 3
+	csinc	w21, w2, wzr, eq			/* 3, or 1 */
 more:
-	cmp	x23, x24
-	blt	event
+	cmp	x1, x0
+	blo	event
 	b	next
 
 watch:
-	mov	w0, w20
+	mov	x0, 0
 	ask	27					/* inotify_add_watch */
 	tbnz	w0, 31, done
 	ret
 
 kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from inside of its namespace. */
-	cmp	x19, 1
-	ble	rest
+	cmp	x19, 5
+	beq	rest
 	mov	x0, 0x4206				/* PTRACE_SEIZE, with PTRACE_O_EXITKILL */
 	mov	x1, 1
 	mov	x2, 0
@@ -157,118 +125,112 @@ kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from i
 	ask	117					/* ptrace */
 rest:
 	mov	x0, -100				/* AT_FDCWD */
-	adr	x1, all
-	mov	x2, 1					/* O_WRONLY */
+	mov	x1, x20					/* cgroup.kill */
+	mov	x2, 1					/* O_WRONLY, and the length of the text */
 	ask	56					/* openat */
-	adr	x1, one
-	mov	x2, 1
+	mov	w3, '1'
+	str	w3, [sp]
+	mov	x1, sp
 	ask	64					/* write */
 done:
 	mov	x0, 0
 	ask	93					/* exit */
 .else
-	mov	(%rsp), %rbp				/* the number of arguments */
-	mov	8(%rsp), %rdi				/* its own file */
-	ask	87					/* unlink */
-	sub	$1024, %rsp
+	pop	%rbp					/* the number of arguments; all other registers are 0 */
+	pop	%rax
+	mov	$0x8011, %edi				/* CLONE_PARENT, SIGCHLD */
+	ask	56					/* clone */
+	test	%eax, %eax
+	jnz	done
+	xor	%edi, %edi				/* no terminal, pipe or lock stays open because of it */
+	or	$-1, %esi
+	mov	$436, %ax				/* close_range */
+	syscall
 	push	$1					/* PR_SET_PDEATHSIG, so that it ends with the command */
 	pop	%rdi
 	push	$9
 	pop	%rsi
-	ask	157					/* prctl */
-	ask	112					/* setsid: what is sent to the command's group is not for it */
-	xor	%edi, %edi				/* no terminal, pipe or lock stays open because of it */
-	or	$-1, %esi
-	xor	%edx, %edx
-	ask	436					/* close_range */
-	ask	294					/* inotify_init1 */
-	mov	%eax, %r12d
-	mov	$(ORIGIN + freeze - start), %esi		/* the first watch */
+	mov	$157, %al				/* prctl */
+	syscall
+	mov	$253, %al				/* inotify_init, which gives it descriptor 0 */
+	syscall
+	mov	$112, %al				/* setsid: what is sent to the command's group is not for it */
+	syscall
+	xor	%edi, %edi
+	pop	%rsi					/* the first watch is cgroup.freeze */
 	mov	$0x29, %dl				/* IN_ACCESS, IN_CLOSE_WRITE, IN_OPEN */
 	call	watch
-	mov	$(ORIGIN + procs - start), %esi		/* the second */
+	pop	%rsi					/* cgroup.procs */
 	mov	$0x10, %dl				/* IN_CLOSE_NOWRITE */
 	call	watch
-	mov	$(ORIGIN + threads - start), %esi		/* the third */
+	pop	%rsi					/* cgroup.threads */
 	call	watch
-	xor	%r13d, %r13d
+	push	$1					/* a struct pollfd: descriptor 0, POLLIN */
+	pop	%rax
+	shl	$32, %rax
+	push	%rax
 
 forget:	/* nothing has happened for a while */
-	cmp	$3, %r13d
+	cmp	$3, %bl
 	je	kill
-	xor	%r13d, %r13d				/* the state */
+	xor	%ebx, %ebx				/* the state */
 next:
 	mov	%rsp, %rdi
-	mov	%r12d, (%rdi)
 	push	$1
 	pop	%rsi
-	mov	%esi, 4(%rdi)				/* POLLIN */
 	or	$-1, %edx				/* for ever, if nothing is under way */
-	test	%r13d, %r13d
+	test	%ebx, %ebx
 	jz	poll
 	mov	$QUIET_MS, %edx
-	cmp	$3, %r13d
-	jne	poll
-	mov	$THAWED_MS, %edx
 poll:
 	ask	7					/* poll */
 	test	%eax, %eax
 	jz	forget
-	jg	ready
-	cmp	$-4, %eax				/* EINTR */
-	je	next
-	jmp	done
-ready:
-	mov	%r12d, %edi
-	mov	%rsp, %rsi
-	mov	$1024, %edx
+	xor	%edi, %edi
+	lea	-112(%rsp), %rsi
+	push	$112
+	pop	%rdx
 	xor	%eax, %eax				/* read */
 	syscall
-	test	%eax, %eax
-	jle	done
-	mov	%rsp, %rbx
-	lea	(%rbx,%rax), %r15
+	lea	(%rsi,%rax), %r8
 event:	/* a struct inotify_event without a name */
-	mov	(%rbx), %eax				/* which watch */
-	mov	4(%rbx), %ecx				/* what has happened */
-	add	$16, %rbx
-	dec	%eax
+	lodsl						/* which watch */
+	xchg	%eax, %ecx
+	lodsl						/* what has happened */
+	add	$8, %rsi
+	dec	%ecx
 	jz	freezer
-	cmp	$3, %r13d
-	je	kill
-	test	%r13d, %r13d
-	jz	more
-	push	$2
-	pop	%r13
+	cmp	$1, %bl
+	jne	more
+	inc	%ebx
 	jmp	more
 freezer:
-	test	$8, %cl
+	test	$8, %al
 	jnz	written
-	test	$1, %cl
+	test	$1, %al
 	jz	more
-	xor	%r13d, %r13d
+	xor	%ebx, %ebx
 	jmp	more
 written:
-	cmp	$2, %r13d
-	push	$1
-	pop	%r13
+	cmp	$2, %bl
+	mov	$1, %bl
 	jne	more
-	mov	$3, %r13b
+	mov	$3, %bl
 more:
-	cmp	%r15, %rbx
+	cmp	%r8, %rsi
 	jb	event
 	jmp	next
 
 watch:
-	mov	%r12d, %edi
-	ask	254					/* inotify_add_watch */
+	mov	$254, %eax				/* inotify_add_watch */
+	syscall
 	test	%eax, %eax
 	js	done
 	ret
 
 kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from inside of its namespace. */
-	dec	%ebp
-	jz	rest
+	cmp	$5, %ebp
+	je	rest
 	mov	$0x4206, %edi				/* PTRACE_SEIZE, with PTRACE_O_EXITKILL */
 	push	$1
 	pop	%rsi
@@ -276,14 +238,17 @@ kill:	/* cgroup.kill spares process 1, which only a tracer's end can kill from i
 	mov	$0x100000, %r10d
 	ask	101					/* ptrace */
 rest:
-	push	$-100					/* AT_FDCWD */
 	pop	%rdi
-	mov	$(ORIGIN + all - start), %esi
+	pop	%rdi					/* cgroup.kill */
 	push	$1					/* O_WRONLY */
+	pop	%rsi
+	ask	2					/* open */
+	xchg	%eax, %edi
+	push	$'1'
+	push	%rsp
+	pop	%rsi
+	push	$1
 	pop	%rdx
-	ask	257					/* openat */
-	mov	%eax, %edi
-	mov	$(ORIGIN + one - start), %esi
 	ask	1					/* write */
 done:
 	xor	%edi, %edi

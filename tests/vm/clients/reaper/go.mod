@@ -1,0 +1,3 @@
+module kata-dind.io/tests/reaper
+
+go 1.21
