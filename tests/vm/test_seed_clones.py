@@ -50,9 +50,9 @@ def up(name: str, *options: str) -> SandboxDriver:
     return SandboxDriver(name)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
-    "count", [6, pytest.param(50, marks=[pytest.mark.slow(minutes=10), pytest.mark.timeout(1800)])]
+    "count",
+    [6, pytest.param(50, marks=[pytest.mark.thorough, pytest.mark.slow(minutes=10), pytest.mark.timeout(1800)])],
 )
 def test_clones_that_draw_lots_in_the_same_instant_never_agree(seed: Seed, count: int) -> None:
     clones = [up(f"clone-{number}") for number in range(count)]

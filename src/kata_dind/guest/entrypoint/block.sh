@@ -104,8 +104,9 @@ format_device() { # $device of $bytes
 }
 
 read_claim() { # sets `claim` if the device has ours
-	read -r our_claim </proc/sys/kernel/random/boot_id
-	our_claim="kata-dind is formatting $our_claim"
+	# A kernel draws its boot_id when it is first asked, and keeps it; asked before a guest is saved, clones would share it.
+	[ -n "$exclusive" ] || read -r boot </proc/sys/kernel/random/boot_id
+	our_claim="kata-dind is formatting ${boot:-}"
 	claim_sector=$(((bytes - 1048576) / 512))
 	claim=$(dd "if=$device" bs=512 "skip=$claim_sector" count=1 2>/dev/null | tr -d '\0') || claim=
 	case $claim in "${our_claim% *}"*) ;; *) claim= ;; esac
