@@ -143,7 +143,7 @@ def test_of_two_containers_that_start_at_once_one_gets_the_loop_disk(
         ended = [future.result() for future in both]
     assert sorted(one.code for one in ended) == [0, 78], [one.stderr for one in ended]
     (loser,) = [one for one in ended if one.code == 78]
-    assert loser.error["message"].endswith(" is in use by another container")
+    assert loser.error["message"].endswith(" is in use by another container"), loser.stderr
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["kata-dind.img"]
     run(["e2fsck", "-fn", tmp_path / "shared" / "kata-dind.img"], timeout_seconds=60)
 

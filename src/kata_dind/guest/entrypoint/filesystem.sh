@@ -21,8 +21,9 @@ foreign() {
 	stop "$disk is not the disk of a data root; it was not touched" "see: blkid $disk@OTHER_FILESYSTEM@"
 }
 
+# Another start may sweep the file away while this works; that it is there is then still cached, but it can't be opened.
 make_file_system() { # FILE: a blank device, or the file of a loop disk, of $size_mib
-	text=$("format_$format" "$1" 2>&1) || [ ! -e "$1" ] || unfit "cannot format $disk with $format: $text" \
+	text=$("format_$format" "$1" 2>&1) || ! true <"$1" || unfit "cannot format $disk with $format: $text" \
 		"install mkfs.$format in the image, or make it larger@LEAST_OF_XFS@"
 }
 
@@ -39,7 +40,7 @@ mount_disk() { # $device of $on_disk: mounts it on the data root; sets `mounted`
 }
 
 in_use() { # the disk
-	[ -z "$turn_file" ] || rm -f -- "$turn_file" || : # only: loop
+	[ -z "$turn_file" ] || rm -f "$turn_file" || : # only: loop
 	stop "$disk is in use by another container" 'stop that one (of another pod?), or give each a disk'
 }
 

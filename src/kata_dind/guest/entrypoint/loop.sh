@@ -37,7 +37,7 @@ prepare_loop() {
 	[ -n "$exclusive" ] || "protect_$on_disk"
 	take_turn
 	mount_disk
-	[ -z "$turn_file" ] || rm -f -- "$turn_file"
+	[ -z "$turn_file" ] || rm -f "$turn_file" || :
 	exec 8<&-
 	[ -n "$mounted" ] || unfit "cannot mount $disk on $path: $text" "$privileged, or see dmesg"
 	[ -z "$reason" ] || return 0 # only: choice
@@ -79,7 +79,7 @@ make_image() {
 		# Not every share has hard links.
 		ln -- "$new" "$disk" || { [ ! -e "$disk" ] && mv -n -- "$new" "$disk" && [ ! -e "$new" ]; }
 	} 2>/dev/null || turn_file=$new in_use
-	rm -f -- "$new" || :
+	rm -f "$new" || :
 	made=$disk check=''
 }
 

@@ -23,7 +23,7 @@ undo() {
 	[ -z "$mounted" ] || umount "$path"
 	each_below drop_mount # only: below
 	below='' # only: below
-	[ -z "$made" ] || rm -f -- "$made" # only: loop
+	[ -z "$made" ] || rm -f "$made" || : # only: loop
 	[ "$kind" != loop ] || exec 8<&- 9<&- # only: auto
 	direct_io=null device=${KATA_DIND_DEVICE:-} # only: auto
 	filesystem_of "$path" # only: auto
