@@ -58,7 +58,13 @@ def own_in_thread(
     ready_read, ready_write = os.pipe()
     ended = threading.Event()
 
+    # Whoever takes it first decides whether there is an owner at all: the thread as it begins, or we, interrupted in
+    # Thread.start, which may be before the thread exists or after.
+    decision = threading.Lock()
+
     def own() -> None:
+        if not decision.acquire(blocking=False):
+            return
         try:
             loop.run_until_complete(owner.run())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
@@ -68,8 +74,14 @@ def own_in_thread(
             os.write(ready_write, b"e")
             ended.set()
 
-    threading.Thread(target=own, name=f"owner of {record.name}").start()
     try:
+        try:
+            threading.Thread(target=own, name=f"owner of {record.name}").start()
+        except BaseException:
+            if decision.acquire(blocking=False):
+                loop.close()
+                ended.set()
+            raise
         select.select([ready_read], [], [])
         if not failure:
             yield OwnerThread(owner, loop)
