@@ -107,7 +107,8 @@ def _nodes(facts: ClusterFacts) -> Check:
         return Check(name, Result.UNKNOWN, "not allowed to list nodes", "kubectl auth can-i list nodes")
     with_kata = [each for each in facts.nodes if _labels(each).get(NODE_LABEL) == "true"]
     ready = [each for each in with_kata if _is_ready(each)]
-    found = f"{len(with_kata)} of {_counted(len(facts.nodes), 'node')} have Kata"
+    have = "has" if len(facts.nodes) == 1 else "have"
+    found = f"{len(with_kata)} of {_counted(len(facts.nodes), 'node')} {have} Kata"
     if not with_kata:
         # Kata that is installed by other means gives no label.
         result = Result.WRONG if facts.daemon_sets else Result.WARNING

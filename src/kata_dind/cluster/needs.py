@@ -56,6 +56,18 @@ NEEDS = (
         "Go runtime.",
     ),
     Need(
+        (3, 2, 0),
+        (3, 31, 0),
+        "whoever may make pods can share any directory of the node with a guest, by the annotation "
+        "virtio_fs_extra_args (GHSA-rr59-xxvx-96qr): take it out of enable_annotations, or use a later version.",
+    ),
+    Need(
+        OLDEST,
+        (3, 27, 0),
+        "with Cloud Hypervisor, a guest can write to the image that all guests boot from (GHSA-wwj6-vghv-5p64): use a "
+        "later version, or QEMU.",
+    ),
+    Need(
         OLDEST,
         (3, 23, 0),
         "the guest's kernel lacks tables of ip6tables (kata-containers#11886): Docker's IPv6 and kind's networks fail.",

@@ -81,7 +81,7 @@ def test_a_cluster_that_is_as_planned() -> None:
     [
         ({"server_version": "1.29.3"}, "api server", Result.WARNING, "matchConditions came with 1.30"),
         ({"nodes": None}, "nodes", Result.UNKNOWN, "not allowed to list nodes"),
-        ({"nodes": [node("a", zone="x")]}, "nodes", Result.WRONG, "0 of 1 node have Kata"),
+        ({"nodes": [node("a", zone="x")]}, "nodes", Result.WRONG, "0 of 1 node has Kata"),
         ({"nodes": [node("a"), node("b", ready=False)]}, "nodes", Result.WARNING, "of which 1 are ready"),
         ({"nodes": [node("a", zone="x")]}, "class kata-dind", Result.WRONG, "no node has its labels"),
         ({"daemon_sets": None}, "kata-deploy", Result.UNKNOWN, "not allowed to list DaemonSets"),

@@ -167,8 +167,11 @@ def test_the_trial_is_on_the_class_and_its_data_root_a_disk() -> None:
         ((4, 1, 0), ["block-plain"]),
         ((4, 0, 0), ["block-plain"]),
         ((3, 31, 0), ["no block-plain"]),
-        ((3, 30, 0), ["no block-plain", "GHSA-2gv2-cffp-j227"]),
-        ((3, 13, 0), ["no block-plain", "#10808", "GHSA", "ip6tables", "br_netfilter", "kubectl exec"]),
+        ((3, 30, 0), ["no block-plain", "GHSA-2gv2-cffp-j227", "GHSA-rr59-xxvx-96qr"]),
+        (
+            (3, 13, 0),
+            ["no block-plain", "#10808", *["GHSA"] * 3, "ip6tables", "br_netfilter", "kubectl exec"],
+        ),
     ],
 )
 def test_what_a_version_needs(version: tuple[int, int, int], words: list[str]) -> None:
