@@ -29,7 +29,7 @@ exec 8>&-
 read -r pid <{directory}/pid
 if [ $left = 0 ]; then
 	read -r delay <{directory}/delay
-	case $delay in 0) kill -9 "$pid" ;; *) {{ sleep "$delay"; kill -9 "$pid"; }} & ;; esac
+	case $delay in 0) kill -9 "$pid" ;; *) {{ cd /; sleep "$delay"; kill -9 "$pid"; }} & ;; esac
 fi
 {program} "$@"
 code=$?
@@ -44,7 +44,8 @@ class Killer:
     Or `after`, when the one before it has run.
 
     Kills its shell alone, so that its children live on for a moment, or its whole process group, as a container ends.
-    busybox's shell runs its own applets, so that no other program can stand in their place.
+    busybox's shell runs its own applets, so that no other program can stand in their place. What waits for a kill waits
+    in a directory that no mount hides, for it may outlast the program.
     """
 
     def __init__(
