@@ -88,6 +88,7 @@ def add_image(
     origin: str,
     recipe: str,
     entrypoint: tuple[str, ...] = (),
+    environment: tuple[str, ...] = (),
 ) -> DindImage:
     """Pack a tree, and add it to the images."""
     finished = workspace.directory / "image"
@@ -99,7 +100,7 @@ def add_image(
         disk=finished,
         entrypoint=entrypoint,
         command=("dockerd",),
-        environment=dind.ENVIRONMENT,
+        environment=(*dind.ENVIRONMENT, *environment),
         docker_version=docker_version,
         created=store.now_as_text(),
         size_bytes=0,

@@ -25,6 +25,8 @@ from scripts import build_dind29
 _SUITES = {"20.10": "bookworm", "26.1": "trixie", "28.5": "forky", "29": build_dind29.SUITE}
 _PACKAGES = ("fuse-overlayfs", "rootlesskit", "slirp4netns", "uidmap")
 _PROGRAMS = Path(__file__).parent / "rootless"
+_ENVIRONMENT = ("KATA_DIND_CONTAINERD=none",)
+"""One that root starts would be out of the user's reach, and its data not the user's."""
 _ADD_USER = """
 cd "$1"
 echo rootless:x:1000:1000::/home/rootless:/bin/sh >>etc/passwd
@@ -55,7 +57,7 @@ def require_rootless(docker: str) -> DindImage:
     source, reference = PackageSource(_SUITES[docker], apt_options=late), f"dind:{docker}-rootless"
     ours = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _PROGRAMS.iterdir()}
     newest = build_dind29.programs_key() if docker == "29" else ""
-    recipe = content_key(dind.recipe_key(source, more=_PACKAGES), ours, _ADD_USER, newest)
+    recipe = content_key(dind.recipe_key(source, more=_PACKAGES), ours, _ADD_USER, _ENVIRONMENT, newest)
     cache = cache_directory()
     with build_lock(f"rootless-{recipe}", cache=cache):
         image = store.find_image(reference)
@@ -75,6 +77,7 @@ def require_rootless(docker: str) -> DindImage:
                 docker_version=version,
                 origin=f"{build_dind29.MOBY if programs else 'dockerd'} in packages of {source.suite}, rootless",
                 entrypoint=("/usr/local/bin/as-rootless.sh",),
+                environment=_ENVIRONMENT,
                 recipe=recipe,
             )
 

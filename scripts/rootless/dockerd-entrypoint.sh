@@ -6,7 +6,6 @@ left=$#
 while [ "$left" -gt 0 ]; do
 	case $1 in
 	--host=*) set -- "$@" "--host=unix://$XDG_RUNTIME_DIR/docker.sock" ;; # beside it, root's own is out of reach
-	--containerd=*) ;;                                                    # root's as well
 	*) set -- "$@" "$1" ;;
 	esac
 	shift

@@ -288,11 +288,20 @@ def test_a_guest_that_may_reach_ports_of_the_host_asks_us_for_names() -> None:
 
 
 def test_an_images_variables_keep_what_follows_their_first_equals_sign_and_ours_win() -> None:
-    image = replace(IMAGE, environment=("OPTIONS=a=b=c", "EMPTY=", "KATA_DIND_DATA_ROOT=vfs"))
+    image = replace(IMAGE, environment=("OPTIONS=a=b=c", "EMPTY=", "KATA_DIND_DATA_ROOT=vfs", "KATA_DIND_LOG=error"))
     plan = plan_of(DataRootKind.BLOCK, capabilities=CAPABILITIES._replace(image=image))
     environment = container_request(plan, check=False)["environment"]
     assert (environment["OPTIONS"], environment["EMPTY"]) == ("a=b=c", "")
     assert environment["KATA_DIND_DATA_ROOT"] == "block"
+    assert environment.get("KATA_DIND_LOG") != "error"
+
+
+def test_an_image_may_say_what_starts_its_containerd() -> None:
+    image = replace(IMAGE, environment=("KATA_DIND_CONTAINERD=none", "KATA_DIND_CONTAINERDS=none"))
+    plan = plan_of(DataRootKind.BLOCK, capabilities=CAPABILITIES._replace(image=image))
+    environment = container_request(plan, check=False)["environment"]
+    assert environment["KATA_DIND_CONTAINERD"] == "none"
+    assert "KATA_DIND_CONTAINERDS" not in environment
 
 
 def test_the_data_root_of_a_volume_lies_in_its_directory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -190,8 +191,12 @@ def why_no_ports(plan: VmPlan) -> str:
 
 
 def _own_environment(image: DindImage) -> tuple[str, ...]:
-    """Return an image's variables, without those that our entrypoint would take for the user's options."""
-    return tuple(pair for pair in image.environment if not pair.startswith("KATA_DIND_"))
+    """Return an image's variables, without those that our entrypoint would take for the user's options.
+
+    What starts containerd is the image's to say: a script of its own may start dockerd as another user.
+    """
+    images = re.compile(r"(?!KATA_DIND_)|KATA_DIND_CONTAINERD=")
+    return tuple(pair for pair in image.environment if images.match(pair))
 
 
 def next_share(shares: tuple[PlannedShare, ...], host_path: Path, guest_path: str, *, read_only: bool) -> PlannedShare:
