@@ -39,7 +39,7 @@ mount -t proc proc /proc
 mount -t tmpfs cover /sys/fs/cgroup
 mount -t tmpfs cover /sys/module/overlay/parameters
 for name in redirect_dir metacopy; do echo Y >/sys/module/overlay/parameters/$name; done
-for limits in fs/inotify kernel/keys; do mount -t tmpfs cover /proc/sys/$limits; done
+mount -t tmpfs cover /proc/sys/fs/inotify
 eval "$BEFORE"
 set +e
 PATH=$TOOLS "$@"

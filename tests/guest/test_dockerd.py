@@ -38,7 +38,7 @@ set -eu
 ip link set lo up
 mount -t proc proc /proc
 mount -t tmpfs cover /sys/fs/cgroup; mount -t cgroup2 cgroup /sys/fs/cgroup
-for path in /run /proc/sys/fs/inotify /proc/sys/kernel/keys; do mount -t tmpfs cover "$path"; done
+for path in /run /proc/sys/fs/inotify; do mount -t tmpfs cover "$path"; done
 exec "$@"
 """
 

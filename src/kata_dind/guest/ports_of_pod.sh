@@ -54,9 +54,9 @@ leave() {
 }
 
 printf 'kernel %s\n' "$(uname -r)"
-mkdir -p "$places"
-[ -p "$places/asked" ] || mkfifo -m 0600 "$places/asked"
-[ ! -e "$places/served" ] || end_earlier
+# The container's command makes the directory, `served` last, and may have begun a moment ago.
+until [ -e "$places/served" ]; do sleep 0.1; done
+end_earlier
 exec 4<>"$places/asked"
 printf '%s\n' "$2 $3" >"$places/addresses"
 trap leave EXIT

@@ -22,5 +22,5 @@
 #
 # Runs in dash and busybox ash, with the programs of the official dind images. Starting a process takes an emulated
 # guest 20 ms, so functions return their answers in variables, which the comment at each function names in backquotes.
-# A good data root is proven with ten processes.
+# A good data root is proven with eleven processes.
 set -eu

@@ -21,13 +21,14 @@ tune() {
 			info "/run lies on $run_type, where containers start slowly" 'mount a tmpfs (medium: Memory)'
 		;;
 	esac
-	# The runtime of each container, and most programs in containers, watch files; each container has a keyring.
-	set -- fs/inotify/max_user_instances 1024 fs/inotify/max_user_watches 524288 \
-		kernel/keys/root_maxkeys 1000000 kernel/keys/root_maxbytes 25000000
-	while [ $# -gt 0 ]; do
-		{ read -r now <"/proc/sys/$1" && [ "$now" -lt "$2" ] && echo "$2" >"/proc/sys/$1"; } 2>/dev/null || :
-		shift 2
-	done
+	# The runtime of each container, and most programs in containers, watch files. `read` takes one byte after another,
+	# and of such a number the kernel gives only the first. (That root has keys enough is Linux's own default since 3.18.)
+	# shellcheck disable=SC2046
+	{
+		cd /proc/sys/fs/inotify && set -- $(cat max_user_instances max_user_watches) && [ $# = 2 ] &&
+			{ [ "$1" -ge 1024 ] || echo 1024 >max_user_instances; } &&
+			{ [ "$2" -ge 524288 ] || echo 524288 >max_user_watches; }
+	} 2>/dev/null || :
 }
 
 # A cgroup with processes in it can't have children with controllers, so all processes move one level down.

@@ -15,6 +15,10 @@
  * program can't take notice, unless a further write follows at once. Some writers truncate the file first, so a write
  * counts when it is closed; and opens are watched, for two equal events in a row become one.
  *
+ * Where cgroups are mounted with `nsdelegate`, as Kata's agent and systemd mount them, nobody may write cgroup.kill of
+ * the cgroup that is the root of his own namespace. So the program's namespace is one that begins one level down, where
+ * it stands.
+ *
  * This is all of the file, but for what elf.s has:
  *
  *     x86_64-linux-gnu-as -I . watch.s -o watch.o && x86_64-linux-gnu-objcopy --output-target=binary watch.o watch
@@ -54,6 +58,8 @@
 	mov	x1, 9
 	ask	167					/* prctl */
 	ask	157					/* setsid: what is sent to the command's group is not for it */
+	mov	x0, 0x2000000				/* CLONE_NEWCGROUP */
+	ask	97					/* unshare */
 	mov	x0, 0
 	ask	26					/* inotify_init1, which gives it descriptor 0 */
 	ldp	x1, x20, [sp]				/* the first watch is cgroup.freeze */
@@ -155,6 +161,9 @@ done:
 	mov	$253, %al				/* inotify_init, which gives it descriptor 0 */
 	syscall
 	mov	$112, %al				/* setsid: what is sent to the command's group is not for it */
+	syscall
+	shl	$25, %edi				/* CLONE_NEWCGROUP */
+	mov	$272, %eax				/* unshare */
 	syscall
 	xor	%edi, %edi
 	pop	%rsi					/* the first watch is cgroup.freeze */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from kata_dind.backend.containerd.plan import container_config
 from kata_dind.backend.containerd.ports import AskedPorts, port_command
 from kata_dind.backend.events import GuestEvent, Kernel
 from kata_dind.wire.requests import Output, Result, StreamLost, Terminal
+from tests.unit.backend.containerd.test_plan import plan
 from tests.unit.guest.test_published_port import SHELLS, Asking, Image, ended, said
 
 OWN, HOST = "10.0.0.7", "10.0.0.1"
@@ -180,6 +183,26 @@ def test_a_port_that_the_host_grants_until_its_end(pod: Pod) -> None:
                 assert pod.proxies[1:] == ["ended"]
                 assert await host.hear() == {"id": 1, "close": True}
             assert pod.questions == set()
+
+    asyncio.run(scenario())
+
+
+def test_the_host_may_come_before_the_container_has_made_the_place(tmp_path: Path) -> None:
+    """As at the start of a pod that has run before."""
+    run, tmpfs = tmp_path / "run", tmp_path / "tmpfs"
+    config = container_config(plan(), script=f"cat {run}/published_port.sh", published_port="told", check=False)
+    places = {"/run/kata-dind": str(run), "/dev/kata-dind.ports": str(tmpfs)}
+    container = [functools.reduce(lambda text, place: text.replace(*place), places.items(), word)
+                 for word in config["command"]]  # fmt: skip
+
+    async def scenario() -> None:
+        async with serving(run / "ports", ["sh"], addresses=(OWN, HOST)) as host:
+            heard = asyncio.ensure_future(host.hear())
+            await asyncio.sleep(0.3)
+            started = await asyncio.create_subprocess_exec(*container, stdout=asyncio.subprocess.PIPE)
+            assert await started.communicate() == (b"told", None)
+            assert await heard == {"all": 0}
+        assert (run / "ports").readlink() == tmpfs
 
     asyncio.run(scenario())
 

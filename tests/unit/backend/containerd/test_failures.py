@@ -91,6 +91,13 @@ SOCKET = Path("/run/containerd/containerd.sock")
             "the virtual machine did not take a device, processors or memory that the sandbox needs",
         ),
         (
+            "INTERNAL",
+            "failed to create containerd task: failed to create shim task: online cpus\n\nCaused by:\n"
+            "    failed to online 2 CPU(s) after 100 retries",
+            "containerd.device-refused",
+            "the virtual machine did not take a device, processors or memory that the sandbox needs",
+        ),
+        (
             "UNKNOWN",
             "failed to launch qemu: exit status 1, error messages from qemu log: Could not access KVM kernel module: "
             "No such file or directory",
