@@ -106,8 +106,8 @@ _KNOWN = (
         r"hot-?plug|QMP command failed|failed to online \d+ CPU",
         id="containerd.device-refused",
         summary="the virtual machine did not take a device, processors or memory that the sandbox needs",
-        hint="use --data-root loop, fewer --cpus or less --memory, or set static_sandbox_resource_mgmt = true in Kata's "
-        "configuration, so that processors and memory are there from the start; the details have what Kata said",
+        hint="use --data-root loop, fewer --cpus or less --memory, or set static_sandbox_resource_mgmt = true in "
+        "Kata's configuration, so that processors and memory are there from the start; the details have what Kata said",
     ),
     _Known(
         r"annotation (?:io\.katacontainers\.config\.hypervisor\.)?(?P<name>\S+) is not enabled",
