@@ -122,6 +122,14 @@ def test_the_endpoint_is_dockers_api_with_both_halves_of_a_connection(sandboxes:
     assert (done.returncode, done.stdout, done.stderr) == (5, b"in" * 100_000, b"error\n")
 
 
+def test_process_1_is_the_containers_own_and_reaps_what_is_left_to_it(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes.up(data_root="memory", size="512M")
+    assert sandbox.run(["cat", "/proc/1/comm"]).stdout == b"docker-init\n"
+    sandbox.run(["sh", "-c", "(true &)"])
+    zombies = sandbox.run(["sh", "-c", "sleep 1; grep -l '^State:.Z' /proc/[0-9]*/status || :"])
+    assert zombies.stdout == b""
+
+
 def test_a_command_has_variables_a_directory_and_an_end(sandboxes: Sandboxes) -> None:
     sandbox = sandboxes.up()
     said = sandbox.run(["sh", "-c", 'echo "$A"; pwd'], environment={"A": "a b"}, cwd="/usr")

@@ -30,7 +30,8 @@ PORTS_DIRECTORY = f"{posixpath.dirname(PUBLISHED_PORT)}/ports"
 _ON_TMPFS = "/dev/kata-dind.ports"
 """In the guest's own memory, since all else of a container may be on a share, and they meet in FIFOs."""
 
-# `served` tells these scripts that no agent answers, but a command that is yet to come.
+# `served` tells these scripts that no agent answers, but a command that is yet to come. dockerd does not reap what its
+# containers leave behind, so as process 1 it gets the program in front that the official images put there as well.
 _WITH_PORTS = f"""
 set -eu
 mkdir -p {posixpath.dirname(PUBLISHED_PORT)} {_ON_TMPFS}
@@ -41,6 +42,7 @@ printf %s "$2" >{PUBLISHED_PORT}
 chmod 0755 {PUBLISHED_PORT}
 script=$1
 shift 2
+case ${{1##*/}} in dockerd) ! command -v docker-init >/dev/null || set -- docker-init -- "$@" ;; esac
 exec /bin/sh -c "$script" kata-dind "$@"
 """
 
@@ -138,7 +140,12 @@ def container_config(plan: PodPlan, *, script: str, published_port: str, check: 
         "mounts": [_mount(share) for share in mounted(plan)],
         "labels": {SANDBOX: plan.name, IDENTITY: plan.own.identity},
         "log_path": CONTAINER_LOG,
-        "linux": {"security_context": {"privileged": True}, "resources": _resources(plan)},
+        "linux": {
+            # With a process 1 of its own nothing of the container outlives dockerd, and so its disk is unmounted by the
+            # time that the pod ends.
+            "security_context": {"privileged": True, "namespace_options": {"pid": "CONTAINER"}},
+            "resources": _resources(plan),
+        },
     }
 
 

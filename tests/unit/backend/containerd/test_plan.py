@@ -92,7 +92,10 @@ def test_a_container_with_a_loop_disk() -> None:
         ],
         "labels": {"kata-dind.io/sandbox": "demo", "kata-dind.io/identity": "0123"},
         "log_path": "dind.log",
-        "linux": {"security_context": {"privileged": True}, "resources": RESOURCES},
+        "linux": {
+            "security_context": {"privileged": True, "namespace_options": {"pid": "CONTAINER"}},
+            "resources": RESOURCES,
+        },
     }
 
 
