@@ -19,7 +19,7 @@ from kata_dind.backend.containerd.plan import POD_DIRECTORY, PodPlan, container_
 from kata_dind.backend.containerd.pods import FoundPod, end_pods, find_pods
 from kata_dind.backend.containerd.ports import PodPorts, guest_script
 from kata_dind.backend.events import OnEvent, Phase
-from kata_dind.errors import KataDindError
+from kata_dind.errors import AbnormalShutdown, KataDindError
 from kata_dind.host.process import run
 from kata_dind.image.entrypoint_for_pods import entrypoint_for_pods
 from kata_dind.pod.model import Copy
@@ -146,6 +146,11 @@ async def _start_container(
     return str(made.container_id)
 
 
+def note_of_end(failure: KataDindError) -> str:
+    """Return what is to be said of a pod's end that was not in order; one whose dockerd was cut off has ended."""
+    return failure.summary if isinstance(failure, AbnormalShutdown) else f"its pod is still there: {failure.summary}"
+
+
 class _Undoing:
     """Ends a pod whose start fails or is broken off: it outlives its owner only once the sandbox is ready."""
 
@@ -160,7 +165,7 @@ class _Undoing:
         try:
             await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._end)))
         except KataDindError as failure:
-            error.add_note(f"its pod is still there: {failure.summary}")
+            error.add_note(note_of_end(failure))
 
     def _end(self) -> None:
         end_pods(self._containerd, find_pods(self._containerd, self._plan.own.identity), name=self._plan.name)
