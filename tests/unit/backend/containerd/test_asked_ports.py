@@ -17,6 +17,7 @@ import pytest
 from kata_dind.backend.containerd.plan import container_config
 from kata_dind.backend.containerd.ports import AskedPorts, port_command
 from kata_dind.backend.events import GuestEvent, Kernel
+from kata_dind.host.process import run as run_command
 from kata_dind.wire.requests import Output, Result, StreamLost, Terminal
 from tests.unit.backend.containerd.test_plan import plan
 from tests.unit.guest.test_published_port import SHELLS, Asking, Image, ended, said
@@ -199,9 +200,8 @@ def test_the_host_may_come_before_the_container_has_made_the_place(tmp_path: Pat
         async with serving(run / "ports", ["sh"], addresses=(OWN, HOST)) as host:
             heard = asyncio.ensure_future(host.hear())
             await asyncio.sleep(0.3)
-            started = await asyncio.create_subprocess_exec(*container, stdout=asyncio.subprocess.PIPE)
-            out, _ = await started.communicate()
-            assert out == b"told"
+            made = await asyncio.to_thread(run_command, container, timeout_seconds=10)
+            assert made.stdout == "told"
             assert await heard == {"all": 0}
         assert (run / "ports").readlink() == tmpfs
 
