@@ -38,6 +38,9 @@ def test_an_interrupt_while_the_thread_starts_leaves_no_owner(
     start, begun = threading.Thread.start, []
 
     def interrupted_start(thread: threading.Thread) -> None:
+        if not thread.name.startswith("owner of "):
+            start(thread)  # one that the owner needs
+            return
         if thread_exists:
             start(thread)
         begun.append(thread)
