@@ -97,7 +97,7 @@ def test_arrays_that_double_again_and_again_cost_little() -> None:
     text = "a=(x y)\n" + 'a=("${a[@]}" "${a[@]}")\n' * 2000 + 'true "${a[@]}" "${a[@]}"\n' * 200 + "dockerd --debug"
     begun = time.process_time()
     assert started(text) == [("dockerd", "--debug")]
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 5  # a few tenths on a quiet machine; without a limit it never ends
 
 
 def test_functions_stand_apart() -> None:
