@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +14,8 @@ LONGEST_ARRAY = 65_536
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 _APPENDING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\+=")
-_INDEX = re.compile(r"\[[^\]=]*\]=")
+_OPENS_INDEX = f"{MARK}["
+_INDEX = re.compile(rf"{MARK}\[[^\]={MARK}]*\]=")
 # `${a[@]}`, from an element on, and with what is taken if the array has none: `${a[@]:1}`, `${a[@]+"${a[@]}"}`.
 _ALL = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\[[@*]\](?::([0-9]{1,4})|:?[-+].*)?\}", re.S)
 _DECLARING = frozenset(("declare", "export", "local", "readonly", "typeset"))
@@ -26,7 +28,8 @@ def opens_array(word: str) -> bool:
 
 def array_of(elements: Iterable[str]) -> str:
     """Return an array as one text."""
-    text = "".join(MARK + _INDEX.sub("", element, count=1) for element in elements)
+    text = "".join(itertools.chain.from_iterable(zip(itertools.repeat(MARK), elements, strict=False)))
+    text = _INDEX.sub(MARK, text) if _OPENS_INDEX in text else text
     return text if len(text) <= LONGEST_ARRAY else text[: text.rfind(MARK, 0, LONGEST_ARRAY)]
 
 
