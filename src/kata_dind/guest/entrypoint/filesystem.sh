@@ -23,8 +23,11 @@ foreign() {
 
 # Another start may sweep the file away while this works; that it is there is then still cached, but it can't be opened.
 make_file_system() { # FILE: a blank device, or the file of a loop disk, of $size_mib
-	text=$("format_$format" "$1" 2>&1) || ! true <"$1" || unfit "cannot format $disk with $format: $text" \
-		"install mkfs.$format in the image, or make it larger@LEAST_OF_XFS@"
+	text=$("format_$format" "$1" 2>&1) || {
+		true 2>/dev/null <"$1" || in_use
+		unfit "cannot format $disk with $format: $text" \
+			"install mkfs.$format in the image, or make it larger@LEAST_OF_XFS@"
+	}
 }
 
 require_fit() { # which the kernel would refuse as well, in other words

@@ -72,8 +72,6 @@ make_image() {
 		unfit "cannot make $disk of $size" 'make its directory writable, or set KATA_DIND_DIR'
 	[ -z "$reason" ] || return 0 # only: choice
 	make_file_system "$new"
-	# Another container that starts now takes it for the leftover of a killed start.
-	[ -e "$new" ] || in_use
 	[ -z "$reason" ] || return 0 # only: choice
 	{
 		# Not every share has hard links.
