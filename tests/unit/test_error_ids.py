@@ -182,6 +182,7 @@ IDS = [
     "manifest.unreadable",
     "network.namespace-failed",
     "network.namespaces-forbidden",
+    "network.no-tun-device",
     "network.no-way-out",
     "plan.missing",
     "plan.other-version",

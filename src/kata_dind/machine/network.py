@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kata_dind.errors import HostError, ProcessExited
+from kata_dind.errors import HostError, PermissionMissing, ProcessExited
 from kata_dind.host.namespaces import private_network_argv
 from kata_dind.host.process import Daemon, daemon
 
 OUTER_NETWORK = "198.18.0.0/24"
 OUTER_DNS = "198.18.0.3"
 LINK_LOCAL = "169.254.0.0/16"
+_TUN_DEVICE = Path("/dev/net/tun")
 
 # The exits are closed before the program begins; its way out opens while it runs. The path leads through /proc since
 # the redirections of dash know one-digit descriptors only. QEMU has a descriptor for each connection of the guest.
@@ -109,6 +110,17 @@ def isolated_daemon(
         if isolation.outbound:
             way_out = stack.enter_context(_open_exit(process, log.with_name("network.log")))
         yield process, way_out
+
+
+def require_tun_device() -> None:
+    """Raise PermissionMissing when this user can't open what slirp4netns needs."""
+    if not os.access(_TUN_DEVICE, os.R_OK | os.W_OK):
+        why = "may not open" if _TUN_DEVICE.exists() else "has no"
+        raise PermissionMissing(
+            f"this user {why} {_TUN_DEVICE}, through which a guest reaches the network",
+            id="network.no-tun-device",
+            hint="kata-dind setup, or --network none",
+        )
 
 
 @contextlib.contextmanager

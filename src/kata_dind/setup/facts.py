@@ -14,7 +14,7 @@ from kata_dind.host.namespaces import allowed_unshare
 from kata_dind.host.process import run, scrubbed_environment
 from kata_dind.host.rootlike import read_setting
 from kata_dind.setup.packages import WITH_APT, Program, apt_packages, missing_programs, programs
-from kata_dind.setup.plan import Facts, apparmor_profile_name
+from kata_dind.setup.plan import TUN_DEVICE, Facts, apparmor_profile_name
 
 _ETC = Path("/etc")
 _PLACES_OF_PROGRAMS = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib")
@@ -38,6 +38,8 @@ def read_facts() -> Facts:
         unshare=unshare,
         unshare_is_allowed=os.access(unshare, os.X_OK)
         and (_ETC / "apparmor.d" / apparmor_profile_name(unshare)).exists(),
+        has_tun=TUN_DEVICE.exists(),
+        may_open_tun=os.access(TUN_DEVICE, os.R_OK | os.W_OK),
     )
 
 

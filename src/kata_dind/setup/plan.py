@@ -15,6 +15,7 @@ from kata_dind.setup.packages import WITH_APT, Program
 _IDS = 65536
 """How many subordinate ids a user gets; an image has files of users up to `nobody`, 65534."""
 _FIRST_ID = 100_000
+TUN_DEVICE = Path("/dev/net/tun")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Facts:
     unshare: Path
     """The place of the copy of `unshare` that a profile allows to make them."""
     unshare_is_allowed: bool
+    has_tun: bool
+    """Whether there is a /dev/net/tun."""
+    may_open_tun: bool
 
     @property
     def is_root(self) -> bool:
@@ -83,7 +87,7 @@ class Step:
 
 def plan(facts: Facts) -> list[Step]:
     """Return every step, needed or not, in the order in which they are done."""
-    return [_packages(facts), _subordinate_ids(facts), _user_namespaces(facts)]
+    return [_packages(facts), _subordinate_ids(facts), _user_namespaces(facts), _tun_device(facts)]
 
 
 def apparmor_profile_name(unshare: Path) -> str:
@@ -162,3 +166,20 @@ def _user_namespaces(facts: Facts) -> Step:
         Command(("apparmor_parser", "-r", path)),
     )
     return Step(name, f"let {facts.unshare} make them", why, needed=True, commands=commands)
+
+
+def _tun_device(facts: Facts) -> Step:
+    name = "tun-device"
+    why = (
+        f"A guest's network goes through {TUN_DEVICE}, which without udev, as in a container, may be root's or missing."
+    )
+    if facts.may_open_tun:
+        return Step(name, f"{facts.user} may open {TUN_DEVICE}", why)
+    if facts.has_tun:
+        opening = (Command(("chmod", "0666", str(TUN_DEVICE))),)
+        return Step(name, f"let every user open {TUN_DEVICE}, as udev does", why, needed=True, commands=opening)
+    making = (
+        Command(("mkdir", "-p", str(TUN_DEVICE.parent))),
+        Command(("mknod", "-m", "0666", str(TUN_DEVICE), "c", "10", "200")),
+    )
+    return Step(name, f"make {TUN_DEVICE}, as udev does", why, needed=True, commands=making)

@@ -22,7 +22,7 @@ from tests.unit.backend.test_plan import changed, plan_of
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissing) as caught:
-        require_host_tools(shares=False)
+        require_host_tools(network=NetworkMode.NONE, shares=False)
     assert "apt-get install qemu-system-x86" in caught.value.hint
 
 

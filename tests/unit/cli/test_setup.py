@@ -29,7 +29,9 @@ def debian(stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     installed = tmp_path / "installed"
     installed.write_text("".join(f"installed {name}\n" for name in _ALL if name not in ("umoci", "zstd")))
     (tmp_path / "os-release").write_text('ID=debian\nVERSION_ID="12"\n')
+    (tmp_path / "tun").touch()
     monkeypatch.setattr("kata_dind.setup.facts._ETC", tmp_path)
+    monkeypatch.setattr("kata_dind.setup.facts.TUN_DEVICE", tmp_path / "tun")
     stubs.add("dpkg-query", f"cat {installed}")
     stubs.add("apt-get", f"echo 'installed umoci\ninstalled zstd' >>{installed}")
     return installed
@@ -45,6 +47,7 @@ packages: to do: install umoci, zstd
 _REST = """\
 subordinate-ids: nothing to do: root needs none
 user-namespaces: nothing to do: root may make them
+tun-device: nothing to do: root may open /dev/net/tun
 """
 _NOT_READY = "kata-dind: this host is not ready for kata-dind, which needs: packages\nhint: kata-dind setup --yes\n"
 
@@ -55,6 +58,7 @@ from pathlib import Path
 from kata_dind.entry import main
 from kata_dind.setup import facts
 facts._ETC = Path(sys.argv[1])
+facts.TUN_DEVICE = Path(sys.argv[1], "tun")
 sys.argv[1:] = ["setup", *sys.argv[2:]]
 main()
 """
@@ -107,11 +111,12 @@ def test_json_lists_the_steps(cli: CommandLine, debian: Path, stubs: Stubs) -> N
         ("packages", True, True, False),
         ("subordinate-ids", False, False, False),
         ("user-namespaces", False, False, False),
+        ("tun-device", False, False, False),
     ]
     assert changes(stubs) == []
     outcome = cli("setup", "--json", "--yes")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
-    assert [step["done"] for step in json.loads(outcome.stdout)] == [True, False, False]
+    assert [step["done"] for step in json.loads(outcome.stdout)] == [True, False, False, False]
 
 
 @pytest.mark.requires("root")
@@ -155,6 +160,22 @@ def test_on_a_terminal_it_asks(debian: Path, stubs: Stubs, answer: str, exit_cod
     assert "Do this now? [y/N] " in said
     assert process.returncode == exit_code
     assert bool(changes(stubs)) == (exit_code == 0)
+
+
+@pytest.mark.requires("root")
+def test_a_host_without_udev_gets_its_device(cli: CommandLine, debian: Path, stubs: Stubs) -> None:
+    debian.write_text("".join(f"installed {name}\n" for name in _ALL))
+    (device := debian.parent / "tun").unlink()
+    stubs.add("mknod", f"touch {device}")
+    outcome = cli("setup", "--yes", "--quiet")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert changes(stubs) == ["mknod -m 0666 /dev/net/tun c 10 200"]
+    assert outcome.stdout == (
+        "tun-device: to do: make /dev/net/tun, as udev does\n"
+        "    A guest's network goes through /dev/net/tun, "
+        "which without udev, as in a container, may be root's or missing.\n"
+        "    mkdir -p /dev/net\n    mknod -m 0666 /dev/net/tun c 10 200\n"
+    )
 
 
 def test_another_distribution_is_told_the_programs(

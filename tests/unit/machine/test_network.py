@@ -1,9 +1,20 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
+import pytest
+
+from kata_dind.errors import PermissionMissing
 from kata_dind.machine.argv import GUEST_ADDRESS, GUEST_GATEWAY, GUEST_NETWORK
-from kata_dind.machine.network import LINK_LOCAL, OUTER_DNS, OUTER_NETWORK, routing_rules, slirp4netns_argv
+from kata_dind.machine.network import (
+    LINK_LOCAL,
+    OUTER_DNS,
+    OUTER_NETWORK,
+    require_tun_device,
+    routing_rules,
+    slirp4netns_argv,
+)
 
 
 def test_the_argv_of_slirp4netns() -> None:
@@ -51,3 +62,17 @@ def test_the_addresses_lie_in_networks_that_no_real_one_uses_and_do_not_overlap(
     assert ipaddress.ip_interface(GUEST_ADDRESS).network == inner
     assert ipaddress.ip_address(GUEST_GATEWAY) in inner
     assert ipaddress.ip_address(OUTER_DNS) in outer
+
+
+def test_a_device_that_is_missing_or_closed_is_told_before_anything_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (closed := tmp_path / "closed").touch(mode=0o000)
+    monkeypatch.setattr("kata_dind.machine.network._TUN_DEVICE", closed)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may open it
+    with pytest.raises(PermissionMissing, match=r"this user may not open .*/closed, through which"):
+        require_tun_device()
+    monkeypatch.setattr("kata_dind.machine.network._TUN_DEVICE", tmp_path / "tun")
+    with pytest.raises(PermissionMissing, match=r"this user has no .*/tun, through which") as caught:
+        require_tun_device()
+    assert caught.value.hint == "kata-dind setup, or --network none"

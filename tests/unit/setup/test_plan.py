@@ -21,6 +21,8 @@ READY = Facts(
     restricts_namespaces=True,
     unshare=Path("/home/alice/.local/share/pipx/venvs/kata-dind/bin/kata-dind-unshare"),
     unshare_is_allowed=True,
+    has_tun=True,
+    may_open_tun=True,
 )
 ROOT = dataclasses.replace(READY, user="root", uid=0, subuid="", subgid="", unshare_is_allowed=False)
 
@@ -40,18 +42,21 @@ def test_a_ready_host_needs_nothing() -> None:
         ("packages", False, ()),
         ("subordinate-ids", False, ()),
         ("user-namespaces", False, ()),
+        ("tun-device", False, ()),
     ]
     assert [step.what for step in steps] == [
         "all of them are installed",
         "alice has them",
         "/home/alice/.local/share/pipx/venvs/kata-dind/bin/kata-dind-unshare may make them",
+        "alice may open /dev/net/tun",
     ]
 
 
 def test_all_that_an_ordinary_user_of_ubuntu_may_need() -> None:
     facts = dataclasses.replace(
-        READY, missing_packages=("qemu-utils", "umoci"), subuid="", subgid="", unshare_is_allowed=False
-    )
+        READY, missing_packages=("qemu-utils", "umoci"), subuid="", subgid="", unshare_is_allowed=False,
+        may_open_tun=False,
+    )  # fmt: skip
     assert all(step.needed for step in plan(facts))
     assert "\n".join(commands(facts)) == (
         "sudo apt-get update -qq\n"
@@ -68,14 +73,15 @@ def test_all_that_an_ordinary_user_of_ubuntu_may_need() -> None:
         "  userns,\n"
         "}\n"
         "' | sudo tee /etc/apparmor.d/kata-dind-unshare-64b10a7f >/dev/null\n"
-        "sudo apparmor_parser -r /etc/apparmor.d/kata-dind-unshare-64b10a7f"
+        "sudo apparmor_parser -r /etc/apparmor.d/kata-dind-unshare-64b10a7f\n"
+        "sudo chmod 0666 /dev/net/tun"
     )
 
 
 def test_root_needs_packages_and_no_sudo() -> None:
-    assert [step.needed for step in plan(ROOT)] == [False, False, False]
+    assert [step.needed for step in plan(ROOT)] == [False, False, False, False]
     facts = dataclasses.replace(ROOT, missing_packages=("zstd",))
-    assert [step.needed for step in plan(facts)] == [True, False, False]
+    assert [step.needed for step in plan(facts)] == [True, False, False, False]
     assert commands(facts)[0] == "apt-get update -qq"
 
 

@@ -44,6 +44,7 @@ from kata_dind.image.source import default_source
 from kata_dind.image.store import DindImage, require_image
 from kata_dind.machine.accelerator import ProbeSettings, choose_accelerator
 from kata_dind.machine.argv import qemu_binary
+from kata_dind.machine.network import require_tun_device
 from kata_dind.machine.virtiofsd import require_virtiofsd
 from kata_dind.progress import Report
 from kata_dind.spec import (
@@ -80,7 +81,7 @@ def _prepared(wish: Wish, *, report: Report) -> VmPlan:
     if before is not None and (state := find_saved(wish.directory)):
         lost = why_not_resumed(before, state, cache=cache_directory())
         if not lost:
-            require_host_tools(shares=bool(spec.shares))
+            require_host_tools(network=spec.network, shares=bool(spec.shares))
             return resumed_plan(before, _asked_shares(spec))
     if spec.seed and before is None:
         return _plan_from_named(spec, wish)
@@ -100,7 +101,11 @@ def _plan_of_machine(spec: SandboxSpec, wish: Wish, *, report: Report) -> VmPlan
     if stored:
         reason = f"the volume '{stored.volume}' has a data root of this kind"
     formats = needs.disk and not data_disk(directory).exists()
-    require_host_tools(shares=bool(spec.shares or needs.share), xfs=formats and spec.filesystem is Filesystem.XFS)
+    require_host_tools(
+        network=spec.network,
+        shares=bool(spec.shares or needs.share),
+        xfs=formats and spec.filesystem is Filesystem.XFS,
+    )
     image = _asked_image(spec.image) if spec.image else require_dind_image("", packages, report=report)
     if stored:
         require_compatible(stored, image.docker_version, spec.dockerd_args, fallback=spec.fallback)
@@ -140,7 +145,7 @@ def _plan_from_named(spec: SandboxSpec, wish: Wish) -> VmPlan:
             id="spec.seed-with-volume",
         )
     require_fit(seed, cache=cache_directory())
-    require_host_tools(shares=bool(spec.shares))
+    require_host_tools(network=spec.network, shares=bool(spec.shares))
     return named_seed_plan(seed, spec, data_directory=wish.directory,
                            shares=_shares(spec, KINDS[DataRootKind.BLOCK], wish.directory))  # fmt: skip
 
@@ -226,7 +231,7 @@ def _require_trusted_attributes() -> None:
         )
 
 
-def require_host_tools(*, shares: bool, xfs: bool = False) -> None:
+def require_host_tools(*, network: NetworkMode, shares: bool, xfs: bool = False) -> None:
     """Raise ToolMissing or PermissionMissing before anything slow is begun."""
     require_tool(qemu_binary(), package="qemu-system-x86")
     require_tool("slirp4netns", package="slirp4netns")
@@ -234,6 +239,8 @@ def require_host_tools(*, shares: bool, xfs: bool = False) -> None:
     if xfs:
         require_tool("mkfs.xfs", package="xfsprogs")
     require_network_namespaces(find_unshare(), as_root=os.geteuid() == 0, cache=cache_directory())
+    if network is NetworkMode.NAT:
+        require_tun_device()
     if shares:
         require_virtiofsd()
 
