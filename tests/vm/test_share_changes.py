@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -26,10 +27,19 @@ LOOP = "while :; do /bin/busybox cat /app/file /app/volume/kept; /bin/busybox sl
 @pytest.fixture
 def clone(small_seed: str) -> Iterator[SandboxDriver]:
     """A clone without shares."""
-    succeed("up", NAME, "--seed", small_seed)
-    yield SandboxDriver(NAME)
-    if NAME in [summary.name for summary in list_sandboxes()]:
-        succeed("rm", "--force", NAME)
+    with dropped(NAME):
+        succeed("up", NAME, "--seed", small_seed)
+        yield SandboxDriver(NAME)
+
+
+@contextlib.contextmanager
+def dropped(name: str) -> Iterator[None]:
+    """Remove a sandbox in the end."""
+    try:
+        yield
+    finally:
+        if name in [summary.name for summary in list_sandboxes()]:
+            succeed("rm", "--force", name)
 
 
 @pytest.fixture
@@ -101,6 +111,23 @@ def test_a_share_comes_while_containers_run_and_is_saved_with_them(clone: Sandbo
     numbers = [int(line) for line in clone.succeed("docker logs counter").splitlines()]
     assert numbers == [*range(1, len(numbers) + 1)]
     assert not (shared / "volume" / "kept").exists()
+
+
+def test_shares_come_and_go_where_the_guest_has_booted_with_one(shared: Path, tmp_path: Path) -> None:
+    (note := tmp_path / "note").write_text("a note\n")
+    (tmp_path / "link").symlink_to("note")
+    (others := tmp_path / "others").mkdir()
+    with dropped("booted"):
+        succeed("up", "booted", "--cold", "--memory", "768M", "--network", "none", "--share", str(shared))
+        booted = SandboxDriver("booted")
+        succeed("share", "add", "booted", str(others), str(note), str(tmp_path / "link"), f"{note}:/etc/passwd:ro")
+        places = [str(note), str(tmp_path / "link"), "/etc/passwd"]
+        assert booted.succeed(f"cat {' '.join(places)}") == "a note\n" * 3
+        booted.succeed(f"echo theirs >{others}/file", f"grep first {shared}/file")
+        assert (others / "file").read_text() == "theirs\n"
+        succeed("share", "rm", "booted", str(shared), *places)
+        assert json.loads(succeed("share", "ls", "booted", "--json"))[0]["guest_path"] == str(others)
+        booted.succeed("grep root: /etc/passwd", f"! grep note {note}", f"! ls {shared}/file", f"cat {others}/file")
 
 
 @pytest.mark.thorough

@@ -34,7 +34,7 @@ from kata_dind.backend.vm.space_watch import watch_space
 from kata_dind.backend.vm.streams import AgentStream, open_stream
 from kata_dind.backend.vm.touching import open_toucher, touch
 from kata_dind.dataroot.kinds import GUEST_PATH
-from kata_dind.errors import KataDindError, NoSpace, SandboxError
+from kata_dind.errors import HostError, KataDindError, NoSpace, SandboxError
 from kata_dind.host.disks import free_bytes
 from kata_dind.host.process import process_status
 from kata_dind.host.shareable import require_shareable
@@ -142,7 +142,12 @@ class VmGuest:
             await self._plug([share])
         else:
             await asyncio.to_thread(self._shares.add, share)
-        await self._ask_about_shares("attach", [share])
+        try:
+            await self._ask_about_shares("attach", [share])
+        except SandboxError:
+            with contextlib.suppress(HostError):
+                await asyncio.to_thread(self._shares.remove, share)
+            raise
         self._plan = with_machine(plan, shares=(*plan.own.shares, share))
         return self._plan
 

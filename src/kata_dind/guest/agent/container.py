@@ -12,7 +12,7 @@ import struct
 import time
 
 from . import libc, spawn
-from .shares import SHARED, cover
+from .shares import SHARED, cover, mounts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ def start(layout: Layout, argv: Sequence[str], environment: dict[str, str]) -> s
     """Start the container in mount, pid, ipc and cgroup namespaces of its own; its pid is its process 1's.
 
     A container that can't be built ends with 78 and says why, as the entrypoint would, in a JSON line.
+    Raises OSError when the shared directory can't be mounted.
     """
+    if layout.shares:
+        # In our own namespace, where it stays: once no mount of the directory itself is left, a new one shows whichever
+        # share the kernel finds first, since each is a superblock of the same device: virtio_fs_test_super() in
+        # https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/fs/fuse/virtio_fs.c
+        mount_shared()
 
     def make_namespaces() -> None:
         spawn.join_first([spawn.CONTAINER_CGROUP])
@@ -190,9 +196,11 @@ def detach_share(pid: int, share: str) -> spawn.Child:
         name, _, path = share.partition(" ")
         if os.path.ismount(f"{SHARED}/{name}/."):
             libc.detach(f"{SHARED}/{name}")
+        mounted = [mount.path for mount in mounts_of(pid)]
         libc.setns(os.pidfd_open(pid), libc.CLONE_NEWNS)
-        while os.path.ismount(path):  # once more for each time that the machine was suspended
-            libc.detach(path)
+        place = os.path.realpath(path)
+        for _ in range(mounted.count(place)):  # one more for each time that the machine was suspended
+            libc.detach(place)
         os._exit(0)
 
     return spawn.spawn(become, size=None)
@@ -231,9 +239,7 @@ def _build(layout: Layout) -> None:
     _bind_names()
     # The official image's start script mounts a tmpfs over /tmp, and over shares below it, unless /tmp is a mount.
     _bind(f"{_ROOT}/tmp", f"{_ROOT}/tmp")
-    if layout.shares:
-        mount_shared()
-        _attach(_clone_shares(layout.shares), _ROOT)
+    _attach(_clone_shares(layout.shares), _ROOT)
     _make_directory(f"{RUN}/kata-dind")
     for script in _SCRIPTS:
         _copy(f"{_CODE}/{script}", f"{RUN}/kata-dind/{script}")
