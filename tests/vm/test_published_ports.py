@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from kata_dind.life.listeners import LOCALHOST
+from kata_dind.store.claims import LOCALHOST
 from tests.ipv6 import has_ipv6
 from tests.vm.driver import COMMAND_SECONDS, SandboxDriver, kata_dind, states, succeed, wait_until
 from tests.vm.namespace import make_network_namespace

@@ -1,8 +1,8 @@
 """What listens on this host for the ports of one sandbox, and which addresses of the host it gets.
 
 Every port has the sandbox's own loopback address. The addresses that all sandboxes share (127.0.0.1, ::1 and those of
---publish-address) go to the first sandbox that publishes a number; the others are told. A number that another program
-of this host has is refused, as Docker would.
+--publish-address) go to the first sandbox that publishes a number there; the others are told. A number that another
+program of this host has is refused, as Docker would.
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ from kata_dind.errors import KataDindError
 from kata_dind.host.descriptors import raise_descriptor_limit
 from kata_dind.life.connections import Connections, reset
 from kata_dind.life.datagrams import carry_datagrams
-from kata_dind.store.claims import SandboxClaims, sandbox_with_port
+from kata_dind.store.claims import ANY, LOCALHOST, SandboxClaims, sandbox_with_port
 from kata_dind.vocabulary import Transport
 from kata_dind.wire.ports import PublishedPort
 
 logger = logging.getLogger(__name__)
-
-LOCALHOST = ("127.0.0.1", "::1")
-ANY = ("0.0.0.0", "::")
 
 _BACKLOG = 1024
 _AT_ONCE = 16
@@ -59,7 +56,8 @@ class _Number:
     asked: dict[int, PublishedPort] = field(default_factory=dict)
     """By the numbers of the questions."""
     forward: Forward | None = None
-    claimed: bool = False
+    claimed: set[str] = field(default_factory=set)
+    """The addresses of which this sandbox has the number."""
     listeners: dict[str, _Listener] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
     """By address."""
@@ -129,8 +127,9 @@ class Listeners:
         number.warnings = {address: why for address, why in number.warnings.items() if address in wanted}
         if not number.asked:
             del self._numbers[number.transport, number.port]
-            if number.claimed and self._claims is not None:
-                self._claims.release_port(number.transport, number.port)
+            if self._claims is not None:
+                for address in number.claimed:
+                    self._claims.release_port(number.transport, number.port, address)
             if number.forward is not None:
                 await number.forward.close()
 
@@ -152,7 +151,7 @@ class Listeners:
                 "port": number.port,
                 "container_port": next(iter(number.asked.values())).container_port,
                 "addresses": sorted(number.listeners, key=_order),
-                "shared": number.claimed,
+                "shared": not number.claimed.isdisjoint((*LOCALHOST, *ANY)),
                 "warnings": list(dict.fromkeys(number.warnings.values())),
             }
             for _, number in sorted(self._numbers.items(), key=lambda item: (item[0][1], item[0][0]))
@@ -165,29 +164,40 @@ class Listeners:
                 continue
             is_own = address == self._own
             number.warnings.pop(address, None)
-            if not is_own and not self._claim(number):
-                other = sandbox_with_port(number.transport, number.port, except_for=self._name)
-                whose = f"the sandbox '{other}'" if other else "another sandbox"
-                number.warnings[address] = (
-                    f"port {number.port}/{number.transport} of {_shown(address)} belongs to {whose}; "
-                    f"here it is {self._own}:{number.port}"
-                )
+            if not is_own and not self._claim(number, address):
+                number.warnings[address] = self._whose(number, address, claimed=address)
                 continue
             try:
                 number.listeners[address] = self._listener(number, address)
             except OSError as error:
                 if address == LOCALHOST[1] and error.errno in _ABSENT:
                     continue  # a host without IPv6
+                if (
+                    not is_own
+                    and error.errno == errno.EADDRINUSE
+                    and not self._claim(number, everywhere := LOCALHOST[0])
+                ):
+                    # It may have the number on all addresses of the host, with this one among them.
+                    number.warnings[address] = self._whose(number, address, claimed=everywhere)
+                    continue
                 why = self._why_not(number, address, error)
                 # An address that comes and goes with a network must not keep containers from starting.
                 if not (must if is_own else may_lack or error.errno in _ABSENT):
                     raise PortRefused(why) from error
                 number.warnings[address] = why
 
-    def _claim(self, number: _Number) -> bool:
-        if not number.claimed:
-            number.claimed = self._claims is None or self._claims.claim_port(number.transport, number.port)
-        return number.claimed
+    def _claim(self, number: _Number, address: str) -> bool:
+        if self._claims is None or self._claims.claim_port(number.transport, number.port, address):
+            number.claimed.add(address)
+        return address in number.claimed
+
+    def _whose(self, number: _Number, address: str, *, claimed: str) -> str:
+        other = sandbox_with_port(number.transport, number.port, claimed, except_for=self._name)
+        whose = f"the sandbox '{other}'" if other else "another sandbox"
+        return (
+            f"port {number.port}/{number.transport} of {_shown(address)} belongs to {whose}; "
+            f"here it is {self._own}:{number.port}"
+        )
 
     def _why_not(self, number: _Number, address: str, error: OSError) -> str:
         place = f"{_shown(address)}:{number.port}"

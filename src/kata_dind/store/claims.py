@@ -21,6 +21,11 @@ _ADDRESSES = _NETWORKS * _HOSTS
 _PORTS = 1 << 16
 _FIRST_ADDRESS = len(Transport) * _PORTS
 """Claims of addresses follow those of ports."""
+_FIRST_ELSEWHERE = 1 << 32
+"""Claims of ports of other addresses than localhost follow both."""
+
+LOCALHOST = ("127.0.0.1", "::1")
+ANY = ("0.0.0.0", "::")
 
 
 class SandboxClaims:
@@ -39,31 +44,41 @@ class SandboxClaims:
             number = (number + 1) % _ADDRESSES
         return _address_of(number)
 
-    def claim_port(self, transport: Transport, port: int) -> bool:
-        """Claim a port of the addresses that sandboxes share; return False when another sandbox has it."""
-        return self._claims.claim(_place(transport, port))
+    def claim_port(self, transport: Transport, port: int, address: str) -> bool:
+        """Claim a port of an address that sandboxes share; return False when another sandbox has it.
 
-    def release_port(self, transport: Transport, port: int) -> None:
-        """Let go of a port."""
-        self._claims.release(_place(transport, port))
+        127.0.0.1, ::1 and all addresses of the host are one claim: a number is the same sandbox's on each of them.
+        """
+        return self._claims.claim(_place(transport, port, address))
+
+    def release_port(self, transport: Transport, port: int, address: str) -> None:
+        """Let go of a port, and of those that are one claim with it."""
+        self._claims.release(_place(transport, port, address))
 
     def close(self) -> None:
         """Let go of everything."""
         self._claims.close()
 
 
-def sandbox_with_port(transport: Transport, port: int, *, except_for: str) -> str:
-    """Return the name of the sandbox that says that it has a port on 127.0.0.1; empty where none does."""
+def sandbox_with_port(transport: Transport, port: int, address: str, *, except_for: str) -> str:
+    """Return the name of the sandbox that says that it has a port of an address; empty where none does."""
     for directory in sandboxes_directory().iterdir():
         for known in read_json(directory / "status.json").get("ports", ()):
-            held = (known["protocol"], known["port"]) == (transport, port) and known["shared"]
-            if held and directory.name != except_for:
+            held = known["shared"] if _is_everybodys(address) else address in known["addresses"]
+            if held and (known["protocol"], known["port"]) == (transport, port) and directory.name != except_for:
                 return directory.name
     return ""
 
 
-def _place(transport: Transport, port: int) -> int:
-    return list(Transport).index(transport) * _PORTS + port
+def _place(transport: Transport, port: int, address: str) -> int:
+    place = list(Transport).index(transport) * _PORTS + port
+    return (
+        place if _is_everybodys(address) else _FIRST_ELSEWHERE + zlib.crc32(address.encode()) * _FIRST_ADDRESS + place
+    )
+
+
+def _is_everybodys(address: str) -> bool:
+    return address in LOCALHOST or address in ANY
 
 
 def likely_address(directory: Path) -> str:

@@ -169,6 +169,43 @@ def test_two_sandboxes_with_all_addresses_of_the_host() -> None:
     running(scenario)
 
 
+@pytest.mark.parametrize("extra", [(), ("127.0.0.4",)])
+def test_an_address_that_only_the_second_sandbox_publishes_on_is_its_own(extra: tuple[str, ...]) -> None:
+    async def scenario(port: int) -> None:
+        async with (
+            guest("a", OWN, extra=extra) as (first, _),
+            guest("b", OTHERS, extra=("127.0.0.5",)) as (second, _),
+        ):
+            await first.open(1, web(port), must=False)
+            await second.open(1, web(port), must=False)
+            assert [await said(address, port) for address in ("127.0.0.1", "127.0.0.5", OTHERS)] == [b"a", b"b", b"b"]
+            (known,) = second.described()
+            assert (known["addresses"], known["shared"]) == (["127.0.0.5", OTHERS], False)
+            assert not any("127.0.0.5 belongs" in warning for warning in known["warnings"])
+            await second.close(1)
+            await first.close(1)
+            await second.open(2, web(port), must=False)
+            assert second.described()[0]["shared"]
+
+    running(scenario)
+
+
+@pytest.mark.parametrize(("first_on", "second_on"), [("0.0.0.0", "127.0.0.5"), ("127.0.0.5", "0.0.0.0")])
+def test_all_addresses_of_the_host_and_one_of_them(first_on: str, second_on: str) -> None:
+    async def scenario(port: int) -> None:
+        async with (
+            guest("a", OWN, extra=(first_on,)) as (first, _),
+            guest("b", OTHERS, extra=(second_on,)) as (second, _),
+        ):
+            await first.open(1, web(port), must=False)
+            await second.open(1, web(port), must=False)
+            assert [await said(address, port) for address in ("127.0.0.1", "127.0.0.5", OTHERS)] == [b"a", b"a", b"b"]
+            (known,) = second.described()
+            assert any(f"of {second_on} belongs to another sandbox" in warning for warning in known["warnings"])
+
+    running(scenario)
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", *HERE])
 def test_what_another_program_has_is_refused_in_dockers_words(address: str) -> None:
     async def scenario(port: int) -> None:

@@ -20,7 +20,7 @@ import sys
 from kata_dind.store.claims import SandboxClaims
 from kata_dind.vocabulary import Transport
 claims = SandboxClaims()
-print(claims.claim_port(Transport.TCP, 8080), flush=True)
+print(claims.claim_port(Transport.TCP, 8080, "::1"), flush=True)
 sys.stdin.read()
 """
 
@@ -40,13 +40,24 @@ def two() -> Iterator[tuple[SandboxClaims, SandboxClaims]]:
 
 def test_a_port_has_one_holder(two: tuple[SandboxClaims, SandboxClaims]) -> None:
     one, other = two
-    assert one.claim_port(Transport.TCP, 8080)
-    assert one.claim_port(Transport.TCP, 8080)
-    assert not other.claim_port(Transport.TCP, 8080)
-    assert other.claim_port(Transport.UDP, 8080)
-    assert other.claim_port(Transport.TCP, 8081)
-    one.release_port(Transport.TCP, 8080)
-    assert other.claim_port(Transport.TCP, 8080)
+    assert one.claim_port(Transport.TCP, 8080, "127.0.0.1")
+    assert one.claim_port(Transport.TCP, 8080, "127.0.0.1")
+    assert not other.claim_port(Transport.TCP, 8080, "127.0.0.1")
+    assert other.claim_port(Transport.UDP, 8080, "127.0.0.1")
+    assert other.claim_port(Transport.TCP, 8081, "127.0.0.1")
+    assert not any(other.claim_port(Transport.TCP, 8080, address) for address in ("::1", "0.0.0.0", "::"))
+    one.release_port(Transport.TCP, 8080, "127.0.0.1")
+    assert other.claim_port(Transport.TCP, 8080, "127.0.0.1")
+
+
+def test_other_addresses_are_claimed_for_themselves(two: tuple[SandboxClaims, SandboxClaims]) -> None:
+    one, other = two
+    assert one.claim_port(Transport.TCP, 8080, "127.0.0.1")
+    assert other.claim_port(Transport.TCP, 8080, "192.168.1.5")
+    assert not one.claim_port(Transport.TCP, 8080, "192.168.1.5")
+    assert one.claim_port(Transport.UDP, 8080, "192.168.1.5")
+    other.release_port(Transport.TCP, 8080, "192.168.1.5")
+    assert one.claim_port(Transport.TCP, 8080, "192.168.1.5")
 
 
 def test_a_claim_ends_with_a_process_that_is_killed() -> None:
@@ -54,10 +65,10 @@ def test_a_claim_ends_with_a_process_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", _CLAIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        assert not claims.claim_port(Transport.TCP, 8080)
+        assert not claims.claim_port(Transport.TCP, 8080, "127.0.0.1")
         holder.kill()
         holder.wait()
-        assert claims.claim_port(Transport.TCP, 8080)
+        assert claims.claim_port(Transport.TCP, 8080, "127.0.0.1")
     claims.close()
     assert [path.name for path in state_directory().iterdir()] == ["claims.lock"]
 
@@ -90,10 +101,12 @@ def test_every_number_has_its_address() -> None:
 
 
 def test_the_holder_of_a_port_is_found_by_what_its_status_says() -> None:
-    for name, shared in (("has", True), ("lacks", False)):
+    for name, shared, addresses in (("has", True, ["127.0.0.1"]), ("lacks", False, ["192.168.1.5"])):
         (sandboxes_directory() / name).mkdir()
-        ports = [{"protocol": "tcp", "port": 8080, "shared": shared}]
+        ports = [{"protocol": "tcp", "port": 8080, "shared": shared, "addresses": addresses}]
         write_json(sandboxes_directory() / name / "status.json", {"ports": ports})
-    assert sandbox_with_port(Transport.TCP, 8080, except_for="lacks") == "has"
-    assert sandbox_with_port(Transport.TCP, 8080, except_for="has") == ""
-    assert sandbox_with_port(Transport.UDP, 8080, except_for="") == ""
+    assert sandbox_with_port(Transport.TCP, 8080, "127.0.0.1", except_for="lacks") == "has"
+    assert sandbox_with_port(Transport.TCP, 8080, "127.0.0.1", except_for="has") == ""
+    assert sandbox_with_port(Transport.UDP, 8080, "127.0.0.1", except_for="") == ""
+    assert sandbox_with_port(Transport.TCP, 8080, "192.168.1.5", except_for="has") == "lacks"
+    assert sandbox_with_port(Transport.TCP, 8080, "192.168.1.6", except_for="") == ""
