@@ -182,6 +182,8 @@ def test_another_distribution_is_told_the_programs(
     cli: CommandLine, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "os-release").write_text("ID=fedora\nVERSION_ID=43\n")
+    for name in ("subuid", "subgid"):
+        (tmp_path / name).write_text(f"{os.geteuid()}:100000:65536\n")
     monkeypatch.setattr("kata_dind.setup.facts._ETC", tmp_path)
     monkeypatch.setattr("kata_dind.setup.facts._PLACES_OF_PROGRAMS", ())
     monkeypatch.setattr("kata_dind.host.process._SBIN", "")

@@ -271,13 +271,13 @@ def test_a_new_host_is_told_of_the_ports_that_there_are(agent: AgentProcess, ima
     image.add_proxy()
 
     with contextlib.ExitStack() as stack:
-        granted = stack.enter_context(image.ask())
-        waiting = []
+        asking = []
 
         async def first(channel: Channel) -> None:
             stream, _ = await connected(channel)
+            asking.append(stack.enter_context(image.ask()))
             await answer(stream, (await told(stream))["id"])
-            waiting.append(stack.enter_context(image.ask(port=8081)))
+            asking.append(stack.enter_context(image.ask(port=8081)))
             assert (await told(stream))["id"] == 2
 
         async def second(channel: Channel) -> None:
@@ -290,7 +290,7 @@ def test_a_new_host_is_told_of_the_ports_that_there_are(agent: AgentProcess, ima
 
         agent.call(first)
         agent.call(second)
-        assert [granted.said(), waiting[0].said()] == [b"0\n", b"0\n"]
+        assert [each.said() for each in asking] == [b"0\n", b"0\n"]
 
 
 def test_without_an_agent_it_is_docker_proxy(agent: AgentProcess, image: Image) -> None:

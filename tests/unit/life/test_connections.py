@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kata_dind.host.descriptors import list_descriptors
+from kata_dind.host.descriptors import list_descriptors, raise_descriptor_limit
 from kata_dind.life.connections import Connections
 
 SECONDS = 20
@@ -191,6 +191,8 @@ def test_a_thousand_in_turn_leave_nothing() -> None:
 
 
 def test_a_thousand_idle_ones_take_little_memory() -> None:
+    raise_descriptor_limit()
+
     async def scenario() -> None:
         connections = Connections()
         async with contextlib.AsyncExitStack() as stack:
