@@ -52,6 +52,7 @@ def test_what_makes_no_sense_changes_nothing(sandbox: Sandbox, tmp_path: Path) -
         (f"{tmp_path}:{tmp_path}/inner", "inside"),
         (f"{tmp_path}/inner:{tmp_path}", "twice"),
         (f"{tmp_path}/none:/none", "does not exist"),
+        (f"{tmp_path}/none", "does not exist"),
     ):
         with pytest.raises(SpecError, match=why):
             add_share("demo", parsed_share(share))

@@ -32,9 +32,11 @@ def add_share(name: str, share: Share, *, report: Report = silent) -> None:
     A sandbox that was started without shares is saved and resumed for its first one: its containers run on, and the
     connections of clients are closed. Raises SpecError, SandboxError, HostError.
     """
+    from kata_dind.host.shareable import require_shareable
     from kata_dind.spec import spec_from_json
 
     record = require_record(name)
+    require_shareable(share.host_path)
     fields = share.model_dump(mode="json")
     others = spec_from_json(record.read("spec.json")).shares
     if share in others:
@@ -93,11 +95,9 @@ def _shows(outer: Share, share: Share) -> bool:
 
 
 def _require_room(name: str, share: Share, others: Sequence[Share]) -> None:
-    """Raise SpecError for a share that the sandbox's others leave no room for, or that does not exist."""
-    from kata_dind.host.shareable import require_shareable
+    """Raise SpecError for a share that the sandbox's others leave no room for."""
     from kata_dind.spec import parse_spec
 
-    require_shareable(share.host_path)
     try:
         parse_spec(name=name, shares=(*others, share))
     except SpecError as error:
