@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 from kata_dind.errors import KataDindError
@@ -75,6 +76,10 @@ class Status:
         if message not in self.warnings:  # it may be known since the guest was proven
             self.warnings.append(message)
         self._report(Event("warning", message))
+
+    def withdraw(self, messages: Collection[str]) -> None:
+        """Forget warnings whose cause is gone."""
+        self.warnings[:] = [warning for warning in self.warnings if warning not in messages]
 
     def problem(self, message: str, *, solved: str, unsure: bool = False) -> None:
         """Report a problem that the sandbox runs on with, or, by an empty message, its end.

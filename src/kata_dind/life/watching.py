@@ -71,6 +71,10 @@ class SharesWatch:
         self._pending: dict[str, None] = {}
         self._arrived = asyncio.Event()
         self._forgetting: asyncio.TimerHandle | None = None
+        self._warnings: set[str] = set()
+        """What holds for as long as this watch does."""
+        self._not_told: list[str] = []
+        """Those of them that are about shares."""
 
     def follow(self, guest: Guest) -> None:
         """Begin to watch the shares, and to tell a guest."""
@@ -95,9 +99,12 @@ class SharesWatch:
         if self._watcher is None:
             return
         shares = self._record.read("spec.json").get("shares") or []
-        for share in shares:
-            if share["read_only"] and (warning := _read_only(share)) not in self._status.warnings:
+        not_told = [_read_only(share) for share in shares if share["read_only"]]
+        self._withdraw({*self._not_told} - {*not_told})
+        for warning in not_told:
+            if warning not in self._not_told:
                 self._warn(warning)
+        self._not_told = not_told
         self._watcher.watch({share["guest_path"]: Path(share["host_path"]) for share in shares
                              if not share["read_only"]})  # fmt: skip
 
@@ -117,6 +124,8 @@ class SharesWatch:
         if self._forgetting is not None:
             self._forgetting.cancel()
         self._pending.clear()
+        self._withdraw({*self._warnings})
+        self._not_told = []
 
     def _changed(self, guest_path: str, below: list[str]) -> None:
         for path in below:
@@ -159,8 +168,15 @@ class SharesWatch:
             self._forgetting = call_later(_ECHO_SECONDS, self._watcher.forget, time.monotonic())
 
     def _warn(self, message: str) -> None:
+        self._warnings.add(message)
         self._status.warn(message)
         self._status.write()
+
+    def _withdraw(self, warnings: set[str]) -> None:
+        if warnings:
+            self._warnings -= warnings
+            self._status.withdraw(warnings)
+            self._status.write()
 
 
 class Watcher:

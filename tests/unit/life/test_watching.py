@@ -207,6 +207,11 @@ def test_what_can_not_be_watched_is_said_once(record: Record, shared: Path, tmp_
                 f"--watch: changes in '{gone}' are not seen: No such file or directory",
             }
             assert record.read("status.json")["warnings"] == kept.status.warnings
+            kept.share((gone, "/gone", False))
+            await kept.watch.wait_until_watched()
+            assert kept.status.warnings == [f"--watch: changes in '{gone}' are not seen: No such file or directory"]
+            kept.status.warnings.append("of another thing")
+        assert kept.status.warnings == record.read("status.json")["warnings"] == ["of another thing"]
 
     run(scenario)
 
