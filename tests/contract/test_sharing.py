@@ -14,7 +14,7 @@ from kata_dind.cli.request import parsed_share
 from kata_dind.errors import SandboxError, SpecError
 from kata_dind.progress import Event
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, require_sandbox, start, up
-from kata_dind.sandbox.sharing import add_share, list_shares, remove_share
+from kata_dind.sandbox.sharing import add_share, list_shares, remove_share, watch_shares
 from kata_dind.spec import parse_spec
 
 pytestmark = pytest.mark.usefixtures("fake_backend")
@@ -98,6 +98,21 @@ def test_a_running_sandbox_says_what_it_can_not(sandbox: Sandbox, tmp_path: Path
     with pytest.raises(SandboxError, match="can't give a running sandbox a share"):
         add_share("demo", parsed_share(f"{tmp_path}"))
     assert list_shares("demo") == []
+
+
+def test_changes_are_told_from_the_time_that_they_are_asked_for(sandbox: Sandbox) -> None:
+    def kept() -> tuple[bool, bool]:
+        fields = json.loads((sandbox.directory / "spec.json").read_text())
+        return fields["watch"], "watch" in fields["given"]
+
+    for on in (True, True, False):
+        watch_shares("demo", on=on)
+        assert kept() == (on, on)
+    sandbox.stop()
+    watch_shares("demo", on=True)
+    assert kept() == (True, True)
+    start("demo")
+    assert sandbox.inspect()["spec"]["watch"]
 
 
 def test_a_sandbox_that_is_being_saved_gets_no_share(tmp_path: Path) -> None:

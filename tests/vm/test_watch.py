@@ -206,3 +206,10 @@ def test_shares_that_come_later_are_watched_and_it_is_kept_over_a_stop(shared: P
         reader.wait_for("watching\n")
         (later / "file").write_text("fourth")
         reader.wait_for("MODIFY /app/file fourth\n")
+        succeed("share", "watch", sandbox.name, "--off")
+        (later / "file").write_text("nobody is told")
+        succeed("share", "watch", sandbox.name)
+        (later / "file").write_text("fifth")
+        reader.wait_for("MODIFY /app/file fifth\n")
+        with reader.container() as container:
+            assert b"nobody is told" not in container.logs()

@@ -49,7 +49,7 @@ _VERBS = (
 _GROUPS = {
     "volume": ("List, grow, check and remove volumes. A volume is a data root that outlives its sandboxes.",
                ("ls", "inspect", "resize", "fsck", "rm")),
-    "share": ("Add, list and remove files of this host that a sandbox sees.", ("add", "ls", "rm")),
+    "share": ("Add, list and remove files of this host that a sandbox sees.", ("add", "ls", "rm", "watch")),
     "seed": ("Make, list, check, carry and remove seeds. A seed is a ready machine that sandboxes start from.",
              ("build", "ls", "inspect", "rm", "verify", "export", "import")),
     "image": ("Make, fetch, list and remove dind images. A dind image has a Docker daemon in it.",

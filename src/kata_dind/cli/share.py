@@ -28,6 +28,8 @@ Paths = Annotated[
     ),
 ]
 
+Off = Annotated[bool, typer.Option("--off", help="Let them see it no longer.")]
+
 _HEADER = ("HOST", "GUEST", "MODE", "EXISTS")
 
 
@@ -62,6 +64,20 @@ def rm(session: Session, name: Name, paths: Paths, *, json: Json = False) -> Non
         remove_share(name, str(parsed_share(path).guest_path))
     if json:
         print_json(list_shares(name))
+
+
+@takes_session
+def watch(session: Session, name: Name, *, off: Off = False, json: Json = False) -> None:
+    """Let programs in containers that watch shared files see what this host changes in them, as `up --watch` does.
+
+    This holds from now on, and at the sandbox's later starts.
+    """
+    from kata_dind.sandbox.sharing import watch_shares
+
+    sandbox = session.sandboxes.require_sandbox(name)
+    watch_shares(name, on=not off)
+    if json:
+        print_json(sandbox.inspect())
 
 
 @takes_session

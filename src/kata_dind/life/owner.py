@@ -32,7 +32,7 @@ from kata_dind.life.status import Status
 from kata_dind.life.watching import SharesWatch
 from kata_dind.progress import Report
 from kata_dind.proof.verdict import Verdict
-from kata_dind.store.sandboxes import Record, keep_shares
+from kata_dind.store.sandboxes import Record, keep_shares, keep_watch
 from kata_dind.wire.channel import first_of
 from kata_dind.wire.requests import StreamLost
 
@@ -167,20 +167,33 @@ class Owner:
             plan = await self._require_sharing().unshare(guest_path)
             self._keep_shares(plan, lambda shares: [share for share in shares if share["guest_path"] != guest_path])
 
+    async def watch(self, *, on: bool) -> None:
+        """Tell containers of changes in shares from now on, or no longer. Raises SandboxError as `share` does."""
+        async with self._sharing:
+            guest = self._require_running()
+            keep_watch(self._record, on=on)
+            await self._watch.unfollow()
+            self._watch.follow(guest)
+            await self._watch.wait_until_watched()
+
     def _require_sharing(self) -> SharingGuest:
-        name = self._record.name
-        if self._suspending is not None:
-            raise SandboxError(f"the sandbox '{name}' is being saved", id="sandbox.not-running",
-                               hint=f"kata-dind start {name}, when it is saved")  # fmt: skip
-        if self._guest is None or self._going_down or self._stop.is_set():
-            raise SandboxError(f"the sandbox '{name}' is {self._status.state}", id="sandbox.not-running")
+        name, guest = self._record.name, self._require_running()
         if not self._backend.shares_later:
             raise SandboxError(
                 f"the backend {self._plan.backend} can't give a running sandbox a share",
                 id="share.not-supported",
                 hint=f"kata-dind stop {name}, the same command again, and kata-dind start {name}",
             )
-        return cast(SharingGuest, self._guest)
+        return cast(SharingGuest, guest)
+
+    def _require_running(self) -> Guest:
+        name = self._record.name
+        if self._suspending is not None:
+            raise SandboxError(f"the sandbox '{name}' is being saved", id="sandbox.not-running",
+                               hint=f"kata-dind start {name}, when it is saved")  # fmt: skip
+        if self._guest is None or self._going_down or self._stop.is_set():
+            raise SandboxError(f"the sandbox '{name}' is {self._status.state}", id="sandbox.not-running")
+        return self._guest
 
     def _keep_shares(self, plan: AnyPlan, change: Callable[[list[Any]], list[Any]]) -> None:
         self._plan = plan

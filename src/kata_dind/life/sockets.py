@@ -37,6 +37,9 @@ class Commanded(Protocol):
     async def unshare(self, guest_path: str) -> None:
         """Take a share away. Raises KataDindError."""
 
+    async def watch(self, *, on: bool) -> None:
+        """Tell containers of changes in shares, or no longer. Raises KataDindError."""
+
 
 class Sockets:
     """The sockets, and the clients that are connected to them."""
@@ -83,6 +86,8 @@ class Sockets:
                 stream.close(await _answered(self._commanded.share(request["share"])))
             elif request.get("kind") == "unshare":
                 stream.close(await _answered(self._commanded.unshare(str(request["guest_path"]))))
+            elif request.get("kind") == "watch":
+                stream.close(await _answered(self._commanded.watch(on=bool(request["on"]))))
             elif request.get("kind") == "stop":
                 stream.close({})
                 if request.get("discard"):

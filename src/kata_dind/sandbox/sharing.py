@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kata_dind.errors import SandboxError, SpecError, error_from_fields
 from kata_dind.progress import Event, Report, silent
 from kata_dind.sandbox import api
-from kata_dind.store.sandboxes import keep_shares, require_record
+from kata_dind.store.sandboxes import keep_shares, keep_watch, require_record
 
 if TYPE_CHECKING:
     from kata_dind.sandbox.handle import Sandbox
@@ -70,6 +70,23 @@ def remove_share(name: str, guest_path: str) -> None:
         _ask(record, {"kind": "unshare", "guest_path": guest_path})
     else:
         _change(record, lambda shares: [share for share in shares if share["guest_path"] != guest_path])
+
+
+def watch_shares(name: str, *, on: bool) -> None:
+    """Tell programs in a sandbox's containers of changes in its shares, from now on and in later starts, or no longer.
+
+    Raises SpecError for a backend that can't; SandboxError for a sandbox that is being saved or stopped.
+    """
+    from kata_dind.spec import parse_spec
+
+    record = require_record(name)
+    if on:
+        parse_spec(name=name, backend=record.read("spec.json").get("backend"), watch=True)
+    if record.is_owned():
+        _ask(record, {"kind": "watch", "on": on})
+    else:
+        with record.owned():
+            keep_watch(record, on=on)
 
 
 def _resume_with(sandbox: Sandbox, record: Record, fields: dict[str, Any], *, report: Report) -> None:

@@ -116,10 +116,18 @@ def sandboxes_directory() -> Path:
 
 def keep_shares(record: Record, change: Callable[[list[Any]], list[Any]]) -> None:
     """Change the shares that a sandbox's later starts have; the caller must own the sandbox."""
+    _keep(record, "shares", change(record.read("spec.json").get("shares") or []))
+
+
+def keep_watch(record: Record, *, on: bool) -> None:
+    """Change whether a sandbox's later starts tell its containers of changes; the caller must own the sandbox."""
+    _keep(record, "watch", on)
+
+
+def _keep(record: Record, field: str, value: Any) -> None:
     spec = record.read("spec.json")
-    shares = change(spec.get("shares") or [])
-    given = {*spec.get("given", ()), "shares"}
-    record.write("spec.json", {**spec, "shares": shares, "given": sorted(given if shares else given - {"shares"})})
+    given = {*spec.get("given", ()), field}
+    record.write("spec.json", {**spec, field: value, "given": sorted(given if value else given - {field})})
 
 
 def _shelf() -> Shelf:
