@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.vm.driver import STOP_SECONDS, kata_dind, start_kata_dind, states
+from tests.web_clients import get, listens
 
 pytestmark = pytest.mark.requires("qemu")
 
+_TRAP, _WAIT = "trap 'echo caught; exit 9' TERM INT", "while :; do sleep 0.1; done"
 _SMALL = ("--data-root", "memory", "--size", "512M")
 
 
@@ -43,8 +47,22 @@ def test_the_streams_and_the_exit_code_are_the_containers() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "a\nb\nblue\n", "err\n")
 
 
+def test_a_container_has_what_is_shared_and_its_ports_are_published(tmp_path: Path) -> None:
+    (shared := tmp_path / "with space").mkdir()
+    (shared / "index.html").write_text("from the host\n")
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = int(found.getsockname()[1])
+    script = f"{_TRAP}; /bin/busybox httpd -p 80 -h {shlex.quote(str(shared))}; {_WAIT}"
+    options = ["--share", str(shared), "-p", f"{port}:80"]
+    with start_kata_dind(tmp_path, "run", *_SMALL, *options, "kata-dind/hello", "sh", "-c", script) as command:
+        command.wait_until(lambda: listens("127.0.0.1", port), what="publishes the port")
+        assert get("127.0.0.1", port) == "from the host"
+        command.process.send_signal(signal.SIGTERM)
+        assert command.wait(timeout_seconds=STOP_SECONDS) == 9
+
+
 def test_signals_reach_the_container(tmp_path: Path) -> None:
-    script = "trap 'echo caught; exit 9' TERM INT; echo ready; while :; do sleep 0.1; done"
+    script = f"{_TRAP}; echo ready; {_WAIT}"
     with start_kata_dind(tmp_path, "run", *_SMALL, "kata-dind/hello", "sh", "-c", script) as command:
         command.wait_until(lambda: command.stdout == "ready\n", what="runs the container")
         command.process.send_signal(signal.SIGTERM)

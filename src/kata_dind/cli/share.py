@@ -8,6 +8,7 @@ import typer
 
 from kata_dind.cli import completion
 from kata_dind.cli.options import Json, Name, takes_session
+from kata_dind.cli.options.declare import flag
 from kata_dind.cli.output import print_json, print_table, progress
 from kata_dind.cli.request import parsed_share
 from kata_dind.cli.session import Session
@@ -28,7 +29,7 @@ Paths = Annotated[
     ),
 ]
 
-Off = Annotated[bool, typer.Option("--off", help="Let them see it no longer.")]
+Off = Annotated[bool, flag("--off", variable="SHARE_WATCH_OFF", help_text="Let them see it no longer.")]
 
 _HEADER = ("HOST", "GUEST", "MODE", "EXISTS")
 

@@ -272,6 +272,12 @@ def test_the_guests_docker_run() -> None:
     assert docker_run_argv("alpine", [], environment={}, tty=True) == [
         "docker", "run", "--rm", "--interactive", "--tty", "alpine",
     ]  # fmt: skip
+    spec = parse_spec(name="demo", shares=["/src", "/data:/etc/data:ro"])
+    argv = docker_run_argv("alpine", ["ls"], environment={"A": "b"}, published=["80"], shares=spec.shares, tty=False)
+    assert argv == [
+        "docker", "run", "--rm", "--interactive", "--env", "A=b", "--publish", "80",
+        "--volume", "/src:/src:rw", "--volume", "/etc/data:/etc/data:ro", "alpine", "ls",
+    ]  # fmt: skip
 
 
 def test_facts_for_the_built_in_image() -> None:
