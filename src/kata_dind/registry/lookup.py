@@ -45,6 +45,8 @@ class Asked:
     _refused: Mapping[str, str]
     _give_up: Callable[[str], None]
     """Is told the reference of what is late."""
+    has_begun: bool
+    """Whether a registry is asked for some of them from now on, which may have answered already."""
 
     def pending(self) -> Sequence[Future[_Answer]]:
         """Return what is still to come."""
@@ -95,15 +97,19 @@ class Lookup:
         """Ask for what isn't known or under way, without waiting for anything."""
         answers: dict[str, Future[_Answer]] = {}
         refused: dict[str, str] = {}
+        has_begun = False
         for reference in dict.fromkeys(references):
             try:
-                answers[reference] = self._asked(reference, keyring, deadline)
+                answers[reference], is_new = self._asked(reference, keyring, deadline)
+                has_begun |= is_new
             except Unread as failure:
                 refused[reference] = failure.because
         # Who has spent the time on pull secrets learns nothing of the registry.
-        return Asked(deadline, answers, refused, self._give_up if deadline.is_fresh() else _learn_nothing)
+        give_up = self._give_up if deadline.is_fresh() else _learn_nothing
+        return Asked(deadline, answers, refused, give_up, has_begun)
 
-    def _asked(self, reference: str, keyring: Keyring, deadline: Deadline) -> Future[_Answer]:
+    def _asked(self, reference: str, keyring: Keyring, deadline: Deadline) -> tuple[Future[_Answer], bool]:
+        """Return what has the answer or will have it, and whether nobody had asked before."""
         image = remote_image(reference)
         if image is None:
             raise Unread("it is not the reference of an image in a registry")
@@ -114,14 +120,14 @@ class Lookup:
         key = (image.name, image.wanted, fingerprint(credentials))
         known = self._answers.find(key)
         if known is not None and known.done():
-            return known
+            return known, False
         until, because = self._silent.get(image.registry, (0.0, ""))
         if self._clock() < until:
             raise Unread(because)
         if known is not None:
-            return known
+            return known, False
         try:
-            return self._answers.begin(key, functools.partial(self._answer, image, credentials, deadline))
+            return self._answers.begin(key, functools.partial(self._answer, image, credentials, deadline)), True
         except Busy as busy:
             raise Unread(f"it can't be looked up now ({busy})") from None
 

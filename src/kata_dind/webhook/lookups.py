@@ -81,6 +81,11 @@ class Search:
         left_seconds = self.deadline.left_seconds()
         return self._asked.pending() if left_seconds else (), left_seconds
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this search has made a registry be asked."""
+        return self._asked is not None and self._asked.has_begun
+
     def found(self, late: str = "") -> Found:
         """Return what is known by now; `late` is a clause for what is still to come."""
         found = self._asked.found(late) if self._asked else Found(unread=dict.fromkeys(self.images, late))
@@ -115,7 +120,7 @@ class Lookups:
             secrets = self._secrets.ask(namespace, pull_secrets_of(pod))
         search = Search(lookup, images, secrets, deadline, Deadline(deadline.seconds / 2))
         pending, _ = search.advance()
-        if not pending:
+        if not pending and not search.has_begun:
             return self._looked(search.found(), Result.REMEMBERED)
         if self._waiting >= self._most_waiting:
             return self._looked(search.found("too many pods are waiting for registries"), Result.SKIPPED)

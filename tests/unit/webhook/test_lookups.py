@@ -79,6 +79,20 @@ def test_a_failure_is_waited_for_once(silent_host: str) -> None:
     assert value(metrics, "lookups_waiting") == 0
 
 
+def test_an_answer_that_comes_at_once_was_asked_for_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AtOnce(threading.Thread):
+        start = threading.Thread.run
+
+    monkeypatch.setattr("kata_dind.registry.once.threading.Thread", AtOnce)
+    metrics = Metrics()
+    lookups = Lookups(metrics)
+    search = lookups.begin(UNKNOWN, "ci", policy_with())
+    assert isinstance(search, Search)
+    asyncio.run(lookups.wait(search))
+    assert value(metrics, "lookup_seconds_count") == 1
+    assert isinstance(lookups.begin(UNKNOWN, "ci", policy_with()), Looked)
+
+
 def test_above_the_limit_nobody_waits(silent_host: str) -> None:
     metrics = Metrics()
     lookups, image = Lookups(metrics, most_waiting=0), f"{silent_host}/ci"
