@@ -15,6 +15,7 @@ import docker.errors
 import pytest
 
 from kata_dind.sandbox.api import list_sandboxes
+from scripts import build_rootless
 from tests.vm.driver import START_SECONDS, SandboxDriver, kata_dind, succeed
 
 pytestmark = pytest.mark.requires("qemu", "virtiofsd")
@@ -155,3 +156,25 @@ def test_what_a_booted_sandbox_gets_and_what_it_is_refused(
     os.symlink("loop", tmp_path / "loop")  # noqa: PTH211 - to itself
     told = kata_dind("share", "add", sandbox.name, str(tmp_path / "loop"))
     assert (told.returncode, "symbolic links" in told.stderr) == (2, True), told.stderr
+
+
+@pytest.mark.thorough
+def test_a_rootless_docker_gets_shares_while_it_runs(shared: Path) -> None:
+    shared.chmod(0o777)
+    build_rootless.require_rootless("20.10")
+    with dropped("rootless"):
+        succeed("up", "rootless", "--image", "dind:20.10-rootless", "--network", "none")
+        rootless = SandboxDriver("rootless")
+        succeed("docker", "rootless", "--", "image", "inspect", "kata-dind/hello")
+        succeed("share", "add", "rootless", str(shared))
+        client = connected(rootless)
+        assert run(client, "cat /app/file; echo theirs >/app/new", f"{shared}:/app") == b"first\n"
+        assert ((shared / "new").read_text(), (shared / "new").stat().st_uid) == ("theirs\n", 1000)
+        run(client, "/bin/busybox sleep 1000", f"{shared}:/app", detach=True, name="busy")
+        in_use = kata_dind("share", "rm", "rootless", str(shared))
+        assert (in_use.returncode, "it is in use by busybox" in in_use.stderr) == (4, True), in_use.stderr
+        rootless.succeed("docker rm -f busy")
+        succeed("share", "rm", "rootless", str(shared))
+        with pytest.raises(docker.errors.APIError, match="is not shared with"):
+            run(client, "true", f"{shared}:/app")
+        client.close()

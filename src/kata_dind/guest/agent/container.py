@@ -12,7 +12,7 @@ import struct
 import time
 
 from . import libc, spawn
-from .shares import SHARED, cover, mounts_of
+from .shares import SHARED, cover, mounts_of, with_shares
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,16 +177,22 @@ def attach_shares(pid: int, shares: Sequence[str], places: Sequence[Place] = ())
     """
 
     def become() -> None:
-        container = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
-        ours = [place for place in places if os.path.sameopenfile(place.namespace, container)]
-        known = {f"{place.share} {place.path}" for place in ours if not place.below}
-        trees = _clone_shares([share for share in shares if share not in known])
+        namespaces = [os.open(f"/proc/{each}/ns/mnt", os.O_RDONLY) for each in with_shares(pid)]
+        missing = [(namespace, _clone_shares(_not_at(places, namespace, shares))) for namespace in namespaces]
         cover(places, [share.partition(" ")[0] for share in shares])
-        libc.setns(container, libc.CLONE_NEWNS)
-        _attach(trees, "")
+        for namespace, trees in missing:
+            libc.setns(namespace, libc.CLONE_NEWNS)
+            _attach(trees, "")
         os._exit(0)
 
     return spawn.spawn(become, size=None, keep=[fd for place in places for fd in place.descriptors])
+
+
+def _not_at(places: Sequence[Place], namespace: int, shares: Sequence[str]) -> list[str]:
+    """Return the shares that were not mounted in a namespace before the machine was suspended."""
+    ours = [place for place in places if os.path.sameopenfile(place.namespace, namespace)]
+    known = {f"{place.share} {place.path}" for place in ours if not place.below}
+    return [share for share in shares if share not in known]
 
 
 def detach_share(pid: int, share: str) -> spawn.Child:
@@ -196,11 +202,12 @@ def detach_share(pid: int, share: str) -> spawn.Child:
         name, _, path = share.partition(" ")
         if os.path.ismount(f"{SHARED}/{name}/."):
             libc.detach(f"{SHARED}/{name}")
-        mounted = [mount.path for mount in mounts_of(pid)]
-        libc.setns(os.pidfd_open(pid), libc.CLONE_NEWNS)
-        place = os.path.realpath(path)
-        for _ in range(mounted.count(place)):  # one more for each time that the machine was suspended
-            libc.detach(place)
+        inside = [(os.pidfd_open(each), [mount.path for mount in mounts_of(each)]) for each in with_shares(pid)]
+        for process, mounted in inside:
+            libc.setns(process, libc.CLONE_NEWNS)
+            place = os.path.realpath(path)
+            for _ in range(mounted.count(place)):  # one more for each time that the machine was suspended
+                libc.detach(place)
         os._exit(0)
 
     return spawn.spawn(become, size=None)

@@ -193,12 +193,32 @@ def share_devices() -> dict[str, str]:
 
 def users_of(share: str, own_pid: int) -> list[str]:
     """Return which containers have mounted a share, beside the one that dockerd itself is in."""
-    devices, own = share_devices(), os.stat(f"/proc/{own_pid}/ns/mnt").st_ino
+    devices, own = share_devices(), [_namespace_of(pid) for pid in with_shares(own_pid)]
     return [
         _name_of(pid)
         for pid in _one_of_each_namespace()
-        if os.stat(f"/proc/{pid}/ns/mnt").st_ino != own and any(place.share == share for place in _closed(pid, devices))
+        if _namespace_of(pid) not in own and any(place.share == share for place in _closed(pid, devices))
     ]
+
+
+def with_shares(own_pid: int) -> list[int]:
+    """Return a process of each mount namespace that gets every share.
+
+    These are the container's and, where dockerd is rootless, its own, in which containers' binds have their sources.
+    """
+    cgroup, found = _read(f"/proc/{own_pid}/cgroup"), {_namespace_of(own_pid): own_pid}
+    for pid in _pids():
+        # A dockerd in one of dockerd's containers has another cgroup.
+        if _read(f"/proc/{pid}/comm") == "dockerd\n" and _read(f"/proc/{pid}/cgroup") == cgroup:
+            try:
+                found.setdefault(_namespace_of(pid), pid)
+            except OSError:
+                continue
+    return [*found.values()]
+
+
+def _namespace_of(pid: int) -> int:
+    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
 
 
 def mounts_of(pid: int) -> list[Mounted]:
