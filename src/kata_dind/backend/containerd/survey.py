@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +47,11 @@ def survey(containerd: Containerd) -> Survey:
             raise _not_ready(condition.message or condition.reason)
     files = ContainerdFiles(tuple(_containerd_files(containerd.address)))
     handlers = parse_handlers(json.loads(status.info.get("config") or "{}"), files)
-    return Survey(version.runtime_version, tuple(with_kata(each) if each.is_kata else each for each in handlers))
+    places = find_shim_places(pid_behind(containerd.address))
+    return Survey(
+        version.runtime_version,
+        tuple(with_kata(each, shim_places=places) if each.is_kata else each for each in handlers),
+    )
 
 
 def _not_ready(details: str) -> ContainerdError:
@@ -53,12 +59,12 @@ def _not_ready(details: str) -> ContainerdError:
                            hint="systemctl status containerd")  # fmt: skip
 
 
-def with_kata(handler: Handler) -> Handler:
-    """Return a handler with what Kata's files, and its shim, tell of it."""
+def with_kata(handler: Handler, *, shim_places: str = "") -> Handler:
+    """Return a handler with what Kata's files, and its shim, tell of it; the places are directories, as in PATH."""
     named = [Path(handler.config_path)] if handler.config_path else default_configurations(handler.runtime_type)
     found = next((path for path in named if path.is_file()), None)
     kata = KataConfiguration(tuple(read_kata_files(found))) if found else None
-    return dataclasses.replace(handler, kata=kata, version=_kata_version(handler, found))
+    return dataclasses.replace(handler, kata=kata, version=_kata_version(handler, found, shim_places))
 
 
 def read_kata_files(path: Path) -> Iterator[TomlFile]:
@@ -68,13 +74,31 @@ def read_kata_files(path: Path) -> Iterator[TomlFile]:
         yield from _read(file)
 
 
-def _kata_version(handler: Handler, configuration: Path | None) -> str:
+def find_shim_places(pid: int) -> str:
+    """Return where a containerd looks for shims, as in PATH: its own PATH, and the directory that it lies in.
+
+    That PATH need not be ours: a service may have it in its unit, and k3s sets it. Empty for a process of a user other
+    than root and us, who could have us run a program. Source: containerd, `shimBinary` in core/runtime/v2.
+    """
+    process = Path(f"/proc/{pid}")
+    try:
+        if process.stat().st_uid not in (0, os.geteuid()):
+            return ""
+        variables = (process / "environ").read_bytes().split(b"\0")
+        own = (process / "exe").readlink()
+    except OSError:
+        return ""
+    path = next((os.fsdecode(each[5:]) for each in variables if each.startswith(b"PATH=")), "")
+    return os.pathsep.join(filter(None, [path, str(own.parent)]))
+
+
+def _kata_version(handler: Handler, configuration: Path | None, shim_places: str) -> str:
     """Return Kata's version: from the file of an installation by kata-deploy, else from the shim's own words."""
     for place in [configuration, *configuration.resolve().parents] if configuration else []:
         if (file := place / "VERSION").is_file():
             return file.read_text(errors="replace").strip()
     name = "containerd-shim-" + handler.runtime_type.removeprefix("io.containerd.").replace(".", "-")
-    shim = Path(handler.runtime_path) if handler.runtime_path else find_tool(name)
+    shim = Path(handler.runtime_path) if handler.runtime_path else _find_shim(name, shim_places)
     if shim is None or not shim.is_file():
         return ""
     try:
@@ -83,6 +107,11 @@ def _kata_version(handler: Handler, configuration: Path | None) -> str:
         return ""
     match = _VERSION.search(said)
     return match[1] if match else ""
+
+
+def _find_shim(name: str, places: str) -> Path | None:
+    found = shutil.which(name, path=places) if places else None
+    return Path(found) if found else find_tool(name)
 
 
 # --- containerd's own files

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from kata_dind.backend.containerd.handlers import ContainerdFiles, Handler, parse_handlers
-from kata_dind.backend.containerd.survey import read_kata_files, with_kata
+from kata_dind.backend.containerd.survey import find_shim_places, read_kata_files, with_kata
 
 CONFIGURATION = '[hypervisor.qemu]\nshared_fs = "virtio-fs"\n[runtime]\n'
 
@@ -64,6 +67,30 @@ def test_or_the_shim_is_asked(configuration: Path, tmp_path: Path, said: str, ve
     shim.write_text(f"#!/bin/sh\necho '{said}'\n")
     shim.chmod(0o755)
     assert with_kata(handler(configuration, shim=str(shim))).version == version
+
+
+def test_the_shim_is_looked_for_where_containerd_does(configuration: Path, tmp_path: Path) -> None:
+    on_path, beside = tmp_path / "on-path", tmp_path / "beside"
+    for directory, version in ((on_path, "4.1.0"), (beside, "4.0.0")):
+        directory.mkdir()
+        shim = directory / "containerd-shim-kata-qemu-v2"
+        shim.write_text(f"#!/bin/sh\necho 'shim, version: {version}, commit: ab'\n")
+        shim.chmod(0o755)
+    containerd = beside / "containerd"
+    shutil.copy("/bin/cat", containerd)
+    for path, expected in ((f"/nowhere:{on_path}", "4.1.0"), ("/nowhere", "4.0.0")):
+        with subprocess.Popen([containerd], bufsize=0, env={"PATH": path}, stdin=PIPE, stdout=PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b"\n")
+            process.stdout.readline()  # it runs, and is no longer a copy of us
+            places = find_shim_places(process.pid)
+            process.stdin.close()
+        assert places == f"{path}:{beside}"
+        assert with_kata(handler(configuration), shim_places=places).version == expected
+
+
+def test_a_process_that_is_gone_has_no_place_for_shims() -> None:
+    assert find_shim_places(0) == ""
 
 
 def test_a_configuration_that_is_missing_leaves_the_table_of_handlers(tmp_path: Path) -> None:
