@@ -44,6 +44,7 @@ def test_each_kind_is_proven_and_a_disk_keeps_its_data(sandboxes: Sandboxes, kin
     sandbox.run(["docker", "volume", "create", "kept"])
     sandbox.stop()
     assert (sandbox.state, sandbox.inspect()["error"]) == ("stopped", None)
+    assert "Daemon shutdown complete" in (sandbox.directory / "dockerd.log").read_text()
     start("demo")
     kept = sandbox.run(["docker", "volume", "ls", "--quiet"]).stdout
     assert kept == (b"" if kind == "memory" else b"kept\n")

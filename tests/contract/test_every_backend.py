@@ -20,6 +20,7 @@ from typing import Protocol
 import pytest
 
 from kata_dind.errors import BackendError, DockerdFailed, GuestNotReady, SandboxError, SpecError
+from kata_dind.host.json_files import read_json
 from kata_dind.progress import Event
 from kata_dind.proof.docker_api import DockerApi
 from kata_dind.sandbox.api import Sandbox, list_sandboxes, open_sandbox, require_sandbox, start, up
@@ -204,7 +205,7 @@ def test_a_signal_to_the_owner_ends_the_guest_in_order_or_leaves_it_running(subj
 
 def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_removed(lasting: Subject) -> None:
     sandbox = up(lasting.spec())
-    verdict = sandbox.inspect()["docker"]
+    verdict, started = sandbox.inspect()["docker"], read_json(sandbox.directory / "status.json")["started_at"]
     for end in (signal.SIGKILL, signal.SIGTERM):
         os.kill(supervisor_of(sandbox), end)
         wait_until(lambda: sandbox.summary().problem is not None)
@@ -212,6 +213,7 @@ def test_what_runs_without_an_owner_is_served_again_as_it_was_or_stopped_or_remo
         start("demo", report=events.append)
         assert "the guest is found" in [event.message for event in events]
         assert (sandbox.inspect()["docker"], sandbox.summary().problem) == (verdict, None)
+        assert read_json(sandbox.directory / "status.json")["started_at"] == started
         assert DockerApi(sandbox.endpoint, timeout_seconds=30).version()["ApiVersion"]
 
     os.kill(supervisor_of(sandbox), signal.SIGKILL)

@@ -58,7 +58,7 @@ class Owner:
         self._begin = begin or functools.partial(backend.begin, plan)
         self._volume = volume_of(plan, backend)
         self._proven = backend.proven(plan, record.directory)
-        self._status = Status(record, report=report)
+        self._status = Status(record, report=report, goes_on=self._proven is not None and plan.outlives_owner)
         self._container = FollowedContainer(record.directory / backend.logs["dockerd"], self._status)
         self._readiness = Readiness(record, plan, self._proven, status=self._status, container=self._container)
         self._ports = SandboxPorts(record, self._status)

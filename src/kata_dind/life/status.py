@@ -21,7 +21,8 @@ _REWRITE_SECONDS = 1.0
 class Status:
     """The status of one start, in memory and on file; `report` is told of phases and warnings."""
 
-    def __init__(self, record: Record, *, report: Report, started: float | None = None) -> None:
+    def __init__(self, record: Record, *, report: Report, started: float | None = None, goes_on: bool = False) -> None:
+        """`goes_on` says that the guest of the last start runs on, which is not younger for it."""
         self._record = record
         self._report = report
         self._started = time.monotonic() if started is None else started
@@ -33,6 +34,8 @@ class Status:
         self.warnings: list[str] = []
         self._phases: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started_at": time.time()}
+        if goes_on and "started_at" in earlier:
+            self._facts["started_at"] = earlier["started_at"]
         if self.earlier_verdict:  # kept, so that it is not forgotten when this start fails
             self._facts["verdict"] = self.earlier_verdict
         self._rewrite: asyncio.TimerHandle | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kata_dind.backend import Begun, Proven, Wish
-from kata_dind.backend.containerd.plan import pod_plan
+from kata_dind.backend.containerd.plan import CONTAINER_LOG, POD_DIRECTORY, pod_plan
 from kata_dind.backend.plan import AnyPlan
 from kata_dind.errors import ContainerdError
 from kata_dind.host.json_files import read_json
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kata_dind.progress import Report
 
 
+DOCKERD_LOG = "dockerd.log"
 _LOOK_SECONDS = 5.0
 """For each of the two calls that tell whether a pod runs: `ls` asks them of sandboxes whose owner is gone."""
 
@@ -25,7 +26,7 @@ _LOOK_SECONDS = 5.0
 class ContainerdBackend:
     """Pods on this host's containerd, which outlive their owner."""
 
-    logs: Mapping[str, str] = {"dockerd": "dockerd.log"}
+    logs: Mapping[str, str] = {"dockerd": DOCKERD_LOG}
     snapshots = None
     shares_later = False
 
@@ -90,12 +91,17 @@ class LastingPods:
     def stop(self, plan: AnyPlan, directory: Path, *, timeout_seconds: float) -> None:
         """End a sandbox's pod, and what is left of earlier ones. Raises ContainerdError, AbnormalShutdown."""
         from kata_dind.backend.containerd.client import connected
+        from kata_dind.backend.containerd.container_log import append_rest
         from kata_dind.backend.containerd.pods import end_pods, find_pods
 
         own = pod_plan(plan).own
         try:
             with connected(own.address) as containerd:
-                end_pods(containerd, find_pods(containerd, own.identity), name=plan.name)
+                try:
+                    end_pods(containerd, find_pods(containerd, own.identity), name=plan.name)
+                finally:
+                    # Nobody follows the log by now, and how dockerd went down is what people look for in it.
+                    append_rest(directory / POD_DIRECTORY / CONTAINER_LOG, directory / DOCKERD_LOG)
         except ContainerdError as error:
             if error.id == "containerd.no-socket":
                 error.hint = f"start containerd; where it is gone for good, with all its pods, delete {directory}"

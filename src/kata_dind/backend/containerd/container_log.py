@@ -105,6 +105,21 @@ class LogFollower:
         _write_position(self._position_file, 0)
 
 
+def append_rest(path: Path, log: Path) -> None:
+    """Append to a log what a container that has ended printed after its last follower stopped."""
+    position_file = path.with_suffix(".position")
+    try:
+        with path.open("rb") as file, log.open("ab") as sink:
+            file.seek(_read_position(position_file))
+            for line in file:
+                sink.writelines(part.data for part in parse_lines([line.rstrip(b"\n")]))
+            _write_position(position_file, file.tell())
+    except FileNotFoundError:  # it has printed nothing
+        return
+    except OSError as error:
+        logger.warning("the end of the container's log could not be kept: %s", error)
+
+
 def parse_lines(lines: list[bytes]) -> Iterator[Output]:
     """Return what was printed, from whole lines of the file; what is no such line is left out."""
     for line in lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from kata_dind.backend.containerd.container_log import LogFollower, parse_lines
+from kata_dind.backend.containerd.container_log import LogFollower, append_rest, parse_lines
 from kata_dind.wire.requests import Output
 
 TIME = b"2026-11-30T09:46:32.811810082Z"
@@ -71,3 +71,20 @@ def test_one_that_is_let_go_reads_no_more(tmp_path: Path) -> None:
     follower = LogFollower(log, reopen=nothing)
     follower.end(at_once=True)
     assert read_all(follower) == []
+
+
+def test_what_was_printed_after_the_last_follower_is_appended_once(tmp_path: Path) -> None:
+    log, kept = tmp_path / "dind.log", tmp_path / "dockerd.log"
+    log.write_bytes(line(b"read"))
+    kept.write_bytes(b"read\n")
+    assert read_all(LogFollower(log, reopen=nothing)) == [Output(b"read\n")]
+    with log.open("ab") as file:
+        file.write(line(b"going ", whole=False) + line(b"down", stream=b"stderr") + b"damaged\n")
+    for _ in range(2):
+        append_rest(log, kept)
+        assert kept.read_bytes() == b"read\ngoing down\n"
+
+
+def test_a_container_that_has_printed_nothing_makes_no_log(tmp_path: Path) -> None:
+    append_rest(tmp_path / "absent.log", tmp_path / "dockerd.log")
+    assert [*tmp_path.iterdir()] == []
