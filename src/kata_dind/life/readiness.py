@@ -120,8 +120,8 @@ class Readiness:
 
 def gone(guest: Guest) -> SandboxError:
     """Return the error of a guest that has ended by itself."""
-    evidence = guest.evidence()
-    return SandboxError(f"the guest is gone: {evidence.partition(chr(10))[0]}", id="guest.gone", details=evidence)
+    first, _, rest = guest.evidence().partition("\n")
+    return SandboxError(f"the guest is gone: {first}", id="guest.gone", details=rest)
 
 
 @contextlib.asynccontextmanager

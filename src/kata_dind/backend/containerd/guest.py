@@ -247,7 +247,7 @@ class PodGuest:
             self._end = "the pod was removed by somebody else"
             return False
         if answer.status.state != POD_READY:
-            self._end = "the pod has ended: its virtual machine, or what stands for it, is gone"
+            self._end = "its pod has ended"
             return False
         return True
 
