@@ -236,7 +236,7 @@ def test_commands_run_over_the_control_socket(tmp_path: Path) -> None:
         async with running(start):
             result = await start.exec("sh", "-c", "wc -c; echo err >&2; exit 3", stdin=bytes(1 << 20))
             assert result == ExecResult(3, b"1048576\n", b"err\n")
-            with pytest.raises(SandboxError, match="could not run the command: FileNotFoundError"):
+            with pytest.raises(SandboxError, match="could not be run: FileNotFoundError"):
                 await start.exec("/no/such/program")
 
     run(scenario())

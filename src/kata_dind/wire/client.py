@@ -278,7 +278,7 @@ class _Session:
 
 def _exit_code(result: dict[str, Any]) -> int:
     if "error" in result:
-        raise SandboxError(f"the guest could not run the command: {result['error']}", id="guest.command-not-run")
+        raise SandboxError(f"the command could not be run: {result['error']}", id="guest.command-not-run")
     if "exit_code" not in result:
         raise GuestNotReady("the sandbox ended before the command did", id="sandbox.ended")
     code = result["exit_code"]

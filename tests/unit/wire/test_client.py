@@ -169,7 +169,7 @@ def test_a_sandbox_that_ends_meanwhile_is_told(path: Path) -> None:
 
 
 def test_what_the_guest_cannot_run_is_its_error(path: Path) -> None:
-    with pytest.raises(SandboxError, match="the guest could not run the command: ProcessLookupError: no container"):
+    with pytest.raises(SandboxError, match="the command could not be run: ProcessLookupError: no container"):
         run(path, "refuse")
 
 

@@ -118,7 +118,7 @@ class PodGuest:
             case Container(check):
                 return self._container(check=check)
             case Exec(where=Where.GUEST):
-                why = "the containerd backend has no way into the guest but the container; leave out --guest"
+                why = "the backend containerd has no way into the guest but the container; leave out --guest"
                 return RefusedStream(why)
             case Exec():
                 return self._command(request)
