@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from kata_dind.backend.containerd.streaming import CommandStream
+from kata_dind.backend.containerd.streaming import CommandStream, OpenUrl, Streams
 from kata_dind.backend.dockerd import DOCKER_SOCKET
 from kata_dind.errors import KataDindError
-from kata_dind.wire.requests import StreamLost
+from kata_dind.wire.requests import Output, StreamLost
+
+logger = logging.getLogger(__name__)
+
+_MARK = "KATA_DIND_CONNECTION"
+_INPUT = "/dev/kata-dind.connection."
 
 # A connection waits for dockerd's socket in the container, so that nobody has to ask again and again: a command in a
 # container takes a tenth of a second of processor time. The program is Docker's own client, which all images have, and
-# which ends its half of the connection when we do.
+# which ends its half of the connection when its input ends: a FIFO, to which others than its cat may write. What the
+# connections before it have left there is removed.
 CONNECT = f"""
 until [ -S {DOCKER_SOCKET} ]; do sleep 0.1; done
+input={_INPUT}${_MARK}
+mkfifo -m 0600 "$input"
+exec 3<&0
+cat <&3 >"$input" &
+echo "$!" >"$input.cat"
+exec <"$input" 3<&-
+set --
+for file in {_INPUT}*.cat; do
+	read -r pid 2>/dev/null <"$file" || continue
+	kill -0 "$pid" 2>/dev/null || set -- "$@" "$file" "${{file%.cat}}"
+done
+[ "$#" = 0 ] || rm -f "$@"
 exec env -u DOCKER_TLS_VERIFY DOCKER_HOST=unix://{DOCKER_SOCKET} docker system dial-stdio
 """
 
-_MARK = "KATA_DIND_CONNECTION"
+_END_INPUT = """
+until [ -s "$1.cat" ]; do sleep 0.1; done
+read -r pid <"$1.cat" && kill "$pid" 2>/dev/null || :
+"""
+_GO_ON_WITH_INPUT = f'cat >"$1" || :; {_END_INPUT.strip()}'
 
 # Its words are the mark of those that it spares, or nothing, and the marks of those that it ends. KILL, since later
 # versions of Docker's client wait for their streams after a TERM.
@@ -34,6 +57,11 @@ for file in $(for mark; do grep -lsF "{_MARK}=$mark" /proc/[0-9]*/environ; done)
 done
 """
 
+_UPGRADED = b"HTTP/1.1 101 "
+"""What begins dockerd's answer to a client that speaks another protocol from there on, in both directions."""
+
+_ANSWER_SECONDS = 10.0
+"""How long a client that has ended its half waits for an answer before dockerd is told of that."""
 _SPARE_SECONDS = 20.0
 _LEAVE_SECONDS = 2.0
 """How long a spare one may take to end in order."""
@@ -47,6 +75,100 @@ Run = Callable[..., Coroutine[Any, Any, str]]
 def connection_argv(mark: str) -> tuple[str, ...]:
     """Return the command of a connection, by whose mark it can be found."""
     return ("env", f"{_MARK}={mark}", "sh", "-c", CONNECT)
+
+
+def end_input_argv(mark: str) -> tuple[str, ...]:
+    """Return the command that ends a connection's input, of which all must have arrived."""
+    return ("sh", "-c", _END_INPUT, "sh", _INPUT + mark)
+
+
+def more_input_argv(mark: str) -> tuple[str, ...]:
+    """Return the command whose input goes on with that of a connection, and ends it."""
+    return ("env", f"{_MARK}={mark}", "sh", "-c", _GO_ON_WITH_INPUT, "sh", _INPUT + mark)
+
+
+class Connection(CommandStream):
+    """A connection to dockerd, whose halves end one by one.
+
+    Once the input of a command was ended, Kata's Go runtime gives no more of its output than comes next
+    (kata-containers#13640, up to 4.1), and the command waits for ever. Docker's client ends its half for each container
+    that gets no input, while all that this prints is to come. So that input is ended from inside of the container; and
+    what a client sends to a container goes to a command of its own, which prints nothing.
+    """
+
+    def __init__(
+        self,
+        open_url: OpenUrl,
+        *,
+        end_input: Callable[[], Coroutine[Any, Any, object]],
+        more_input: Callable[[], CommandStream],
+        **options: Any,
+    ) -> None:
+        """`end_input` ends the input. Raises KataDindError. `more_input` starts a command that takes the rest of it."""
+        super().__init__(open_url, Streams(terminal=None, errors=False), **options)
+        self._end_from_inside = end_input
+        self._start_more_input = more_input
+        self._more: CommandStream | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
+        """Set while nothing was sent since the last answer."""
+        self._answered.set()
+        self._is_upgraded = False
+        self._ending: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Output | None:
+        """Return the next output; None when the connection has ended. Raises StreamLost."""
+        part = await super().receive()
+        if part is not None:
+            self._answered.set()
+            self._is_upgraded = self._is_upgraded or part.data.startswith(_UPGRADED)
+        elif self._more is not None:
+            self._more.close()
+        return part
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes to dockerd. Raises StreamLost."""
+        if self._is_upgraded:
+            if self._more is None:
+                self._more = self._start_more_input()
+                self._draining = asyncio.ensure_future(_drained(self._more))
+            await self._more.send(data)
+        else:
+            self._answered.clear()
+            await super().send(data)
+
+    def end(self) -> None:
+        """End the client's half."""
+        if self._more is not None:
+            self._more.end()
+        elif self._answered.is_set() and not self._is_upgraded:
+            super().end()
+        elif self._ending is None and self.result is None:
+            self._ending = asyncio.ensure_future(self._end_in_order())
+
+    def close(self) -> None:
+        """Hang up; harmless when it has ended."""
+        super().close()
+        if self._more is not None:
+            self._more.close()
+
+    async def _end_in_order(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._answered.wait()  # then all has arrived
+        if self.result is not None:
+            return
+        try:
+            await self._end_from_inside()
+        except KataDindError as error:
+            logger.warning("the input of a connection could not be ended in order: %s", error)
+            super().end()
+
+
+async def _drained(stream: CommandStream) -> None:
+    with contextlib.suppress(StreamLost):
+        while await stream.receive() is not None:
+            pass
 
 
 class Strays:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from kata_dind.backend.containerd.client import CALL_SECONDS, Containerd
-from kata_dind.backend.containerd.connections import Spares, Strays, connection_argv
+from kata_dind.backend.containerd.connections import (
+    Connection,
+    Spares,
+    Strays,
+    connection_argv,
+    end_input_argv,
+    more_input_argv,
+)
 from kata_dind.backend.containerd.container_log import LogFollower
 from kata_dind.backend.containerd.failures import is_gone
 from kata_dind.backend.containerd.plan import CONTAINER_LOG, POD_DIRECTORY
@@ -172,9 +179,14 @@ class PodGuest:
 
     def _connection(self, on_answer: Callable[[], None]) -> CommandStream:
         mark = self._strays.mark()
-        return CommandStream(
+        return Connection(
             self._url(connection_argv(mark), errors=False),
-            Streams(terminal=None, errors=False),
+            end_input=lambda: self._run(*end_input_argv(mark)),
+            more_input=lambda: CommandStream(
+                self._url(more_input_argv(mark), errors=False),
+                Streams(terminal=None, errors=False),
+                is_gone=self.ended.is_set,
+            ),
             is_gone=self.ended.is_set,
             on_lost=lambda: self._strays.lose(mark),
             on_end=lambda: self._strays.forget(mark),
@@ -323,7 +335,7 @@ class PodGuest:
             timeout_seconds=CALL_SECONDS,
             container_id=self._started.result(),
             cmd=list(argv),
-            timeout=int(_TESTIMONY_SECONDS),
+            timeout=int(CALL_SECONDS),
         )
         return bytes(answer.stdout).decode(errors="replace")
 

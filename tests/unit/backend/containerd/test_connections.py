@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from kata_dind.backend.containerd import connections
 from kata_dind.backend.containerd.connections import Strays
+from kata_dind.backend.dockerd import DOCKER_SOCKET
 from kata_dind.errors import ContainerdError
+from kata_dind.host.process import require_tool
 
 
 class Container:
@@ -96,3 +102,38 @@ def test_the_script_ends_what_has_a_mark_and_not_what_is_spared() -> None:
         subprocess.run([*argv, "test-b", "test-"], check=False)
         assert (second.wait(5), third.poll()) == (-9, None)
         third.communicate(b"\n")
+
+
+@pytest.mark.parametrize("shell", ["dash", "busybox"])
+@pytest.mark.parametrize("more", [b"", b"and more"])
+def test_an_input_is_ended_from_inside(tmp_path: Path, shell: str, more: bytes) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    docker = programs / "docker"
+    docker.write_text("#!/bin/sh\ncat\n")
+    docker.chmod(0o755)
+    for name in ("cat", "env", "mkfifo", "rm", "sh", "sleep") if shell == "busybox" else ():
+        (programs / name).symlink_to(require_tool("busybox", package="busybox-static"))
+
+    def here(script: str) -> list[str]:
+        script = script.replace(connections._INPUT, f"{tmp_path}/c.").replace(DOCKER_SOCKET, str(tmp_path / "socket"))
+        return [str(programs / "sh") if shell == "busybox" else "dash", "-c", script, "sh"]
+
+    def variables(mark: str) -> dict[str, str]:
+        return {"PATH": f"{programs}:/bin:/usr/bin", connections._MARK: mark}
+
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    for name, text in (("c.a.0.", ""), ("c.a.0..cat", f"{ended.pid}\n")):  # what an earlier one has left
+        (tmp_path / name).write_text(text)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with subprocess.Popen(here(connections.CONNECT), stdin=PIPE, stdout=PIPE, env=variables("a.1.")) as connection:
+            assert connection.stdin is not None and connection.stdout is not None
+            connection.stdin.write(b"request")
+            connection.stdin.flush()
+            assert connection.stdout.read(7) == b"request"
+            script = connections._GO_ON_WITH_INPUT if more else connections._END_INPUT
+            subprocess.run([*here(script), f"{tmp_path}/c.a.1."], input=more, env=variables("a.1."), check=True)
+            assert connection.stdout.read() == more
+    assert not [*tmp_path.glob("c.a.0.*")]
