@@ -139,7 +139,7 @@ def test_a_command_has_variables_a_directory_and_an_end(sandboxes: Sandboxes) ->
     with pytest.raises(KataDindError):
         sandbox.run(["sleep", "4711"], timeout_seconds=1)
     wait_until(lambda: sandbox.run(["sh", "-c", "grep -l [4]711 /proc/[0-9]*/cmdline"]).exit_code != 0)
-    with pytest.raises(SandboxError, match="^the command could not be run: the backend containerd has no way"):
+    with pytest.raises(SandboxError, match=r"^the command could not be run: the backend containerd has no way"):
         sandbox.run(["true"], where="guest")
 
 
