@@ -60,6 +60,7 @@ IDS = [
     "config.unknown-key",
     "config.unreadable",
     "config.wrong-type",
+    "containerd.agent-silent",
     "containerd.annotation-refused",
     "containerd.cut-off",
     "containerd.data-root-unfit",

@@ -134,6 +134,13 @@ _KNOWN = (
         hint="try the same again in a minute; if it stays so, restart containerd, which leaves other pods running",
     ),
     _Known(
+        r"Failed to Check if grpc server is working|timed out connecting to (?:hybrid )?vsock",
+        id="containerd.agent-silent",
+        summary="the virtual machine runs, and Kata's agent in it did not answer in time",
+        hint="on a slow host, raise dial_timeout (of the Rust runtime reconnect_timeout_ms) below [agent.kata] in "
+        "Kata's configuration, whose place kata-dind backends --json tells",
+    ),
+    _Known(
         r"Unix syslog delivery error",
         id="containerd.no-syslog",
         summary="Kata's shim found no system log on this host, without which it does not start",

@@ -130,12 +130,18 @@ def _remove_pod(containerd: Containerd, pod_id: str, *, name: str, seconds: Stop
                 return
             failure = error
     if failure is not None:
-        raise ContainerdError(
-            f"the pod of '{name}' can't be ended: its shim does not answer",
-            id="containerd.pod-does-not-end",
-            details=f"{failure.summary}\n{failure.details}",
-            hint=f"kill the process of containerd-shim that has `-id {pod_id}` among its words, and try again",
-        ) from failure
+        raise _not_ended(failure, pod_id, name=name) from failure
+
+
+def _not_ended(failure: KataDindError, pod_id: str, *, name: str) -> ContainerdError:
+    if failure.id == "containerd.timed-out":
+        why = "its shim does not answer"
+        hint = f"kill the process of containerd-shim that has `-id {pod_id}` among its words, and try again"
+    else:
+        why = "containerd can't tidy up after it"
+        hint = "try the same again; if it stays so, restart containerd, which leaves other pods running"
+    return ContainerdError(f"the pod of '{name}' can't be ended: {why}", id="containerd.pod-does-not-end",
+                           details=f"{failure.summary}\n{failure.details}", hint=hint)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -128,6 +128,13 @@ SOCKET = Path("/run/containerd/containerd.sock")
             "containerd.no-syslog",
             "Kata's shim found no system log on this host, without which it does not start",
         ),
+        (
+            "UNKNOWN",  # of Kata 4.1.0, its Go runtime
+            "failed to create containerd task: failed to create shim task: Failed to Check if grpc server is working: "
+            "rpc error: code = DeadlineExceeded desc = timed out connecting to vsock 2042425423:1024: unknown",
+            "containerd.agent-silent",
+            "the virtual machine runs, and Kata's agent in it did not answer in time",
+        ),
         ("DEADLINE_EXCEEDED", "", "containerd.timed-out", "it failed: containerd did not answer in time"),
         ("UNAVAILABLE", "", "containerd.hung-up", f"it failed: containerd at {SOCKET} hung up"),
         ("NOT_FOUND", "not found", "containerd.not-found", "it failed: containerd does not know it"),
