@@ -107,6 +107,7 @@ IDS = [
     "dataroot.damaged",
     "dataroot.growth-failed",
     "dataroot.in-use",
+    "dataroot.in-use-without-pod",
     "dataroot.not-a-file",
     "dataroot.overlay-refused",
     "dataroot.unusable",

@@ -8,16 +8,21 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kata_dind.backend.containerd.plan import DEVICE, PodPlan, data_disk, mounted
-from kata_dind.errors import HostError
+from kata_dind.dataroot.kinds import DATA_ROOT_SHARE, LOOP_FILE
+from kata_dind.errors import DataRootBusy, HostError
 from kata_dind.host.disks import create_disk
+from kata_dind.host.file_users import is_open, users_of
 
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _AUTOCLEAR, _DIRECT_IO = 4, 16
 _ATTEMPTS = 50
+_LET_GO_SECONDS, _PAUSE_SECONDS = 10.0, 0.1
+"""How long a machine that is being ended may keep its disk, and how often is looked."""
 
 
 class _Info(ctypes.Structure):
@@ -59,6 +64,27 @@ def has_data(plan: PodPlan) -> bool:
     disk = data_disk(plan)
     own = [share.host_path for share in mounted(plan) if share.host_path.is_relative_to(plan.own.data_directory)]
     return (disk is not None and disk.exists()) or any(place.is_dir() and any(place.iterdir()) for place in own)
+
+
+def require_unused(plan: PodPlan, *, within_seconds: float = _LET_GO_SECONDS) -> None:
+    """Raise DataRootBusy while a process has a plan's disk, which has no pod.
+
+    A virtual machine may outlive its shim and its pod: containerd takes the pod of a shim that was killed for ended. Of
+    two guests on one disk ext4 refuses the second by itself, and xfs does not.
+    """
+    deadline = time.monotonic() + within_seconds
+    for file in (data_disk(plan), plan.own.data_directory / DATA_ROOT_SHARE / LOOP_FILE):
+        if file is None or not file.exists():
+            continue
+        while is_open(file):
+            if time.monotonic() >= deadline:
+                users = ", ".join(users_of(file)) or "a process that can't be seen from here"
+                raise DataRootBusy(
+                    f"the disk of '{plan.name}' is still in use by {users}",
+                    id="dataroot.in-use-without-pod",
+                    hint="a virtual machine may have outlived its shim: end that process, and try again",
+                )
+            time.sleep(_PAUSE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from kata_dind.backend.containerd.client import Containerd, connected, pid_behind
-from kata_dind.backend.containerd.disks import attached_disk, has_data, require_data_place
+from kata_dind.backend.containerd.disks import attached_disk, has_data, require_data_place, require_unused
 from kata_dind.backend.containerd.guest import PodGuest
 from kata_dind.backend.containerd.plan import POD_DIRECTORY, PodPlan, container_config, data_disk, pod_config
 from kata_dind.backend.containerd.pods import FoundPod, end_pods, find_pods
@@ -41,6 +41,7 @@ def begin_pod(plan: PodPlan, directory: Path) -> Iterator[BegunPod]:
                 end_pods(containerd, pods, name=plan.name)
             shutil.rmtree(directory / POD_DIRECTORY, ignore_errors=True)
             (directory / POD_DIRECTORY).mkdir(mode=0o700)
+            require_unused(plan)
             is_fresh = not has_data(plan)
             require_data_place(plan)
         yield BegunPod(containerd, plan, directory, found, is_fresh=is_fresh)
