@@ -50,7 +50,8 @@ leave() {
 	for place in "$places"/[0-9]*; do
 		[ ! -p "$place" ] || printf 'told\n' 1<>"$place"
 	done
-	[ -z "$reader" ] || kill "$reader" 2>/dev/null || :
+	# KILL, since a shell that was forked a moment ago still has our trap, and would forget a TERM with it.
+	[ -z "$reader" ] || kill -KILL "$reader" 2>/dev/null || :
 }
 
 printf 'kernel %s\n' "$(uname -r)"
