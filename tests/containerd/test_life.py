@@ -149,6 +149,10 @@ def test_a_command_without_input_keeps_its_output(sandboxes: Sandboxes) -> None:
     said = sandbox.run(["sh", "-c", "readlink /proc/self/fd/0; cat; sleep 0.5; echo late"])
     assert said.stdout == b"/dev/null\nlate\n"
     assert sandbox.run(["cat"], input=b"given").stdout == b"given"
+    done = sandbox.run(["sh", "-c", "cat; sleep 1; seq 100000"], input=b"given" * 100_000)
+    assert (done.exit_code, len(done.stdout)) == (0, 500_000 + 588_895)
+    assert sandbox.run(["sh", "-c", "exec <&-; seq 3; exit 7"], input=b"nobody reads" * 100_000).exit_code == 7
+    assert sandbox.run(["sh", "-c", "ls /dev/kata-dind.input.*"]).exit_code != 0
 
 
 def test_a_share_is_seen_and_a_read_only_one_not_written(sandboxes: Sandboxes, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from kata_dind.backend.containerd.streaming import CommandStream, OpenUrl, Streams
+from kata_dind.backend.containerd.streaming import CommandStream, OpenUrl, SilentCommand, Streams
 from kata_dind.backend.dockerd import DOCKER_SOCKET
 from kata_dind.errors import KataDindError
 from kata_dind.wire.requests import Output, StreamLost
@@ -108,8 +108,7 @@ class Connection(CommandStream):
         super().__init__(open_url, Streams(terminal=None, errors=False), **options)
         self._end_from_inside = end_input
         self._start_more_input = more_input
-        self._more: CommandStream | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._more: SilentCommand | None = None
         self._answered = asyncio.Event()
         """Set while nothing was sent since the last answer."""
         self._answered.set()
@@ -123,16 +122,15 @@ class Connection(CommandStream):
             self._answered.set()
             self._is_upgraded = self._is_upgraded or part.data.startswith(_UPGRADED)
         elif self._more is not None:
-            self._more.close()
+            self._more.stream.close()
         return part
 
     async def send(self, data: bytes) -> None:
         """Send bytes to dockerd. Raises StreamLost."""
         if self._is_upgraded:
             if self._more is None:
-                self._more = self._start_more_input()
-                self._draining = asyncio.ensure_future(_drained(self._more))
-            await self._more.send(data)
+                self._more = SilentCommand(self._start_more_input(), on_failure=self.close)
+            await self._more.stream.send(data)
         else:
             self._answered.clear()
             await super().send(data)
@@ -140,7 +138,7 @@ class Connection(CommandStream):
     def end(self) -> None:
         """End the client's half."""
         if self._more is not None:
-            self._more.end()
+            self._more.stream.end()
         elif self._answered.is_set() and not self._is_upgraded:
             super().end()
         elif self._ending is None and self.result is None:
@@ -150,7 +148,7 @@ class Connection(CommandStream):
         """Hang up; harmless when it has ended."""
         super().close()
         if self._more is not None:
-            self._more.close()
+            self._more.stream.close()
 
     async def _end_in_order(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -163,12 +161,6 @@ class Connection(CommandStream):
         except KataDindError as error:
             logger.warning("the input of a connection could not be ended in order: %s", error)
             super().end()
-
-
-async def _drained(stream: CommandStream) -> None:
-    with contextlib.suppress(StreamLost):
-        while await stream.receive() is not None:
-            pass
 
 
 class Strays:

@@ -24,7 +24,7 @@ from kata_dind.backend.containerd.failures import is_gone
 from kata_dind.backend.containerd.plan import CONTAINER_LOG, POD_DIRECTORY
 from kata_dind.backend.containerd.ports import AskedPorts, PodPorts, port_command
 from kata_dind.backend.containerd.silence import Silence
-from kata_dind.backend.containerd.streaming import CommandStream, OpenUrl, Streams
+from kata_dind.backend.containerd.streaming import CommandStream, OpenUrl, SilentCommand, Streams
 from kata_dind.backend.events import GivenUp, OnEvent, Problem, Usable
 from kata_dind.errors import ContainerdError, KataDindError
 from kata_dind.host.process import tail
@@ -51,13 +51,24 @@ _QUICK_FOR_SECONDS = 120.0
 # The file has the process that a signal is for.
 _RUN = """
 mkdir -p /run/kata-dind && echo $$ >"$1"
+case $3 in
+/dev/null) exec <"$3" ;;
+?*)
+	mkfifo -m 0600 "$3" 2>/dev/null || :
+	exec <"$3"
+	rm -f "$3"
+	;;
+esac
 [ -z "$2" ] || cd -- "$2" || exit 126
-[ -z "$3" ] || exec <"$3"
 shift 3
 exec env "$@"
 """
 _INPUT_SECONDS = 0.1
 """A command is started when its input begins or has ended, and after this time in any case."""
+
+# Whichever comes first makes the FIFO, and waits there for the other. The shell stays, since containerd takes the end
+# of a command's output for the end of its input.
+_INPUT = 'mkfifo -m 0600 "$1" 2>/dev/null || :; cat >"$1" || :'
 
 _SIGNAL = 'pid=$(cat "$1") && kill -"$2" -- "-$pid" 2>/dev/null || kill -"$2" "$pid"'
 _SETTLE = 'rm -f "$1"'
@@ -182,11 +193,7 @@ class PodGuest:
         return Connection(
             self._url(connection_argv(mark), errors=False),
             end_input=lambda: self._run(*end_input_argv(mark)),
-            more_input=lambda: CommandStream(
-                self._url(more_input_argv(mark), errors=False),
-                Streams(terminal=None, errors=False),
-                is_gone=self.ended.is_set,
-            ),
+            more_input=lambda: self._silent(more_input_argv(mark)),
             is_gone=self.ended.is_set,
             on_lost=lambda: self._strays.lose(mark),
             on_end=lambda: self._strays.forget(mark),
@@ -272,11 +279,16 @@ class PodGuest:
 
     def _command(self, request: Exec) -> Stream:
         pid_file = f"/run/kata-dind/command.{os.urandom(6).hex()}"
+        fifo = f"/dev/kata-dind.input.{os.urandom(6).hex()}"
         variables = [f"{name}={value}" for name, value in request.environment]
 
         async def open_url() -> str:
-            is_empty = request.terminal is None and await stream.is_without_input(wait_seconds=_INPUT_SECONDS)
-            source = "/dev/null" if is_empty else ""
+            source = ""
+            if request.terminal is None:
+                is_empty = await stream.is_without_input(wait_seconds=_INPUT_SECONDS)
+                source = "/dev/null" if is_empty else fifo
+                if not is_empty:
+                    stream.start_input()
             argv = ("sh", "-c", _RUN, "sh", pid_file, request.cwd, source, *variables, *request.argv)
             return await self._url(argv, terminal=request.terminal is not None)()
 
@@ -284,10 +296,16 @@ class PodGuest:
             open_url,
             Streams(terminal=request.terminal, errors=True),
             is_gone=self.ended.is_set,
+            own_input=lambda: self._silent(("sh", "-c", _INPUT, "sh", fifo)),
             signal=lambda number: self._in_background(("sh", "-c", _SIGNAL, "sh", pid_file, str(number))),
             settle=lambda: self._in_background(("sh", "-c", _SETTLE, "sh", pid_file)),
         )
         return stream
+
+    def _silent(self, argv: tuple[str, ...]) -> CommandStream:
+        """Start a command that takes input and prints nothing."""
+        return CommandStream(self._url(argv, errors=False), Streams(terminal=None, errors=False),
+                             is_gone=self.ended.is_set)  # fmt: skip
 
     def _port_command(self) -> CommandStream:
         async def open_url() -> str:
@@ -341,7 +359,11 @@ class PodGuest:
 
 
 class GuestCommand(CommandStream):
-    """A command of a user's, which can be signalled, and ends when its client does."""
+    """A command of a user's, which can be signalled, and ends when its client does.
+
+    Without a terminal its input comes by a command of its own, since under Kata's Go runtime the end of a command's
+    input costs its output (kata-containers#13640).
+    """
 
     def __init__(
         self,
@@ -349,19 +371,63 @@ class GuestCommand(CommandStream):
         streams: Streams,
         *,
         is_gone: Callable[[], bool],
+        own_input: Callable[[], CommandStream],
         signal: Callable[[int], None],
         settle: Callable[[], None],
     ) -> None:
         super().__init__(open_url, streams, is_gone=is_gone, on_lost=lambda: signal(1))
+        self._has_terminal = streams.terminal is not None
+        self._own_input = own_input
+        self._input: SilentCommand | None = None
         self._signal = signal
         self._settle = settle
+
+    def start_input(self) -> None:
+        """Start what takes the command's input, for which it waits."""
+        if self._input is None:
+            self._input = SilentCommand(self._own_input(), on_failure=self.close)
+            if self._wants_end:
+                self._input.stream.end()
 
     async def receive(self) -> Output | None:
         """Return the next output; None when the command has ended. Raises StreamLost."""
         part = await super().receive()
         if part is None:
             self._settle()
+            if self._input is not None:
+                self._input.stream.close()
         return part
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes to the command's input. Raises StreamLost."""
+        if self._has_terminal:
+            await super().send(data)
+            return
+        self._has_input = True
+        self._input_came.set()
+        self.start_input()
+        assert self._input is not None
+        await self._input.stream.send(data)
+
+    def end(self) -> None:
+        """End the command's input."""
+        if self._has_terminal:
+            super().end()
+            return
+        self._wants_end = True
+        self._input_came.set()
+        if self._input is not None:
+            self._input.stream.end()
+
+    def _end_input(self) -> None:
+        if self._has_terminal:
+            super()._end_input()
+
+    def close(self) -> None:
+        """Hang up; harmless when it has ended."""
+        super().close()
+        if self._input is not None:
+            self._input.stream.close()
 
     def signal(self, number: int) -> None:
         """Send the command a signal."""

@@ -189,7 +189,7 @@ class CommandStream:
         """Tell, before the command is started, whether its input has ended with nothing in it.
 
         Then it is to be started with /dev/null, and its input is left open: Kata's Go runtime gives no more output of a
-        command than one part once the input was ended (kata-containers#13640).
+        command than comes next once the input was ended (kata-containers#13640).
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_seconds):
@@ -281,6 +281,24 @@ class CommandStream:
             self._pinging.cancel()
         if self._writer is not None:
             self._writer.close()
+
+
+class SilentCommand:
+    """A command that takes input and prints nothing, as a part of another stream's."""
+
+    def __init__(self, stream: CommandStream, *, on_failure: Callable[[], None]) -> None:
+        """`on_failure` is called where it could not be started."""
+        self.stream = stream
+        self._on_failure = on_failure
+        self._following = asyncio.ensure_future(self._follow())
+
+    async def _follow(self) -> None:
+        with contextlib.suppress(StreamLost):
+            while await self.stream.receive() is not None:
+                pass
+        if self.stream.result is not None and self.stream.result.error:
+            logger.warning("a command that takes input ended: %s", self.stream.result.error)
+            self._on_failure()
 
 
 async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, target: str, host: str) -> None:
