@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def is_open(path: Path) -> bool:
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        # The kernel signals us that somebody opens the file meanwhile: by SIGIO, which would end us, or what we choose.
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except BlockingIOError:
         return True

@@ -74,7 +74,6 @@ _SIGNAL = 'pid=$(cat "$1") && kill -"$2" -- "-$pid" 2>/dev/null || kill -"$2" "$
 _SETTLE = 'rm -f "$1"'
 
 _TESTIMONY = "grep -E ' /var/lib/(docker|kata-dind) ' /proc/self/mountinfo; dmesg 2>/dev/null | tail -n 10"
-_TESTIMONY_SECONDS = 5.0
 
 CONTAINER_EXITED, CONTAINER_RUNNING = 2, 1
 POD_READY = 0
